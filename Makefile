@@ -1,0 +1,86 @@
+# Run `make` for a list of targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# A checkout owned by somebody else, as in many CI systems, has no usable
+# version stamp, and go build would fail over it.
+export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
+
+# Sets of build tags that CI tests; "none" is the plain build. Tags of one set
+# are joined by commas.
+TAGSETS ?= none
+
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 10s
+TAGS ?=
+TESTFLAGS ?=
+
+# tests FLAGS: runs all tests and reports on them; a skipped test is a failure
+# unless .ci/allowed-skips names it. go test's own verdict counts too (pipefail).
+define tests
+set -o pipefail; SYNCENGINE_REQUIRE_SERVERS=1 \
+	go test -json -count=1 -timeout=10m -tags='$(TAGS)' $(TESTFLAGS) $(1) ./... \
+	| go run ./internal/testreport -allow .ci/allowed-skips
+endef
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: demo
+demo: ## run the quickstart example
+	go run ./examples/quickstart
+
+.PHONY: servers
+servers: ## install redis-server and mariadb-server if they are missing
+	@./.ci/servers.sh
+
+.PHONY: test
+test: servers ## run all tests against real servers; no test may be skipped
+	@$(call tests,)
+
+.PHONY: race
+race: servers gcc ## the same with the race detector
+	@$(call tests,-race)
+
+.PHONY: gcc
+gcc:
+	@cc=$$(go env CC); command -v "$${cc%% *}" >/dev/null || { \
+		echo "The race detector needs cgo and a C compiler: install gcc (apt-get install gcc libc6-dev)." >&2; exit 1; }
+
+.PHONY: lint
+lint: ## gofmt, go vet and staticcheck, for each set of build tags
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
+	@set -e; for set in $(TAGSETS); do tags=$${set/#none/}; \
+		echo "go vet -tags='$$tags' ./..."; go vet -tags="$$tags" ./...; \
+		echo "staticcheck -tags='$$tags' ./..."; go run $(STATICCHECK) -tags="$$tags" ./...; \
+	done
+
+# The tests run once per set of tags, with the race detector: the same tests as
+# `make test`, so that one is not run again.
+.PHONY: ci
+ci: lint servers gcc ## everything CI runs (.ci/run calls this)
+	@set -e; for set in $(TAGSETS); do tags=$${set/#none/}; \
+		echo "== tags: $$set"; go build -tags="$$tags" ./...; $(MAKE) --no-print-directory race TAGS="$$tags"; \
+	done
+	@if [ -f bench/go.mod ]; then echo "== bench"; cd bench && go vet ./...; fi
+
+.PHONY: bench
+bench: servers ## run the benchmarks, those of the nested module too
+	go test -run '^$$' -bench . -benchmem ./...
+	@if [ -f bench/go.mod ]; then cd bench && go test -run '^$$' -bench . -benchmem ./...; fi
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@set -e -o pipefail; for pkg in $$(go list ./...); do \
+		for name in $$(go test -list '^Fuzz' "$$pkg" | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+		done; \
+	done
+
+.PHONY: clean
+clean: ## remove what tests and the demo leave behind
+	rm -rf quickstart-data cover.out
+	find . -name '*.test' -type f -delete
+	find . -path '*/testdata/rapid' -prune -exec rm -rf {} +
