@@ -1,0 +1,374 @@
+// Package oplog is a durable log of opaque payloads in a SQLite file, with group commit.
+//
+// # How it works
+//
+// Callers hand in requests; one loop (Run) takes all that are waiting, packs their
+// payloads into one segment, a row of one table, and commits it. So however many callers
+// there are, they share one transaction, one row and one fsync. A request is never split
+// over two segments. Once committed, each request's Done runs on the loop, in log order.
+//
+// Packing is what makes the log fast: inserting and deleting one row per op costs about
+// 4 µs each in SQLite, on one connection; copying an op into a segment costs a tenth of
+// that. The price is that a segment is trimmed as a whole, when its last op is done: ops
+// of a half-done segment come back after a crash. Their writes are conditional, so that
+// is harmless.
+//
+// Trimmed segments are deleted in the next commit, or after a short while in one of their
+// own: a deletion lost in a crash only repeats harmless work.
+//
+// # What must hold
+//
+//   - Done(nil) runs only after COMMIT returned nil with synchronous=FULL.
+//   - After a failed commit the outcome on disk is unknown (a failed fsync has dropped the
+//     pages, trying again proves nothing): the handle is thrown away, the file reopened
+//     and checked, and the segment deleted if it is there, before any later Done(nil).
+//   - Every payload carries a CRC-32C; one that does not match is ErrCorrupt, never data.
+//   - A file that was in use and is now missing or empty is ErrCorrupt, never a fresh
+//     start: the lock file beside it remembers.
+//
+// The log starts no goroutine; its owner runs Run.
+package oplog
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/filelock"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+// The errors of the log. Each wraps its cause.
+var (
+	ErrLocked  = errors.New("oplog: in use by another process or engine")
+	ErrCorrupt = errors.New("oplog: file is damaged")
+	ErrClosed  = errors.New("oplog: closed")
+)
+
+const (
+	// segmentBytes is where a segment ends and the next begins within one commit: a
+	// reader that looks for one op reads a whole segment.
+	segmentBytes = 256 << 10
+	// trimDelay bounds how long a trimmed segment stays when nothing is appended.
+	trimDelay = 100 * time.Millisecond
+	// reclaimPages is how much free space, in pages, an empty log gives back to the
+	// file system.
+	reclaimPages = 1024
+	readers      = 4
+	usedNote     = "in use"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Options of Open.
+type Options struct {
+	Path   string
+	NoSync bool // commit without fsync: survives a killed process, not power loss
+}
+
+// Request is one append. The payload must not be changed until Done has run.
+type Request struct {
+	Payload []byte
+	Ops     int    // how many ops the payload holds, for Segment.Ops
+	Max     uint64 // a number of which the log remembers the largest (Log.Max)
+	At      int64  // when the request was made, unix nanoseconds
+	// Done runs exactly once, on the loop, with the segment the request became part of and
+	// the ops of that whole segment, or with the error that kept it out. It must be quick
+	// and must not call the log except Trim. The requests of one segment follow each other.
+	Done func(seg int64, segOps int, err error)
+}
+
+// Segment is what one or more requests became.
+type Segment struct {
+	ID      int64 // rising, never reused
+	Ops     int
+	At      int64 // of its oldest request
+	Payload []byte
+}
+
+// Log is an open log. Its methods are safe for concurrent use.
+type Log struct {
+	opts Options
+	lock *filelock.Lock
+
+	mu      sync.Mutex // guards the fields below
+	waiting []*Request
+	trims   []int64
+	urgent  bool // commit trims now
+	closed  bool
+	wake    chan struct{} // cap 1: something is waiting
+
+	// Only the loop uses these once Run is running.
+	db      *sql.DB
+	w       *writer
+	next    int64   // id of the next segment
+	retract []int64 // segments of failed commits, to be deleted if they are there
+	max     uint64
+
+	readMu sync.RWMutex // guards reader and sideDB against being reopened
+	reader *sql.DB
+	sideDB *sql.DB // small writes beside the loop: quarantine, meta
+}
+
+// Open locks and opens the log, or creates it when neither the file nor a memory of it
+// exists. It checks the file's structure, which takes time in proportion to its size.
+func Open(ctx context.Context, opts Options) (_ *Log, err error) {
+	lock, err := filelock.Acquire(opts.Path + ".lock")
+	if errors.Is(err, filelock.ErrHeld) {
+		return nil, fmt.Errorf("%w: %s", ErrLocked, opts.Path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{opts: opts, lock: lock, wake: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.closeFiles(), lock.Release())
+		}
+	}()
+	note, err := lock.Note()
+	if err != nil {
+		return nil, err
+	}
+	if st, serr := os.Stat(opts.Path); note == usedNote && (serr != nil || st.Size() == 0) {
+		return nil, fmt.Errorf("%w: %s is missing or empty but was in use; restore it, or remove %s.lock as well to start empty",
+			ErrCorrupt, opts.Path, opts.Path)
+	}
+	if err := l.openFiles(ctx); err != nil {
+		return nil, err
+	}
+	if err := lock.SetNote(usedNote); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// openFiles opens the pools, checks the structure and reads the counters.
+func (l *Log) openFiles(ctx context.Context) error {
+	if err := sqlkit.TouchPrivate(l.opts.Path); err != nil {
+		return err
+	}
+	sync := "FULL"
+	if l.opts.NoSync {
+		sync = "OFF"
+	}
+	db, err := sqlkit.OpenSQLite(l.opts.Path, "_pragma=auto_vacuum(2)&_pragma=journal_mode(WAL)&_pragma=synchronous("+sync+
+		")&_pragma=journal_size_limit(67108864)&_txlock=immediate")
+	if err != nil {
+		return err
+	}
+	l.db = db
+	db.SetMaxOpenConns(1)
+	if l.w, err = newWriter(ctx, db); err != nil {
+		return l.describe(err)
+	}
+	if l.next, l.max, err = l.w.counters(ctx); err != nil {
+		return l.describe(err)
+	}
+	if l.sideDB, err = sqlkit.OpenSQLite(l.opts.Path, "_pragma=synchronous(FULL)&_txlock=immediate"); err != nil {
+		return err
+	}
+	l.sideDB.SetMaxOpenConns(1)
+	if l.reader, err = sqlkit.OpenSQLite(l.opts.Path, "_pragma=query_only(1)"); err != nil {
+		return err
+	}
+	l.reader.SetMaxOpenConns(readers)
+	l.reader.SetMaxIdleConns(readers)
+	return nil
+}
+
+func (l *Log) closeFiles() error {
+	var errs []error
+	if l.w != nil {
+		errs = append(errs, l.w.close())
+		l.w = nil
+	}
+	// The writing pool is closed last: its last connection checkpoints.
+	for _, db := range []**sql.DB{&l.reader, &l.sideDB, &l.db} {
+		if *db != nil {
+			errs = append(errs, (*db).Close())
+			*db = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// describe marks damage of the file as ErrCorrupt.
+func (l *Log) describe(err error) error {
+	if err != nil && sqlkit.Classify(err) == sqlkit.Corrupt && !errors.Is(err, ErrCorrupt) {
+		return fmt.Errorf("%w: %s: %w", ErrCorrupt, l.opts.Path, err)
+	}
+	return err
+}
+
+// Append queues a request for the next commit and returns. After Close it runs
+// Done(ErrClosed) at once.
+func (l *Log) Append(r *Request) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		r.Done(0, 0, ErrClosed)
+		return
+	}
+	l.waiting = append(l.waiting, r)
+	l.mu.Unlock()
+	l.signal()
+}
+
+// Trim deletes segments, soon. It may be called from Done.
+func (l *Log) Trim(ids ...int64) {
+	l.mu.Lock()
+	l.trims = append(l.trims, ids...)
+	l.mu.Unlock()
+	l.signal()
+}
+
+func (l *Log) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default: // a signal is already pending
+	}
+}
+
+// Close makes Run commit what is waiting and return. Run must be awaited before
+// CloseFiles.
+func (l *Log) Close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.signal()
+}
+
+// CloseFiles closes the file and drops the lock. Call it after Run has returned, or when
+// Run was never started.
+func (l *Log) CloseFiles() error {
+	l.readMu.Lock()
+	defer l.readMu.Unlock()
+	return errors.Join(l.closeFiles(), l.lock.Release())
+}
+
+// Max returns the largest Request.Max ever committed. Call it before Run.
+func (l *Log) Max() uint64 { return l.max }
+
+// Run commits requests and trims until Close, then the rest, and returns.
+func (l *Log) Run() {
+	timer := time.NewTimer(trimDelay)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		l.mu.Lock()
+		reqs, trims, closed := l.waiting, l.trims, l.closed
+		if len(reqs) > 0 || l.urgent || closed {
+			l.waiting, l.trims, l.urgent = nil, nil, false
+		} else {
+			trims = nil
+			if len(l.trims) > 0 {
+				timer.Reset(trimDelay)
+			}
+		}
+		l.mu.Unlock()
+		if len(reqs) > 0 || len(trims) > 0 {
+			l.commit(reqs, trims)
+			continue
+		}
+		if closed {
+			return
+		}
+		select {
+		case <-l.wake:
+		case <-timer.C:
+			l.mu.Lock()
+			l.urgent = true
+			l.mu.Unlock()
+		}
+	}
+}
+
+// commit writes one transaction and reports to every request.
+func (l *Log) commit(reqs []*Request, trims []int64) {
+	segs, of := pack(reqs, l.next)
+	newMax := l.max
+	for _, r := range reqs {
+		newMax = max(newMax, r.Max)
+	}
+	err := l.ensureOpen()
+	if err == nil {
+		err = l.w.commit(segs, append(trims, l.retract...), newMax, newMax != l.max)
+	}
+	if err != nil {
+		l.abandon(segs, trims, sqlkit.IsFull(err))
+		err = l.describe(err)
+	} else {
+		l.retract, l.max = nil, newMax
+		for len(reqs) == 0 && l.idle() && l.w.reclaim() {
+		}
+	}
+	l.next += int64(len(segs))
+	for i, r := range reqs {
+		r.Done(segs[of[i]].ID, segs[of[i]].Ops, err)
+	}
+}
+
+// pack distributes requests over segments, in order; request i is in segs[of[i]].
+func pack(reqs []*Request, next int64) (segs []Segment, of []int) {
+	of = make([]int, len(reqs))
+	var cur *Segment
+	for i, r := range reqs {
+		if cur == nil || len(cur.Payload)+len(r.Payload) > segmentBytes {
+			segs = append(segs, Segment{ID: next, At: r.At})
+			cur = &segs[len(segs)-1]
+			next++
+		}
+		cur.Payload = append(cur.Payload, r.Payload...)
+		cur.Ops += r.Ops
+		cur.At = min(cur.At, r.At)
+		of[i] = len(segs) - 1
+	}
+	return segs, of
+}
+
+// idle reports whether no request is waiting.
+func (l *Log) idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting) == 0 && !l.closed
+}
+
+// abandon throws the handle away after a failed commit; the next commit reopens. A full
+// disk is the exception: that transaction was rolled back for certain.
+func (l *Log) abandon(segs []Segment, trims []int64, full bool) {
+	for _, s := range segs {
+		l.retract = append(l.retract, s.ID)
+	}
+	l.mu.Lock()
+	l.trims = append(l.trims, trims...)
+	l.mu.Unlock()
+	if full {
+		return
+	}
+	l.readMu.Lock()
+	_ = l.closeFiles() // its error adds nothing: the handle is given up because it failed
+	l.readMu.Unlock()
+}
+
+// ensureOpen reopens and checks the file after a failed commit.
+func (l *Log) ensureOpen() error {
+	if l.w != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	l.readMu.Lock()
+	defer l.readMu.Unlock()
+	next := l.next
+	if err := l.openFiles(ctx); err != nil {
+		return errors.Join(err, l.closeFiles())
+	}
+	l.next = max(next, l.next) // ids are never reused, also not those of failed commits
+	return nil
+}

@@ -1,0 +1,86 @@
+package sqlkit
+
+import (
+	"context"
+	"errors"
+
+	"github.com/go-sql-driver/mysql"
+	"modernc.org/sqlite"
+)
+
+// Class is what a driver error means for the caller.
+type Class uint8
+
+// The classes. Whether a statement was applied is unknown after Outage; it was
+// certainly not applied after the others.
+const (
+	Outage    Class = iota // the server can't be asked, or can't write just now; repeat later
+	Conflict               // deadlock, lock wait, busy: repeat at once
+	Refused                // this row, for its own sake
+	Canceled               // the caller left
+	Permanent              // wrong password, unknown database: repeating does not help
+	Corrupt                // the database file is damaged
+)
+
+// Classify tells what err means. What it does not know is an Outage: the op is kept and
+// tried again.
+func Classify(err error) Class {
+	if errors.Is(err, context.Canceled) {
+		return Canceled
+	}
+	if me, ok := errors.AsType[*mysql.MySQLError](err); ok {
+		return classifyMySQL(me)
+	}
+	if se, ok := errors.AsType[*sqlite.Error](err); ok {
+		return classifySQLite(se.Code())
+	}
+	if errors.Is(err, mysql.ErrPktTooLarge) {
+		return Refused
+	}
+	return Outage
+}
+
+func classifyMySQL(e *mysql.MySQLError) Class {
+	switch e.Number {
+	case 1213, 1205, 1020: // deadlock, lock wait timeout, record changed since last read
+		return Conflict
+	case 1044, 1045, 1049, 1698: // access denied, unknown database
+		return Permanent
+	case 1153, 1105, 1301, 1118: // packet or parameter too long, row too large
+		return Refused
+	case 4025, 3819: // CHECK, MariaDB and MySQL
+		return Refused
+	}
+	// SQLSTATE classes: 22 data exception, 23 constraint, 45 raised by a trigger.
+	switch string(e.SQLState[:2]) {
+	case "22", "23", "45":
+		return Refused
+	}
+	return Outage
+}
+
+// SQLite's primary result codes.
+const (
+	sqliteBusy, sqliteLocked                   = 5, 6
+	sqliteFull                                 = 13
+	sqliteCorrupt, sqliteNotADB                = 11, 26
+	sqliteTooBig, sqliteConstraint, sqliteType = 18, 19, 20
+)
+
+func classifySQLite(code int) Class {
+	switch code & 0xff { // Code is the extended code
+	case sqliteBusy, sqliteLocked:
+		return Conflict
+	case sqliteCorrupt, sqliteNotADB:
+		return Corrupt
+	case sqliteTooBig, sqliteConstraint, sqliteType:
+		return Refused
+	}
+	return Outage
+}
+
+// IsFull reports whether err says that SQLite's disk is full.
+func IsFull(err error) bool {
+	se, ok := errors.AsType[*sqlite.Error](err)
+	return ok && se.Code()&0xff == sqliteFull
+}

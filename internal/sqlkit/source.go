@@ -1,0 +1,270 @@
+// Package sqlkit holds what the library knows about SQL servers without a word about
+// items: database URLs, pools, dialects, numbered migrations, and what a driver's
+// error means. It is the only place that imports SQL drivers.
+//
+// No goroutines. Nothing here ever puts a password into an error.
+package sqlkit
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	_ "modernc.org/sqlite" // registers "sqlite"
+)
+
+// Dialect is the SQL a server speaks.
+type Dialect string
+
+// The dialects.
+const (
+	MySQL  Dialect = "mysql" // MySQL 8, MariaDB
+	SQLite Dialect = "sqlite"
+)
+
+const (
+	defaultConns  = 8
+	sqliteReaders = 4
+	connLifetime  = 3 * time.Minute
+	dialTimeout   = 5 * time.Second
+)
+
+// Source is a parsed database URL.
+type Source struct {
+	Dialect Dialect
+	Path    string // SQLite
+	mysql   *mysql.Config
+	conns   int
+}
+
+// Pools are the connections of one database: one for writing and one for reading. They
+// are the same pool except for SQLite, where one connection writes and others read.
+type Pools struct{ Write, Read *sql.DB }
+
+// Close closes both.
+func (p Pools) Close() error {
+	if p.Read == p.Write {
+		return p.Write.Close()
+	}
+	return errors.Join(p.Read.Close(), p.Write.Close())
+}
+
+// Parse reads "sqlite:PATH" or "mysql://user:password@host:port/database?option=value".
+// It does no I/O beyond looking whether the directory of a SQLite file exists. A
+// password may be percent-encoded or raw: the userinfo ends at the last "@".
+func Parse(raw string) (*Source, error) {
+	if path, ok := strings.CutPrefix(raw, "sqlite:"); ok {
+		return parseSQLite(strings.TrimPrefix(path, "//"))
+	}
+	rest, ok := strings.CutPrefix(raw, "mysql://")
+	if !ok {
+		return nil, errors.New(`must begin with "sqlite:" or "mysql://"`)
+	}
+	user, pass, rest := splitUser(rest)
+	// From here on the text holds no password, so the parser's errors may be shown.
+	u, err := url.Parse("mysql://" + rest)
+	if err != nil {
+		return nil, errors.New("must be a URL: " + err.(*url.Error).Err.Error())
+	}
+	cfg := mysql.NewConfig()
+	cfg.User, cfg.Passwd = user, pass
+	if err := setMySQLAddress(cfg, u); err != nil {
+		return nil, err
+	}
+	s := &Source{Dialect: MySQL, mysql: cfg, conns: defaultConns}
+	for name, values := range u.Query() {
+		if err := s.option(name, values[len(values)-1]); err != nil {
+			return nil, err
+		}
+	}
+	cfg.Timeout = dialTimeout
+	cfg.Collation = "utf8mb4_bin"
+	cfg.MaxAllowedPacket = 0 // ask the server
+	cfg.Logger = &mysql.NopLogger{}
+	return s, nil
+}
+
+func parseSQLite(path string) (*Source, error) {
+	switch {
+	case path == "":
+		return nil, errors.New("names no file: sqlite:PATH")
+	case strings.HasPrefix(path, ":memory:"):
+		return nil, errors.New("must name a file: each pooled connection would have its own memory database")
+	case strings.ContainsRune(path, 0):
+		return nil, errors.New("must not contain NUL")
+	}
+	if st, err := os.Stat(filepath.Dir(path)); err != nil || !st.IsDir() {
+		return nil, errors.New("must lie in an existing directory")
+	}
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return nil, errors.New("must be a file, is a directory")
+	}
+	return &Source{Dialect: SQLite, Path: path}, nil
+}
+
+func setMySQLAddress(cfg *mysql.Config, u *url.URL) error {
+	host, port := u.Hostname(), u.Port()
+	if host == "" {
+		return errors.New("names no host")
+	}
+	if port == "" {
+		port = "3306"
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return errors.New("port must lie in 1 to 65535")
+	}
+	cfg.Net, cfg.Addr = "tcp", net.JoinHostPort(host, port)
+	cfg.DBName = strings.TrimPrefix(u.Path, "/")
+	if cfg.DBName == "" {
+		return errors.New("names no database: mysql://host/DATABASE")
+	}
+	if strings.ContainsAny(cfg.DBName, "/`\x00") {
+		return errors.New("database name must not contain / or `")
+	}
+	if u.Fragment != "" {
+		return errors.New("must not have a fragment")
+	}
+	return nil
+}
+
+func (s *Source) option(name, value string) error {
+	switch name {
+	case "tls":
+		switch value {
+		case "true", "false", "skip-verify", "preferred":
+			s.mysql.TLSConfig = value
+			return nil
+		}
+		return errors.New("option tls must be true, false, skip-verify or preferred")
+	case "max_open_conns":
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 2 || n > 1000 {
+			return errors.New("option max_open_conns must lie in 2 to 1000")
+		}
+		s.conns = n
+		return nil
+	}
+	return fmt.Errorf("unknown option %.40q: tls and max_open_conns are known", name)
+}
+
+// splitUser cuts "user:password@" off. The last "@" ends it, so a raw password may hold
+// any character.
+func splitUser(s string) (user, pass, rest string) {
+	at := strings.LastIndexByte(s, '@')
+	if at < 0 {
+		return "", "", s
+	}
+	user, pass, _ = strings.Cut(s[:at], ":")
+	return unescape(user), unescape(pass), s[at+1:]
+}
+
+func unescape(s string) string {
+	if out, err := url.PathUnescape(s); err == nil {
+		return out
+	}
+	return s // a raw % that begins no escape: taken as it stands
+}
+
+var secretOption = regexp.MustCompile(`(?i)((?:pass|secret|token)[^=&]*=)[^&]*`)
+
+// Redact returns the URL without its password. It never fails: of what it can't read it
+// shows the scheme alone.
+func Redact(raw string) string {
+	scheme, rest, ok := strings.Cut(raw, ":")
+	if !ok || len(scheme) > 16 {
+		return "[redacted]"
+	}
+	if scheme == "sqlite" {
+		return raw
+	}
+	rest, ok = strings.CutPrefix(rest, "//")
+	if !ok {
+		return scheme + ":[redacted]"
+	}
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+		user, _, hasPass := strings.Cut(rest[:at], ":")
+		if rest = rest[at+1:]; hasPass {
+			user += ":xxxxx"
+		}
+		rest = user + "@" + rest
+	}
+	return scheme + "://" + secretOption.ReplaceAllString(rest, "${1}xxxxx")
+}
+
+// Open makes the pools. It does not connect, except that it creates a missing SQLite
+// file readable by its owner only.
+func (s *Source) Open() (Pools, error) {
+	if s.Dialect == SQLite {
+		return openSQLite(s.Path)
+	}
+	connector, err := mysql.NewConnector(s.mysql)
+	if err != nil {
+		return Pools{}, errors.New("bad mysql options") // the driver's text could quote the DSN
+	}
+	db := sql.OpenDB(connector)
+	db.SetMaxOpenConns(s.conns)
+	db.SetMaxIdleConns(s.conns)
+	db.SetConnMaxLifetime(connLifetime)
+	return Pools{Write: db, Read: db}, nil
+}
+
+func openSQLite(path string) (Pools, error) {
+	if err := TouchPrivate(path); err != nil {
+		return Pools{}, err
+	}
+	w, err := OpenSQLite(path, "_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=journal_size_limit(67108864)&_txlock=immediate")
+	if err != nil {
+		return Pools{}, err
+	}
+	w.SetMaxOpenConns(1)
+	r, err := OpenSQLite(path, "_pragma=query_only(1)")
+	if err != nil {
+		return Pools{}, errors.Join(err, w.Close())
+	}
+	r.SetMaxOpenConns(sqliteReaders)
+	r.SetMaxIdleConns(sqliteReaders)
+	return Pools{Write: w, Read: r}, nil
+}
+
+// OpenSQLite opens a pool on a SQLite file with a busy timeout and further URI options.
+func OpenSQLite(path, options string) (*sql.DB, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(abs), RawQuery: "_pragma=busy_timeout(5000)&" + options}
+	return sql.Open("sqlite", u.String())
+}
+
+// TouchPrivate creates the file with mode 0600 if it is missing. SQLite would create it
+// readable by all; its -wal and -shm files take the mode of the main file.
+func TouchPrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil // opening and closing an existing SQLite file would drop this process's POSIX locks on it
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// MaxPacket returns how many bytes one statement may have on this server.
+func MaxPacket(ctx context.Context, db *sql.DB, d Dialect) (int64, error) {
+	if d == SQLite {
+		return 1 << 30, nil
+	}
+	var n int64
+	err := db.QueryRowContext(ctx, "SELECT @@max_allowed_packet").Scan(&n)
+	return n, err
+}
