@@ -1,0 +1,356 @@
+package syncengine
+
+import (
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/syncengine-go/syncengine/internal/rediskit"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+// Durability says what a write has reached when Submit returns.
+type Durability uint8
+
+// The durability levels. DefaultDurability, the zero value, stands for
+// Config.Durability, and there for Logged.
+const (
+	DefaultDurability Durability = iota
+	// Buffered: the item is in L1 and queued. A killed process loses up to one flush
+	// interval.
+	Buffered
+	// Logged: the WAL transaction that holds the op is fsynced. It survives a killed
+	// process and, unless WALNoSync is set, power loss.
+	Logged
+	// Archived: L3 has committed the op.
+	Archived
+)
+
+// String returns "default", "buffered", "logged" or "archived".
+func (d Durability) String() string {
+	switch d {
+	case Buffered:
+		return "buffered"
+	case Logged:
+		return "logged"
+	case Archived:
+		return "archived"
+	}
+	return "default"
+}
+
+// Dialect names the SQL dialect of Config.DB.
+type Dialect string
+
+// The dialects.
+const (
+	DialectMySQL  Dialect = "mysql" // MySQL 8 and MariaDB 10.6 or newer
+	DialectSQLite Dialect = "sqlite"
+)
+
+// Compression of L3 content. Only CompressionOff is built in; any other value makes
+// Open fail with ErrFeatureNotBuilt.
+type Compression string
+
+// The compressions.
+const (
+	CompressionOff  Compression = ""
+	CompressionZstd Compression = "zstd"
+)
+
+// AccessStats is what Config.PriorityFunc decides on.
+type AccessStats struct {
+	ID           string
+	Accesses     uint64        // reads seen by this engine's memory
+	Idle         time.Duration // since the last of them; 0 when never read
+	ContentBytes int
+	Priority     Priority // as submitted
+}
+
+// Config opens an engine. The zero value of a field means the default in brackets. Open
+// copies the struct, so changing it later changes nothing.
+type Config struct {
+	// Dir is an existing, writable directory, required. It holds wal.db, and archive.db
+	// when no other L3 is given.
+	Dir string
+	// SQLURL names L3: "" is SQLite in Dir; "sqlite:PATH";
+	// "mysql://user:pass@host:3306/db?tls=true" for MySQL and MariaDB. Options: tls
+	// (true, false, skip-verify, preferred), max_open_conns.
+	SQLURL string
+	// RedisURL names L2: "" is no L2; "redis://user:pass@host:6379/0", "rediss://" for
+	// TLS. Several comma-separated hosts, or ?cluster=true, are a Cluster;
+	// ?master_name=NAME is Sentinel.
+	RedisURL string
+	// DB with Dialect, Redis, L2 and L3 are the caller's own handles and stores instead
+	// of the URLs. The engine never closes them.
+	DB      *sql.DB
+	Dialect Dialect
+	Redis   redis.UniversalClient
+	L2      CacheStore
+	L3      ArchiveStore
+	// KeyPrefix precedes every id in Redis ["sync:"].
+	KeyPrefix string
+	// InstanceID names this engine in logs [random].
+	InstanceID string
+
+	L1MaxBytes   int64 // bound on L1 and the queue together, in bytes [256 MiB]
+	MaxItemBytes int64 // largest Content, in bytes [16 MiB]
+
+	Durability Durability // of Submit and Delete without WithDurability [Logged]
+
+	BatchFlushInterval time.Duration // age at which the first op of a batch makes it due [100 ms]
+	BatchFlushCount    int           // ops that make a batch due [1000]
+	BatchFlushBytes    int64         // bytes of content that make a batch due [1 MiB]
+	FlushConcurrency   int           // batches in flight at once [2]
+
+	// Pressure at which each level begins, rising, above 0 and at most 1 [.70 .80 .90
+	// .95 .98].
+	BackpressureWarn, BackpressureThrottle, BackpressureCritical, BackpressureEmergency, BackpressureShutdown float64
+
+	WALPath     string // [Dir/wal.db]
+	WALMaxItems int64  // ops the WAL holds at most; at least BatchFlushCount [1,000,000]
+	WALMaxBytes int64  // bytes of ops the WAL holds at most; at least BatchFlushBytes [1 GiB]
+	WALNoSync   bool   // do not fsync the WAL: Logged survives a killed process, not power loss [false]
+
+	FilterWarmupBatch      int           // rows a filter rebuild reads at a time [10,000]
+	FilterSnapshotInterval time.Duration // [30 s]
+	FilterSnapshotInserts  int           // [10,000]
+
+	L2Timeout    time.Duration // bound on one L2 call [500 ms]
+	L3Timeout    time.Duration // bound on one L3 call [5 s]
+	CloseTimeout time.Duration // bound on Close [30 s]
+
+	RetentionFullDays    int           // [7]
+	RetentionCompactDays int           // [90]
+	CompactionInterval   time.Duration // [1 h]
+	TombstoneRetention   time.Duration // how long deletes are remembered [7 days]
+	L1MaxAge             time.Duration // age at which clean L1 entries are re-read while other engines live [30 s]
+
+	Compression      Compression // [off]
+	CompressionLevel int
+
+	// PriorityFunc decides the flush priority of a put whose id is in L1. It runs on the
+	// submitting goroutine and must not block; a panic in it is recovered and the
+	// item's own priority used. nil: Item.Priority.
+	PriorityFunc func(AccessStats) Priority
+
+	Logger     *slog.Logger          // state changes, never items [silent]
+	Registerer prometheus.Registerer // where metrics are registered [none]
+	OnEvent    Events                // optional functions
+}
+
+const (
+	maxFlushCount = 100_000
+	lockSuffix    = ".lock"
+)
+
+// withDefaults returns a copy of c in which zero values are replaced.
+func (c Config) withDefaults() Config {
+	def(&c.KeyPrefix, "sync:")
+	if c.InstanceID == "" {
+		var b [8]byte
+		_, _ = rand.Read(b[:]) // crypto/rand does not fail
+		c.InstanceID = hex.EncodeToString(b[:])
+	}
+	def(&c.L1MaxBytes, 256<<20)
+	def(&c.MaxItemBytes, 16<<20)
+	def(&c.Durability, Logged)
+	def(&c.BatchFlushInterval, 100*time.Millisecond)
+	def(&c.BatchFlushCount, 1000)
+	def(&c.BatchFlushBytes, 1<<20)
+	def(&c.FlushConcurrency, 2)
+	def(&c.BackpressureWarn, .70)
+	def(&c.BackpressureThrottle, .80)
+	def(&c.BackpressureCritical, .90)
+	def(&c.BackpressureEmergency, .95)
+	def(&c.BackpressureShutdown, .98)
+	if c.WALPath == "" && c.Dir != "" {
+		c.WALPath = filepath.Join(c.Dir, "wal.db")
+	}
+	def(&c.WALMaxItems, 1_000_000)
+	def(&c.WALMaxBytes, 1<<30)
+	def(&c.FilterWarmupBatch, 10_000)
+	def(&c.FilterSnapshotInterval, 30*time.Second)
+	def(&c.FilterSnapshotInserts, 10_000)
+	def(&c.L2Timeout, 500*time.Millisecond)
+	def(&c.L3Timeout, 5*time.Second)
+	def(&c.CloseTimeout, 30*time.Second)
+	def(&c.RetentionFullDays, 7)
+	def(&c.RetentionCompactDays, 90)
+	def(&c.CompactionInterval, time.Hour)
+	def(&c.TombstoneRetention, 7*24*time.Hour)
+	def(&c.L1MaxAge, 30*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func def[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// validate checks a config after withDefaults and returns all faults joined.
+func (c *Config) validate() error {
+	v := &faults{}
+	c.checkPaths(v)
+	c.checkStores(v)
+	v.min("L1MaxBytes", c.L1MaxBytes, 64<<10)
+	v.min("MaxItemBytes", c.MaxItemBytes, 1)
+	v.that(c.MaxItemBytes <= 1<<30, "MaxItemBytes", c.MaxItemBytes, "must be at most 1 GiB")
+	v.that(c.Durability <= Archived, "Durability", c.Durability, "must be Buffered, Logged or Archived")
+	for _, d := range [...]struct {
+		name string
+		d    time.Duration
+	}{
+		{"BatchFlushInterval", c.BatchFlushInterval}, {"FilterSnapshotInterval", c.FilterSnapshotInterval},
+		{"L2Timeout", c.L2Timeout}, {"L3Timeout", c.L3Timeout}, {"CloseTimeout", c.CloseTimeout},
+		{"CompactionInterval", c.CompactionInterval}, {"TombstoneRetention", c.TombstoneRetention}, {"L1MaxAge", c.L1MaxAge},
+	} {
+		v.that(d.d > 0, d.name, d.d, "must be positive")
+	}
+	v.that(c.BatchFlushCount >= 1 && c.BatchFlushCount <= maxFlushCount, "BatchFlushCount", c.BatchFlushCount,
+		fmt.Sprintf("must lie in 1 to %d", maxFlushCount))
+	v.min("BatchFlushBytes", c.BatchFlushBytes, 1)
+	v.that(c.FlushConcurrency >= 1 && c.FlushConcurrency <= 64, "FlushConcurrency", c.FlushConcurrency, "must lie in 1 to 64")
+	c.checkThresholds(v)
+	v.min("WALMaxItems", c.WALMaxItems, int64(max(c.BatchFlushCount, 1)))
+	v.min("WALMaxBytes", c.WALMaxBytes, max(c.BatchFlushBytes, 1))
+	v.min("FilterWarmupBatch", int64(c.FilterWarmupBatch), 1)
+	v.min("FilterSnapshotInserts", int64(c.FilterSnapshotInserts), 1)
+	v.min("RetentionFullDays", int64(c.RetentionFullDays), 0)
+	v.that(c.RetentionCompactDays >= c.RetentionFullDays, "RetentionCompactDays", c.RetentionCompactDays,
+		"must be at least RetentionFullDays")
+	if c.Compression != CompressionOff || c.CompressionLevel != 0 {
+		v.errs = append(v.errs, fmt.Errorf("syncengine: config Compression = %q: %w: build with -tags compression",
+			string(c.Compression), ErrFeatureNotBuilt))
+	}
+	return errors.Join(v.errs...)
+}
+
+func (c *Config) checkPaths(v *faults) {
+	if c.Dir == "" {
+		v.add("Dir", `""`, "is required: an existing directory for wal.db and archive.db")
+		return
+	}
+	switch st, err := os.Stat(c.Dir); {
+	case errors.Is(err, os.ErrNotExist):
+		v.add("Dir", strconv.Quote(c.Dir), "must be an existing directory")
+		return
+	case err != nil:
+		v.add("Dir", strconv.Quote(c.Dir), "can't be read: "+err.Error())
+		return
+	case !st.IsDir():
+		v.add("Dir", strconv.Quote(c.Dir), "must be a directory, is a file")
+		return
+	}
+	if err := checkWritable(c.Dir); err != nil {
+		v.add("Dir", strconv.Quote(c.Dir), "must be writable: "+err.Error())
+	}
+	if d := filepath.Dir(c.WALPath); filepath.Clean(d) != filepath.Clean(c.Dir) {
+		if err := checkWritable(d); err != nil {
+			v.add("WALPath", strconv.Quote(c.WALPath), "must lie in a writable directory: "+err.Error())
+		}
+	}
+	if st, err := os.Stat(c.WALPath); err == nil && st.IsDir() {
+		v.add("WALPath", strconv.Quote(c.WALPath), "must be a file, is a directory")
+	}
+}
+
+// checkWritable proves it by a file, because permission bits do not tell the truth to
+// root, on read-only mounts or with access lists.
+func checkWritable(dir string) error {
+	f, err := os.CreateTemp(dir, ".syncengine-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+func (c *Config) checkStores(v *faults) {
+	v.that(utf8.ValidString(c.KeyPrefix) && len(c.KeyPrefix) <= 256, "KeyPrefix", strconv.Quote(c.KeyPrefix),
+		"must be valid UTF-8 of at most 256 bytes")
+	v.that(len(c.InstanceID) <= maxHomeInstance && utf8.ValidString(c.InstanceID), "InstanceID", strconv.Quote(c.InstanceID),
+		"must be valid UTF-8 of at most 255 bytes")
+	given := func(names ...string) string { return strings.Join(names, " and ") }
+	if c.SQLURL != "" {
+		if _, err := sqlkit.Parse(c.SQLURL); err != nil {
+			v.add("SQLURL", strconv.Quote(sqlkit.Redact(c.SQLURL)), err.Error())
+		}
+		v.that(c.DB == nil && c.L3 == nil, "SQLURL", strconv.Quote(sqlkit.Redact(c.SQLURL)), "excludes "+given("DB", "L3"))
+	}
+	v.that(c.DB == nil || c.L3 == nil, "DB", "(set)", "excludes L3")
+	if c.DB != nil {
+		v.that(c.Dialect == DialectMySQL || c.Dialect == DialectSQLite, "Dialect", strconv.Quote(string(c.Dialect)),
+			`must be "mysql" or "sqlite" when DB is set`)
+	} else {
+		v.that(c.Dialect == "", "Dialect", strconv.Quote(string(c.Dialect)), "goes with DB only")
+	}
+	if c.RedisURL != "" {
+		if client, err := rediskit.Open(c.RedisURL); err != nil {
+			v.add("RedisURL", strconv.Quote(rediskit.Redact(c.RedisURL)), err.Error())
+		} else {
+			_ = client.Close() // nothing was dialled yet
+		}
+		v.that(c.Redis == nil && c.L2 == nil, "RedisURL", strconv.Quote(rediskit.Redact(c.RedisURL)), "excludes "+given("Redis", "L2"))
+	}
+	v.that(c.Redis == nil || c.L2 == nil, "Redis", "(set)", "excludes L2")
+}
+
+func (c *Config) checkThresholds(v *faults) {
+	last, lastName := 0.0, "0"
+	for _, t := range c.thresholds() {
+		ok := !math.IsNaN(t.value) && t.value > last && t.value <= 1
+		v.that(ok, t.name, t.value, "must be above "+lastName+" and at most 1")
+		if ok {
+			last = t.value
+		}
+		lastName = t.name
+	}
+}
+
+type threshold struct {
+	name  string
+	value float64
+}
+
+func (c *Config) thresholds() [5]threshold {
+	return [5]threshold{
+		{"BackpressureWarn", c.BackpressureWarn}, {"BackpressureThrottle", c.BackpressureThrottle},
+		{"BackpressureCritical", c.BackpressureCritical}, {"BackpressureEmergency", c.BackpressureEmergency},
+		{"BackpressureShutdown", c.BackpressureShutdown},
+	}
+}
+
+// faults collects what is wrong with a config.
+type faults struct{ errs []error }
+
+func (v *faults) add(field, value, rule string) {
+	v.errs = append(v.errs, &ConfigError{Field: field, Value: value, Rule: rule})
+}
+
+func (v *faults) that(ok bool, field string, value any, rule string) {
+	if !ok {
+		v.add(field, fmt.Sprint(value), rule)
+	}
+}
+
+func (v *faults) min(field string, value, least int64) {
+	v.that(value >= least, field, value, fmt.Sprintf("must be at least %d", least))
+}

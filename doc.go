@@ -1,0 +1,41 @@
+// Package syncengine keeps JSON items in step across three tiers: this process's
+// memory (L1), Redis (L2) and a SQL database (L3, the ground truth: MySQL, MariaDB
+// or SQLite). A service opens one [Engine] and calls Submit, Get, Delete, Contains
+// and Status on it.
+//
+// # The promise
+//
+// No acknowledged write is lost. At the default durability, [Logged], a write is
+// fsynced into a local log before Submit returns, whatever Redis and the SQL
+// database are doing at that moment. Everything the engine promises is numbered
+// INV-1 to INV-13 in ROADMAP.md; code that enforces a promise names it.
+//
+// # Reading the source
+//
+// The root package is a house of four floors; a file uses only lower floors.
+//
+//	3 engine    engine.go open.go lifecycle.go read.go write.go verify.go quarantine.go observe.go
+//	            the only place that knows every room; starts and awaits every goroutine
+//	2 pipeline  batch.go flush.go recovery.go l2sync.go
+//	            moves ops between stores; sees stores as interfaces
+//	1 rooms     l1.go l2.go l3.go wal.go filter.go merkle.go eviction.go backpressure.go
+//	            resilience.go flight.go
+//	            each owns one structure or one server and knows nothing of the others
+//	0 contracts doc.go item.go config.go errors.go store.go stats.go metrics.go events.go
+//	            types and words
+//
+// Below the floors, internal/ holds what can be specified without a word about
+// tiers or items: a clock (hlc), a group-committing log (oplog), SQL dialects
+// (sqlkit), conditional Redis writes (rediskit), set digests (digest), the eviction
+// curve (tancurve), a JSON validator (jsonvalid).
+//
+// # Words
+//
+// item, id, version, content, content hash; tier; archive (what L3 stores); op (a
+// put or a delete of one id, with a version); tombstone (a delete that is
+// remembered); pending (accepted, not yet in L3); flush (write pending ops to L3
+// and L2); batch; group (the ops of one SubmitMany or DeleteMany); WAL (the local
+// log); spool (ops that live only in the WAL); drain (flush of spooled ops);
+// pressure, level; quarantine (ops L3 refuses for good); heal (replace a corrupt
+// copy by a good one).
+package syncengine

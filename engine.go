@@ -1,0 +1,232 @@
+package syncengine
+
+// engine.go is the engine: which rooms it has, how they are wired, and the one door
+// through which goroutines start.
+//
+// # Goroutines
+//
+// All are started by Engine.spawn and awaited by Shutdown:
+//
+//	wal          commits the log (oplog.Run); ends after the last append
+//	flusher      takes batches; ends when the background context does
+//	flush batch  one per batch in flight
+//	events       calls the user's functions in order
+//	housekeeping ticks the coarse clock, watches pressure, purges tombstones
+//	l2 repair    brings ids that L2 missed up to date
+//	l2 promote   writes copies read from L3 to L2
+//	load         one per id being loaded
+//	factory      one per id in GetOrInsertWith
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/hlc"
+)
+
+// Engine keeps items in step across the tiers. Make one with Open. All methods are safe
+// for concurrent use.
+type Engine struct {
+	cfg   Config
+	log   *slog.Logger
+	clock *hlc.Clock
+
+	l1     *l1
+	wal    *wal
+	queue  *queue
+	flush  *flusher
+	filter filter
+	gauge  pressureGauge
+	l2     CacheStore // nil: none
+	l3     ArchiveStore
+	cb2    *breaker
+	cb3    *breaker
+	missed *l2Missed
+	bad    *quarantine
+	meters *metrics
+	events *eventLoop
+
+	loads     flights
+	factories flights
+	promotes  chan promotion
+
+	l3Ready  atomic.Bool // Prepare has succeeded once
+	retries  atomic.Uint64
+	corrupt  atomic.Uint64
+	healed   atomic.Uint64
+	l2Counts tierCounts
+	l3Counts tierCounts
+
+	state atomic.Uint32
+	// gate is 0 while reads are served without a second look; see the gate bits.
+	gate atomic.Uint32
+
+	callsMu sync.Mutex    // guards the two fields below
+	closing bool          // no new calls
+	calls   int           // public calls under way, but for L1 hits
+	idle    chan struct{} // cap 1: calls has become 0 while closing
+
+	bg     context.Context // ends when background work must stop
+	stop   context.CancelFunc
+	wg     sync.WaitGroup // goroutines that end when bg does
+	walWG  sync.WaitGroup // the log's loop, which outlives them
+	lastWG sync.WaitGroup // the event loop, which ends last
+
+	shutdown sync.Once
+	closeErr error
+	closed   chan struct{} // closed when Shutdown is over
+}
+
+// tierCounts counts the answers of a tier.
+type tierCounts struct{ hits, misses atomic.Uint64 }
+
+// Bits of Engine.gate.
+const (
+	gateClosed uint32 = 1 << iota
+	gateReadsRefused
+)
+
+// spawn is the one door for goroutines. It is called while the engine is open: either by
+// Open or Shutdown, or within a public call, which Shutdown awaits first.
+func (e *Engine) spawn(_ string, fn func()) { goIn(&e.wg, fn) }
+
+// goIn starts fn as part of a group that Shutdown awaits.
+func goIn(wg *sync.WaitGroup, fn func()) {
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		fn()
+	}()
+}
+
+// enter begins a public call. Every nil result must be followed by leave.
+func (e *Engine) enter() error {
+	e.callsMu.Lock()
+	defer e.callsMu.Unlock()
+	if e.closing {
+		return ErrClosed
+	}
+	e.calls++
+	return nil
+}
+
+func (e *Engine) leave() {
+	e.callsMu.Lock()
+	e.calls--
+	last := e.closing && e.calls == 0
+	e.callsMu.Unlock()
+	if last {
+		select {
+		case e.idle <- struct{}{}:
+		default: // one signal is enough
+		}
+	}
+}
+
+// setState moves to a later state and tells the user. States never go back.
+func (e *Engine) setState(to State) {
+	from := State(e.state.Swap(uint32(to)))
+	if from == to {
+		return
+	}
+	e.log.Info("state changed", "from", from.String(), "to", to.String())
+	if fn := e.cfg.OnEvent.StateChanged; fn != nil {
+		e.events.send(func() { fn(from, to) })
+	}
+}
+
+// State returns where the engine stands in its life.
+func (e *Engine) State() State { return State(e.state.Load()) }
+
+// Backpressure returns the current level.
+func (e *Engine) Backpressure() BackpressureLevel { return e.gauge.observe(e.MemoryPressure()) }
+
+// MemoryPressure is the largest of: bytes that can't be evicted / L1MaxBytes; ops in the
+// WAL / WALMaxItems; bytes in the WAL / WALMaxBytes. It may pass 1 for a moment.
+func (e *Engine) MemoryPressure() float64 {
+	return max(float64(e.l1.pinned.Load())/float64(e.cfg.L1MaxBytes),
+		float64(e.wal.items.Load())/float64(e.cfg.WALMaxItems),
+		float64(e.wal.bytes.Load())/float64(e.cfg.WALMaxBytes))
+}
+
+// levelChanged is told by the gauge.
+func (e *Engine) levelChanged(from, to BackpressureLevel) {
+	setBit(&e.gate, gateReadsRefused, !to.AcceptsReads())
+	e.log.Log(context.Background(), slogLevel(to), "backpressure changed", "from", from.String(), "to", to.String())
+	if fn := e.cfg.OnEvent.BackpressureChanged; fn != nil {
+		e.events.send(func() { fn(from, to) })
+	}
+}
+
+func slogLevel(l BackpressureLevel) slog.Level {
+	if l >= LevelWarn {
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
+func setBit(v *atomic.Uint32, bit uint32, on bool) {
+	if on {
+		v.Or(bit)
+	} else {
+		v.And(^bit)
+	}
+}
+
+// Len returns how many items L1 holds. Deleted ids do not count.
+func (e *Engine) Len() int { return int(e.l1.live.Load()) }
+
+// IsEmpty reports whether L1 holds no item.
+func (e *Engine) IsEmpty() bool { return e.Len() == 0 }
+
+// housekeep is the loop of small periodic work.
+func (e *Engine) housekeep(ctx context.Context) {
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	purge := time.NewTimer(purgeEvery(e.cfg.TombstoneRetention))
+	defer purge.Stop()
+	for {
+		select {
+		case <-tick.C:
+			e.l1.clock.tick()
+			e.Backpressure() // falls by itself when nobody writes
+			e.l1.evict()
+		case <-purge.C:
+			e.purgeTombstones(ctx)
+			purge.Reset(purgeEvery(e.cfg.TombstoneRetention))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// purgeEvery looks often enough that a tombstone stays at most an eighth too long.
+func purgeEvery(retention time.Duration) time.Duration {
+	return min(max(retention/8, 100*time.Millisecond), time.Hour)
+}
+
+const purgeBatch = 1000
+
+func (e *Engine) purgeTombstones(ctx context.Context) {
+	if e.flush.down.Load() || !e.l3Ready.Load() {
+		return
+	}
+	before := time.Now().Add(-e.cfg.TombstoneRetention)
+	for ctx.Err() == nil {
+		n := 0
+		err := e.cb3.do(ctx, e.cfg.L3Timeout, func(ctx context.Context) (err error) {
+			n, err = e.l3.PurgeTombstones(ctx, before, purgeBatch)
+			return err
+		})
+		if err != nil {
+			e.log.Warn("purging tombstones failed", "error", err)
+			return
+		}
+		if n < purgeBatch {
+			return
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package syncengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// The errors a caller can test for with errors.Is. Each wraps more detail.
+var (
+	// ErrNotFound means L3 or a tombstone said that the id does not exist. A tier that
+	// could not be asked never leads to it (INV-8).
+	ErrNotFound = errors.New("syncengine: not found")
+	// ErrClosed means that the engine is shutting down or closed.
+	ErrClosed = errors.New("syncengine: engine is closed")
+	// ErrInvalidItem means that an id or item breaks a rule; see InvalidItemError.
+	ErrInvalidItem = errors.New("syncengine: invalid item")
+	// ErrInvalidConfig means that a Config field breaks a rule; Open joins one
+	// *ConfigError for each.
+	ErrInvalidConfig = errors.New("syncengine: invalid config")
+	// ErrStaleVersion means that a caller-given version is older than one the engine
+	// knows for that id. Nothing was changed.
+	ErrStaleVersion = errors.New("syncengine: stale version")
+	// ErrBackpressure means that a call was refused before anything was changed; see
+	// BackpressureError.
+	ErrBackpressure = errors.New("syncengine: backpressure")
+	// ErrUnavailable means that no tier that could answer can be reached. A store
+	// wraps it to say "outage: the call may be repeated".
+	ErrUnavailable = errors.New("syncengine: unavailable")
+	// ErrCorruption means that stored bytes do not match their hash; see
+	// CorruptionError.
+	ErrCorruption = errors.New("syncengine: corruption")
+	// ErrWALCorrupt means that the WAL file is damaged. Open keeps the file as it is.
+	ErrWALCorrupt = errors.New("syncengine: WAL is corrupt")
+	// ErrLocked means that another engine has this WAL open.
+	ErrLocked = errors.New("syncengine: WAL is locked by another engine")
+	// ErrFeatureNotBuilt means that a build tag is missing.
+	ErrFeatureNotBuilt = errors.New("syncengine: feature not built in")
+	// ErrKindMismatch means that an item's CRDT kind differs from the stored one.
+	ErrKindMismatch = errors.New("syncengine: CRDT kind mismatch")
+	// ErrRefused means that L3 refuses an op for its own sake (not an outage); see
+	// RefusedError. The op is in quarantine.
+	ErrRefused = errors.New("syncengine: refused by L3")
+	// ErrSchema means that the database holds a schema of a newer build. Nothing was
+	// changed.
+	ErrSchema = errors.New("syncengine: unknown database schema")
+	// ErrPending means that Shutdown or Close left ops in the WAL; see PendingError.
+	ErrPending = errors.New("syncengine: ops left in the WAL")
+)
+
+// InvalidItemError names the field of an item and the rule it breaks. It is
+// ErrInvalidItem. Its text never holds content.
+type InvalidItemError struct {
+	ID       string // as given; not valid when Field is "ID"
+	Field    string // name of the Item field, or of the argument
+	Rule     string
+	TooLarge bool // Content is longer than MaxItemBytes
+}
+
+func (e *InvalidItemError) Error() string {
+	id := e.ID
+	if len(id) > 64 {
+		id = id[:64] + "…"
+	}
+	return "syncengine: invalid item " + strconv.Quote(id) + ": " + e.Field + " " + e.Rule
+}
+
+// Is makes errors.Is(err, ErrInvalidItem) true.
+func (e *InvalidItemError) Is(target error) bool { return target == ErrInvalidItem }
+
+// ConfigError names a Config field, its value (secrets removed) and the rule it
+// breaks. It is ErrInvalidConfig.
+type ConfigError struct{ Field, Value, Rule string }
+
+func (e *ConfigError) Error() string {
+	return "syncengine: config " + e.Field + " = " + e.Value + ": " + e.Rule
+}
+
+// Is makes errors.Is(err, ErrInvalidConfig) true.
+func (e *ConfigError) Is(target error) bool { return target == ErrInvalidConfig }
+
+// BackpressureError refuses a call before anything is changed. It is
+// ErrBackpressure.
+type BackpressureError struct {
+	Level      BackpressureLevel
+	RetryAfter time.Duration // when a retry may succeed
+	Reason     string
+}
+
+func (e *BackpressureError) Error() string {
+	return fmt.Sprintf("syncengine: backpressure %s: %s (retry after %s)", e.Level, e.Reason, e.RetryAfter)
+}
+
+// Is makes errors.Is(err, ErrBackpressure) true.
+func (e *BackpressureError) Is(target error) bool { return target == ErrBackpressure }
+
+// CorruptionError tells where stored bytes do not match their hash. Expected and
+// Actual are hex SHA-256, or a word when there is no hash ("none"). It is
+// ErrCorruption.
+type CorruptionError struct{ ID, Tier, Expected, Actual string }
+
+func (e *CorruptionError) Error() string {
+	return fmt.Sprintf("syncengine: corruption in %s of item %q: expected %s, actual %s", e.Tier, e.ID, e.Expected, e.Actual)
+}
+
+// Is makes errors.Is(err, ErrCorruption) true.
+func (e *CorruptionError) Is(target error) bool { return target == ErrCorruption }
+
+// RefusedError is what an ArchiveStore returns when it refuses rows for their own
+// sake: a constraint, a size, a type. The transaction was rolled back. It is
+// ErrRefused.
+type RefusedError struct {
+	Err error // the store's own words
+}
+
+func (e *RefusedError) Error() string { return "syncengine: refused by L3: " + e.Err.Error() }
+
+// Unwrap returns the store's error.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// Is makes errors.Is(err, ErrRefused) true.
+func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
+
+// PendingError is returned by Shutdown and Close when ops could not be flushed. They
+// are in the WAL, nothing is lost: the next Open flushes them. It is ErrPending.
+type PendingError struct {
+	Ops int   // how many stayed behind
+	Err error // why
+}
+
+func (e *PendingError) Error() string {
+	return fmt.Sprintf("syncengine: closed with %d ops left in the WAL for the next Open: %v", e.Ops, e.Err)
+}
+
+// Unwrap returns the reason.
+func (e *PendingError) Unwrap() error { return e.Err }
+
+// Is makes errors.Is(err, ErrPending) true.
+func (e *PendingError) Is(target error) bool { return target == ErrPending }
+
+// unavailable marks err as an outage unless it already says so.
+func unavailable(what string, err error) error {
+	if errors.Is(err, ErrUnavailable) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
+}
+
+// isOutage reports whether err is the store's and not the op's or the caller's fault.
+// An error that nobody classified is taken for an outage: the op is kept and tried
+// again, so nothing is lost by a wrong guess.
+func isOutage(err error) bool {
+	return err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorruption) &&
+		!errors.Is(err, ErrRefused) && !errors.Is(err, context.Canceled) && !errors.Is(err, ErrSchema)
+}

@@ -1,0 +1,17 @@
+package syncengine
+
+// Events are functions the engine calls when something of note happens. Each may be
+// nil. They run on the engine's own goroutines, outside its locks, one at a time and
+// in order; a slow one delays the next events, not reads or writes. A panic in one is
+// recovered and logged.
+type Events struct {
+	StateChanged        func(from, to State)
+	BackpressureChanged func(from, to BackpressureLevel)
+	CircuitChanged      func(tier, from, to string)  // "L2" or "L3"
+	L3Outage            func(down bool, cause error) // writes to L3 began or ceased to fail
+	L2Outage            func(down bool, cause error) // writes to L2 began or ceased to fail
+	Quarantined         func(op QuarantinedOp)       // an op went to quarantine
+	Corrupted           func(err *CorruptionError)   // a copy did not match its hash
+	Healed              func(id, tier string)        // a corrupt copy was replaced
+	Verified            func(report VerifyReport)    // a background verification ended
+}

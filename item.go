@@ -1,0 +1,196 @@
+package syncengine
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"math"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/syncengine-go/syncengine/internal/jsonvalid"
+)
+
+// Limits of an item. They hold in every tier, so an item that one tier takes is
+// never refused by the next for its form.
+const (
+	MaxIDBytes       = 512           // length of an id
+	MaxVersion       = math.MaxInt64 // largest version a caller may give
+	maxJSONDepth     = 10_000        // nesting of arrays and objects in Content
+	maxTraceParent   = 64            // a W3C traceparent has 55 bytes
+	maxTraceState    = 512           // W3C asks for at least 512
+	maxHomeInstance  = 255
+	maxGroupBytes    = 256 << 20 // content of one SubmitMany: it is one transaction everywhere
+	minUpdatedAtYear = 1678      // what int64 nanoseconds since 1970 can hold
+	maxUpdatedAtYear = 2261
+)
+
+// Priority orders the flush of pending ops; it does not change what is stored
+// otherwise. The zero value is PriorityNormal.
+type Priority int8
+
+// The four priorities.
+const (
+	PriorityLow      Priority = -1
+	PriorityNormal   Priority = 0
+	PriorityHigh     Priority = 1
+	PriorityCritical Priority = 2
+)
+
+// String returns "low", "normal", "high" or "critical".
+func (p Priority) String() string {
+	switch p {
+	case PriorityLow:
+		return "low"
+	case PriorityNormal:
+		return "normal"
+	case PriorityHigh:
+		return "high"
+	case PriorityCritical:
+		return "critical"
+	}
+	return fmt.Sprintf("priority(%d)", int8(p))
+}
+
+func (p Priority) valid() bool { return p >= PriorityLow && p <= PriorityCritical }
+
+// Item is one JSON document under an id.
+//
+// An Item handed to Submit is copied: changing its Content afterwards changes
+// nothing. An Item received from Get shares its Content with the engine: treat it as
+// read-only.
+type Item struct {
+	// ID is 1 to MaxIDBytes bytes of valid UTF-8 without control characters. Ids are
+	// compared byte by byte in every tier: "a" and "A" are two ids.
+	ID string
+	// Version orders the writes of one id. 0 on Submit asks the engine for the next
+	// one, which is above every version it has seen. A caller may number the versions
+	// of an id itself (always or never), up to MaxVersion.
+	Version uint64
+	// UpdatedAt is stamped by the engine when zero on Submit. It is kept to the
+	// nanosecond and comes back in UTC.
+	UpdatedAt time.Time
+	// Content is one valid JSON text, kept byte for byte.
+	Content json.RawMessage
+	// ContentHash is the SHA-256 of Content. The engine sets it; it is ignored on
+	// Submit.
+	ContentHash [32]byte
+	// Priority orders the flush of this item among pending ones.
+	Priority Priority
+	// CRDT names a CRDT kind, or is empty for a plain item. It needs the crdt build
+	// tag; without it Submit refuses a kind with ErrFeatureNotBuilt.
+	CRDT string
+	// TraceParent and TraceState are a W3C trace context, carried along.
+	TraceParent, TraceState string
+	// HomeInstanceID is an optional owner, carried along.
+	HomeInstanceID string
+	// AccessCount and LastAccessed tell how this engine's memory has seen the item
+	// read. They are set on reads, to the second, and ignored on Submit.
+	AccessCount  uint64
+	LastAccessed time.Time
+}
+
+// NewItem marshals v with encoding/json and returns an item of that content. It
+// fails with ErrInvalidItem when v can't be marshalled or id is not a valid id.
+func NewItem(id string, v any) (Item, error) {
+	if err := checkID(id); err != nil {
+		return Item{}, err
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return Item{}, &InvalidItemError{ID: id, Field: "Content", Rule: "must be marshalable: " + err.Error()}
+	}
+	return Item{ID: id, Content: b}, nil
+}
+
+// checkID reports whether id may name an item. The rules are those of Item.ID.
+func checkID(id string) error {
+	refuse := func(rule string) error { return &InvalidItemError{ID: id, Field: "ID", Rule: rule} }
+	switch {
+	case id == "":
+		return refuse("must not be empty")
+	case len(id) > MaxIDBytes:
+		return refuse(fmt.Sprintf("must be at most %d bytes, has %d", MaxIDBytes, len(id)))
+	}
+	ascii := true
+	for i := 0; i < len(id); i++ {
+		if c := id[i]; c < 0x20 || c == 0x7f {
+			return refuse("must not contain control characters")
+		} else if c >= utf8.RuneSelf {
+			ascii = false
+		}
+	}
+	if ascii {
+		return nil
+	}
+	if !utf8.ValidString(id) {
+		return refuse("must be valid UTF-8")
+	}
+	for _, r := range id {
+		if unicode.IsControl(r) {
+			return refuse("must not contain control characters")
+		}
+	}
+	return nil
+}
+
+// checkItem reports whether it may be submitted. It does not change anything.
+func checkItem(it *Item, maxBytes int64) error {
+	if err := checkID(it.ID); err != nil {
+		return err
+	}
+	refuse := func(field, rule string) error { return &InvalidItemError{ID: it.ID, Field: field, Rule: rule} }
+	if len(it.Content) == 0 {
+		return refuse("Content", "must not be empty")
+	}
+	if int64(len(it.Content)) > maxBytes {
+		return &InvalidItemError{ID: it.ID, Field: "Content", TooLarge: true,
+			Rule: fmt.Sprintf("must be at most MaxItemBytes = %d bytes, has %d", maxBytes, len(it.Content))}
+	}
+	if err := jsonvalid.Check(it.Content, maxJSONDepth); err != nil {
+		return refuse("Content", "must be one valid JSON text: "+err.Error())
+	}
+	return checkCarried(it)
+}
+
+// checkCarried checks the fields beside id and content.
+func checkCarried(it *Item) error {
+	refuse := func(field, rule string) error { return &InvalidItemError{ID: it.ID, Field: field, Rule: rule} }
+	if it.Version > MaxVersion {
+		return refuse("Version", "must be at most 2^63 - 1")
+	}
+	if !it.Priority.valid() {
+		return refuse("Priority", "must be PriorityLow, PriorityNormal, PriorityHigh or PriorityCritical")
+	}
+	if !it.UpdatedAt.IsZero() {
+		if y := it.UpdatedAt.UTC().Year(); y < minUpdatedAtYear || y > maxUpdatedAtYear {
+			return refuse("UpdatedAt", fmt.Sprintf("must lie in the years %d to %d", minUpdatedAtYear, maxUpdatedAtYear))
+		}
+	}
+	if it.TraceParent == "" && it.TraceState == "" && it.HomeInstanceID == "" && it.CRDT == "" {
+		return nil
+	}
+	for _, f := range [...]struct {
+		name, value string
+		max         int
+	}{
+		{"TraceParent", it.TraceParent, maxTraceParent},
+		{"TraceState", it.TraceState, maxTraceState},
+		{"HomeInstanceID", it.HomeInstanceID, maxHomeInstance},
+	} {
+		if len(f.value) > f.max {
+			return refuse(f.name, fmt.Sprintf("must be at most %d bytes", f.max))
+		}
+		if !utf8.ValidString(f.value) {
+			return refuse(f.name, "must be valid UTF-8")
+		}
+	}
+	if it.CRDT != "" {
+		return fmt.Errorf("item %q: CRDT kind %q: %w: build with -tags crdt", it.ID, it.CRDT, ErrFeatureNotBuilt)
+	}
+	return nil
+}
+
+// hashOf is the content hash of an item: SHA-256 over the very bytes (INV-11).
+func hashOf(content []byte) [32]byte { return sha256.Sum256(content) }

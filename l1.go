@@ -1,0 +1,300 @@
+package syncengine
+
+// l1.go owns L1, the memory tier: a concurrent map from id to entry, and the exact
+// accounting of its bytes.
+//
+// An entry is immutable but for its atomics. It is an item or a tombstone. While its op
+// is neither in L3 nor readable from the WAL it is pinned: eviction leaves it alone
+// (INV-6). Of one id the map keeps the entry that compares highest (INV-3). An entry that
+// is replaced while pinned leaves the map but not memory, since the queue still holds it:
+// its bytes count as detached until it is unpinned (INV-10).
+//
+// No goroutines. Get on a hit takes no lock and allocates nothing.
+
+import (
+	"encoding/json"
+	"hash/maphash"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/puzpuzpuz/xsync/v3"
+)
+
+// entryOverhead is what an entry costs beside id and content: the struct (size class
+// 112), the map's node and bucket share (47 bytes measured), the slot for the sampler
+// (8), and half a step of rounding in the allocation of id and content.
+const entryOverhead = 192
+
+// metaOverhead is the struct of carried strings.
+const metaOverhead = int(unsafe.Sizeof(carried{}))
+
+// Bits of entry.state.
+const (
+	statePinned   uint32 = 1 << iota // the queue waits to write this op: it must stay in memory
+	stateDetached                    // counted in l1.detached: the queue holds it, the map does not
+)
+
+// entry is an item or a tombstone in memory. id and content share one allocation, which
+// nobody else holds.
+type entry struct {
+	buf        []byte // id, then content
+	hash       [32]byte
+	version    uint64
+	updatedAt  int64    // unix nanoseconds
+	meta       *carried // nil for most items
+	seg        *segment // where the WAL holds the op; guarded by the queue's mutex; nil: not logged, or done
+	slot       uint32   // place in the sampler; guarded by its mutex
+	accesses   atomic.Uint32
+	lastAccess atomic.Uint32 // seconds of the engine's clock, see coarse
+	state      atomic.Uint32
+	idLen      uint16
+	priority   Priority
+	deleted    bool
+}
+
+// carried holds the fields that most items leave empty.
+type carried struct{ crdt, traceParent, traceState, home string }
+
+// newEntry copies an item into memory of the engine's own.
+func newEntry(r *Record) *entry {
+	buf := make([]byte, len(r.ID)+len(r.Content))
+	copy(buf, r.ID)
+	copy(buf[len(r.ID):], r.Content)
+	return ownEntry(buf, r)
+}
+
+// ownEntry makes an entry of a buffer that holds id and content and of the other fields
+// of r. It keeps the buffer.
+func ownEntry(buf []byte, r *Record) *entry {
+	e := &entry{
+		buf: buf, hash: r.ContentHash, version: r.Version, updatedAt: r.UpdatedAt.UnixNano(),
+		idLen: uint16(len(r.ID)), priority: r.Priority, deleted: r.Deleted,
+	}
+	if r.CRDT != "" || r.TraceParent != "" || r.TraceState != "" || r.HomeInstanceID != "" {
+		e.meta = &carried{r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID}
+	}
+	return e
+}
+
+// id aliases the buffer, which never changes.
+func (e *entry) id() string { return unsafe.String(unsafe.SliceData(e.buf), int(e.idLen)) }
+
+func (e *entry) content() json.RawMessage { return e.buf[e.idLen:len(e.buf):len(e.buf)] }
+
+func (e *entry) size() int64 {
+	n := len(e.buf) + entryOverhead
+	if e.meta != nil {
+		n += metaOverhead + len(e.meta.crdt) + len(e.meta.traceParent) + len(e.meta.traceState) + len(e.meta.home)
+	}
+	return int64(n)
+}
+
+// compare is Record.Compare for entries.
+func (e *entry) compare(o *entry) int {
+	a := Record{Item: Item{Version: e.version, ContentHash: e.hash}, Deleted: e.deleted}
+	b := Record{Item: Item{Version: o.version, ContentHash: o.hash}, Deleted: o.deleted}
+	return a.Compare(&b)
+}
+
+// record returns the entry as stores see it, sharing its content.
+func (e *entry) record() Record {
+	r := Record{Deleted: e.deleted, Item: Item{
+		ID: e.id(), Version: e.version, UpdatedAt: time.Unix(0, e.updatedAt).UTC(), ContentHash: e.hash, Priority: e.priority,
+	}}
+	if !e.deleted {
+		r.Content = e.content()
+	}
+	if m := e.meta; m != nil {
+		r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID = m.crdt, m.traceParent, m.traceState, m.home
+	}
+	return r
+}
+
+func (e *entry) pinned() bool { return e.state.Load()&statePinned != 0 }
+
+// coarse is a clock of whole seconds since it was made. Reads stamp entries with it,
+// because asking the system for the time would cost half a Get.
+type coarse struct {
+	start time.Time
+	now   atomic.Uint32
+}
+
+func (c *coarse) tick() { c.now.Store(uint32(time.Since(c.start) / time.Second)) }
+
+func (c *coarse) time(sec uint32) time.Time {
+	return c.start.Add(time.Duration(sec) * time.Second).UTC()
+}
+
+// stripes count the writes to ids by hash. A reader that wants to put a copy into L1
+// after a slow load compares the count with that from before: if it changed, a write to
+// the id may have come and gone meanwhile, and the copy may be old (TRAPS 15). A false
+// alarm costs one promotion.
+const stripes = 1024
+
+// l1 is the memory tier.
+type l1 struct {
+	m        *xsync.MapOf[string, *entry]
+	seed     maphash.Seed
+	clock    coarse
+	writes   [stripes]atomic.Uint64
+	samples  sampler
+	live     atomic.Int64 // items in the map, tombstones not counted
+	bytes    atomic.Int64 // of entries in the map
+	detached atomic.Int64 // of pinned entries no longer in the map
+	pinned   atomic.Int64 // of pinned entries, in the map or not
+	evicted  atomic.Uint64
+	hits     [64]padded // by address of the entry, so that readers don't share a counter
+	misses   atomic.Uint64
+	budget   int64
+}
+
+type padded struct {
+	n atomic.Uint64
+	_ [56]byte
+}
+
+func newL1(budget int64) *l1 {
+	c := &l1{m: xsync.NewMapOf[string, *entry](), seed: maphash.MakeSeed(), budget: budget}
+	c.clock.start = time.Now()
+	return c
+}
+
+// get returns the entry of id, perhaps a tombstone, and counts the access.
+func (c *l1) get(id string) (*entry, bool) {
+	e, ok := c.m.Load(id)
+	if ok {
+		e.accesses.Add(1)
+		if now := c.clock.now.Load(); e.lastAccess.Load() != now {
+			e.lastAccess.Store(now)
+		}
+		c.hits[uintptr(unsafe.Pointer(e))>>7%uintptr(len(c.hits))].n.Add(1)
+	}
+	return e, ok
+}
+
+// peek is get without counting.
+func (c *l1) peek(id string) (*entry, bool) { return c.m.Load(id) }
+
+func (c *l1) hitCount() (n uint64) {
+	for i := range c.hits {
+		n += c.hits[i].n.Load()
+	}
+	return n
+}
+
+func (c *l1) hash(id string) uint64 { return maphash.String(c.seed, id) }
+
+// stamp returns the write count of id's stripe, for promote.
+func (c *l1) stamp(id string) uint64 { return c.writes[c.hash(id)%stripes].Load() }
+
+// used is what L1 and the queue hold together.
+func (c *l1) used() int64 { return c.bytes.Load() + c.detached.Load() }
+
+// accept puts the entry of an accepted op into the map unless a higher one is there.
+// pinned says whether the queue holds it; otherwise it is spooled.
+func (c *l1) accept(e *entry, pinned bool) {
+	if pinned {
+		e.state.Store(statePinned)
+		c.pinned.Add(e.size())
+	}
+	if !c.store(e, nil) && pinned {
+		c.detach(e) // a higher one was there: the queue alone holds this
+	}
+	c.writes[c.hash(e.id())%stripes].Add(1)
+}
+
+// promote puts a copy read from another tier into the map, unless it holds a higher entry
+// or the id was written since stamp was taken.
+func (c *l1) promote(e *entry, stamp uint64) {
+	e.lastAccess.Store(c.clock.now.Load())
+	e.accesses.Store(1)
+	c.store(e, func() bool { return c.stamp(e.id()) == stamp })
+}
+
+// store is the one door into the map. An equal entry replaces the old one only when that
+// is not pinned: whoever waits for the old one would lose it.
+func (c *l1) store(e *entry, still func() bool) (stored bool) {
+	c.m.Compute(e.id(), func(old *entry, loaded bool) (*entry, bool) {
+		if loaded {
+			if cmp := e.compare(old); cmp < 0 || cmp == 0 && still != nil {
+				return old, false
+			}
+		}
+		if still != nil && !still() {
+			return old, !loaded
+		}
+		stored = true
+		if loaded {
+			e.accesses.Store(old.accesses.Load())
+			e.lastAccess.Store(old.lastAccess.Load())
+			c.bytes.Add(e.size() - old.size())
+			c.live.Add(liveDelta(e) - liveDelta(old))
+			c.samples.replace(old, e)
+			c.detach(old)
+		} else {
+			c.bytes.Add(e.size())
+			c.live.Add(liveDelta(e))
+			c.samples.add(e)
+		}
+		return e, false
+	})
+	return stored
+}
+
+func liveDelta(e *entry) int64 {
+	if e.deleted {
+		return 0
+	}
+	return 1
+}
+
+// hold accounts for an entry that the drain read from the WAL: it is in memory, not in
+// the map, and not pinned.
+func (c *l1) hold(e *entry) {
+	e.state.Store(stateDetached)
+	c.detached.Add(e.size())
+}
+
+// detach notes that a pinned entry left the map.
+func (c *l1) detach(e *entry) {
+	for {
+		st := e.state.Load()
+		if st&statePinned == 0 || st&stateDetached != 0 {
+			return
+		}
+		// The bytes are added first: between the two steps memory is over-counted, never
+		// under-counted.
+		c.detached.Add(e.size())
+		if e.state.CompareAndSwap(st, st|stateDetached) {
+			return
+		}
+		c.detached.Add(-e.size())
+	}
+}
+
+// unpin notes that the queue no longer holds an entry.
+func (c *l1) unpin(e *entry) {
+	st := e.state.Swap(0)
+	if st&statePinned != 0 {
+		c.pinned.Add(-e.size())
+	}
+	if st&stateDetached != 0 {
+		c.detached.Add(-e.size())
+	}
+}
+
+// drop removes exactly this entry if it may go.
+func (c *l1) drop(e *entry) (dropped bool) {
+	c.m.Compute(e.id(), func(old *entry, loaded bool) (*entry, bool) {
+		if !loaded || old != e || e.pinned() {
+			return old, !loaded
+		}
+		c.bytes.Add(-e.size())
+		c.live.Add(-liveDelta(e))
+		c.samples.remove(e)
+		dropped = true
+		return nil, true
+	})
+	return dropped
+}

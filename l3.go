@@ -1,0 +1,456 @@
+package syncengine
+
+// l3.go is L3 on SQL: the table sync_items in MySQL/MariaDB or SQLite.
+//
+// Every write is conditional on (version, deleted, content hash), in one order for all
+// tiers (INV-3), and so may be repeated after an unknown outcome. Ids are exact bytes.
+// Content is bytes: a JSON column would rewrite it (INV-11). Rows of one call are written
+// in one READ COMMITTED transaction, in the order given (the flusher sorts by id); a
+// deadlock is repeated at once.
+//
+// No goroutines. Dialects, migrations and error classes live in internal/sqlkit; SQL text
+// lives here, because it is about items.
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/bits"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+const (
+	schemaTable = "sync_schema"
+	// maxChunk rows make one MySQL statement at most; statements are prepared for powers
+	// of two, so a batch of 1000 takes seven.
+	maxChunk = 256
+	// maxLookup ids are looked up by one statement.
+	maxLookup = 1024
+	// chunkBytes bounds a statement's content, also below the server's max_allowed_packet.
+	chunkBytes     = 4 << 20
+	conflictTries  = 20
+	conflictWait   = 2 * time.Millisecond
+	rowOverheadSQL = 256
+)
+
+var migrations = map[sqlkit.Dialect][][]string{
+	sqlkit.MySQL: {{`CREATE TABLE IF NOT EXISTS sync_items (
+		id            VARBINARY(512) NOT NULL PRIMARY KEY,
+		version       BIGINT NOT NULL,
+		updated_at    BIGINT NOT NULL COMMENT 'unix nanoseconds',
+		deleted       TINYINT NOT NULL DEFAULT 0,
+		deleted_at    BIGINT NULL COMMENT 'unix nanoseconds; NULL unless deleted',
+		content_hash  BINARY(32) NULL,
+		content       LONGBLOB NULL,
+		priority      TINYINT NOT NULL DEFAULT 0,
+		crdt          VARBINARY(32) NOT NULL DEFAULT '',
+		trace_parent  VARBINARY(64) NOT NULL DEFAULT '',
+		trace_state   VARBINARY(512) NOT NULL DEFAULT '',
+		home_instance VARBINARY(255) NOT NULL DEFAULT '',
+		KEY sync_items_deleted (deleted_at)
+	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin`}},
+	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
+		id            TEXT NOT NULL PRIMARY KEY,
+		version       INTEGER NOT NULL,
+		updated_at    INTEGER NOT NULL, -- unix nanoseconds
+		deleted       INTEGER NOT NULL DEFAULT 0,
+		deleted_at    INTEGER NULL,     -- unix nanoseconds; NULL unless deleted
+		content_hash  BLOB NULL,
+		content       BLOB NULL,
+		priority      INTEGER NOT NULL DEFAULT 0,
+		crdt          TEXT NOT NULL DEFAULT '',
+		trace_parent  TEXT NOT NULL DEFAULT '',
+		trace_state   TEXT NOT NULL DEFAULT '',
+		home_instance TEXT NOT NULL DEFAULT ''
+	)`, `CREATE INDEX IF NOT EXISTS sync_items_deleted ON sync_items (deleted_at) WHERE deleted_at IS NOT NULL`}},
+}
+
+const (
+	columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"
+	// written are the columns of an upsert.
+	written      = columns + ", deleted_at"
+	writtenCount = 12
+)
+
+// upsertMySQL ends a multi-row INSERT. MySQL evaluates the assignments from left to right,
+// each seeing those before it (TRAPS 22). So the columns the condition reads come last,
+// each once the ones after it no longer need it: the hash, which matters at equal version
+// and equal deleted; then deleted, which matters at equal version; then version.
+// VALUES(c) is deprecated in MySQL but the only form MariaDB knows.
+const upsertMySQL = ` ON DUPLICATE KEY UPDATE
+	updated_at = IF(@c, VALUES(updated_at), updated_at),
+	deleted_at = IF(@c, VALUES(deleted_at), deleted_at),
+	content = IF(@c, VALUES(content), content),
+	priority = IF(@c, VALUES(priority), priority),
+	crdt = IF(@c, VALUES(crdt), crdt),
+	trace_parent = IF(@c, VALUES(trace_parent), trace_parent),
+	trace_state = IF(@c, VALUES(trace_state), trace_state),
+	home_instance = IF(@c, VALUES(home_instance), home_instance),
+	content_hash = IF(@c, VALUES(content_hash), content_hash),
+	deleted = IF(VALUES(version) > version, VALUES(deleted), IF(VALUES(version) = version, GREATEST(deleted, VALUES(deleted)), deleted)),
+	version = GREATEST(version, VALUES(version))`
+
+const winsMySQL = `(VALUES(version) > version OR VALUES(version) = version AND (VALUES(deleted) > deleted OR
+	VALUES(deleted) = deleted AND VALUES(content_hash) > COALESCE(content_hash, '')))`
+
+const upsertSQLite = `INSERT INTO sync_items (` + written + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	ON CONFLICT (id) DO UPDATE SET version = excluded.version, updated_at = excluded.updated_at, deleted = excluded.deleted,
+	content_hash = excluded.content_hash, content = excluded.content, priority = excluded.priority, crdt = excluded.crdt,
+	trace_parent = excluded.trace_parent, trace_state = excluded.trace_state, home_instance = excluded.home_instance,
+	deleted_at = excluded.deleted_at
+	WHERE excluded.version > sync_items.version OR excluded.version = sync_items.version AND (excluded.deleted > sync_items.deleted OR
+	excluded.deleted = sync_items.deleted AND excluded.content_hash > COALESCE(sync_items.content_hash, X''))`
+
+// sqlStore is an ArchiveStore.
+type sqlStore struct {
+	dialect sqlkit.Dialect
+	pools   sqlkit.Pools
+	owned   bool // Close closes the pools
+
+	mu       sync.Mutex // guards the fields below
+	prepared bool
+	packet   int64 // bytes one statement may have
+	stmts    map[string]*sql.Stmt
+}
+
+func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, owned bool) *sqlStore {
+	return &sqlStore{dialect: d, pools: pools, owned: owned, stmts: make(map[string]*sql.Stmt)}
+}
+
+func (s *sqlStore) Prepare(ctx context.Context) error {
+	s.mu.Lock()
+	done := s.prepared
+	s.mu.Unlock()
+	if done {
+		return s.Ping(ctx)
+	}
+	err := sqlkit.Migrate(ctx, s.pools.Write, s.dialect, schemaTable, migrations[s.dialect])
+	if errors.Is(err, sqlkit.ErrNewer) {
+		return fmt.Errorf("%w: %w", ErrSchema, err)
+	}
+	if err != nil {
+		return s.describe("prepare", err)
+	}
+	packet, err := sqlkit.MaxPacket(ctx, s.pools.Write, s.dialect)
+	if err != nil {
+		return s.describe("prepare", err)
+	}
+	s.mu.Lock()
+	s.prepared, s.packet = true, packet
+	s.mu.Unlock()
+	return nil
+}
+
+// describe puts a driver's error into the engine's words.
+func (s *sqlStore) describe(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	switch sqlkit.Classify(err) {
+	case sqlkit.Canceled:
+		return err
+	case sqlkit.Refused:
+		return &RefusedError{Err: err}
+	case sqlkit.Permanent:
+		return fmt.Errorf("%s %s: %w", s.dialect, op, err)
+	case sqlkit.Corrupt:
+		return fmt.Errorf("%s %s: %w: %w", s.dialect, op, ErrCorruption, err)
+	}
+	return fmt.Errorf("%s %s: %w: %w", s.dialect, op, ErrUnavailable, err)
+}
+
+// stmt returns a prepared statement, which lives as long as the store.
+func (s *sqlStore) stmt(ctx context.Context, db *sql.DB, text string) (*sql.Stmt, error) {
+	s.mu.Lock()
+	st := s.stmts[text]
+	s.mu.Unlock()
+	if st != nil {
+		return st, nil
+	}
+	st, err := db.PrepareContext(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if first := s.stmts[text]; first != nil { // another caller was faster
+		_ = st.Close()
+		return first, nil
+	}
+	s.stmts[text] = st
+	return st, nil
+}
+
+const selectOne = "SELECT " + columns + " FROM sync_items WHERE id = ?"
+
+func (s *sqlStore) Get(ctx context.Context, id string) (Record, error) {
+	st, err := s.stmt(ctx, s.pools.Read, selectOne)
+	if err != nil {
+		return Record{}, s.describe("get", err)
+	}
+	var row scanned
+	err = st.QueryRowContext(ctx, id).Scan(row.fields()...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Record{}, ErrNotFound
+	}
+	if err != nil {
+		return Record{}, s.describe("get", err)
+	}
+	return row.record()
+}
+
+func (s *sqlStore) GetMany(ctx context.Context, ids []string) ([]Found, error) {
+	at := make(map[string][]int, len(ids)) // an id may occur more than once
+	for i, id := range ids {
+		at[id] = append(at[id], i)
+	}
+	out := make([]Found, len(ids))
+	for rest := ids; len(rest) > 0; {
+		n := min(len(rest), maxLookup)
+		if err := s.lookup(ctx, rest[:n], func(f Found) {
+			for _, i := range at[f.Record.ID] {
+				out[i] = f
+			}
+		}); err != nil {
+			return nil, s.describe("get many", err)
+		}
+		rest = rest[n:]
+	}
+	return out, nil
+}
+
+// lookup reads the rows of ids in one statement, prepared for the next power of two: the
+// last id fills the places that are left.
+func (s *sqlStore) lookup(ctx context.Context, ids []string, fn func(Found)) (err error) {
+	places := 1 << bits.Len(uint(len(ids)-1))
+	st, err := s.stmt(ctx, s.pools.Read, "SELECT "+columns+" FROM sync_items WHERE id IN (?"+strings.Repeat(",?", places-1)+")")
+	if err != nil {
+		return err
+	}
+	args := make([]any, places)
+	for i := range args {
+		args[i] = ids[min(i, len(ids)-1)]
+	}
+	rows, err := st.QueryContext(ctx, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var row scanned
+		if err := rows.Scan(row.fields()...); err != nil {
+			return err
+		}
+		rec, err := row.record()
+		rec.ID = string(row.id) // also of a corrupt row
+		fn(Found{Record: rec, OK: err == nil, Err: err})
+	}
+	return rows.Err()
+}
+
+// scanned holds a row as the database has it: anything may be damaged.
+type scanned struct {
+	id, hash, content            []byte
+	crdt, parent, state, home    string
+	version, updatedAt, priority int64
+	deleted                      bool
+}
+
+func (r *scanned) fields() []any {
+	return []any{&r.id, &r.version, &r.updatedAt, &r.deleted, &r.hash, &r.content, &r.priority, &r.crdt, &r.parent, &r.state, &r.home}
+}
+
+// record checks the row against its hash.
+func (r *scanned) record() (Record, error) {
+	rec := Record{Deleted: r.deleted, Item: Item{
+		ID: string(r.id), Version: uint64(r.version), UpdatedAt: time.Unix(0, r.updatedAt).UTC(), Priority: Priority(r.priority),
+		CRDT: r.crdt, TraceParent: r.parent, TraceState: r.state, HomeInstanceID: r.home,
+	}}
+	if r.deleted {
+		return rec, nil
+	}
+	rec.Content, rec.ContentHash = r.content, hashOf(r.content)
+	if string(r.hash) != string(rec.ContentHash[:]) {
+		expected := "none"
+		if len(r.hash) > 0 {
+			expected = hex.EncodeToString(r.hash)
+		}
+		return Record{}, &CorruptionError{ID: string(r.id), Tier: "L3", Expected: expected, Actual: hex.EncodeToString(rec.ContentHash[:])}
+	}
+	return rec, nil
+}
+
+func (s *sqlStore) Apply(ctx context.Context, recs []Record) error {
+	for try := 1; ; try++ {
+		err := s.applyOnce(ctx, recs)
+		if err == nil || sqlkit.Classify(err) != sqlkit.Conflict || try == conflictTries {
+			return s.describe("apply", err)
+		}
+		// Two engines that met once should not meet again: wait a random while.
+		timer := time.NewTimer(rand.N(conflictWait * time.Duration(try)))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return s.describe("apply", err)
+		}
+	}
+}
+
+func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (err error) {
+	var opts *sql.TxOptions
+	if s.dialect == sqlkit.MySQL {
+		opts = &sql.TxOptions{Isolation: sql.LevelReadCommitted} // set for each transaction: a pool's connections differ
+	}
+	tx, err := s.pools.Write.BeginTx(ctx, opts)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = tx.Rollback() // its error adds nothing: the connection is given up
+		}
+	}()
+	if s.dialect == sqlkit.SQLite {
+		err = s.upsertSQLite(ctx, tx, recs)
+	} else {
+		err = s.upsertMySQL(ctx, tx, recs)
+	}
+	if err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func (s *sqlStore) upsertSQLite(ctx context.Context, tx *sql.Tx, recs []Record) error {
+	st, err := tx.PrepareContext(ctx, upsertSQLite)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = st.Close() }()
+	args := make([]any, 0, writtenCount)
+	for i := range recs {
+		if _, err := st.ExecContext(ctx, appendArgs(args[:0], &recs[i])...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sqlStore) upsertMySQL(ctx context.Context, tx *sql.Tx, recs []Record) error {
+	s.mu.Lock()
+	limit := min(chunkBytes, s.packet/4)
+	s.mu.Unlock()
+	var args []any
+	for len(recs) > 0 {
+		n := chunkLen(recs, limit)
+		st, err := s.stmt(ctx, s.pools.Write, multiUpsert(n))
+		if err != nil {
+			return err
+		}
+		args = args[:0]
+		for i := range recs[:n] {
+			args = appendArgs(args, &recs[i])
+		}
+		if _, err := tx.StmtContext(ctx, st).ExecContext(ctx, args...); err != nil {
+			return err
+		}
+		recs = recs[n:]
+	}
+	return nil
+}
+
+// chunkLen returns how many of the records one statement takes: a power of two, at most
+// maxChunk, within limit bytes; one record always goes alone, whatever its size.
+func chunkLen(recs []Record, limit int64) int {
+	n, bytes := 0, int64(0)
+	for n < len(recs) && n < maxChunk {
+		if bytes += int64(len(recs[n].Content)) + rowOverheadSQL; bytes > limit && n > 0 {
+			break
+		}
+		n++
+	}
+	return 1 << (bits.Len(uint(n)) - 1)
+}
+
+func multiUpsert(rows int) string {
+	place := "(?" + strings.Repeat(",?", writtenCount-1) + ")"
+	return "INSERT INTO sync_items (" + written + ") VALUES " + place + strings.Repeat(","+place, rows-1) +
+		strings.ReplaceAll(upsertMySQL, "@c", winsMySQL)
+}
+
+func appendArgs(args []any, r *Record) []any {
+	var content, deletedAt any
+	deleted := int64(0)
+	if r.Deleted {
+		deleted, deletedAt = 1, r.UpdatedAt.UnixNano()
+	} else {
+		content = []byte(r.Content)
+	}
+	return append(args, r.ID, int64(r.Version), r.UpdatedAt.UnixNano(), deleted, r.ContentHash[:], content, int64(r.Priority),
+		r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID, deletedAt)
+}
+
+func (s *sqlStore) Scan(ctx context.Context, after string, limit int) (out []Meta, err error) {
+	st, err := s.stmt(ctx, s.pools.Read, "SELECT id, version, deleted, content_hash FROM sync_items WHERE id > ? ORDER BY id LIMIT ?")
+	if err != nil {
+		return nil, s.describe("scan", err)
+	}
+	rows, err := st.QueryContext(ctx, after, limit)
+	if err != nil {
+		return nil, s.describe("scan", err)
+	}
+	defer func() { err = errors.Join(err, s.describe("scan", rows.Close())) }()
+	var id, hash []byte
+	for rows.Next() {
+		var m Meta
+		if err := rows.Scan(&id, &m.Version, &m.Deleted, &hash); err != nil {
+			return nil, s.describe("scan", err)
+		}
+		m.ID = string(id)
+		copy(m.ContentHash[:], hash)
+		out = append(out, m)
+	}
+	return out, s.describe("scan", rows.Err())
+}
+
+func (s *sqlStore) PurgeTombstones(ctx context.Context, before time.Time, limit int) (int, error) {
+	text := "DELETE FROM sync_items WHERE deleted_at < ? LIMIT ?"
+	if s.dialect == sqlkit.SQLite {
+		text = "DELETE FROM sync_items WHERE rowid IN (SELECT rowid FROM sync_items WHERE deleted_at < ? LIMIT ?)"
+	}
+	res, err := s.pools.Write.ExecContext(ctx, text, before.UnixNano(), limit)
+	if err != nil {
+		return 0, s.describe("purge", err)
+	}
+	n, err := res.RowsAffected()
+	return int(n), s.describe("purge", err)
+}
+
+func (s *sqlStore) Ping(ctx context.Context) error {
+	// A statement, not the driver's ping: an SQLite ping does not touch the file.
+	var one int
+	return s.describe("ping", s.pools.Write.QueryRowContext(ctx, "SELECT 1 FROM (SELECT COUNT(*) FROM "+schemaTable+") AS t").Scan(&one))
+}
+
+func (s *sqlStore) Close() error {
+	s.mu.Lock()
+	stmts := s.stmts
+	s.stmts = make(map[string]*sql.Stmt)
+	s.mu.Unlock()
+	var errs []error
+	for _, st := range stmts {
+		errs = append(errs, st.Close())
+	}
+	if s.owned {
+		errs = append(errs, s.pools.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,78 @@
+package syncengine
+
+// observe.go shows the engine to its users: Stats and Health.
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Stats returns a snapshot. It does no I/O, takes no lock for long, and also works on a
+// closed engine.
+func (e *Engine) Stats() Stats {
+	pending, spooled, oldest := e.queue.pending()
+	s := Stats{
+		State: e.State(), Pressure: e.MemoryPressure(), Level: e.gauge.current(),
+		L1Items: e.Len(), L1Bytes: e.l1.used(), L1Pinned: e.l1.pinned.Load(),
+		L1Hits: e.l1.hitCount(), L1Misses: e.l1.misses.Load(),
+		L2Hits: e.l2Counts.hits.Load(), L2Misses: e.l2Counts.misses.Load(),
+		L3Hits: e.l3Counts.hits.Load(), L3Misses: e.l3Counts.misses.Load(),
+		Evictions:  e.l1.evicted.Load(),
+		PendingOps: pending, SpooledOps: spooled,
+		WALItems: e.wal.items.Load(), WALBytes: e.wal.bytes.Load(),
+		FlushedOps: e.flush.flushed.Load(), DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
+		FilterEntries: e.filter.entries(), FilterTrusted: e.filter.trusted(),
+		Quarantined: e.bad.count(), L3Down: e.flush.down.Load(), L2Missed: e.missed.count(),
+		Corruptions: e.corrupt.Load(), Healed: e.healed.Load(),
+	}
+	if oldest > 0 {
+		s.OldestPending = max(0, time.Duration(time.Now().UnixNano()-oldest))
+	}
+	return s
+}
+
+// Health asks L2 and L3 for a sign of life, side by side, each within its timeout, past
+// their breakers. It works in every state.
+func (e *Engine) Health(ctx context.Context) Health {
+	s := e.Stats()
+	h := Health{State: s.State, Level: s.Level, PendingOps: s.PendingOps, Quarantined: s.Quarantined}
+	h.Live = s.State != StateClosed
+	h.Ready = (s.State == StateReady || s.State == StateRunning) && s.Level.AcceptsWrites()
+	if e.enter() != nil {
+		return h
+	}
+	defer e.leave()
+	var wg sync.WaitGroup
+	if e.l2 != nil {
+		wg.Add(1)
+		e.spawn("health", func() {
+			defer wg.Done()
+			h.L2 = probe(ctx, e.cfg.L2Timeout, e.l2.Ping)
+		})
+	}
+	h.L3 = probe(ctx, e.cfg.L3Timeout, func(ctx context.Context) error {
+		if e.l3Ready.Load() {
+			return e.l3.Ping(ctx)
+		}
+		return e.l3.Prepare(ctx)
+	})
+	wg.Wait()
+	if h.L2.Configured {
+		h.L2.Circuit = e.cb2.state()
+	}
+	h.L3.Circuit = e.cb3.state()
+	return h
+}
+
+func probe(ctx context.Context, timeout time.Duration, ping func(context.Context) error) Probe {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	start := time.Now()
+	err := ping(ctx)
+	p := Probe{Configured: true, OK: err == nil, Latency: time.Since(start)}
+	if err != nil {
+		p.Error = err.Error()
+	}
+	return p
+}

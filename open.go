@@ -1,0 +1,156 @@
+package syncengine
+
+// open.go opens an engine: rooms first, then their wiring, then the sequence of recovery.go.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/hlc"
+	"github.com/syncengine-go/syncengine/internal/oplog"
+	"github.com/syncengine-go/syncengine/internal/rediskit"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+// Open validates cfg, opens the WAL, connects, recovers what an earlier engine left in the
+// WAL, and returns a running engine. The caller must Close it.
+//
+// When Redis or the SQL database does not answer, Open tries for about three seconds and
+// then returns an engine that accepts writes into the WAL, serves what it has, and goes on
+// trying. ctx bounds Open only.
+//
+// Errors: ErrInvalidConfig (all faults joined), ErrLocked, ErrWALCorrupt, ErrSchema,
+// ErrFeatureNotBuilt, a wrong password or unknown database, and what the file system says.
+func Open(ctx context.Context, cfg Config) (*Engine, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	e := newEngine(cfg)
+	if err := e.open(ctx); err != nil {
+		return nil, errors.Join(err, e.abandon())
+	}
+	return e, nil
+}
+
+// newEngine makes the rooms that need no I/O.
+func newEngine(cfg Config) *Engine {
+	e := &Engine{
+		cfg: cfg, log: cfg.Logger.With("instance", cfg.InstanceID), clock: &hlc.Clock{},
+		l1: newL1(cfg.L1MaxBytes), wal: &wal{}, missed: &l2Missed{}, bad: &quarantine{},
+		promotes: make(chan promotion, promoteRoom), idle: make(chan struct{}, 1), closed: make(chan struct{}),
+	}
+	e.bg, e.stop = context.WithCancel(context.Background())
+	e.events = newEventLoop(e.log)
+	e.missed.note = e.noteMissed
+	for i, t := range cfg.thresholds() {
+		e.gauge.limits[i] = t.value
+	}
+	e.gauge.changed = e.levelChanged
+	e.cb2 = newBreaker("L2", breakerDefault, e.circuitChanged("L2"))
+	e.cb3 = newBreaker("L3", breakerDefault, e.circuitChanged("L3"))
+	e.queue = newQueue(queueLimits{
+		count: cfg.BatchFlushCount, bytes: cfg.BatchFlushBytes, age: cfg.BatchFlushInterval,
+		patience: max(10*cfg.BatchFlushInterval, time.Second), spoolAbove: cfg.L1MaxBytes / 2,
+	}, e.l1, e.wal)
+	e.flush = &flusher{
+		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.spawn,
+		apply: func(ctx context.Context, recs []Record) error {
+			return e.call3(ctx, "apply", true, func(ctx context.Context) error { return e.l3.Apply(ctx, recs) })
+		},
+		cache: e.writeL2, refuse: e.refuse, probe: e.probeL3, outage: e.l3Outage, landed: func(b *batch) { e.meters.batch(b) },
+	}
+	return e
+}
+
+func (e *Engine) open(ctx context.Context) error {
+	goIn(&e.lastWG, e.events.run)
+	e.setState(StateConnecting)
+	log, err := oplog.Open(ctx, oplog.Options{Path: e.cfg.WALPath, NoSync: e.cfg.WALNoSync})
+	if err != nil {
+		if errors.Is(err, oplog.ErrLocked) || errors.Is(err, oplog.ErrCorrupt) {
+			return walError(err)
+		}
+		return fmt.Errorf("syncengine: opening the WAL: %w", err)
+	}
+	e.wal.log, e.bad.log = log, log
+	goIn(&e.walWG, log.Run)
+	if err := e.openStores(); err != nil {
+		return err
+	}
+	if e.meters, err = newMetrics(e.cfg.Registerer, e.Stats, e.circuitState, e.retries.Load); err != nil {
+		return err
+	}
+	return e.recover(ctx)
+}
+
+// openStores makes L2 and L3 from the config. It does not connect.
+func (e *Engine) openStores() error {
+	switch {
+	case e.cfg.L2 != nil:
+		e.l2 = keepOpen2{e.cfg.L2}
+	case e.cfg.Redis != nil:
+		e.l2 = newRedisStore(e.cfg.Redis, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, false)
+		if !rediskit.HonoursDeadlines(e.cfg.Redis) {
+			e.log.Warn("the Redis client ignores deadlines: make it with ContextTimeoutEnabled, or a hung server costs reads its read timeout")
+		}
+	case e.cfg.RedisURL != "":
+		client, err := rediskit.Open(e.cfg.RedisURL)
+		if err != nil {
+			return &ConfigError{Field: "RedisURL", Value: rediskit.Redact(e.cfg.RedisURL), Rule: err.Error()}
+		}
+		e.l2 = newRedisStore(client, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, true)
+	}
+	switch {
+	case e.cfg.L3 != nil:
+		e.l3 = keepOpen3{e.cfg.L3}
+	case e.cfg.DB != nil:
+		e.l3 = newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.Pools{Write: e.cfg.DB, Read: e.cfg.DB}, false)
+	default:
+		url := e.cfg.SQLURL
+		if url == "" {
+			url = "sqlite:" + filepath.Join(e.cfg.Dir, "archive.db")
+		}
+		src, err := sqlkit.Parse(url)
+		if err != nil {
+			return &ConfigError{Field: "SQLURL", Value: sqlkit.Redact(url), Rule: err.Error()}
+		}
+		pools, err := src.Open()
+		if err != nil {
+			return fmt.Errorf("syncengine: opening %s: %w", sqlkit.Redact(url), err)
+		}
+		e.l3 = newSQLStore(src.Dialect, pools, true)
+	}
+	return nil
+}
+
+// keepOpen2 and keepOpen3 are the caller's own stores: the engine does not close them.
+type keepOpen2 struct{ CacheStore }
+
+func (keepOpen2) Close() error { return nil }
+
+type keepOpen3 struct{ ArchiveStore }
+
+func (keepOpen3) Close() error { return nil }
+
+func (e *Engine) circuitState(tier string) string {
+	if tier == "l2" {
+		return e.cb2.state()
+	}
+	return e.cb3.state()
+}
+
+// circuitChanged is called by a breaker under its lock: it only hands over.
+func (e *Engine) circuitChanged(tier string) func(from, to string) {
+	return func(from, to string) {
+		e.events.send(func() {
+			e.log.Warn("circuit changed", "tier", tier, "from", from, "to", to)
+			if fn := e.cfg.OnEvent.CircuitChanged; fn != nil {
+				fn(tier, from, to)
+			}
+		})
+	}
+}

@@ -1,0 +1,301 @@
+package syncengine
+
+// quarantine.go keeps ops that L3 refuses for their own sake (INV-9), in a table of the
+// WAL file, until somebody retries or discards them. A refused op of a group takes the
+// group with it. Reads go on answering with a quarantined put or delete: it was
+// acknowledged (INV-2).
+
+import (
+	"context"
+	"errors"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/oplog"
+)
+
+// QuarantinedOp is an op that L3 refuses.
+type QuarantinedOp struct {
+	ID       string
+	Version  uint64
+	Deleted  bool
+	Content  []byte   // of a put
+	GroupIDs []string // ids of the group it belongs to, itself included; nil for a single op
+	Error    string   // L3's words
+	Attempts int
+	At       time.Time // when it was accepted
+}
+
+// quarantine is the index of the table.
+type quarantine struct {
+	log  *oplog.Log
+	some atomic.Bool // so that readers need no lock when it is empty
+
+	mu   sync.Mutex // guards rows
+	rows map[string]badRow
+}
+
+// badRow tells which row of the table holds the newest quarantined op of an id.
+type badRow struct {
+	row     int64
+	version uint64
+	err     string
+}
+
+// load fills the index when the engine opens.
+func (q *quarantine) load(ctx context.Context) error {
+	bads, err := q.log.Bads(ctx, 0, math.MaxInt64)
+	if err != nil {
+		return walError(err)
+	}
+	q.rows = make(map[string]badRow)
+	for _, b := range bads {
+		units, err := decodeUnits(b.Payload)
+		if err != nil {
+			return walError(err)
+		}
+		for _, ops := range units {
+			q.index(ops, b.ID, b.Error)
+		}
+	}
+	return nil
+}
+
+func (q *quarantine) index(ops []*entry, row int64, why string) {
+	for _, e := range ops {
+		if old, ok := q.rows[e.id()]; !ok || old.version <= e.version {
+			q.rows[e.id()] = badRow{row, e.version, why}
+		}
+	}
+	q.some.Store(len(q.rows) > 0)
+}
+
+// add stores a unit. The caller lets go of it only after a nil result.
+func (q *quarantine) add(ctx context.Context, u *unit, why error) error {
+	ops := u.ops()
+	row, err := q.log.AddBad(ctx, oplog.Bad{Ops: len(ops), At: u.at, Attempts: 1, Error: why.Error(), Payload: encodeUnit(nil, ops)})
+	if err != nil {
+		return walError(err)
+	}
+	q.mu.Lock()
+	q.index(ops, row, why.Error())
+	q.mu.Unlock()
+	return nil
+}
+
+func (q *quarantine) has(id string) bool {
+	if !q.some.Load() {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, ok := q.rows[id]
+	return ok
+}
+
+func (q *quarantine) count() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.rows)
+}
+
+// errorOf returns why one of these very ops is in quarantine, nil when none is.
+func (q *quarantine) errorOf(ops []*entry) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, e := range ops {
+		if r, ok := q.rows[e.id()]; ok && r.version == e.version {
+			return &RefusedError{Err: errors.New(r.err)}
+		}
+	}
+	return nil
+}
+
+// find returns the quarantined op of id, or nil.
+func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
+	if !q.some.Load() {
+		return nil, nil
+	}
+	q.mu.Lock()
+	r, ok := q.rows[id]
+	q.mu.Unlock()
+	if !ok {
+		return nil, nil
+	}
+	bads, err := q.log.Bads(ctx, r.row, r.row)
+	if err != nil || len(bads) == 0 { // none: retried or discarded just now
+		return nil, walError(err)
+	}
+	return newestIn(oplog.Segment{Payload: bads[0].Payload}, id)
+}
+
+// list returns all rows, decoded.
+func (q *quarantine) list(ctx context.Context) ([]quarantinedUnit, error) {
+	bads, err := q.log.Bads(ctx, 0, math.MaxInt64)
+	if err != nil {
+		return nil, walError(err)
+	}
+	var out []quarantinedUnit
+	for _, b := range bads {
+		units, err := decodeUnits(b.Payload)
+		if err != nil {
+			return nil, walError(err)
+		}
+		for _, ops := range units {
+			out = append(out, quarantinedUnit{b, ops})
+		}
+	}
+	return out, nil
+}
+
+// remove deletes rows from the table and the index.
+func (q *quarantine) remove(ctx context.Context, us []quarantinedUnit) error {
+	ids := make([]int64, len(us))
+	for i := range us {
+		ids[i] = us[i].row.ID
+	}
+	if err := q.log.DeleteBad(ctx, ids...); err != nil {
+		return walError(err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, u := range us {
+		for _, e := range u.ops {
+			if r, ok := q.rows[e.id()]; ok && r.row == u.row.ID {
+				delete(q.rows, e.id())
+			}
+		}
+	}
+	q.some.Store(len(q.rows) > 0)
+	return nil
+}
+
+type quarantinedUnit struct {
+	row oplog.Bad
+	ops []*entry
+}
+
+func (u *quarantinedUnit) public() []QuarantinedOp {
+	var group []string
+	if len(u.ops) > 1 {
+		for _, e := range u.ops {
+			group = append(group, e.id())
+		}
+	}
+	out := make([]QuarantinedOp, len(u.ops))
+	for i, e := range u.ops {
+		out[i] = QuarantinedOp{
+			ID: e.id(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.row.Error,
+			Attempts: u.row.Attempts, At: time.Unix(0, u.row.At).UTC(),
+		}
+		if !e.deleted {
+			out[i].Content = e.content()
+		}
+	}
+	return out
+}
+
+// refuse is the flusher's way into quarantine.
+func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
+	var re *RefusedError
+	if errors.As(why, &re) {
+		why = re.Err
+	}
+	if err := e.bad.add(context.WithoutCancel(ctx), u, why); err != nil {
+		return err
+	}
+	e.log.Warn("L3 refused an op, now in quarantine", "ops", len(u.ops()), "error", why)
+	if fn := e.cfg.OnEvent.Quarantined; fn != nil {
+		q := quarantinedUnit{oplog.Bad{Error: why.Error(), Attempts: 1, At: u.at}, u.ops()}
+		for _, op := range q.public() {
+			e.events.send(func() { fn(op) })
+		}
+	}
+	return nil
+}
+
+// Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file.
+func (e *Engine) Quarantined(ctx context.Context) ([]QuarantinedOp, error) {
+	if err := e.enter(); err != nil {
+		return nil, err
+	}
+	defer e.leave()
+	units, err := e.bad.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []QuarantinedOp
+	for i := range units {
+		out = append(out, units[i].public()...)
+	}
+	return out, nil
+}
+
+// selectBad returns the quarantined units that hold any of ids, all of them without ids.
+func (e *Engine) selectBad(ctx context.Context, ids []string) (us []quarantinedUnit, ops int, err error) {
+	all, err := e.bad.list(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	want := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		want[id] = true
+	}
+	for _, u := range all {
+		pick := len(ids) == 0
+		for _, op := range u.ops {
+			pick = pick || want[op.id()]
+		}
+		if pick {
+			us, ops = append(us, u), ops+len(u.ops)
+		}
+	}
+	return us, ops, nil
+}
+
+// RetryQuarantined puts quarantined ops back into the queue, as if submitted again with
+// the same version: those of ids with their groups, or all without ids. It returns how many
+// ops it put back; they are in the WAL then. An op that L3 refuses again comes back to
+// quarantine.
+func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (int, error) {
+	if err := e.enter(); err != nil {
+		return 0, err
+	}
+	defer e.leave()
+	us, ops, err := e.selectBad(ctx, ids)
+	if err != nil || len(us) == 0 {
+		return 0, err
+	}
+	for _, u := range us {
+		if err := e.logOps(ctx, u.ops, Logged); err != nil {
+			return 0, err
+		}
+	}
+	return ops, e.bad.remove(ctx, us)
+}
+
+// DiscardQuarantined forgets quarantined ops: those of ids with their groups, or all
+// without ids. Reads then answer with what L3 holds. It returns how many ops it removed.
+func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (int, error) {
+	if err := e.enter(); err != nil {
+		return 0, err
+	}
+	defer e.leave()
+	us, ops, err := e.selectBad(ctx, ids)
+	if err != nil || len(us) == 0 {
+		return 0, err
+	}
+	if err := e.bad.remove(ctx, us); err != nil {
+		return 0, err
+	}
+	for _, u := range us {
+		for _, op := range u.ops {
+			if ent, ok := e.l1.peek(op.id()); ok && ent.version == op.version {
+				e.l1.drop(ent)
+			}
+		}
+	}
+	return ops, nil
+}

@@ -1,0 +1,132 @@
+package syncengine
+
+// recovery.go is the startup sequence:
+//
+//	Connecting    the WAL is open; L3 is asked, with retries
+//	DrainingWAL   what the WAL holds becomes readable; the flusher starts to drain it
+//	SyncingRedis  whether L2 missed writes is known
+//	WarmingUp     (the filter)
+//	Ready         reads and writes are right
+//	Running
+//
+// The drain itself goes on in the background: what is still in the WAL is read from there.
+// When L3 does not answer, the engine comes up all the same, and the flusher goes on asking.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// recoverBytes is how much of the WAL is read at a time to index it.
+const recoverBytes = 4 << 20
+
+func (e *Engine) recover(ctx context.Context) error {
+	err := retry(ctx, startupPreset, func() { e.retries.Add(1) },
+		func(err error) bool { return errors.Is(err, ErrUnavailable) }, // not a wrong password, not a newer schema
+		func() error { return e.prepareL3(ctx) })
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("syncengine: open: %w", errors.Join(ctx.Err(), err))
+	case err != nil && !errors.Is(err, ErrUnavailable):
+		return fmt.Errorf("syncengine: open: %w", err)
+	case err != nil:
+		e.log.Warn("L3 does not answer, opening without it", "error", err)
+		e.flush.down.Store(true)
+	}
+	e.setState(StateDrainingWAL)
+	if err := e.indexWAL(ctx); err != nil {
+		return err
+	}
+	if err := e.bad.load(ctx); err != nil {
+		return err
+	}
+	e.setState(StateSyncingRedis)
+	if e.l2 != nil {
+		mark, err := e.wal.log.Meta(ctx, missedKey)
+		if err != nil {
+			return walError(err)
+		}
+		if len(mark) > 0 && mark[0] != 0 {
+			e.missed.addAll()
+		}
+		e.spawn("l2 repair", func() { e.repairL2(e.bg) })
+		e.spawn("l2 promote", func() { e.promoteL2(e.bg) })
+	}
+	e.setState(StateWarmingUp)
+	e.spawn("flusher", func() { e.flush.run(e.bg) })
+	e.spawn("housekeeping", func() { e.housekeep(e.bg) })
+	e.setState(StateReady)
+	e.setState(StateRunning)
+	return nil
+}
+
+// prepareL3 connects L3 and brings its schema up to date.
+func (e *Engine) prepareL3(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.L3Timeout)
+	defer cancel()
+	if err := e.l3.Prepare(ctx); err != nil {
+		return err
+	}
+	e.l3Ready.Store(true)
+	return nil
+}
+
+// probeL3 is the flusher's question whether L3 is back. A yes closes the breaker.
+func (e *Engine) probeL3(ctx context.Context) error {
+	if err := e.prepareL3(ctx); err != nil {
+		return err
+	}
+	e.cb3.reset()
+	return nil
+}
+
+// l3Outage is told by the flusher.
+func (e *Engine) l3Outage(down bool, cause error) {
+	if down {
+		e.log.Warn("L3 takes no writes, ops wait in the WAL", "error", cause)
+	} else {
+		e.log.Info("L3 takes writes again")
+	}
+	if fn := e.cfg.OnEvent.L3Outage; fn != nil {
+		e.events.send(func() { fn(down, cause) })
+	}
+}
+
+// indexWAL makes what the WAL holds readable, and starts the queue with it.
+func (e *Engine) indexWAL(ctx context.Context) error {
+	e.clock.Observe(e.wal.log.Max())
+	t, err := e.wal.log.Totals(ctx)
+	if err != nil {
+		return walError(err)
+	}
+	if t.Last == 0 {
+		return nil
+	}
+	ops := 0
+	for after := int64(0); after < t.Last; {
+		segs, err := e.wal.log.ReadAfter(ctx, after, t.Last, recoverBytes)
+		if err != nil {
+			return walError(err)
+		}
+		for _, s := range segs {
+			units, err := decodeUnits(s.Payload)
+			if err != nil {
+				return walError(fmt.Errorf("segment %d: %w", s.ID, err))
+			}
+			for _, u := range units {
+				for _, op := range u {
+					e.clock.Observe(op.version)
+					e.wal.addSpooled(e.l1.hash(op.id()), spoolRef{s.ID, op.version})
+				}
+				ops += len(u)
+				e.wal.bytes.Add(opsBytes(u))
+			}
+			after = s.ID
+		}
+	}
+	e.wal.items.Add(int64(ops))
+	e.queue.restore(ops, t.First, t.Last, t.OldestAt)
+	e.log.Info("draining what an earlier engine left in the WAL", "ops", ops)
+	return nil
+}

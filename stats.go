@@ -1,0 +1,127 @@
+package syncengine
+
+import "time"
+
+// State is where an engine stands in its life.
+type State uint8
+
+// The states, in order. An engine serves reads and writes from Ready on until
+// ShuttingDown; Open returns it Running.
+const (
+	StateCreated State = iota
+	StateConnecting
+	StateDrainingWAL
+	StateSyncingRedis
+	StateWarmingUp
+	StateReady
+	StateRunning
+	StateShuttingDown
+	StateClosed
+)
+
+var stateNames = [...]string{"created", "connecting", "draining_wal", "syncing_redis", "warming_up", "ready",
+	"running", "shutting_down", "closed"}
+
+// String returns the state in lower case with underscores.
+func (s State) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return "unknown"
+}
+
+// SyncState tells how far an id has come.
+type SyncState uint8
+
+// The sync states. StatusMissing is the zero value: no tier holds the id, or it is
+// deleted.
+const (
+	StatusMissing SyncState = iota
+	StatusPending           // accepted, not yet in L3
+	StatusSynced            // L3 holds it
+)
+
+// String returns "missing", "pending" or "synced".
+func (s SyncState) String() string {
+	switch s {
+	case StatusPending:
+		return "pending"
+	case StatusSynced:
+		return "synced"
+	}
+	return "missing"
+}
+
+// ItemStatus is the answer of Status. The three flags say which tiers hold a live
+// copy of the id, of whatever version.
+type ItemStatus struct {
+	State                SyncState
+	InL1, InL2, InL3     bool
+	Quarantined          bool   // L3 refuses the newest op of this id
+	Version              uint64 // newest version known of the id, 0 when missing
+	VersionL2, VersionL3 uint64 // what the tiers hold, 0 for none
+}
+
+// BatchResult counts the ops of one SubmitMany or DeleteMany. Groups are atomic, so
+// Failed is 0 or Total.
+type BatchResult struct{ Total, Succeeded, Failed int }
+
+// Stats is a snapshot of an engine. Taking it does no I/O.
+type Stats struct {
+	State    State
+	Pressure float64 // see MemoryPressure
+	Level    BackpressureLevel
+
+	L1Items       int   // live items in memory, tombstones not counted
+	L1Bytes       int64 // what L1 and the queue hold, with overhead
+	L1Pinned      int64 // the part of L1Bytes that can't be evicted: ops not yet in L3 or spooled
+	L1Hits        uint64
+	L1Misses      uint64
+	L2Hits        uint64
+	L2Misses      uint64
+	L3Hits        uint64
+	L3Misses      uint64
+	Evictions     uint64
+	PendingOps    int           // accepted, not yet in L3, spooled ones included
+	SpooledOps    int           // the part of PendingOps that lives only in the WAL
+	OldestPending time.Duration // age of the oldest pending op: what a lost machine would cost
+	WALItems      int64         // ops in the WAL
+	WALBytes      int64         // their bytes
+	FlushedOps    uint64        // ops that reached L3
+	DrainedOps    uint64        // the part of them that was read back from the WAL
+	FlushBatches  uint64
+	FlushErrors   uint64
+
+	FilterEntries int
+	FilterTrusted bool
+
+	Quarantined int  // ops in quarantine
+	L3Down      bool // the last L3 write failed for an outage
+	L2Missed    int  // ids not read from L2 until repaired; -1: all of L2
+	Corruptions uint64
+	Healed      uint64
+}
+
+// Health is the answer of Engine.Health: live probes of the servers.
+type Health struct {
+	State State
+	Level BackpressureLevel
+	// Live is true while the process can do its work at all: false only when closed.
+	Live bool
+	// Ready is true when reads and writes are served: running, and the level accepts
+	// writes. A tier that is away does not make the engine unready: that is what it is
+	// for.
+	Ready       bool
+	L2, L3      Probe
+	PendingOps  int
+	Quarantined int
+}
+
+// Probe is the result of asking one server.
+type Probe struct {
+	Configured bool
+	OK         bool
+	Latency    time.Duration
+	Error      string // without secrets; empty when OK
+	Circuit    string // "closed", "half-open", "open"
+}

@@ -1,0 +1,109 @@
+package syncengine
+
+import (
+	"bytes"
+	"context"
+	"time"
+)
+
+// Record is what a tier holds for one id: an item, or a tombstone (a delete that is
+// remembered, with the version of the delete and no content).
+type Record struct {
+	Item
+	Deleted bool
+}
+
+// Compare orders two records of one id: by version; at equal versions a delete is
+// above a put; then the larger content hash is above. All tiers use this order, so
+// they agree whoever writes first (INV-3). It returns -1, 0 or 1.
+func (r *Record) Compare(o *Record) int {
+	switch {
+	case r.Version != o.Version:
+		if r.Version < o.Version {
+			return -1
+		}
+		return 1
+	case r.Deleted != o.Deleted:
+		if o.Deleted {
+			return -1
+		}
+		return 1
+	case r.Deleted:
+		return 0
+	}
+	return bytes.Compare(r.ContentHash[:], o.ContentHash[:])
+}
+
+// Found is a store's answer for one id of a GetMany.
+type Found struct {
+	Record Record
+	OK     bool  // the store holds Record for the id (perhaps a tombstone)
+	Err    error // *CorruptionError: the store holds something else for this id
+}
+
+// CacheStore is L2: a cache shared between engines. The engine brings one for Redis;
+// Config.L2 takes any other.
+//
+// Every method may be called concurrently, honours ctx, and returns an error that
+// wraps ErrUnavailable for an outage. Values it can't read are a *CorruptionError for
+// that id alone.
+type CacheStore interface {
+	// Get returns the record of id, a tombstone included, or ErrNotFound.
+	Get(ctx context.Context, id string) (Record, error)
+	// GetMany answers all ids, aligned with them, in one round trip.
+	GetMany(ctx context.Context, ids []string) ([]Found, error)
+	// Put stores each record unless the cache holds one that compares above it; what it
+	// can't read it replaces. After an error any part may have been stored; repeating
+	// it is harmless.
+	Put(ctx context.Context, recs []Record) error
+	// Remove drops ids, whatever is stored there. A dropped record is a miss, never a
+	// lost write.
+	Remove(ctx context.Context, ids []string) error
+	// Scan calls fn with the ids the cache holds, in pages, in any order, perhaps some
+	// of them twice. Ids that come or go meanwhile may be missed.
+	Scan(ctx context.Context, fn func(ids []string) error) error
+	// Ping reports whether the server answers.
+	Ping(ctx context.Context) error
+	// Close frees what the store opened itself.
+	Close() error
+}
+
+// Meta is a row of ArchiveStore.Scan: what a comparison needs, without content.
+type Meta struct {
+	ID          string
+	Version     uint64
+	Deleted     bool
+	ContentHash [32]byte
+}
+
+// ArchiveStore is L3, the ground truth. The engine brings one for MySQL/MariaDB and
+// SQLite; Config.L3 takes any other.
+//
+// Every method may be called concurrently and honours ctx. An error that wraps
+// neither ErrRefused, ErrNotFound nor ErrCorruption is taken for an outage.
+type ArchiveStore interface {
+	// Prepare connects and brings the schema up to date. It may be called again after
+	// an error; the other methods are called only after it returned nil once. An error
+	// that wraps ErrUnavailable is an outage; any other makes Open fail.
+	Prepare(ctx context.Context) error
+	// Get returns the record of id, a tombstone included, or ErrNotFound, or a
+	// *CorruptionError.
+	Get(ctx context.Context, id string) (Record, error)
+	// GetMany answers all ids, aligned with them.
+	GetMany(ctx context.Context, ids []string) ([]Found, error)
+	// Apply writes all records in one transaction; each replaces what the store holds
+	// only if it compares above that. An id occurs at most once. A *RefusedError means
+	// that a row was refused for its own sake and nothing was written. After any other
+	// error the outcome is unknown and Apply may be repeated.
+	Apply(ctx context.Context, recs []Record) error
+	// Scan returns up to limit rows with ids above after, in byte order of the id,
+	// tombstones included.
+	Scan(ctx context.Context, after string, limit int) ([]Meta, error)
+	// PurgeTombstones removes up to limit tombstones of deletes before the given time
+	// and returns how many.
+	PurgeTombstones(ctx context.Context, before time.Time, limit int) (int, error)
+	// Ping reports whether the server answers.
+	Ping(ctx context.Context) error
+	// Close frees what the store opened itself.
+	Close() error
+}

@@ -1,0 +1,322 @@
+package syncengine
+
+// wal.go is the face of the log (internal/oplog) in the engine's words: it encodes units
+// of ops into payloads, decodes them, and counts what is live.
+//
+// A unit is one op, or all ops of a group. A payload is a sequence of units, so a group is
+// never torn (INV-5). A segment of the log is trimmed when its last unit is done, by its
+// exact number (TRAPS 4).
+//
+// Format of a unit: uvarint number of ops, then each op: flags byte, priority byte,
+// uvarint version, varint updated-at (unix ns), uvarint-prefixed id, content, and, if
+// flagged, crdt kind, traceparent, tracestate, home instance. Hashes are not stored: the
+// log's checksum guards the bytes and the hash is computed again.
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/oplog"
+)
+
+const (
+	opDeleted byte = 1 << iota
+	opCarried
+	opKnown = opDeleted | opCarried
+)
+
+var errBadPayload = errors.New("payload can't be decoded")
+
+// encodeUnit appends a unit to b.
+func encodeUnit(b []byte, ops []*entry) []byte {
+	b = binary.AppendUvarint(b, uint64(len(ops)))
+	for _, e := range ops {
+		var flags byte
+		if e.deleted {
+			flags |= opDeleted
+		}
+		if e.meta != nil {
+			flags |= opCarried
+		}
+		b = append(b, flags, byte(e.priority))
+		b = binary.AppendUvarint(b, e.version)
+		b = binary.AppendVarint(b, e.updatedAt)
+		b = binary.AppendUvarint(b, uint64(e.idLen))
+		b = binary.AppendUvarint(b, uint64(len(e.buf)-int(e.idLen)))
+		b = append(b, e.buf...)
+		if m := e.meta; m != nil {
+			for _, s := range [...]string{m.crdt, m.traceParent, m.traceState, m.home} {
+				b = binary.AppendUvarint(b, uint64(len(s)))
+				b = append(b, s...)
+			}
+		}
+	}
+	return b
+}
+
+// unitSize is an upper bound of what encodeUnit appends.
+func unitSize(ops []*entry) int {
+	n := binary.MaxVarintLen64
+	for _, e := range ops {
+		n += 2 + 4*binary.MaxVarintLen64 + len(e.buf)
+		if m := e.meta; m != nil {
+			n += 4*binary.MaxVarintLen64 + len(m.crdt) + len(m.traceParent) + len(m.traceState) + len(m.home)
+		}
+	}
+	return n
+}
+
+// decodeUnits returns the units of a payload. Entries have memory of their own. Any
+// payload yields units or an error, never a panic, and memory in proportion to its size.
+func decodeUnits(payload []byte) (units [][]*entry, err error) {
+	d := decoder{b: payload}
+	for len(d.b) > 0 && !d.bad {
+		n := d.uvarint()
+		if n == 0 || n > uint64(len(d.b)) { // an op has more than one byte
+			return nil, errBadPayload
+		}
+		ops := make([]*entry, 0, n)
+		for range n {
+			e := d.op()
+			if d.bad {
+				return nil, errBadPayload
+			}
+			ops = append(ops, e)
+		}
+		units = append(units, ops)
+	}
+	if d.bad {
+		return nil, errBadPayload
+	}
+	return units, nil
+}
+
+// decoder reads from the front of b; after an error bad is set and all results are zero.
+type decoder struct {
+	b   []byte
+	bad bool
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 {
+		d.bad, d.b = true, nil
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) varint() int64 {
+	v, n := binary.Varint(d.b)
+	if n <= 0 {
+		d.bad, d.b = true, nil
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) take(n uint64) []byte {
+	if n > uint64(len(d.b)) {
+		d.bad, d.b = true, nil
+		return nil
+	}
+	p := d.b[:n]
+	d.b = d.b[n:]
+	return p
+}
+
+func (d *decoder) op() *entry {
+	head := d.take(2)
+	if d.bad || head[0]&^opKnown != 0 || !Priority(int8(head[1])).valid() {
+		d.bad = true
+		return nil
+	}
+	e := &entry{deleted: head[0]&opDeleted != 0, priority: Priority(int8(head[1]))}
+	e.version = d.uvarint()
+	e.updatedAt = d.varint()
+	idLen, contentLen := d.uvarint(), d.uvarint()
+	if idLen == 0 || idLen > MaxIDBytes || contentLen > uint64(len(d.b)) || e.version > MaxVersion {
+		d.bad = true
+		return nil
+	}
+	e.idLen = uint16(idLen)
+	e.buf = append([]byte(nil), d.take(idLen+contentLen)...)
+	if head[0]&opCarried != 0 {
+		e.meta = &carried{}
+		for _, s := range [...]*string{&e.meta.crdt, &e.meta.traceParent, &e.meta.traceState, &e.meta.home} {
+			*s = string(d.take(d.uvarint()))
+		}
+	}
+	if d.bad {
+		return nil
+	}
+	if !e.deleted {
+		e.hash = hashOf(e.content())
+	}
+	return e
+}
+
+// wal is the engine's view of the log.
+type wal struct {
+	log   *oplog.Log
+	items atomic.Int64 // ops in the log that are not done
+	bytes atomic.Int64 // their share of the payloads
+
+	current *segment // only the log's loop uses it: the segment of the last request
+
+	// The spool index costs some 40 bytes per spooled id. It knows ids by their 64-bit
+	// hash: at a million spooled ids the chance that any two share one is 3e-8.
+	mu     sync.RWMutex        // guards spool
+	spool  map[uint64]spoolRef // hash of id -> its newest spooled op
+	spooln atomic.Int64        // len(spool), so that readers need no lock when it is 0
+}
+
+// spoolRef tells where an op is. The newest op is the one of the highest version, not
+// that of the last segment: concurrent writers may be logged in another order.
+type spoolRef struct {
+	seg     int64
+	version uint64
+}
+
+// segment is a committed segment of the log.
+type segment struct {
+	id      int64
+	live    atomic.Int64 // ops that are not done
+	pending int          // ops whose requests have not been told yet; only the log's loop uses it
+	decided bool         // spooled is set
+	spooled bool         // memory did not take its ops; the drain will read them
+}
+
+// append hands a unit to the log. then runs on the log's loop, in log order, with the
+// segment of the unit or the error that kept it out; last is true for the last unit of
+// the segment.
+func (w *wal) append(ops []*entry, then func(seg *segment, last bool, err error)) {
+	payload := encodeUnit(make([]byte, 0, unitSize(ops)), ops)
+	var newest uint64
+	for _, e := range ops {
+		newest = max(newest, e.version)
+	}
+	w.log.Append(&oplog.Request{Payload: payload, Ops: len(ops), Max: newest, At: time.Now().UnixNano(), Done: func(id int64, segOps int, err error) {
+		if err != nil {
+			then(nil, false, walError(err))
+			return
+		}
+		if w.current == nil || w.current.id != id {
+			w.current = &segment{id: id, pending: segOps}
+			w.current.live.Store(int64(segOps))
+		}
+		w.current.pending -= len(ops)
+		w.items.Add(int64(len(ops)))
+		w.bytes.Add(opsBytes(ops))
+		then(w.current, w.current.pending == 0, nil)
+	}})
+}
+
+// done notes that ops of a segment are done, and trims it with the last of them.
+func (w *wal) done(seg *segment, ops []*entry) {
+	w.items.Add(-int64(len(ops)))
+	w.bytes.Add(-opsBytes(ops))
+	if seg.live.Add(-int64(len(ops))) == 0 {
+		w.log.Trim(seg.id)
+	}
+}
+
+// addSpooled remembers where a spooled op is.
+func (w *wal) addSpooled(hash uint64, ref spoolRef) {
+	w.mu.Lock()
+	if w.spool == nil {
+		w.spool = make(map[uint64]spoolRef)
+	}
+	if old, ok := w.spool[hash]; !ok || old.version <= ref.version {
+		w.spool[hash] = ref
+	}
+	w.spooln.Store(int64(len(w.spool)))
+	w.mu.Unlock()
+}
+
+// dropSpooled forgets an op that is done, unless a newer one of the id is spooled.
+func (w *wal) dropSpooled(hash uint64, ref spoolRef) {
+	w.mu.Lock()
+	if w.spool[hash] == ref {
+		delete(w.spool, hash)
+	}
+	if len(w.spool) == 0 {
+		w.spool = nil // a map never shrinks
+	}
+	w.spooln.Store(int64(len(w.spool)))
+	w.mu.Unlock()
+}
+
+// spooledAt returns where the newest spooled op of an id is.
+func (w *wal) spooledAt(hash uint64) (ref spoolRef, ok bool) {
+	if w.spooln.Load() == 0 {
+		return spoolRef{}, false
+	}
+	w.mu.RLock()
+	ref, ok = w.spool[hash]
+	w.mu.RUnlock()
+	return ref, ok
+}
+
+// findSpooled returns the newest spooled op of id, or nil when there is none.
+func (w *wal) findSpooled(ctx context.Context, id string, hash uint64) (*entry, error) {
+	for {
+		ref, ok := w.spooledAt(hash)
+		if !ok {
+			return nil, nil
+		}
+		s, ok, err := w.log.Get(ctx, ref.seg)
+		if err != nil {
+			return nil, walError(err)
+		}
+		if ok {
+			return newestIn(s, id)
+		}
+		// Drained meanwhile: the index is changed before the segment is trimmed, so it
+		// no longer says the same.
+	}
+}
+
+func newestIn(s oplog.Segment, id string) (best *entry, err error) {
+	units, err := decodeUnits(s.Payload)
+	if err != nil {
+		return nil, walError(err)
+	}
+	for _, ops := range units {
+		for _, e := range ops {
+			if e.id() == id && (best == nil || e.compare(best) > 0) {
+				best = e
+			}
+		}
+	}
+	return best, nil
+}
+
+func opsBytes(ops []*entry) (n int64) {
+	for _, e := range ops {
+		n += int64(len(e.buf))
+	}
+	return n
+}
+
+// walError puts a log error into the engine's words.
+func walError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, oplog.ErrLocked):
+		return fmt.Errorf("%w: %w", ErrLocked, err)
+	case errors.Is(err, oplog.ErrCorrupt), errors.Is(err, errBadPayload):
+		return fmt.Errorf("%w: %w", ErrWALCorrupt, err)
+	case errors.Is(err, oplog.ErrClosed):
+		return ErrClosed
+	}
+	return unavailable("WAL", err)
+}

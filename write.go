@@ -1,0 +1,355 @@
+package syncengine
+
+// write.go is the one write path. Put or delete, one op or a group, at any durability:
+//
+//	validate → admit (pressure) → assign versions → WAL (Logged, Archived) → L1 and queue
+//	→ acknowledge [→ wait for L3 (Archived)]
+//
+// Nothing is changed before the op is admitted, so a refusal leaves no trace. After the
+// WAL has an op nothing can refuse it any more. The step "L1 and queue" runs on the log's
+// loop, in log order, and also when the caller has left meanwhile: what is in the log is
+// what the engine answers with (INV-2).
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// SubmitOption changes one call.
+type SubmitOption struct {
+	durability  Durability
+	priority    Priority
+	hasPriority bool
+}
+
+// WithDurability overrides Config.Durability for one call. DefaultDurability changes
+// nothing.
+func WithDurability(d Durability) SubmitOption { return SubmitOption{durability: d} }
+
+// WithPriority overrides the priority of all ops of one call.
+func WithPriority(p Priority) SubmitOption { return SubmitOption{priority: p, hasPriority: true} }
+
+// writeOptions are the options of a call with the config's defaults.
+type writeOptions struct {
+	durability Durability
+	priority   *Priority
+}
+
+func (e *Engine) options(opts []SubmitOption) (writeOptions, error) {
+	o := writeOptions{durability: e.cfg.Durability}
+	for i := range opts {
+		switch opt := &opts[i]; {
+		case opt.hasPriority && !opt.priority.valid():
+			return o, &InvalidItemError{Field: "WithPriority", Rule: "must be one of the four priorities"}
+		case opt.hasPriority:
+			p := opt.priority
+			o.priority = &p
+		case opt.durability > Archived:
+			return o, &InvalidItemError{Field: "WithDurability", Rule: "must be Buffered, Logged or Archived"}
+		case opt.durability != DefaultDurability:
+			o.durability = opt.durability
+		}
+	}
+	return o, nil
+}
+
+// Submit stores an item. It returns once the item has reached the durability of the call
+// (see Durability); from then on this engine's reads answer with it or a later write.
+//
+// It may wait: for a group commit of the WAL (Logged), for L3 (Archived), or to be slowed
+// at LevelThrottle; ctx bounds all of these. When ctx ends while a commit is under way the
+// outcome is unknown: the item may be stored.
+//
+// Errors: ErrInvalidItem, ErrStaleVersion, ErrBackpressure, ErrClosed: nothing was changed.
+// ErrUnavailable at Logged: the WAL could not be written, nothing was acknowledged. At
+// Archived, ErrUnavailable means that the item is in the WAL and will reach L3 later, and
+// ErrRefused that L3 refuses it and it is in quarantine.
+func (e *Engine) Submit(ctx context.Context, item Item, opts ...SubmitOption) error {
+	o, err := e.options(opts)
+	if err != nil {
+		return err
+	}
+	if err := checkItem(&item, e.cfg.MaxItemBytes); err != nil {
+		return err
+	}
+	return e.submitOne(ctx, e.newPut(&item, &o), o.durability)
+}
+
+// Delete removes an id. It is idempotent: deleting what does not exist succeeds. A delete
+// is an op like a put, with the same durability and errors, and is remembered for
+// TombstoneRetention: no older put brings the id back.
+func (e *Engine) Delete(ctx context.Context, id string, opts ...SubmitOption) error {
+	o, err := e.options(opts)
+	if err != nil {
+		return err
+	}
+	if err := checkID(id); err != nil {
+		return err
+	}
+	return e.submitOne(ctx, e.newDelete(id, &o), o.durability)
+}
+
+func (e *Engine) submitOne(ctx context.Context, op *entry, d Durability) error {
+	if err := e.enter(); err != nil {
+		return err
+	}
+	defer e.leave()
+	if err := e.admit(ctx, 1, op.size()); err != nil {
+		return err
+	}
+	if err := e.assignVersion(op); err != nil {
+		return err
+	}
+	if d == Buffered && !e.queue.isSpooling(op.size()) {
+		e.queue.accept(unit{one: op, at: time.Now().UnixNano()}, nil, false)
+		e.afterWrite()
+		return nil
+	}
+	return e.logOps(ctx, []*entry{op}, d)
+}
+
+// SubmitMany stores a group of items: all of them or none are accepted, logged, and
+// committed to L3 in one transaction each. Durability and errors are those of Submit; an
+// error about one item refuses all. Of items with the same id the last one wins.
+func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...SubmitOption) (BatchResult, error) {
+	o, err := e.options(opts)
+	ops := make([]*entry, 0, len(items))
+	for i := range items {
+		if err == nil {
+			err = checkItem(&items[i], e.cfg.MaxItemBytes)
+		}
+		if err != nil {
+			return BatchResult{Total: len(items), Failed: len(items)}, err
+		}
+	}
+	for i := range items {
+		ops = append(ops, e.newPut(&items[i], &o))
+	}
+	return e.submitGroup(ctx, ops, o.durability)
+}
+
+// DeleteMany removes a group of ids, atomically as SubmitMany does.
+func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...SubmitOption) (BatchResult, error) {
+	o, err := e.options(opts)
+	ops := make([]*entry, 0, len(ids))
+	for _, id := range ids {
+		if err == nil {
+			err = checkID(id)
+		}
+		if err != nil {
+			return BatchResult{Total: len(ids), Failed: len(ids)}, err
+		}
+		ops = append(ops, e.newDelete(id, &o))
+	}
+	return e.submitGroup(ctx, ops, o.durability)
+}
+
+func (e *Engine) submitGroup(ctx context.Context, ops []*entry, d Durability) (BatchResult, error) {
+	total := len(ops)
+	failed := BatchResult{Total: total, Failed: total}
+	if err := e.enter(); err != nil {
+		return failed, err
+	}
+	defer e.leave()
+	if total == 0 {
+		return BatchResult{}, ctx.Err()
+	}
+	ops = lastOfEach(ops)
+	var bytes int64
+	for _, op := range ops {
+		bytes += op.size()
+	}
+	if bytes > maxGroupBytes || int64(len(ops)) > e.cfg.WALMaxItems {
+		return failed, &InvalidItemError{Field: "items", TooLarge: true,
+			Rule: fmt.Sprintf("must be at most %d bytes and WALMaxItems = %d ops, since a group is one transaction", maxGroupBytes, e.cfg.WALMaxItems)}
+	}
+	if err := e.admit(ctx, len(ops), bytes); err != nil {
+		return failed, err
+	}
+	for _, op := range ops {
+		if err := e.assignVersion(op); err != nil {
+			return failed, err
+		}
+	}
+	var err error
+	if d == Buffered && !e.queue.isSpooling(bytes) {
+		e.queue.accept(unitOf(ops, time.Now().UnixNano()), nil, false)
+		e.afterWrite()
+	} else {
+		err = e.logOps(ctx, ops, d)
+	}
+	if err != nil {
+		return failed, err
+	}
+	return BatchResult{Total: total, Succeeded: total}, nil
+}
+
+// lastOfEach drops all but the last op of each id, keeping order.
+func lastOfEach(ops []*entry) []*entry {
+	last := make(map[string]int, len(ops))
+	for i, op := range ops {
+		last[op.id()] = i
+	}
+	if len(last) == len(ops) {
+		return ops
+	}
+	out := ops[:0]
+	for i, op := range ops {
+		if last[op.id()] == i {
+			out = append(out, op)
+		}
+	}
+	return out
+}
+
+// newPut copies a checked item.
+func (e *Engine) newPut(it *Item, o *writeOptions) *entry {
+	rec := Record{Item: *it}
+	rec.ContentHash = hashOf(it.Content)
+	if rec.UpdatedAt.IsZero() {
+		rec.UpdatedAt = time.Now()
+	}
+	op := newEntry(&rec)
+	if o.priority != nil {
+		op.priority = *o.priority
+	} else if e.cfg.PriorityFunc != nil {
+		op.priority = e.askPriority(op)
+	}
+	return op
+}
+
+func (e *Engine) newDelete(id string, o *writeOptions) *entry {
+	op := newEntry(&Record{Item: Item{ID: id, UpdatedAt: time.Now()}, Deleted: true})
+	if o.priority != nil {
+		op.priority = *o.priority
+	}
+	return op
+}
+
+// askPriority calls the user's PriorityFunc for an id that L1 knows.
+func (e *Engine) askPriority(op *entry) (p Priority) {
+	known, ok := e.l1.peek(op.id())
+	if !ok || known.deleted {
+		return op.priority
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			e.log.Error("PriorityFunc panicked", "panic", r)
+			p = op.priority
+		}
+	}()
+	st := AccessStats{ID: op.id(), Accesses: uint64(known.accesses.Load()), ContentBytes: len(op.content()), Priority: op.priority}
+	if st.Accesses > 0 {
+		st.Idle = max(0, time.Since(e.l1.clock.time(known.lastAccess.Load())))
+	}
+	if p = e.cfg.PriorityFunc(st); !p.valid() {
+		return op.priority
+	}
+	return p
+}
+
+// admit lets a write in, slows it, or refuses it. Nothing has been changed when it returns
+// an error.
+func (e *Engine) admit(ctx context.Context, ops int, bytes int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p := e.MemoryPressure()
+	level := e.gauge.observe(p)
+	switch {
+	case !level.AcceptsWrites():
+		return &BackpressureError{Level: level, RetryAfter: level.RetryAfter(), Reason: e.pressureReason()}
+	case e.wal.items.Load()+int64(ops) > e.cfg.WALMaxItems, e.wal.bytes.Load()+bytes > e.cfg.WALMaxBytes:
+		return &BackpressureError{Level: LevelCritical, RetryAfter: LevelCritical.RetryAfter(), Reason: "the WAL has no room for this call"}
+	case level < LevelThrottle:
+		return nil
+	}
+	timer := time.NewTimer(e.gauge.throttle(p))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// pressureReason names what the pressure is made of.
+func (e *Engine) pressureReason() string {
+	items := float64(e.wal.items.Load()) / float64(e.cfg.WALMaxItems)
+	bytes := float64(e.wal.bytes.Load()) / float64(e.cfg.WALMaxBytes)
+	mem := float64(e.l1.pinned.Load()) / float64(e.cfg.L1MaxBytes)
+	switch max(items, bytes, mem) {
+	case items:
+		return "the WAL is full of ops that L3 has not taken"
+	case bytes:
+		return "the WAL is full of bytes that L3 has not taken"
+	}
+	return "memory is full of ops that L3 has not taken"
+}
+
+// assignVersion gives an op the next version, or checks the one its caller gave.
+func (e *Engine) assignVersion(op *entry) error {
+	known, ok := e.l1.peek(op.id())
+	if op.version != 0 {
+		if ok && op.compare(known) < 0 {
+			return staleError(op, known.version)
+		}
+		if ref, spooled := e.wal.spooledAt(e.l1.hash(op.id())); spooled && ref.version > op.version {
+			return staleError(op, ref.version)
+		}
+		e.clock.Observe(op.version)
+		return nil
+	}
+	op.version = e.clock.Next()
+	if ok && known.version >= op.version { // a caller numbered this id far ahead of the clock
+		op.version = e.clock.NextAfter(known.version)
+		if op.compare(known) < 0 {
+			return staleError(op, known.version)
+		}
+	}
+	return nil
+}
+
+func staleError(op *entry, known uint64) error {
+	return fmt.Errorf("%w: item %q: version %d, known is %d", ErrStaleVersion, op.id(), op.version, known)
+}
+
+// logOps appends ops to the WAL as one unit and waits for the commit, and at Archived for
+// L3.
+func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability) error {
+	done := make(chan error, 1) // the log's loop must not wait for a caller that left
+	at := time.Now().UnixNano()
+	e.wal.append(ops, func(seg *segment, last bool, err error) {
+		if err == nil {
+			e.queue.accept(unitOf(ops, at), seg, last)
+		}
+		done <- err
+	})
+	select {
+	case err := <-done:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())
+	}
+	e.afterWrite()
+	if d != Archived {
+		return nil
+	}
+	err := e.flush.flushAll(ctx)
+	if errors.Is(err, ErrRefused) {
+		return e.bad.errorOf(ops) // perhaps only other callers' ops were refused
+	}
+	return err
+}
+
+// afterWrite pays for the memory a write took.
+func (e *Engine) afterWrite() {
+	if e.l1.used() > e.l1.budget {
+		e.l1.evict()
+	}
+}
