@@ -81,6 +81,6 @@ fuzz: ## run each fuzz target for FUZZTIME (10s)
 
 .PHONY: clean
 clean: ## remove what tests and the demo leave behind
-	rm -rf quickstart-data cover.out
+	rm -rf cover.out
 	find . -name '*.test' -type f -delete
 	find . -path '*/testdata/rapid' -prune -exec rm -rf {} +

@@ -33,6 +33,9 @@ func (l BackpressureLevel) String() string {
 	return "unknown"
 }
 
+// MarshalText returns String, for JSON and logs.
+func (l BackpressureLevel) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
 // AcceptsWrites reports whether writes are taken at this level.
 func (l BackpressureLevel) AcceptsWrites() bool { return l < LevelCritical }
 

@@ -141,6 +141,8 @@ type queue struct {
 	failed   chan struct{}       // closed and replaced when a batch fails for an outage
 	cause    error               // why it failed
 
+	segments []*segment // that hold ops in memory, in log order, until they are trimmed
+
 	// The spooled part.
 	spooling bool
 	read     int64 // last segment the drain has read
@@ -148,6 +150,7 @@ type queue struct {
 	whole    int64 // last segment of which all ops were spooled: the drain may read up to it
 	spooled  int   // ops not yet read by the drain
 	oldest   int64 // a lower bound on when the oldest of them was accepted
+	doubled  int   // ops that are both in memory and spooled, see elsewhere
 }
 
 // batch is what one L3 transaction takes.
@@ -179,12 +182,18 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 	q.mu.Lock()
 	if seg != nil && !seg.decided { // its first unit decides for all
 		seg.decided, seg.spooled = true, q.mustSpool(opsBytes(ops))
+		if !seg.spooled {
+			q.segments = append(q.segments, seg)
+		}
 	}
 	if seg != nil && seg.spooled {
-		q.spool(ops, u.at, seg, last)
-	} else {
+		q.noteSpooled(ops, u.at, seg, last) // before L1, which may evict them at once
 		for _, e := range ops {
-			e.seg = seg
+			q.l1.accept(e, false)
+		}
+	} else {
+		setSegment(ops, seg)
+		for _, e := range ops {
 			q.l1.accept(e, true)
 		}
 		q.push(u)
@@ -197,16 +206,14 @@ func (q *queue) mustSpool(bytes int64) bool {
 	return q.spooling || q.l1.pinned.Load()+bytes > q.lim.spoolAbove
 }
 
-// spool accounts for ops that stay in the WAL. The index is told before L1, since L1 may
-// evict them at once.
-func (q *queue) spool(ops []*entry, at int64, seg *segment, last bool) {
+// noteSpooled accounts for ops that the drain will read from the WAL.
+func (q *queue) noteSpooled(ops []*entry, at int64, seg *segment, last bool) {
 	if !q.spooling {
 		q.spooling, q.read, q.whole, q.oldest = true, seg.id-1, seg.id-1, at
 	}
 	q.written = seg.id
 	for _, e := range ops {
 		q.wal.addSpooled(q.l1.hash(e.id()), spoolRef{seg.id, e.version})
-		q.l1.accept(e, false)
 	}
 	q.spooled += len(ops)
 	if last {
@@ -235,11 +242,14 @@ func (q *queue) full() bool { return q.ops >= q.lim.count || q.bytes >= q.lim.by
 func (q *queue) refill(units [][]*entry, seg *segment, at int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if len(units) > 0 {
+		q.segments = append(q.segments, seg)
+	}
 	for _, ops := range units {
 		u := unitOf(ops, at)
 		u.spooled = true
+		setSegment(ops, seg)
 		for _, e := range ops {
-			e.seg = seg
 			q.l1.hold(e)
 		}
 		q.spooled -= len(ops)
@@ -426,15 +436,30 @@ func (q *queue) complete(b *batch, refused map[*entry]error) {
 			}
 			q.l1.unpin(e)
 		}
-		if seg := ops[0].seg; seg != nil {
+		switch seg := ops[0].seg; seg {
+		case nil:
+		case elsewhere:
+			q.doubled -= len(ops)
+		default:
 			q.wal.done(seg, ops)
-			for _, e := range ops {
-				e.seg = nil
-			}
 		}
+		setSegment(ops, nil)
 		u.epoch.ops -= len(ops)
 	}
+	q.trim()
 	q.retire()
+}
+
+// trim lets the log forget the segments in front whose ops are all done.
+func (q *queue) trim() {
+	n := 0
+	for n < len(q.segments) && q.segments[n].live == 0 {
+		n++
+	}
+	if n > 0 {
+		q.wal.log.Trim(q.segments[n-1].id)
+		q.segments = append(q.segments[:0], q.segments[n:]...)
+	}
 }
 
 // retire closes epochs that are sealed and empty, oldest first.
@@ -445,14 +470,39 @@ func (q *queue) retire() {
 	}
 }
 
-// logged notes that a Buffered unit, still waiting, is now in the WAL too.
-func (q *queue) logged(ops []*entry, seg *segment) {
+// elsewhere stands for the segment of a Buffered op that was logged while spooling: the
+// drain will read it back, so the op is on both ways to L3. That is harmless, and simpler
+// than calling it back from one of them.
+var elsewhere = &segment{}
+
+// logged notes that a Buffered unit, still waiting, is now in the WAL too. last tells that
+// it is the last unit of its segment.
+func (q *queue) logged(ops []*entry, at int64, seg *segment, last bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !ops[0].pinned() { // it reached L3 meanwhile
-		q.wal.done(seg, ops)
-		return
+	if !seg.decided {
+		seg.decided, seg.spooled = true, q.spooling
+		if !seg.spooled {
+			q.segments = append(q.segments, seg)
+		}
 	}
+	waiting := ops[0].pinned() // else it reached L3 meanwhile
+	switch {
+	case seg.spooled:
+		q.noteSpooled(ops, at, seg, last)
+		if waiting {
+			q.doubled += len(ops)
+			setSegment(ops, elsewhere)
+		}
+	case waiting:
+		setSegment(ops, seg)
+	default:
+		q.wal.done(seg, ops)
+		q.trim()
+	}
+}
+
+func setSegment(ops []*entry, seg *segment) {
 	for _, e := range ops {
 		e.seg = seg
 	}
@@ -480,30 +530,33 @@ func (q *queue) unlogged() (us []unit) {
 	return us
 }
 
-// seal ends the open epoch and returns it with the segment up to which ops are spooled
-// and the channel that tells of failures from now on.
-func (q *queue) seal() (ep *epoch, spooledTo int64, failed chan struct{}) {
+// seal ends the open epoch. It returns it, whether it and those before it hold all ops up to
+// segment *spooledTo, which is set to the last spooled one when negative, and the channel
+// that tells of failures from now on.
+func (q *queue) seal(spooledTo *int64) (ep *epoch, drained bool, failed chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	ep = q.epochs[len(q.epochs)-1]
 	ep.sealed = true
 	q.epochs = append(q.epochs, &epoch{done: make(chan struct{})})
 	q.retire()
-	if q.spooling {
-		spooledTo = q.written
+	if *spooledTo < 0 {
+		*spooledTo = 0
+		if q.spooling {
+			*spooledTo = q.written
+		}
 	}
 	q.forced++
 	q.signal()
-	return ep, spooledTo, q.failed
+	return ep, !q.spooling || q.read >= *spooledTo, q.failed
 }
 
-// unforce ends a Flush and tells whether the drain has read up to a segment, and why L3
-// failed last.
-func (q *queue) unforce(upTo int64) (drained bool, cause error) {
+// unforce ends a wait and tells why L3 failed last.
+func (q *queue) unforce() (cause error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.forced--
-	return !q.spooling || q.read >= upTo, q.cause
+	return q.cause
 }
 
 // pending returns how many ops wait for L3, how many of them in the WAL alone, and since
@@ -511,7 +564,7 @@ func (q *queue) unforce(upTo int64) (drained bool, cause error) {
 func (q *queue) pending() (ops, spooled int, oldest int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	ops, spooled, oldest = q.ops+q.spooled, q.spooled, q.laneOldest()
+	ops, spooled, oldest = q.ops+q.spooled-q.doubled, q.spooled, q.laneOldest()
 	for _, b := range q.flights {
 		ops += b.ops
 		if oldest == 0 || b.oldest < oldest {

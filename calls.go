@@ -37,3 +37,19 @@ func (e *Engine) call3(ctx context.Context, op string, again bool, fn func(conte
 		return isOutage(err) && time.Since(start) < e.cfg.L3Timeout && e.l3Ready.Load() && e.cb3.state() != "open"
 	}, once)
 }
+
+// heads reads what L3 holds of ids.
+func (e *Engine) heads(ctx context.Context, ids []string) (out []Meta, err error) {
+	err = e.call3(ctx, "heads", true, func(ctx context.Context) (err error) {
+		out, err = e.l3.Heads(ctx, ids)
+		return err
+	})
+	return out, err
+}
+
+// forgetLoser drops an op from L1 that L3 did not take: the next read gets what L3 holds.
+func (e *Engine) forgetLoser(op *entry) {
+	if ent, ok := e.l1.peek(op.id()); ok && ent.compare(op) <= 0 {
+		e.l1.drop(ent)
+	}
+}

@@ -14,15 +14,18 @@
 //
 // The root package is a house of four floors; a file uses only lower floors.
 //
-//	3 engine    engine.go open.go lifecycle.go read.go write.go verify.go quarantine.go observe.go
+//	3 engine    engine.go open.go lifecycle.go read.go write.go calls.go verify.go
+//	            quarantine.go l2sync.go recovery.go observe.go
 //	            the only place that knows every room; starts and awaits every goroutine
-//	2 pipeline  batch.go flush.go recovery.go l2sync.go
-//	            moves ops between stores; sees stores as interfaces
+//	2 pipeline  batch.go flush.go
+//	            moves ops between stores; sees stores as functions
 //	1 rooms     l1.go l2.go l3.go wal.go filter.go merkle.go eviction.go backpressure.go
-//	            resilience.go flight.go
-//	            each owns one structure or one server and knows nothing of the others
-//	0 contracts doc.go item.go config.go errors.go store.go stats.go metrics.go events.go
+//	            resilience.go flight.go eventloop.go metrics.go
+//	            each owns one structure or one server
+//	0 contracts doc.go item.go config.go errors.go store.go stats.go events.go
 //	            types and words
+//
+// A test keeps it so (house_test.go).
 //
 // Below the floors, internal/ holds what can be specified without a word about
 // tiers or items: a clock (hlc), a group-committing log (oplog), SQL dialects

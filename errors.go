@@ -21,7 +21,8 @@ var (
 	// *ConfigError for each.
 	ErrInvalidConfig = errors.New("syncengine: invalid config")
 	// ErrStaleVersion means that a caller-given version is older than one the engine
-	// knows for that id. Nothing was changed.
+	// knows for that id, or equal to it and loses the tie: a delete beats a put, then the
+	// larger content hash wins. An identical repetition is no error. Nothing was changed.
 	ErrStaleVersion = errors.New("syncengine: stale version")
 	// ErrBackpressure means that a call was refused before anything was changed; see
 	// BackpressureError.
@@ -57,6 +58,7 @@ type InvalidItemError struct {
 	Field    string // name of the Item field, or of the argument
 	Rule     string
 	TooLarge bool // Content is longer than MaxItemBytes
+	Index    int  // of the op in a SubmitMany or DeleteMany
 }
 
 func (e *InvalidItemError) Error() string {

@@ -49,8 +49,13 @@ type flusher struct {
 	refuse func(context.Context, *unit, error) error
 	probe  func(context.Context) error
 	outage func(down bool, cause error)
-	landed func(b *batch)
-	spawn  func(name string, fn func())
+	landed func(ops int, bytes int64)
+	// heads reads what L3 holds of ids. lostRace is told of an op that L3 did not take
+	// because it holds something higher. cached reports whether there is an L2.
+	heads    func(ctx context.Context, ids []string) ([]Meta, error)
+	lostRace func(*entry)
+	cached   func() bool
+	spawn    func(name string, fn func())
 
 	waits     backoff.BackOff // between probes; only the loop uses it
 	landedOne atomic.Bool     // a batch landed since waits was last reset
@@ -134,9 +139,7 @@ func (f *flusher) refill(ctx context.Context) error {
 			if err != nil {
 				return walError(err)
 			}
-			seg := &segment{id: s.ID}
-			seg.live.Store(int64(s.Ops))
-			f.q.refill(units, seg, s.At)
+			f.q.refill(units, &segment{id: s.ID, live: s.Ops}, s.At)
 		}
 	}
 }
@@ -151,10 +154,15 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 		f.q.giveBack(b, err)
 		return
 	}
+	losers := f.findLosers(ctx, b.units)
+	written = slices.DeleteFunc(written, func(r Record) bool { _, lost := losers[r.ID]; return lost })
 	if len(written) > 0 {
 		f.cache(ctx, written)
 	}
 	f.q.complete(b, refused)
+	for _, e := range losers {
+		f.lostRace(e)
+	}
 	f.flushed.Add(uint64(b.ops - len(refused)))
 	for i := range b.units {
 		if u := &b.units[i]; u.spooled {
@@ -166,7 +174,51 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	if f.down.CompareAndSwap(true, false) {
 		f.outage(false, nil)
 	}
-	f.landed(b)
+	f.landed(b.ops, b.bytes)
+}
+
+// findLosers returns the ops that L3 did not take because it holds something higher. Only
+// two kinds of op are in doubt: those whose version a caller gave, and those that waited in
+// the WAL while another engine may have written; all others have the newest version there
+// is. A loser must not reach L2, where nothing may be left that beats it (INV-4), nor stay
+// in L1. When L3 can't be asked, all that are in doubt count as lost: they will be read
+// from there.
+func (f *flusher) findLosers(ctx context.Context, units []unit) map[string]*entry {
+	var ids []string
+	doubtful := make(map[string]*entry)
+	cached := f.cached()
+	for i := range units {
+		u := &units[i]
+		for _, e := range u.ops() {
+			if !e.numbered && !(u.spooled && cached) {
+				continue
+			}
+			old, ok := doubtful[e.id()]
+			if !ok {
+				ids = append(ids, e.id())
+			}
+			if !ok || e.compare(old) > 0 {
+				doubtful[e.id()] = e
+			}
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	heads, err := f.heads(ctx, ids)
+	if err != nil {
+		return doubtful
+	}
+	losers := make(map[string]*entry)
+	for i := range heads {
+		h := &heads[i]
+		e := doubtful[h.ID]
+		head := Record{Item: Item{Version: h.Version, ContentHash: h.ContentHash}, Deleted: h.Deleted}
+		if op := e.record(); op.Compare(&head) < 0 {
+			losers[h.ID] = e
+		}
+	}
+	return losers
 }
 
 // archive writes units to L3 in one transaction, splitting them when L3 refuses a row. It
@@ -232,11 +284,10 @@ func (f *flusher) logBuffered() <-chan error {
 	us := f.q.unlogged()
 	results := make(chan error, len(us)) // one result each: the log's loop must not wait
 	for i := range us {
-		ops := us[i].ops()
-		f.wal.append(ops, func(seg *segment, _ bool, err error) {
+		ops, at := us[i].ops(), us[i].at
+		_ = f.wal.append(ops, asIs, func(seg *segment, last bool, err error) {
 			if err == nil {
-				seg.decided = true
-				f.q.logged(ops, seg)
+				f.q.logged(ops, at, seg, last)
 			}
 			results <- err
 		})
@@ -282,10 +333,7 @@ func (f *flusher) awaitL3(ctx context.Context) bool {
 func (f *flusher) flushAll(ctx context.Context) error {
 	spooledTo := int64(-1)
 	for {
-		ep, to, failed := f.q.seal()
-		if spooledTo < 0 {
-			spooledTo = to
-		}
+		ep, drained, failed := f.q.seal(&spooledTo)
 		select {
 		case f.kick <- struct{}{}:
 		default: // a kick is already pending
@@ -298,7 +346,7 @@ func (f *flusher) flushAll(ctx context.Context) error {
 		case <-ctx.Done():
 			left = true
 		}
-		drained, cause := f.q.unforce(spooledTo)
+		cause := f.q.unforce()
 		switch {
 		case left:
 			return errors.Join(ctx.Err(), cause)

@@ -51,6 +51,7 @@ type entry struct {
 	idLen      uint16
 	priority   Priority
 	deleted    bool
+	numbered   bool // the caller gave the version
 }
 
 // carried holds the fields that most items leave empty.
@@ -144,18 +145,13 @@ type l1 struct {
 	detached atomic.Int64 // of pinned entries no longer in the map
 	pinned   atomic.Int64 // of pinned entries, in the map or not
 	evicted  atomic.Uint64
-	hits     [64]padded // by address of the entry, so that readers don't share a counter
+	hits     *xsync.Counter // striped: readers don't share a cache line
 	misses   atomic.Uint64
 	budget   int64
 }
 
-type padded struct {
-	n atomic.Uint64
-	_ [56]byte
-}
-
 func newL1(budget int64) *l1 {
-	c := &l1{m: xsync.NewMapOf[string, *entry](), seed: maphash.MakeSeed(), budget: budget}
+	c := &l1{m: xsync.NewMapOf[string, *entry](), seed: maphash.MakeSeed(), hits: xsync.NewCounter(), budget: budget}
 	c.clock.start = time.Now()
 	return c
 }
@@ -168,20 +164,13 @@ func (c *l1) get(id string) (*entry, bool) {
 		if now := c.clock.now.Load(); e.lastAccess.Load() != now {
 			e.lastAccess.Store(now)
 		}
-		c.hits[uintptr(unsafe.Pointer(e))>>7%uintptr(len(c.hits))].n.Add(1)
+		c.hits.Inc()
 	}
 	return e, ok
 }
 
 // peek is get without counting.
 func (c *l1) peek(id string) (*entry, bool) { return c.m.Load(id) }
-
-func (c *l1) hitCount() (n uint64) {
-	for i := range c.hits {
-		n += c.hits[i].n.Load()
-	}
-	return n
-}
 
 func (c *l1) hash(id string) uint64 { return maphash.String(c.seed, id) }
 

@@ -166,6 +166,9 @@ func (e *Engine) repairL2(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		if e.cb2.state() != "closed" && e.pingL2(ctx) == nil {
+			e.cb2.reset() // sooner than by its own timeout
+		}
 		for e.missed.some.Load() && e.repairSome(ctx) {
 		}
 	}
@@ -177,7 +180,6 @@ func (e *Engine) repairSome(ctx context.Context) bool {
 	if !e.l3Ready.Load() || e.pingL2(ctx) != nil {
 		return false
 	}
-	e.cb2.reset() // the ping proved that it is back
 	if all {
 		if _, err := e.verify(ctx, VerifyOptions{Repair: true}); err != nil {
 			return false

@@ -212,47 +212,69 @@ func (s *sqlStore) GetMany(ctx context.Context, ids []string) ([]Found, error) {
 		at[id] = append(at[id], i)
 	}
 	out := make([]Found, len(ids))
-	for rest := ids; len(rest) > 0; {
-		n := min(len(rest), maxLookup)
-		if err := s.lookup(ctx, rest[:n], func(f Found) {
-			for _, i := range at[f.Record.ID] {
-				out[i] = f
-			}
-		}); err != nil {
-			return nil, s.describe("get many", err)
-		}
-		rest = rest[n:]
-	}
-	return out, nil
-}
-
-// lookup reads the rows of ids in one statement, prepared for the next power of two: the
-// last id fills the places that are left.
-func (s *sqlStore) lookup(ctx context.Context, ids []string, fn func(Found)) (err error) {
-	places := 1 << bits.Len(uint(len(ids)-1))
-	st, err := s.stmt(ctx, s.pools.Read, "SELECT "+columns+" FROM sync_items WHERE id IN (?"+strings.Repeat(",?", places-1)+")")
-	if err != nil {
-		return err
-	}
-	args := make([]any, places)
-	for i := range args {
-		args[i] = ids[min(i, len(ids)-1)]
-	}
-	rows, err := st.QueryContext(ctx, args...)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
+	err := s.lookup(ctx, columns, ids, func(rows *sql.Rows) error {
 		var row scanned
 		if err := rows.Scan(row.fields()...); err != nil {
 			return err
 		}
 		rec, err := row.record()
-		rec.ID = string(row.id) // also of a corrupt row
-		fn(Found{Record: rec, OK: err == nil, Err: err})
+		for _, i := range at[string(row.id)] {
+			out[i] = Found{Record: rec, OK: err == nil, Err: err}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.describe("get many", err)
 	}
-	return rows.Err()
+	return out, nil
+}
+
+// lookup reads columns of the rows of ids, maxLookup at a time. A statement is prepared for
+// the next power of two: the last id fills the places that are left.
+func (s *sqlStore) lookup(ctx context.Context, columns string, ids []string, fn func(*sql.Rows) error) error {
+	for len(ids) > 0 {
+		n := min(len(ids), maxLookup)
+		places := 1 << bits.Len(uint(n-1))
+		st, err := s.stmt(ctx, s.pools.Read, "SELECT "+columns+" FROM sync_items WHERE id IN (?"+strings.Repeat(",?", places-1)+")")
+		if err != nil {
+			return err
+		}
+		args := make([]any, places)
+		for i := range args {
+			args[i] = ids[min(i, n-1)]
+		}
+		rows, err := st.QueryContext(ctx, args...)
+		if err != nil {
+			return err
+		}
+		for rows.Next() && err == nil {
+			err = fn(rows)
+		}
+		if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
+			return err
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+const headColumns = "id, version, deleted, content_hash"
+
+func (s *sqlStore) Heads(ctx context.Context, ids []string) (out []Meta, err error) {
+	err = s.lookup(ctx, headColumns, ids, func(rows *sql.Rows) error {
+		m, err := scanHead(rows)
+		out = append(out, m)
+		return err
+	})
+	return out, s.describe("heads", err)
+}
+
+func scanHead(rows *sql.Rows) (m Meta, err error) {
+	var hash sql.RawBytes
+	if err = rows.Scan(&m.ID, &m.Version, &m.Deleted, &hash); err == nil {
+		copy(m.ContentHash[:], hash)
+	}
+	return m, err
 }
 
 // scanned holds a row as the database has it: anything may be damaged.
@@ -399,7 +421,7 @@ func appendArgs(args []any, r *Record) []any {
 }
 
 func (s *sqlStore) Scan(ctx context.Context, after string, limit int) (out []Meta, err error) {
-	st, err := s.stmt(ctx, s.pools.Read, "SELECT id, version, deleted, content_hash FROM sync_items WHERE id > ? ORDER BY id LIMIT ?")
+	st, err := s.stmt(ctx, s.pools.Read, "SELECT "+headColumns+" FROM sync_items WHERE id > ? ORDER BY id LIMIT ?")
 	if err != nil {
 		return nil, s.describe("scan", err)
 	}
@@ -408,14 +430,11 @@ func (s *sqlStore) Scan(ctx context.Context, after string, limit int) (out []Met
 		return nil, s.describe("scan", err)
 	}
 	defer func() { err = errors.Join(err, s.describe("scan", rows.Close())) }()
-	var id, hash []byte
 	for rows.Next() {
-		var m Meta
-		if err := rows.Scan(&id, &m.Version, &m.Deleted, &hash); err != nil {
+		m, err := scanHead(rows)
+		if err != nil {
 			return nil, s.describe("scan", err)
 		}
-		m.ID = string(id)
-		copy(m.ContentHash[:], hash)
 		out = append(out, m)
 	}
 	return out, s.describe("scan", rows.Err())

@@ -95,12 +95,12 @@ func statusOf(err error) string {
 	return "error"
 }
 
-func (m *metrics) batch(b *batch) {
+func (m *metrics) batch(ops int, bytes int64) {
 	if m == nil {
 		return
 	}
-	m.batchSize.Observe(float64(b.ops))
-	m.batchBytes.Observe(float64(b.bytes))
+	m.batchSize.Observe(float64(ops))
+	m.batchBytes.Observe(float64(bytes))
 }
 
 func (m *metrics) corruption(tier string) {

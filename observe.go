@@ -15,7 +15,7 @@ func (e *Engine) Stats() Stats {
 	s := Stats{
 		State: e.State(), Pressure: e.MemoryPressure(), Level: e.gauge.current(),
 		L1Items: e.Len(), L1Bytes: e.l1.used(), L1Pinned: e.l1.pinned.Load(),
-		L1Hits: e.l1.hitCount(), L1Misses: e.l1.misses.Load(),
+		L1Hits: uint64(e.l1.hits.Value()), L1Misses: e.l1.misses.Load(),
 		L2Hits: e.l2Counts.hits.Load(), L2Misses: e.l2Counts.misses.Load(),
 		L3Hits: e.l3Counts.hits.Load(), L3Misses: e.l3Counts.misses.Load(),
 		Evictions:  e.l1.evicted.Load(),
@@ -58,6 +58,9 @@ func (e *Engine) Health(ctx context.Context) Health {
 		return e.l3.Prepare(ctx)
 	})
 	wg.Wait()
+	if h.L2.OK {
+		e.cb2.reset() // the server answers
+	}
 	if h.L2.Configured {
 		h.L2.Circuit = e.cb2.state()
 	}

@@ -61,7 +61,8 @@ func newEngine(cfg Config) *Engine {
 		apply: func(ctx context.Context, recs []Record) error {
 			return e.call3(ctx, "apply", true, func(ctx context.Context) error { return e.l3.Apply(ctx, recs) })
 		},
-		cache: e.writeL2, refuse: e.refuse, probe: e.probeL3, outage: e.l3Outage, landed: func(b *batch) { e.meters.batch(b) },
+		cache: e.writeL2, refuse: e.refuse, probe: e.probeL3, outage: e.l3Outage, landed: func(ops int, bytes int64) { e.meters.batch(ops, bytes) },
+		heads: e.heads, lostRace: e.forgetLoser, cached: func() bool { return e.l2 != nil },
 	}
 	return e
 }

@@ -269,11 +269,18 @@ func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (int, erro
 		return 0, err
 	}
 	for _, u := range us {
-		if err := e.logOps(ctx, u.ops, Logged); err != nil {
+		if err := e.logOps(ctx, u.ops, Logged, retried); err != nil {
 			return 0, err
 		}
 	}
 	return ops, e.bad.remove(ctx, us)
+}
+
+// retried is an assign for ops that keep their versions, though something newer may have
+// been written since.
+func retried(op *entry) error {
+	op.numbered = true
+	return nil
 }
 
 // DiscardQuarantined forgets quarantined ops: those of ids with their groups, or all

@@ -92,39 +92,42 @@ func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 		return ent.record(), nil
 	}
 	e.l1.misses.Add(1)
-	if ent, err := e.inWAL(ctx, id); err != nil || ent != nil {
-		if err != nil {
-			return Record{}, err
-		}
-		e.l1.promote(ent, stamp)
-		e.afterWrite()
-		return ent.record(), nil
-	}
-	if !e.filter.mayContain(id) {
+	waiting, recovered, err := e.inWAL(ctx, id)
+	switch {
+	case err != nil:
+		return Record{}, err
+	case waiting != nil && !recovered:
+		rec := waiting.record()
+		e.promote(&rec, stamp, false)
+		return rec, nil
+	case waiting == nil && !e.filter.mayContain(id):
 		return Record{}, ErrNotFound
 	}
-	return e.loads.do(ctx, id, stamp, e.spawn, func() (Record, error) { return e.load(e.bg, id, stamp) })
+	return e.loads.do(ctx, id, stamp, e.spawn, func() (Record, error) { return e.load(e.bg, id, stamp, waiting) })
 }
 
-// inWAL returns the newest op of id that is in quarantine or spooled, or nil.
-func (e *Engine) inWAL(ctx context.Context, id string) (*entry, error) {
-	spooled, err := e.wal.findSpooled(ctx, id, e.l1.hash(id))
+// inWAL returns the newest op of id that is in quarantine or spooled, or nil. recovered
+// tells that an earlier engine wrote it, so that L3 may hold something newer (wal.go).
+func (e *Engine) inWAL(ctx context.Context, id string) (op *entry, recovered bool, err error) {
+	spooled, recovered, err := e.wal.findSpooled(ctx, id, e.l1.hash(id))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	refused, err := e.bad.find(ctx, id)
 	if err != nil || refused == nil {
-		return spooled, err
+		return spooled, recovered, err
 	}
 	if spooled != nil && spooled.compare(refused) > 0 {
-		return spooled, nil
+		return spooled, recovered, nil
 	}
-	return refused, nil
+	return refused, true, nil // L3 may have taken a later op of the id
 }
 
-// load asks L2, then L3, and promotes what it found.
-func (e *Engine) load(ctx context.Context, id string, stamp uint64) (Record, error) {
-	if e.l2 != nil && !e.missed.has(id) {
+// load asks L2, then L3, and promotes what it found. With an op recovered from the WAL it
+// asks L3 alone and returns the higher of the two; when L3 can't be asked, the op is the
+// newest this engine can know.
+func (e *Engine) load(ctx context.Context, id string, stamp uint64, waiting *entry) (Record, error) {
+	if waiting == nil && e.l2 != nil && !e.missed.has(id) {
 		var rec Record
 		err := e.call2(ctx, "get", func(ctx context.Context) (err error) {
 			rec, err = e.l2.Get(ctx, id)
@@ -145,16 +148,33 @@ func (e *Engine) load(ctx context.Context, id string, stamp uint64) (Record, err
 	switch {
 	case err == nil:
 		e.l3Counts.hits.Add(1)
-		e.promote(&rec, stamp, true)
-		return rec, nil
+		return e.higher(rec, waiting, stamp), nil
 	case errors.Is(err, ErrNotFound):
 		e.l3Counts.misses.Add(1)
+		if waiting != nil {
+			return e.higher(Record{}, waiting, stamp), nil
+		}
 		return Record{}, ErrNotFound
+	case waiting != nil:
+		return waiting.record(), nil // not promoted: L3 will be asked again
 	case errors.Is(err, ErrCorruption):
 		e.noteCorruption(err)
 		return Record{}, err
 	}
 	return Record{}, unavailable("syncengine: get", err)
+}
+
+// higher promotes and returns the higher of L3's record, zero for none, and an op that
+// waits in the WAL, nil for none.
+func (e *Engine) higher(rec Record, waiting *entry, stamp uint64) Record {
+	if waiting != nil {
+		if op := waiting.record(); rec.Version == 0 || op.Compare(&rec) > 0 {
+			e.promote(&op, stamp, false) // L2 gets it with the flush
+			return op
+		}
+	}
+	e.promote(&rec, stamp, true)
+	return rec
 }
 
 // l2Failed accounts for an L2 read that gave nothing. A corrupt copy is removed; the copy
@@ -226,16 +246,16 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 		}
 		e.l1.misses.Add(1)
 		m.at[id] = []int{i}
-		ent, err := e.inWAL(ctx, id)
+		waiting, recovered, err := e.inWAL(ctx, id)
 		switch {
 		case err != nil:
 			return out, err
-		case ent != nil:
-			rec := ent.record()
+		case waiting != nil && !recovered:
+			rec := waiting.record()
 			e.promote(&rec, stamp, false)
 			m.answer(id, &rec)
-		case e.filter.mayContain(id):
-			m.ids, m.stamps = append(m.ids, id), append(m.stamps, stamp)
+		case waiting != nil || e.filter.mayContain(id):
+			m.ids, m.stamps, m.waiting = append(m.ids, id), append(m.stamps, stamp), append(m.waiting, waiting)
 		}
 	}
 	return out, e.loadMany(ctx, m)
@@ -243,11 +263,12 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 
 // manyLoad is what a GetMany still has to find.
 type manyLoad struct {
-	ids    []string
-	stamps []uint64 // aligned with ids
-	at     map[string][]int
-	out    []*Item
-	errs   []error
+	ids     []string
+	stamps  []uint64 // aligned with ids, as is waiting
+	waiting []*entry // ops recovered from the WAL, nil for most ids; L3 is asked as well
+	at      map[string][]int
+	out     []*Item
+	errs    []error
 }
 
 func (m *manyLoad) answer(id string, rec *Record) {
@@ -274,22 +295,38 @@ func (e *Engine) loadMany(ctx context.Context, m *manyLoad) error {
 		return err
 	})
 	if err != nil {
+		unanswered := false
+		for i, op := range m.waiting {
+			if op == nil {
+				unanswered = true
+				continue
+			}
+			rec := op.record()
+			m.answer(m.ids[i], &rec)
+		}
+		if !unanswered {
+			return errors.Join(m.errs...)
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		return errors.Join(append(m.errs, unavailable("syncengine: get many", err))...)
 	}
 	for i := range found {
-		switch f := &found[i]; {
+		f := &found[i]
+		switch {
 		case f.Err != nil:
 			e.noteCorruption(f.Err)
 			m.errs = append(m.errs, f.Err)
+			continue
 		case f.OK:
 			e.l3Counts.hits.Add(1)
-			e.promote(&f.Record, m.stamps[i], true)
-			m.answer(m.ids[i], &f.Record)
 		default:
 			e.l3Counts.misses.Add(1)
+		}
+		if f.OK || m.waiting[i] != nil {
+			rec := e.higher(f.Record, m.waiting[i], m.stamps[i])
+			m.answer(m.ids[i], &rec)
 		}
 	}
 	return errors.Join(m.errs...)
@@ -298,8 +335,8 @@ func (e *Engine) loadMany(ctx context.Context, m *manyLoad) error {
 // manyFromL2 answers what L2 holds and leaves the rest in m.
 func (e *Engine) manyFromL2(ctx context.Context, m *manyLoad) {
 	ask := make([]string, 0, len(m.ids))
-	for _, id := range m.ids {
-		if !e.missed.has(id) {
+	for i, id := range m.ids {
+		if m.waiting[i] == nil && !e.missed.has(id) {
 			ask = append(ask, id)
 		}
 	}
@@ -325,16 +362,16 @@ func (e *Engine) manyFromL2(ctx context.Context, m *manyLoad) {
 			e.l2Counts.misses.Add(1)
 		}
 	}
-	ids, stamps := m.ids[:0], m.stamps[:0]
+	ids, stamps, waiting := m.ids[:0], m.stamps[:0], m.waiting[:0]
 	for i, id := range m.ids {
 		if rec, ok := answers[id]; ok {
 			e.promote(rec, m.stamps[i], false)
 			m.answer(id, rec)
 			continue
 		}
-		ids, stamps = append(ids, id), append(stamps, m.stamps[i])
+		ids, stamps, waiting = append(ids, id), append(stamps, m.stamps[i]), append(waiting, m.waiting[i])
 	}
-	m.ids, m.stamps = ids, stamps
+	m.ids, m.stamps, m.waiting = ids, stamps, waiting
 }
 
 // GetVerified is Get with the hash of the content recomputed, also for a copy in memory.
@@ -444,10 +481,7 @@ func (e *Engine) submitWithin(ctx context.Context, it Item) error {
 	if err := e.admit(ctx, 1, op.size()); err != nil {
 		return err
 	}
-	if err := e.assignVersion(op); err != nil {
-		return err
-	}
-	return e.logOps(ctx, []*entry{op}, e.cfg.Durability)
+	return e.logOps(ctx, []*entry{op}, e.cfg.Durability, e.assignVersion)
 }
 
 func callFactory(ctx context.Context, factory func(context.Context) (Item, error)) (it Item, err error) {
@@ -492,7 +526,7 @@ func (e *Engine) Status(ctx context.Context, id string) (ItemStatus, error) {
 			newest = *r
 		}
 	}
-	waiting, err := e.inWAL(ctx, id)
+	waiting, _, err := e.inWAL(ctx, id)
 	errs := []error{err}
 	if ent, ok := e.l1.peek(id); ok {
 		rec := ent.record()

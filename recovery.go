@@ -103,6 +103,7 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 	if t.Last == 0 {
 		return nil
 	}
+	e.wal.recovered = t.Last
 	ops := 0
 	for after := int64(0); after < t.Last; {
 		segs, err := e.wal.log.ReadAfter(ctx, after, t.Last, recoverBytes)

@@ -30,6 +30,9 @@ func (s State) String() string {
 	return "unknown"
 }
 
+// MarshalText returns String, for JSON and logs.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
 // SyncState tells how far an id has come.
 type SyncState uint8
 
@@ -51,6 +54,9 @@ func (s SyncState) String() string {
 	}
 	return "missing"
 }
+
+// MarshalText returns String, for JSON and logs.
+func (s SyncState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // ItemStatus is the answer of Status. The three flags say which tiers hold a live
 // copy of the id, of whatever version.
@@ -102,26 +108,28 @@ type Stats struct {
 	Healed      uint64
 }
 
-// Health is the answer of Engine.Health: live probes of the servers.
+// Health is the answer of Engine.Health: live probes of the servers. As JSON it fits a
+// /readyz endpoint; Probe.Error may name hosts, so show it to operators only.
 type Health struct {
-	State State
-	Level BackpressureLevel
+	State State             `json:"state"`
+	Level BackpressureLevel `json:"level"`
 	// Live is true while the process can do its work at all: false only when closed.
-	Live bool
+	Live bool `json:"live"`
 	// Ready is true when reads and writes are served: running, and the level accepts
 	// writes. A tier that is away does not make the engine unready: that is what it is
 	// for.
-	Ready       bool
-	L2, L3      Probe
-	PendingOps  int
-	Quarantined int
+	Ready       bool  `json:"ready"`
+	L2          Probe `json:"l2"`
+	L3          Probe `json:"l3"`
+	PendingOps  int   `json:"pending_ops"`
+	Quarantined int   `json:"quarantined"`
 }
 
 // Probe is the result of asking one server.
 type Probe struct {
-	Configured bool
-	OK         bool
-	Latency    time.Duration
-	Error      string // without secrets; empty when OK
-	Circuit    string // "closed", "half-open", "open"
+	Configured bool          `json:"configured"`
+	OK         bool          `json:"ok"`
+	Latency    time.Duration `json:"latency_ns"`
+	Error      string        `json:"error,omitempty"`   // without secrets; empty when OK
+	Circuit    string        `json:"circuit,omitempty"` // "closed", "half-open", "open"
 }

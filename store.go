@@ -91,6 +91,8 @@ type ArchiveStore interface {
 	Get(ctx context.Context, id string) (Record, error)
 	// GetMany answers all ids, aligned with them.
 	GetMany(ctx context.Context, ids []string) ([]Found, error)
+	// Heads returns the rows of ids without content, those that exist, in any order.
+	Heads(ctx context.Context, ids []string) ([]Meta, error)
 	// Apply writes all records in one transaction; each replaces what the store holds
 	// only if it compares above that. An id occurs at most once. A *RefusedError means
 	// that a row was refused for its own sake and nothing was written. After any other

@@ -4,8 +4,14 @@ package syncengine
 // of ops into payloads, decodes them, and counts what is live.
 //
 // A unit is one op, or all ops of a group. A payload is a sequence of units, so a group is
-// never torn (INV-5). A segment of the log is trimmed when its last unit is done, by its
-// exact number (TRAPS 4).
+// never torn (INV-5).
+//
+// Ops get their versions under the same lock that puts them into the log, so that the log
+// holds the ops of one id in version order; and segments are trimmed from the front only.
+// So when the log holds an op it holds all later ones of that id, too, and a crash never
+// brings back an old op alone. (Two exceptions remain, where L3 may hold something newer
+// than what is recovered: a Buffered op that was flushed but never logged, and a write of
+// another engine. Reads of recovered ops therefore ask L3 as well, see read.go.)
 //
 // Format of a unit: uvarint number of ops, then each op: flags byte, priority byte,
 // uvarint version, varint updated-at (unix ns), uvarint-prefixed id, content, and, if
@@ -169,7 +175,10 @@ type wal struct {
 	items atomic.Int64 // ops in the log that are not done
 	bytes atomic.Int64 // their share of the payloads
 
-	current *segment // only the log's loop uses it: the segment of the last request
+	current   *segment // only the log's loop uses it: the segment of the last request
+	recovered int64    // segments up to this one were written by an earlier engine; set by Open
+
+	order sync.Mutex // held while ops get versions and enter the log, see append
 
 	// The spool index costs some 40 bytes per spooled id. It knows ids by their 64-bit
 	// hash: at a million spooled ids the chance that any two share one is 3e-8.
@@ -188,44 +197,51 @@ type spoolRef struct {
 // segment is a committed segment of the log.
 type segment struct {
 	id      int64
-	live    atomic.Int64 // ops that are not done
-	pending int          // ops whose requests have not been told yet; only the log's loop uses it
-	decided bool         // spooled is set
-	spooled bool         // memory did not take its ops; the drain will read them
+	live    int  // ops that are not done; guarded by the queue's mutex
+	pending int  // ops whose requests have not been told yet; only the log's loop uses it
+	decided bool // spooled is set
+	spooled bool // memory did not take its ops; the drain will read them
 }
 
-// append hands a unit to the log. then runs on the log's loop, in log order, with the
-// segment of the unit or the error that kept it out; last is true for the last unit of
-// the segment.
-func (w *wal) append(ops []*entry, then func(seg *segment, last bool, err error)) {
-	payload := encodeUnit(make([]byte, 0, unitSize(ops)), ops)
+// append hands a unit to the log, unless assign, which gives the ops their versions,
+// fails. then runs on the log's loop, in log order, with the segment of the unit or the
+// error that kept it out; last is true for the last unit of the segment.
+func (w *wal) append(ops []*entry, assign func(*entry) error, then func(seg *segment, last bool, err error)) error {
+	payload := make([]byte, 0, unitSize(ops))
+	w.order.Lock()
+	defer w.order.Unlock()
 	var newest uint64
 	for _, e := range ops {
+		if err := assign(e); err != nil {
+			return err
+		}
 		newest = max(newest, e.version)
 	}
+	payload = encodeUnit(payload, ops)
 	w.log.Append(&oplog.Request{Payload: payload, Ops: len(ops), Max: newest, At: time.Now().UnixNano(), Done: func(id int64, segOps int, err error) {
 		if err != nil {
 			then(nil, false, walError(err))
 			return
 		}
 		if w.current == nil || w.current.id != id {
-			w.current = &segment{id: id, pending: segOps}
-			w.current.live.Store(int64(segOps))
+			w.current = &segment{id: id, live: segOps, pending: segOps}
 		}
 		w.current.pending -= len(ops)
 		w.items.Add(int64(len(ops)))
 		w.bytes.Add(opsBytes(ops))
 		then(w.current, w.current.pending == 0, nil)
 	}})
+	return nil
 }
 
-// done notes that ops of a segment are done, and trims it with the last of them.
+// asIs is an assign for ops that have their versions.
+func asIs(*entry) error { return nil }
+
+// done notes that ops of a segment are done.
 func (w *wal) done(seg *segment, ops []*entry) {
 	w.items.Add(-int64(len(ops)))
 	w.bytes.Add(-opsBytes(ops))
-	if seg.live.Add(-int64(len(ops))) == 0 {
-		w.log.Trim(seg.id)
-	}
+	seg.live -= len(ops)
 }
 
 // addSpooled remembers where a spooled op is.
@@ -265,22 +281,27 @@ func (w *wal) spooledAt(hash uint64) (ref spoolRef, ok bool) {
 	return ref, ok
 }
 
-// findSpooled returns the newest spooled op of id, or nil when there is none.
-func (w *wal) findSpooled(ctx context.Context, id string, hash uint64) (*entry, error) {
+// findSpooled returns the newest spooled op of id, or nil when there is none. recovered
+// tells that an earlier engine wrote it.
+func (w *wal) findSpooled(ctx context.Context, id string, hash uint64) (op *entry, recovered bool, err error) {
 	for {
 		ref, ok := w.spooledAt(hash)
 		if !ok {
-			return nil, nil
+			return nil, false, nil
 		}
 		s, ok, err := w.log.Get(ctx, ref.seg)
 		if err != nil {
-			return nil, walError(err)
+			return nil, false, walError(err)
 		}
 		if ok {
-			return newestIn(s, id)
+			op, err = newestIn(s, id)
+			return op, ref.seg <= w.recovered, err
 		}
 		// Drained meanwhile: the index is changed before the segment is trimmed, so it
 		// no longer says the same.
+		if ctx.Err() != nil {
+			return nil, false, ctx.Err()
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 // SubmitOption changes one call.
 type SubmitOption struct {
 	durability  Durability
+	version     uint64
 	priority    Priority
 	hasPriority bool
 }
@@ -28,12 +29,17 @@ type SubmitOption struct {
 // nothing.
 func WithDurability(d Durability) SubmitOption { return SubmitOption{durability: d} }
 
+// WithVersion numbers the ops of one call that have no version of their own. It is for
+// deletes by callers who number the versions of an id themselves. 0 changes nothing.
+func WithVersion(v uint64) SubmitOption { return SubmitOption{version: v} }
+
 // WithPriority overrides the priority of all ops of one call.
 func WithPriority(p Priority) SubmitOption { return SubmitOption{priority: p, hasPriority: true} }
 
 // writeOptions are the options of a call with the config's defaults.
 type writeOptions struct {
 	durability Durability
+	version    uint64
 	priority   *Priority
 }
 
@@ -46,6 +52,10 @@ func (e *Engine) options(opts []SubmitOption) (writeOptions, error) {
 		case opt.hasPriority:
 			p := opt.priority
 			o.priority = &p
+		case opt.version > MaxVersion:
+			return o, &InvalidItemError{Field: "WithVersion", Rule: "must be at most 2^63 - 1"}
+		case opt.version != 0:
+			o.version = opt.version
 		case opt.durability > Archived:
 			return o, &InvalidItemError{Field: "WithDurability", Rule: "must be Buffered, Logged or Archived"}
 		case opt.durability != DefaultDurability:
@@ -99,15 +109,15 @@ func (e *Engine) submitOne(ctx context.Context, op *entry, d Durability) error {
 	if err := e.admit(ctx, 1, op.size()); err != nil {
 		return err
 	}
-	if err := e.assignVersion(op); err != nil {
-		return err
-	}
 	if d == Buffered && !e.queue.isSpooling(op.size()) {
+		if err := e.assignVersion(op); err != nil {
+			return err
+		}
 		e.queue.accept(unit{one: op, at: time.Now().UnixNano()}, nil, false)
 		e.afterWrite()
 		return nil
 	}
-	return e.logOps(ctx, []*entry{op}, d)
+	return e.logOps(ctx, []*entry{op}, d, e.assignVersion)
 }
 
 // SubmitMany stores a group of items: all of them or none are accepted, logged, and
@@ -121,7 +131,7 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...SubmitOpt
 			err = checkItem(&items[i], e.cfg.MaxItemBytes)
 		}
 		if err != nil {
-			return BatchResult{Total: len(items), Failed: len(items)}, err
+			return BatchResult{Total: len(items), Failed: len(items)}, at(i, err)
 		}
 	}
 	for i := range items {
@@ -134,16 +144,25 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...SubmitOpt
 func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...SubmitOption) (BatchResult, error) {
 	o, err := e.options(opts)
 	ops := make([]*entry, 0, len(ids))
-	for _, id := range ids {
+	for i, id := range ids {
 		if err == nil {
 			err = checkID(id)
 		}
 		if err != nil {
-			return BatchResult{Total: len(ids), Failed: len(ids)}, err
+			return BatchResult{Total: len(ids), Failed: len(ids)}, at(i, err)
 		}
 		ops = append(ops, e.newDelete(id, &o))
 	}
 	return e.submitGroup(ctx, ops, o.durability)
+}
+
+// at notes in an error which op of a group it is about.
+func at(i int, err error) error {
+	var ie *InvalidItemError
+	if errors.As(err, &ie) {
+		ie.Index = i
+	}
+	return err
 }
 
 func (e *Engine) submitGroup(ctx context.Context, ops []*entry, d Durability) (BatchResult, error) {
@@ -168,22 +187,21 @@ func (e *Engine) submitGroup(ctx context.Context, ops []*entry, d Durability) (B
 	if err := e.admit(ctx, len(ops), bytes); err != nil {
 		return failed, err
 	}
+	ok := BatchResult{Total: total, Succeeded: total}
+	if d != Buffered || e.queue.isSpooling(bytes) {
+		if err := e.logOps(ctx, ops, d, e.assignVersion); err != nil {
+			return failed, err
+		}
+		return ok, nil
+	}
 	for _, op := range ops {
 		if err := e.assignVersion(op); err != nil {
 			return failed, err
 		}
 	}
-	var err error
-	if d == Buffered && !e.queue.isSpooling(bytes) {
-		e.queue.accept(unitOf(ops, time.Now().UnixNano()), nil, false)
-		e.afterWrite()
-	} else {
-		err = e.logOps(ctx, ops, d)
-	}
-	if err != nil {
-		return failed, err
-	}
-	return BatchResult{Total: total, Succeeded: total}, nil
+	e.queue.accept(unitOf(ops, time.Now().UnixNano()), nil, false)
+	e.afterWrite()
+	return ok, nil
 }
 
 // lastOfEach drops all but the last op of each id, keeping order.
@@ -208,6 +226,7 @@ func lastOfEach(ops []*entry) []*entry {
 func (e *Engine) newPut(it *Item, o *writeOptions) *entry {
 	rec := Record{Item: *it}
 	rec.ContentHash = hashOf(it.Content)
+	def(&rec.Version, o.version)
 	if rec.UpdatedAt.IsZero() {
 		rec.UpdatedAt = time.Now()
 	}
@@ -221,7 +240,7 @@ func (e *Engine) newPut(it *Item, o *writeOptions) *entry {
 }
 
 func (e *Engine) newDelete(id string, o *writeOptions) *entry {
-	op := newEntry(&Record{Item: Item{ID: id, UpdatedAt: time.Now()}, Deleted: true})
+	op := newEntry(&Record{Item: Item{ID: id, Version: o.version, UpdatedAt: time.Now()}, Deleted: true})
 	if o.priority != nil {
 		op.priority = *o.priority
 	}
@@ -272,7 +291,7 @@ func (e *Engine) admit(ctx context.Context, ops int, bytes int64) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return errors.Join(&BackpressureError{Level: level, RetryAfter: level.RetryAfter(), Reason: e.pressureReason()}, ctx.Err())
 	}
 }
 
@@ -300,6 +319,7 @@ func (e *Engine) assignVersion(op *entry) error {
 		if ref, spooled := e.wal.spooledAt(e.l1.hash(op.id())); spooled && ref.version > op.version {
 			return staleError(op, ref.version)
 		}
+		op.numbered = true
 		e.clock.Observe(op.version)
 		return nil
 	}
@@ -317,17 +337,20 @@ func staleError(op *entry, known uint64) error {
 	return fmt.Errorf("%w: item %q: version %d, known is %d", ErrStaleVersion, op.id(), op.version, known)
 }
 
-// logOps appends ops to the WAL as one unit and waits for the commit, and at Archived for
-// L3.
-func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability) error {
+// logOps gives ops their versions with assign, appends them to the WAL as one unit and waits for the
+// commit, and at Archived for L3.
+func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability, assign func(*entry) error) error {
 	done := make(chan error, 1) // the log's loop must not wait for a caller that left
 	at := time.Now().UnixNano()
-	e.wal.append(ops, func(seg *segment, last bool, err error) {
+	err := e.wal.append(ops, assign, func(seg *segment, last bool, err error) {
 		if err == nil {
 			e.queue.accept(unitOf(ops, at), seg, last)
 		}
 		done <- err
 	})
+	if err != nil {
+		return err
+	}
 	select {
 	case err := <-done:
 		if err != nil {
@@ -340,7 +363,7 @@ func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability) error {
 	if d != Archived {
 		return nil
 	}
-	err := e.flush.flushAll(ctx)
+	err = e.flush.flushAll(ctx)
 	if errors.Is(err, ErrRefused) {
 		return e.bad.errorOf(ops) // perhaps only other callers' ops were refused
 	}

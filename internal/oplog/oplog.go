@@ -98,8 +98,8 @@ type Log struct {
 
 	mu      sync.Mutex // guards the fields below
 	waiting []*Request
-	trims   []int64
-	urgent  bool // commit trims now
+	trimTo  int64 // segments up to this one may go
+	urgent  bool  // commit the trim now
 	closed  bool
 	wake    chan struct{} // cap 1: something is waiting
 
@@ -107,6 +107,7 @@ type Log struct {
 	db      *sql.DB
 	w       *writer
 	next    int64   // id of the next segment
+	trimmed int64   // segments up to this one are gone
 	retract []int64 // segments of failed commits, to be deleted if they are there
 	max     uint64
 
@@ -220,10 +221,12 @@ func (l *Log) Append(r *Request) {
 	l.signal()
 }
 
-// Trim deletes segments, soon. It may be called from Done.
-func (l *Log) Trim(ids ...int64) {
+// Trim deletes all segments up to and including upTo, soon. It may be called from Done.
+// Only a prefix can go: if a later segment went before an earlier one, a crash would bring
+// back an old op without the newer one of the same id.
+func (l *Log) Trim(upTo int64) {
 	l.mu.Lock()
-	l.trims = append(l.trims, ids...)
+	l.trimTo = max(l.trimTo, upTo)
 	l.mu.Unlock()
 	l.signal()
 }
@@ -262,18 +265,18 @@ func (l *Log) Run() {
 	defer timer.Stop()
 	for {
 		l.mu.Lock()
-		reqs, trims, closed := l.waiting, l.trims, l.closed
-		if len(reqs) > 0 || l.urgent || closed {
-			l.waiting, l.trims, l.urgent = nil, nil, false
-		} else {
-			trims = nil
-			if len(l.trims) > 0 {
-				timer.Reset(trimDelay)
-			}
+		reqs, trimTo, closed := l.waiting, l.trimTo, l.closed
+		trim := trimTo > l.trimmed
+		if len(reqs) == 0 && trim && !l.urgent && !closed {
+			trim = false
+			timer.Reset(trimDelay)
 		}
+		l.waiting, l.urgent = nil, false
 		l.mu.Unlock()
-		if len(reqs) > 0 || len(trims) > 0 {
-			l.commit(reqs, trims)
+		if len(reqs) > 0 || trim {
+			if !l.commit(reqs, trimTo) && closed && len(reqs) == 0 {
+				return // a trim that fails now is repeated harmlessly by the next owner
+			}
 			continue
 		}
 		if closed {
@@ -289,8 +292,8 @@ func (l *Log) Run() {
 	}
 }
 
-// commit writes one transaction and reports to every request.
-func (l *Log) commit(reqs []*Request, trims []int64) {
+// commit writes one transaction, reports to every request, and tells whether it succeeded.
+func (l *Log) commit(reqs []*Request, trimTo int64) bool {
 	segs, of := pack(reqs, l.next)
 	newMax := l.max
 	for _, r := range reqs {
@@ -298,13 +301,13 @@ func (l *Log) commit(reqs []*Request, trims []int64) {
 	}
 	err := l.ensureOpen()
 	if err == nil {
-		err = l.w.commit(segs, append(trims, l.retract...), newMax, newMax != l.max)
+		err = l.w.commit(segs, trimTo, l.retract, newMax, newMax != l.max)
 	}
 	if err != nil {
-		l.abandon(segs, trims, sqlkit.IsFull(err))
+		l.abandon(segs, sqlkit.IsFull(err))
 		err = l.describe(err)
 	} else {
-		l.retract, l.max = nil, newMax
+		l.retract, l.max, l.trimmed = nil, newMax, trimTo
 		for len(reqs) == 0 && l.idle() && l.w.reclaim() {
 		}
 	}
@@ -312,6 +315,7 @@ func (l *Log) commit(reqs []*Request, trims []int64) {
 	for i, r := range reqs {
 		r.Done(segs[of[i]].ID, segs[of[i]].Ops, err)
 	}
+	return err == nil
 }
 
 // pack distributes requests over segments, in order; request i is in segs[of[i]].
@@ -341,13 +345,10 @@ func (l *Log) idle() bool {
 
 // abandon throws the handle away after a failed commit; the next commit reopens. A full
 // disk is the exception: that transaction was rolled back for certain.
-func (l *Log) abandon(segs []Segment, trims []int64, full bool) {
+func (l *Log) abandon(segs []Segment, full bool) {
 	for _, s := range segs {
 		l.retract = append(l.retract, s.ID)
 	}
-	l.mu.Lock()
-	l.trims = append(l.trims, trims...)
-	l.mu.Unlock()
 	if full {
 		return
 	}

@@ -90,23 +90,24 @@ func (w *writer) counters(ctx context.Context) (next int64, maxSeen uint64, err 
 	return last.Int64 + 1, uint64(m.Int64), err
 }
 
-// commit inserts segments and deletes trimmed ones in one transaction.
-func (w *writer) commit(segs []Segment, trims []int64, maxSeen uint64, newMax bool) error {
+// commit inserts segments, deletes those up to trimTo and those of failed commits, and
+// remembers a new maximum, in one transaction.
+func (w *writer) commit(segs []Segment, trimTo int64, retract []int64, maxSeen uint64, newMax bool) error {
 	return w.tx(func(ctx context.Context) error {
+		if trimTo > 0 {
+			if _, err := w.trim.ExecContext(ctx, 0, trimTo); err != nil {
+				return err
+			}
+		}
+		for _, id := range retract {
+			if _, err := w.trim.ExecContext(ctx, id, id); err != nil {
+				return err
+			}
+		}
 		for _, s := range segs {
 			if _, err := w.insert.ExecContext(ctx, s.ID, s.Ops, s.At, crc32.Checksum(s.Payload, castagnoli), s.Payload); err != nil {
 				return err
 			}
-		}
-		for first := 0; first < len(trims); {
-			last := first
-			for last+1 < len(trims) && trims[last+1] == trims[last]+1 {
-				last++
-			}
-			if _, err := w.trim.ExecContext(ctx, trims[first], trims[last]); err != nil {
-				return err
-			}
-			first = last + 1
 		}
 		if newMax {
 			_, err := w.setMax.ExecContext(ctx, int64(maxSeen))

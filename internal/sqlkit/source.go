@@ -175,31 +175,28 @@ func unescape(s string) string {
 	return s // a raw % that begins no escape: taken as it stands
 }
 
-var secretOption = regexp.MustCompile(`(?i)((?:pass|secret|token)[^=&]*=)[^&]*`)
-
-// Redact returns the URL without its password. It never fails: of what it can't read it
-// shows the scheme alone.
+// Redact returns the URL without its password. Of a URL that Parse refuses it shows the
+// scheme alone: nobody can tell which part of it is the password.
 func Redact(raw string) string {
-	scheme, rest, ok := strings.Cut(raw, ":")
-	if !ok || len(scheme) > 16 {
-		return "[redacted]"
-	}
-	if scheme == "sqlite" {
+	s, err := Parse(raw)
+	switch {
+	case err == nil && s.Dialect == SQLite:
 		return raw
+	case err == nil:
+		return "mysql://" + url.User(s.mysql.User).String() + ":xxxxx@" + s.mysql.Addr + "/" + s.mysql.DBName
 	}
-	rest, ok = strings.CutPrefix(rest, "//")
-	if !ok {
-		return scheme + ":[redacted]"
+	scheme, _, ok := strings.Cut(raw, ":")
+	switch {
+	case ok && scheme == "sqlite":
+		return raw
+	case ok && (scheme == "mysql" || knownScheme.MatchString(raw)):
+		return scheme + "://[redacted]"
 	}
-	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
-		user, _, hasPass := strings.Cut(rest[:at], ":")
-		if rest = rest[at+1:]; hasPass {
-			user += ":xxxxx"
-		}
-		rest = user + "@" + rest
-	}
-	return scheme + "://" + secretOption.ReplaceAllString(rest, "${1}xxxxx")
+	return "[redacted]"
 }
+
+// knownScheme matches what people give by mistake.
+var knownScheme = regexp.MustCompile(`^(postgres|postgresql|mariadb|http|https|redis|rediss|file)://`)
 
 // Open makes the pools. It does not connect, except that it creates a missing SQLite
 // file readable by its owner only.

@@ -1,0 +1,124 @@
+package syncengine_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/puzpuzpuz/xsync/v3"
+
+	"github.com/syncengine-go/syncengine"
+)
+
+const benchKeys = 200_000
+
+// benchContent is a document of some 300 bytes.
+var benchContent = []byte(`{"name":"example item","tags":["a","b","c"],"count":12345,"nested":{"x":1.5,"y":true,"text":"` +
+	strings.Repeat("lorem ipsum ", 16) + `"}}`)
+
+func benchIDs() []string {
+	ids := make([]string, benchKeys)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("bench:item:%08d", i)
+	}
+	return ids
+}
+
+func openBench(b *testing.B, cfg syncengine.Config) *syncengine.Engine {
+	b.Helper()
+	cfg.Dir = b.TempDir()
+	e, err := syncengine.Open(context.Background(), cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
+// BenchmarkGetL1 compares a hit in memory with the raw map, in one run.
+func BenchmarkGetL1(b *testing.B) {
+	ids := benchIDs()
+	b.Run("xsync", func(b *testing.B) {
+		m := xsync.NewMapOf[string, *[]byte]()
+		for _, id := range ids {
+			c := append([]byte(nil), benchContent...)
+			m.Store(strings.Clone(id), &c) // a key equal by pointer would not be compared
+		}
+		b.ReportAllocs()
+		var seed atomic.Uint32
+		b.RunParallel(func(pb *testing.PB) {
+			for i := seed.Add(7919); pb.Next(); i = i*1664525 + 1013904223 {
+				if v, ok := m.Load(ids[i%benchKeys]); !ok || len(*v) == 0 {
+					b.Fatal("missing")
+				}
+			}
+		})
+	})
+	b.Run("engine", func(b *testing.B) {
+		ctx := context.Background()
+		e := openBench(b, syncengine.Config{L1MaxBytes: 1 << 30, Durability: syncengine.Buffered})
+		for _, id := range ids {
+			if err := e.Submit(ctx, syncengine.Item{ID: id, Content: benchContent}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := e.Flush(ctx); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportAllocs()
+		b.ResetTimer()
+		var seed atomic.Uint32
+		b.RunParallel(func(pb *testing.PB) {
+			for i := seed.Add(7919); pb.Next(); i = i*1664525 + 1013904223 {
+				if it, err := e.Get(ctx, ids[i%benchKeys]); err != nil || len(it.Content) == 0 {
+					b.Fatal(err)
+				}
+			}
+		})
+	})
+}
+
+// BenchmarkSubmit compares a write at each durability with a raw map store of a copy. The
+// store is the twin that drops everything, so that only the path to the acknowledgement is
+// measured.
+func BenchmarkSubmit(b *testing.B) {
+	ids := benchIDs()
+	b.Run("xsync", func(b *testing.B) {
+		m := xsync.NewMapOf[string, *[]byte]()
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			c := append([]byte(nil), benchContent...)
+			m.Store(ids[i%benchKeys], &c)
+		}
+	})
+	for _, d := range []syncengine.Durability{syncengine.Buffered, syncengine.Logged} {
+		for _, callers := range []int{1, 64} {
+			b.Run(fmt.Sprintf("%s/callers=%d", d, callers), func(b *testing.B) {
+				ctx := context.Background()
+				e := openBench(b, syncengine.Config{L1MaxBytes: 1 << 30, Durability: d, L3: nullArchive{}})
+				b.ReportAllocs()
+				b.ResetTimer()
+				if callers == 1 {
+					for i := 0; b.Loop(); i++ {
+						if err := e.Submit(ctx, syncengine.Item{ID: ids[i%benchKeys], Content: benchContent}); err != nil {
+							b.Fatal(err)
+						}
+					}
+					return
+				}
+				var n atomic.Int64
+				b.SetParallelism(callers / 2)
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						if err := e.Submit(ctx, syncengine.Item{ID: ids[n.Add(1)%benchKeys], Content: benchContent}); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			})
+		}
+	}
+}

@@ -1,0 +1,441 @@
+package syncengine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// TestThreeTiersEndToEnd is the main job: groups go in, both servers hold them as seen from
+// outside, a cold engine reads them back, Status names the tiers.
+func TestThreeTiersEndToEnd(t *testing.T) {
+	const total, group = 5000, 250
+	ctx := context.Background()
+	redis := testserver.Redis(t)
+	dbURL := testserver.SharedMariaDB(t).NewDatabase(t)
+	cfg := syncengine.Config{SQLURL: dbURL, RedisURL: redis.URL()}
+	e := open(t, cfg)
+	for first := 0; first < total; first += group {
+		items := make([]syncengine.Item, group)
+		for i := range items {
+			id := fmt.Sprint("item-", first+i)
+			items[i] = syncengine.Item{ID: id, Content: doc(id, first+i)}
+		}
+		r, err := e.SubmitMany(ctx, items)
+		if err != nil || r != (syncengine.BatchResult{Total: group, Succeeded: group}) {
+			t.Fatalf("SubmitMany: %+v, %v", r, err)
+		}
+	}
+	must(t, e.Flush(ctx))
+	var rows int
+	must(t, testserver.OpenSQL(t, dbURL).QueryRow("SELECT COUNT(*) FROM sync_items WHERE deleted = 0").Scan(&rows))
+	if keys := redis.Do(t, "DBSIZE"); rows != total || keys != fmt.Sprint(total) {
+		t.Fatalf("from outside: %d rows, %s keys; want %d of each", rows, keys, total)
+	}
+	cold := open(t, cfg)
+	for n := range total {
+		if n%2 == 0 {
+			wantContent(t, cold, fmt.Sprint("item-", n), n)
+		}
+	}
+	if s := cold.Stats(); s.L2Hits != total/2 || s.L3Hits != 0 {
+		t.Errorf("the cold engine read %d from L2 and %d from L3, want all from L2", s.L2Hits, s.L3Hits)
+	}
+	st, err := cold.Status(ctx, "item-0")
+	if err != nil || st.State != syncengine.StatusSynced || !st.InL1 || !st.InL2 || !st.InL3 {
+		t.Errorf("Status of a read item: %+v, %v", st, err)
+	}
+	st, err = cold.Status(ctx, "item-1")
+	if err != nil || st.State != syncengine.StatusSynced || st.InL1 || !st.InL2 || !st.InL3 {
+		t.Errorf("Status of an unread item: %+v, %v", st, err)
+	}
+	st, err = cold.Status(ctx, "nothing")
+	if err != nil || st != (syncengine.ItemStatus{}) {
+		t.Errorf("Status of nothing: %+v, %v", st, err)
+	}
+	// One round trip per tier for many ids.
+	ids := make([]string, 0, total)
+	for n := range total {
+		ids = append(ids, fmt.Sprint("item-", n))
+	}
+	items, err := open(t, cfg).GetMany(ctx, append(ids, "nothing", "item-7"))
+	must(t, err)
+	for n, it := range items[:total] {
+		if it == nil || string(it.Content) != string(doc(ids[n], n)) {
+			t.Fatalf("GetMany[%d] = %v", n, it)
+		}
+	}
+	if items[total] != nil || items[total+1] == nil || items[total+1].ID != "item-7" {
+		t.Errorf("GetMany: absent %v, repeated %v", items[total], items[total+1])
+	}
+	report, err := e.Verify(ctx, syncengine.VerifyOptions{})
+	if err != nil || !report.InSync || report.RootL2 != report.RootL3 {
+		t.Errorf("Verify: %+v, %v", report, err)
+	}
+	if root, err := cold.MerkleRoot(ctx); err != nil || root != report.RootL3 {
+		t.Errorf("MerkleRoot: %x, %v; Verify said %x", root, err, report.RootL3)
+	}
+}
+
+// TestEmbeddedDefaultSurvivesReopen needs no server: one directory.
+func TestEmbeddedDefaultSurvivesReopenAndDeletesStayDeleted(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	e := open(t, syncengine.Config{Dir: dir})
+	for n := range 300 {
+		put(t, e, fmt.Sprint("id-", n), n)
+	}
+	r, err := e.DeleteMany(ctx, []string{"id-1", "id-2", "never"})
+	if err != nil || r.Succeeded != 3 {
+		t.Fatalf("DeleteMany: %+v, %v", r, err)
+	}
+	must(t, e.Delete(ctx, "id-3"))
+	if e.Len() != 297 || e.IsEmpty() {
+		t.Errorf("Len = %d, want 297", e.Len())
+	}
+	must(t, e.Close())
+	files, err := os.ReadDir(dir)
+	must(t, err)
+	for _, f := range files {
+		if info, err := f.Info(); err != nil || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("INV-13: %s is readable by others: %v, %v", f.Name(), info.Mode(), err)
+		}
+	}
+	e = open(t, syncengine.Config{Dir: dir})
+	for n := range 300 {
+		want := n
+		if n >= 1 && n <= 3 {
+			want = -1
+		}
+		wantContent(t, e, fmt.Sprint("id-", n), want)
+	}
+	if e.Contains("id-1") {
+		t.Error("Contains of an id that L1 knows to be deleted")
+	}
+}
+
+// TestDurabilityLevels checks what is where when Submit returns.
+func TestDurabilityLevelsReachWhatTheyPromise(t *testing.T) {
+	ctx := context.Background()
+	e := open(t, syncengine.Config{BatchFlushInterval: time.Hour})
+	put(t, e, "buffered", 1, syncengine.WithDurability(syncengine.Buffered))
+	if s := e.Stats(); s.WALItems != 0 || s.PendingOps != 1 {
+		t.Errorf("Buffered: %d in the WAL, %d pending; want 0 and 1", s.WALItems, s.PendingOps)
+	}
+	put(t, e, "logged", 1)
+	if s := e.Stats(); s.WALItems != 1 || s.PendingOps != 2 {
+		t.Errorf("Logged: %d in the WAL, %d pending; want 1 and 2", s.WALItems, s.PendingOps)
+	}
+	if st, err := e.Status(ctx, "logged"); err != nil || st.State != syncengine.StatusPending || st.InL3 {
+		t.Errorf("Status of a logged item: %+v, %v", st, err)
+	}
+	put(t, e, "archived", 1, syncengine.WithDurability(syncengine.Archived))
+	if st, err := e.Status(ctx, "archived"); err != nil || st.State != syncengine.StatusSynced || !st.InL3 {
+		t.Errorf("Status of an archived item: %+v, %v", st, err)
+	}
+}
+
+// TestVersions covers numbering by the engine and by the caller.
+func TestINV3VersionsOrderWrites(t *testing.T) {
+	ctx := context.Background()
+	e := open(t, syncengine.Config{})
+	submit := func(version uint64, n int) error {
+		return e.Submit(ctx, syncengine.Item{ID: "numbered", Version: version, Content: doc("numbered", n)})
+	}
+	must(t, submit(10, 1))
+	if err := submit(9, 2); !errors.Is(err, syncengine.ErrStaleVersion) {
+		t.Errorf("an older version: %v, want ErrStaleVersion", err)
+	}
+	wantContent(t, e, "numbered", 1)
+	must(t, submit(10, 1)) // a repetition is no conflict
+	must(t, submit(11, 3))
+	wantContent(t, e, "numbered", 3)
+	must(t, submit(syncengine.MaxVersion, 4))
+	must(t, e.Delete(ctx, "numbered")) // at equal versions a delete wins
+	wantContent(t, e, "numbered", -1)
+	must(t, e.Flush(ctx))
+	wantContent(t, e, "numbered", -1)
+
+	put(t, e, "free", 1)
+	first, err := e.Get(ctx, "free")
+	must(t, err)
+	put(t, e, "free", 2)
+	second, err := e.Get(ctx, "free")
+	if err != nil || second.Version <= first.Version {
+		t.Errorf("versions %d then %d, %v", first.Version, second.Version, err)
+	}
+}
+
+// TestGetOrInsertWith: one factory per id at a time, never after an error.
+func TestGetOrInsertWithRunsTheFactoryOnce(t *testing.T) {
+	ctx := context.Background()
+	e := open(t, syncengine.Config{})
+	var calls atomic.Int32
+	entered, release := make(chan struct{}, 1), make(chan struct{})
+	factory := func(context.Context) (syncengine.Item, error) {
+		calls.Add(1)
+		entered <- struct{}{}
+		<-release
+		return syncengine.Item{Content: doc("made", 1)}, nil
+	}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			it, err := e.GetOrInsertWith(ctx, "made", factory)
+			if err != nil || string(it.Content) != string(doc("made", 1)) || it.ID != "made" {
+				t.Errorf("GetOrInsertWith: %+v, %v", it, err)
+			}
+		})
+	}
+	<-entered
+	left, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := e.GetOrInsertWith(left, "made", factory); !errors.Is(err, context.Canceled) {
+		t.Errorf("a caller that left: %v", err)
+	}
+	close(release)
+	wg.Wait()
+	if calls.Load() != 1 {
+		t.Errorf("the factory ran %d times", calls.Load())
+	}
+	boom := errors.New("boom")
+	if _, err := e.GetOrInsertWith(ctx, "other", func(context.Context) (syncengine.Item, error) { return syncengine.Item{}, boom }); !errors.Is(err, boom) {
+		t.Errorf("factory error: %v", err)
+	}
+	if _, err := e.GetOrInsertWith(ctx, "other", func(context.Context) (syncengine.Item, error) { panic("ouch") }); err == nil {
+		t.Error("factory panic: no error")
+	}
+	if _, err := e.GetOrInsertWith(ctx, "other", func(context.Context) (syncengine.Item, error) {
+		return syncengine.Item{ID: "another", Content: []byte("1")}, nil
+	}); !errors.Is(err, syncengine.ErrInvalidItem) {
+		t.Errorf("factory with another id: %v", err)
+	}
+	// A write that comes while the factory runs wins.
+	it, err := e.GetOrInsertWith(ctx, "raced", func(context.Context) (syncengine.Item, error) {
+		put(t, e, "raced", 9)
+		return syncengine.Item{Content: doc("raced", 1)}, nil
+	})
+	if err != nil || string(it.Content) != string(doc("raced", 9)) {
+		t.Errorf("GetOrInsertWith over a newer write: %s, %v", it.Content, err)
+	}
+	must(t, e.Flush(ctx))
+	wantContent(t, e, "raced", 9)
+}
+
+func TestINV8FactoryIsNotCalledWhenTheStoreCantBeAsked(t *testing.T) {
+	ctx := context.Background()
+	e := open(t, syncengine.Config{SQLURL: "mysql://root@127.0.0.1:1/none", L3Timeout: 200 * time.Millisecond})
+	_, err := e.GetOrInsertWith(ctx, "x", func(context.Context) (syncengine.Item, error) {
+		t.Error("the factory was called")
+		return syncengine.Item{}, nil
+	})
+	if !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
+	}
+	if _, err := e.Get(ctx, "x"); !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Errorf("Get: %v, want ErrUnavailable", err)
+	}
+}
+
+// TestLifecycle: typed errors after Close, Close twice, a lock on the directory.
+func TestLifecycle(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	var states []syncengine.State
+	e := open(t, syncengine.Config{Dir: dir, OnEvent: syncengine.Events{
+		StateChanged: func(_, to syncengine.State) {
+			states = append(states, to)
+			if to == syncengine.StateReady {
+				panic("a user's panic is nobody else's business")
+			}
+		},
+	}})
+	if e.State() != syncengine.StateRunning {
+		t.Errorf("after Open the state is %v", e.State())
+	}
+	if _, err := syncengine.Open(ctx, syncengine.Config{Dir: dir}); !errors.Is(err, syncengine.ErrLocked) {
+		t.Errorf("a second engine on the directory: %v, want ErrLocked", err)
+	}
+	put(t, e, "a", 1)
+	must(t, e.Close())
+	must(t, e.Close())
+	if e.State() != syncengine.StateClosed {
+		t.Errorf("after Close the state is %v", e.State())
+	}
+	for name, call := range map[string]func() error{
+		"Submit":      func() error { return e.Submit(ctx, syncengine.Item{ID: "a", Content: []byte("1")}) },
+		"Delete":      func() error { return e.Delete(ctx, "a") },
+		"Get":         func() error { _, err := e.Get(ctx, "a"); return err },
+		"GetVerified": func() error { _, err := e.GetVerified(ctx, "a"); return err },
+		"GetMany":     func() error { _, err := e.GetMany(ctx, []string{"a"}); return err },
+		"Status":      func() error { _, err := e.Status(ctx, "a"); return err },
+		"Flush":       func() error { return e.Flush(ctx) },
+		"Verify":      func() error { _, err := e.Verify(ctx, syncengine.VerifyOptions{}); return err },
+		"Quarantined": func() error { _, err := e.Quarantined(ctx); return err },
+		"SubmitMany":  func() error { _, err := e.SubmitMany(ctx, nil); return err },
+	} {
+		if err := call(); !errors.Is(err, syncengine.ErrClosed) {
+			t.Errorf("%s after Close: %v, want ErrClosed", name, err)
+		}
+	}
+	want := []syncengine.State{syncengine.StateConnecting, syncengine.StateDrainingWAL, syncengine.StateSyncingRedis,
+		syncengine.StateWarmingUp, syncengine.StateReady, syncengine.StateRunning, syncengine.StateShuttingDown, syncengine.StateClosed}
+	if fmt.Sprint(states) != fmt.Sprint(want) {
+		t.Errorf("states %v, want %v", states, want)
+	}
+	for range 50 {
+		open(t, syncengine.Config{Dir: dir}).Close()
+	}
+}
+
+// TestINV12CloseDuringSubmit: every write is either acknowledged and kept, or refused.
+func TestINV12CloseDuringSubmitKeepsWhatWasAcknowledged(t *testing.T) {
+	for _, d := range []syncengine.Durability{syncengine.Buffered, syncengine.Logged, syncengine.Archived} {
+		t.Run(d.String(), func(t *testing.T) {
+			ctx := context.Background()
+			dir := t.TempDir()
+			e := open(t, syncengine.Config{Dir: dir, Durability: d})
+			var acked [8]int
+			var wg sync.WaitGroup
+			begun := make(chan struct{}, 8*1000)
+			for w := range acked {
+				wg.Go(func() {
+					for {
+						id := fmt.Sprintf("w%d-%d", w, acked[w])
+						err := e.Submit(ctx, syncengine.Item{ID: id, Content: doc(id, acked[w])})
+						if errors.Is(err, syncengine.ErrClosed) {
+							return
+						}
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						acked[w]++
+						select {
+						case begun <- struct{}{}:
+						default: // enough is known
+						}
+					}
+				})
+			}
+			for range 200 {
+				<-begun
+			}
+			must(t, e.Close())
+			wg.Wait()
+			e = open(t, syncengine.Config{Dir: dir})
+			for w, n := range acked {
+				for i := range n {
+					wantContent(t, e, fmt.Sprintf("w%d-%d", w, i), i)
+				}
+			}
+		})
+	}
+}
+
+// TestTombstonesArePurged makes TombstoneRetention visible.
+func TestTombstonesArePurgedAfterTheirRetention(t *testing.T) {
+	ctx := context.Background()
+	dbURL := testserver.SharedMariaDB(t).NewDatabase(t)
+	e := open(t, syncengine.Config{SQLURL: dbURL, TombstoneRetention: 200 * time.Millisecond})
+	put(t, e, "stays", 1)
+	put(t, e, "goes", 1)
+	must(t, e.Delete(ctx, "goes"))
+	must(t, e.Flush(ctx))
+	outside := testserver.OpenSQL(t, dbURL)
+	eventually(t, "the tombstone is purged", func() bool {
+		var n int
+		must(t, outside.QueryRow("SELECT COUNT(*) FROM sync_items").Scan(&n))
+		return n == 1
+	})
+	wantContent(t, e, "stays", 1)
+}
+
+// TestMetrics: two engines share a registry under labels; Close takes them away.
+func TestMetricsAreRegisteredAndUnregistered(t *testing.T) {
+	ctx := context.Background()
+	reg := prometheus.NewRegistry()
+	a := open(t, syncengine.Config{Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"engine": "a"}, reg)})
+	b := open(t, syncengine.Config{Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"engine": "b"}, reg)})
+	if _, err := syncengine.Open(ctx, syncengine.Config{Dir: t.TempDir(), Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"engine": "a"}, reg)}); !errors.Is(err, syncengine.ErrInvalidConfig) {
+		t.Errorf("the same labels twice: %v", err)
+	}
+	put(t, a, "x", 1)
+	must(t, a.Flush(ctx))
+	wantContent(t, b, "absent", -1)
+	wantContent(t, a, "x", 1)
+	found := map[string]float64{}
+	families, err := reg.Gather()
+	must(t, err)
+	for _, f := range families {
+		for _, m := range f.Metric {
+			for _, l := range m.Label {
+				if l.GetName() == "engine" && l.GetValue() == "a" {
+					found[f.GetName()] += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+				}
+			}
+		}
+	}
+	for _, name := range []string{"sync_engine_operations_total", "sync_engine_operation_seconds", "sync_engine_batch_size",
+		"sync_engine_l1_items", "sync_engine_l1_bytes", "sync_engine_flushed_ops_total", "sync_engine_reads_total"} {
+		if found[name] == 0 {
+			t.Errorf("metric %s counted nothing", name)
+		}
+	}
+	must(t, a.Close())
+	must(t, b.Close())
+	if families, err := reg.Gather(); err != nil || len(families) != 0 {
+		t.Errorf("after Close %d metrics are left, %v", len(families), err)
+	}
+}
+
+// TestGetVerified needs a corrupt copy: it damages the row of a cold engine.
+func TestINV11GetVerifiedReportsACorruptRow(t *testing.T) {
+	ctx := context.Background()
+	dbURL := testserver.SharedMariaDB(t).NewDatabase(t)
+	e := open(t, syncengine.Config{SQLURL: dbURL})
+	put(t, e, "sound", 1)
+	put(t, e, "rotten", 1)
+	must(t, e.Flush(ctx))
+	if _, err := testserver.OpenSQL(t, dbURL).Exec("UPDATE sync_items SET content = CONCAT(content, ' ') WHERE id = 'rotten'"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.GetVerified(ctx, "rotten"); err != nil {
+		t.Errorf("the copy in memory is sound: %v", err)
+	}
+	cold := open(t, syncengine.Config{SQLURL: dbURL})
+	var ce *syncengine.CorruptionError
+	if _, err := cold.GetVerified(ctx, "rotten"); !errors.As(err, &ce) || ce.ID != "rotten" || ce.Tier != "L3" || len(ce.Expected) != 64 || len(ce.Actual) != 64 {
+		t.Errorf("GetVerified: %v", err)
+	}
+	items, err := cold.GetMany(ctx, []string{"sound", "rotten"})
+	if !errors.Is(err, syncengine.ErrCorruption) || items[0] == nil || items[1] != nil {
+		t.Errorf("GetMany: %v, %v; the sound row must be answered", items, err)
+	}
+	if s := cold.Stats(); s.Corruptions == 0 {
+		t.Error("nobody counted the corruption")
+	}
+}
+
+// TestSQLiteURL: L3 in a file elsewhere.
+func TestSQLiteFileElsewhere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "odd name?#%.db")
+	e := open(t, syncengine.Config{SQLURL: "sqlite:" + path})
+	put(t, e, "a", 1)
+	must(t, e.Close())
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal(err)
+	}
+	wantContent(t, open(t, syncengine.Config{SQLURL: "sqlite:" + path}), "a", 1)
+}

@@ -1,0 +1,150 @@
+package syncengine_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// floors reads the table of doc.go: which file is on which floor.
+func floors(t *testing.T) map[string]int {
+	t.Helper()
+	text, err := os.ReadFile("doc.go")
+	must(t, err)
+	_, table, ok := strings.Cut(string(text), "# Reading the source")
+	if !ok {
+		t.Fatal("doc.go has no table of floors")
+	}
+	floor := -1
+	out := make(map[string]int)
+	head := regexp.MustCompile(`^//\s+([0-3]) (engine|pipeline|rooms|contracts)`)
+	for line := range strings.Lines(table) {
+		if m := head.FindStringSubmatch(line); m != nil {
+			floor = int(m[1][0] - '0')
+		}
+		for _, f := range regexp.MustCompile(`\w+\.go\b`).FindAllString(line, -1) {
+			if floor >= 0 && !strings.HasSuffix(f, "_test.go") {
+				out[f] = floor
+			}
+		}
+	}
+	return out
+}
+
+func rootFiles(t *testing.T) map[string]*ast.File {
+	t.Helper()
+	names, err := filepath.Glob("*.go")
+	must(t, err)
+	out := make(map[string]*ast.File)
+	for _, name := range names {
+		if !strings.HasSuffix(name, "_test.go") {
+			f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+			must(t, err)
+			out[name] = f
+		}
+	}
+	return out
+}
+
+// TestFilesUseOnlyLowerFloors checks package-level names: a file may use those of its own
+// floor and below. Config is the one exception: it names types of upper floors in its
+// fields, as a contract must.
+func TestFilesUseOnlyLowerFloors(t *testing.T) {
+	floor := floors(t)
+	files := rootFiles(t)
+	declared := make(map[string]string) // name -> file
+	for name, f := range files {
+		if _, ok := floor[name]; !ok {
+			t.Errorf("%s stands on no floor of doc.go's table", name)
+		}
+		for obj := range f.Scope.Objects {
+			declared[obj] = name
+		}
+	}
+	for name := range floor {
+		if files[name] == nil {
+			t.Errorf("doc.go names %s, which does not exist", name)
+		}
+	}
+	contractTypes := []string{"BackpressureLevel", "QuarantinedOp", "VerifyReport"} // public types in signatures
+	for name, f := range files {
+		for _, id := range f.Unresolved {
+			from, ok := declared[id.Name]
+			if ok && floor[from] > floor[name] && !(floor[name] == 0 && slices.Contains(contractTypes, id.Name)) {
+				t.Errorf("%s (floor %d) uses %s of %s (floor %d)", name, floor[name], id.Name, from, floor[from])
+			}
+		}
+	}
+}
+
+// testOnly are packages that only tests import, and programs.
+var testOnly = []string{"internal/testserver", "internal/faultproxy", "internal/storetest", "internal/testreport", "examples", "bench"}
+
+// libraryFiles parses all files that end up in a user's program.
+func libraryFiles(t *testing.T, fn func(path string, f *ast.File)) {
+	t.Helper()
+	must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if slices.Contains(testOnly, filepath.ToSlash(path)) || strings.HasPrefix(d.Name(), ".") && path != "." {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err == nil {
+			fn(filepath.ToSlash(path), f)
+		}
+		return err
+	}))
+}
+
+func TestGoroutinesStartAtOneDoor(t *testing.T) {
+	found := 0
+	libraryFiles(t, func(path string, f *ast.File) {
+		ast.Inspect(f, func(n ast.Node) bool {
+			if _, ok := n.(*ast.GoStmt); ok {
+				if found++; path != "engine.go" {
+					t.Errorf("%s has a go statement", path)
+				}
+			}
+			return true
+		})
+	})
+	if found != 1 {
+		t.Errorf("%d go statements, want the one in engine.go", found)
+	}
+}
+
+// TestDriversAreImportedInOnePlace: the client libraries of a server stay in one package.
+// config.go, l2.go name redis.UniversalClient, which is part of the public API.
+func TestDriversAreImportedInOnePlace(t *testing.T) {
+	allowed := map[string]func(path string) bool{
+		"github.com/redis/go-redis": func(p string) bool {
+			return strings.HasPrefix(p, "internal/rediskit/") || p == "config.go" || p == "l2.go"
+		},
+		"github.com/go-sql-driver/mysql": func(p string) bool { return strings.HasPrefix(p, "internal/sqlkit/") },
+		"modernc.org/sqlite":             func(p string) bool { return strings.HasPrefix(p, "internal/sqlkit/") },
+	}
+	libraryFiles(t, func(path string, f *ast.File) {
+		for _, imp := range f.Imports {
+			for driver, ok := range allowed {
+				if strings.Contains(imp.Path.Value, driver) && !ok(path) {
+					t.Errorf("%s imports %s", path, driver)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,21 @@
+package storetest
+
+import (
+	"context"
+
+	"github.com/syncengine-go/syncengine"
+)
+
+func (a *archive) Heads(ctx context.Context, ids []string) ([]syncengine.Meta, error) {
+	found, err := a.GetMany(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var out []syncengine.Meta
+	for i := range found {
+		if r := &found[i].Record; found[i].OK {
+			out = append(out, syncengine.Meta{ID: r.ID, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash})
+		}
+	}
+	return out, nil
+}

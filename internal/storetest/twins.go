@@ -1,0 +1,216 @@
+package storetest
+
+// twins.go holds the in-memory stores. They copy what they are given and keep of a record
+// what a server keeps: no access counts, times in UTC and without a monotonic part.
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+)
+
+// rows are the records of a twin.
+type rows map[string]syncengine.Record
+
+// stored is r as a store gives it back.
+func stored(r *syncengine.Record) syncengine.Record {
+	out := *r
+	out.AccessCount, out.LastAccessed = 0, time.Time{}
+	out.UpdatedAt = time.Unix(0, r.UpdatedAt.UnixNano()).UTC()
+	out.Content = bytes.Clone(r.Content)
+	if r.Deleted {
+		out.Content, out.ContentHash = nil, [32]byte{}
+	}
+	return out
+}
+
+func (m rows) get(ctx context.Context, id string) (syncengine.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return syncengine.Record{}, err
+	}
+	r, ok := m[id]
+	if !ok {
+		return syncengine.Record{}, syncengine.ErrNotFound
+	}
+	return r, nil
+}
+
+func (m rows) getMany(ctx context.Context, ids []string) ([]syncengine.Found, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	out := make([]syncengine.Found, len(ids))
+	for i, id := range ids {
+		out[i].Record, out[i].OK = m[id]
+	}
+	return out, nil
+}
+
+type cache struct {
+	mu   sync.RWMutex // guards rows
+	rows rows
+}
+
+// NewCache returns an empty L2 in memory.
+func NewCache() syncengine.CacheStore { return &cache{rows: rows{}} }
+
+func (c *cache) Get(ctx context.Context, id string) (syncengine.Record, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.rows.get(ctx, id)
+}
+
+func (c *cache) GetMany(ctx context.Context, ids []string) ([]syncengine.Found, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.rows.getMany(ctx, ids)
+}
+
+func (c *cache) Put(ctx context.Context, recs []syncengine.Record) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for i := range recs {
+		if old, ok := c.rows[recs[i].ID]; !ok || old.Compare(&recs[i]) <= 0 {
+			c.rows[recs[i].ID] = stored(&recs[i])
+		}
+	}
+	return nil
+}
+
+func (c *cache) Remove(ctx context.Context, ids []string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		delete(c.rows, id)
+	}
+	return nil
+}
+
+func (c *cache) Scan(ctx context.Context, fn func(ids []string) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c.mu.RLock()
+	ids := make([]string, 0, len(c.rows))
+	for id := range c.rows {
+		ids = append(ids, id)
+	}
+	c.mu.RUnlock()
+	for page := range slices.Chunk(ids, 1000) { // without the lock: fn may call the store
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fn(page); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *cache) Ping(ctx context.Context) error { return ctx.Err() }
+
+func (c *cache) Close() error { return nil }
+
+type archive struct {
+	mu     sync.Mutex // guards the fields below
+	rows   rows
+	ids    []string // of rows, in byte order if sorted
+	sorted bool
+}
+
+// NewArchive returns an empty L3 in memory.
+func NewArchive() syncengine.ArchiveStore { return &archive{rows: rows{}} }
+
+func (a *archive) Prepare(ctx context.Context) error { return ctx.Err() }
+
+func (a *archive) Get(ctx context.Context, id string) (syncengine.Record, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.rows.get(ctx, id)
+}
+
+func (a *archive) GetMany(ctx context.Context, ids []string) ([]syncengine.Found, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.rows.getMany(ctx, ids)
+}
+
+func (a *archive) Apply(ctx context.Context, recs []syncengine.Record) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for i := range recs {
+		old, ok := a.rows[recs[i].ID]
+		if ok && recs[i].Compare(&old) <= 0 {
+			continue
+		}
+		if !ok {
+			a.ids, a.sorted = append(a.ids, recs[i].ID), false
+		}
+		a.rows[recs[i].ID] = stored(&recs[i])
+	}
+	return nil
+}
+
+// sort puts ids in order; a.mu is held.
+func (a *archive) sort() {
+	if !a.sorted {
+		slices.Sort(a.ids)
+		a.sorted = true
+	}
+}
+
+func (a *archive) Scan(ctx context.Context, after string, limit int) ([]syncengine.Meta, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	a.sort()
+	at, found := slices.BinarySearch(a.ids, after)
+	if found {
+		at++
+	}
+	var out []syncengine.Meta
+	for _, id := range a.ids[at:min(len(a.ids), at+limit)] {
+		r := a.rows[id]
+		out = append(out, syncengine.Meta{ID: id, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash})
+	}
+	return out, nil
+}
+
+func (a *archive) PurgeTombstones(ctx context.Context, before time.Time, limit int) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	kept, n := a.ids[:0], 0
+	for _, id := range a.ids {
+		if r := a.rows[id]; n < limit && r.Deleted && r.UpdatedAt.Before(before) {
+			delete(a.rows, id)
+			n++
+			continue
+		}
+		kept = append(kept, id)
+	}
+	clear(a.ids[len(kept):])
+	a.ids = kept
+	return n, nil
+}
+
+func (a *archive) Ping(ctx context.Context) error { return ctx.Err() }
+
+func (a *archive) Close() error { return nil }
