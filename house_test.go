@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -147,4 +148,23 @@ func TestDriversAreImportedInOnePlace(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestLibcIsTheVersionSQLiteWasBuiltWith: another version of modernc.org/libc crashes inside
+// SQLite sooner or later.
+func TestLibcIsTheVersionSQLiteWasBuiltWith(t *testing.T) {
+	version := func(goMod string) string {
+		text, err := os.ReadFile(goMod)
+		must(t, err)
+		m := regexp.MustCompile(`(?m)modernc\.org/libc (v\S+)`).FindSubmatch(text)
+		if m == nil {
+			t.Fatalf("%s does not name modernc.org/libc", goMod)
+		}
+		return string(m[1])
+	}
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.GoMod}}", "modernc.org/sqlite").Output()
+	must(t, err)
+	if ours, theirs := version("go.mod"), version(strings.TrimSpace(string(out))); ours != theirs {
+		t.Errorf("go.mod has modernc.org/libc %s, modernc.org/sqlite wants %s", ours, theirs)
+	}
 }

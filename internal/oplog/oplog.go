@@ -36,6 +36,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -60,7 +61,10 @@ const (
 	// file system.
 	reclaimPages = 1024
 	readers      = 4
-	usedNote     = "in use"
+	// gatherTime is the longest that gather waits: about half of what a commit takes on a
+	// fast disk.
+	gatherTime = 100 * time.Microsecond
+	usedNote   = "in use"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -263,7 +267,9 @@ func (l *Log) Run() {
 	timer := time.NewTimer(trimDelay)
 	timer.Stop()
 	defer timer.Stop()
+	crowd := 0 // requests of the last commit
 	for {
+		l.gather(crowd)
 		l.mu.Lock()
 		reqs, trimTo, closed := l.waiting, l.trimTo, l.closed
 		trim := trimTo > l.trimmed
@@ -273,6 +279,7 @@ func (l *Log) Run() {
 		}
 		l.waiting, l.urgent = nil, false
 		l.mu.Unlock()
+		crowd = len(reqs)
 		if len(reqs) > 0 || trim {
 			if !l.commit(reqs, trimTo) && closed && len(reqs) == 0 {
 				return // a trim that fails now is repeated harmlessly by the next owner
@@ -289,6 +296,24 @@ func (l *Log) Run() {
 			l.urgent = true
 			l.mu.Unlock()
 		}
+	}
+}
+
+// gather gives the callers that the last commit has just woken a moment to come back.
+// Without it the loop would take the first of them alone, and the others would wait for two
+// commits. A single caller is never waited for.
+func (l *Log) gather(crowd int) {
+	if crowd < 2 {
+		return
+	}
+	for start := time.Now(); time.Since(start) < gatherTime; {
+		l.mu.Lock()
+		enough := len(l.waiting) >= crowd || l.closed
+		l.mu.Unlock()
+		if enough {
+			return
+		}
+		runtime.Gosched()
 	}
 }
 
