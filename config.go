@@ -137,7 +137,11 @@ type Config struct {
 	RetentionCompactDays int           // [90]
 	CompactionInterval   time.Duration // [1 h]
 	TombstoneRetention   time.Duration // how long deletes are remembered [7 days]
-	L1MaxAge             time.Duration // age at which clean L1 entries are re-read while other engines live [30 s]
+	// L1MaxAge is the age at which a clean L1 entry is compared with the tiers below, so that
+	// writes of other engines are seen; to 100 ms [30 s]. Without effect on the SQLite file
+	// in Dir, which no other engine is meant to write. While no tier can be asked, the entry
+	// is served as it is.
+	L1MaxAge time.Duration
 
 	Compression      Compression // [off]
 	CompressionLevel int

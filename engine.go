@@ -53,7 +53,8 @@ type Engine struct {
 	factories flights
 	promotes  chan promotion
 
-	l3Ready  atomic.Bool // Prepare has succeeded once
+	maxAge   time.Duration // of clean L1 entries; 0: no other engine can write to L3
+	l3Ready  atomic.Bool   // Prepare has succeeded once
 	retries  atomic.Uint64
 	corrupt  atomic.Uint64
 	healed   atomic.Uint64
@@ -184,7 +185,7 @@ func (e *Engine) IsEmpty() bool { return e.Len() == 0 }
 
 // housekeep is the loop of small periodic work.
 func (e *Engine) housekeep(ctx context.Context) {
-	tick := time.NewTicker(250 * time.Millisecond)
+	tick := time.NewTicker(tickTime)
 	defer tick.Stop()
 	purge := time.NewTimer(purgeEvery(e.cfg.TombstoneRetention))
 	defer purge.Stop()

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/storetest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
@@ -438,4 +439,32 @@ func TestSQLiteFileElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantContent(t, open(t, syncengine.Config{SQLURL: "sqlite:" + path}), "a", 1)
+}
+
+// TestL1MaxAge: two engines on the same stores; the second sees the first one's writes and
+// deletes once its own copies have aged.
+func TestL1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen(t *testing.T) {
+	ctx := context.Background()
+	l3, l2 := &faultyArchive{ArchiveStore: storetest.NewArchive()}, storetest.NewCache()
+	a := open(t, syncengine.Config{L3: l3, L2: l2})
+	b := open(t, syncengine.Config{L3: l3, L2: l2, L1MaxAge: 200 * time.Millisecond})
+	put(t, a, "x", 1)
+	put(t, a, "y", 1)
+	must(t, a.Flush(ctx))
+	wantContent(t, b, "x", 1)
+	wantContent(t, b, "y", 1)
+	put(t, a, "x", 2)
+	must(t, a.Delete(ctx, "y"))
+	must(t, a.Flush(ctx))
+	eventually(t, "b sees both", func() bool {
+		x, errX := b.Get(ctx, "x")
+		_, errY := b.Get(ctx, "y")
+		return errX == nil && string(x.Content) == string(doc("x", 2)) && errors.Is(errY, syncengine.ErrNotFound)
+	})
+	put(t, a, "x", 3)
+	must(t, a.Flush(ctx))
+	eventually(t, "GetMany sees it too", func() bool {
+		items, err := b.GetMany(ctx, []string{"x", "y"})
+		return err == nil && items[1] == nil && string(items[0].Content) == string(doc("x", 3))
+	})
 }

@@ -9,7 +9,6 @@ package syncengine
 import (
 	"math/rand/v2"
 	"sync"
-	"time"
 
 	"github.com/syncengine-go/syncengine/internal/tancurve"
 )
@@ -73,10 +72,8 @@ func (s *sampler) pick(score func(*entry) float64) *entry {
 // evict lowers L1 to its budget, as far as entries may go. Below the budget nothing is
 // evicted: memory that is there is there to be used.
 func (c *l1) evict() {
-	now := c.clock.now.Load()
 	score := func(e *entry) float64 {
-		idle := time.Duration(now-min(now, e.lastAccess.Load())) * time.Second
-		return tancurve.Score(idle, uint64(e.accesses.Load()), e.size())
+		return tancurve.Score(c.clock.since(e.lastAccess.Load()), uint64(e.accesses.Load()), e.size())
 	}
 	for tries := 0; c.used() > c.budget && tries < evictAttempts; tries++ {
 		e := c.samples.pick(score)

@@ -86,7 +86,7 @@ type Item struct {
 	// HomeInstanceID is an optional owner, carried along.
 	HomeInstanceID string
 	// AccessCount and LastAccessed tell how this engine's memory has seen the item
-	// read. They are set on reads, to the second, and ignored on Submit.
+	// read. They are set on reads, to 100 ms, and ignored on Submit.
 	AccessCount  uint64
 	LastAccessed time.Time
 }

@@ -22,9 +22,9 @@ import (
 )
 
 // entryOverhead is what an entry costs beside id and content: the struct (size class
-// 112), the map's node and bucket share (47 bytes measured), the slot for the sampler
+// 128), the map's node and bucket share (47 bytes measured), the slot for the sampler
 // (8), and half a step of rounding in the allocation of id and content.
-const entryOverhead = 192
+const entryOverhead = 200
 
 // metaOverhead is the struct of carried strings.
 const metaOverhead = int(unsafe.Sizeof(carried{}))
@@ -46,7 +46,8 @@ type entry struct {
 	seg        *segment // where the WAL holds the op; guarded by the queue's mutex; nil: not logged, or done
 	slot       uint32   // place in the sampler; guarded by its mutex
 	accesses   atomic.Uint32
-	lastAccess atomic.Uint32 // seconds of the engine's clock, see coarse
+	lastAccess atomic.Uint32 // ticks of the engine's clock, see coarse
+	checked    atomic.Uint32 // ticks: when it was written, or last compared with a lower tier
 	state      atomic.Uint32
 	idLen      uint16
 	priority   Priority
@@ -114,17 +115,26 @@ func (e *entry) record() Record {
 
 func (e *entry) pinned() bool { return e.state.Load()&statePinned != 0 }
 
-// coarse is a clock of whole seconds since it was made. Reads stamp entries with it,
-// because asking the system for the time would cost half a Get.
+// coarse is a clock of ticks since it was made. Reads stamp entries with it, because asking
+// the system for the time would cost half a Get.
 type coarse struct {
 	start time.Time
 	now   atomic.Uint32
 }
 
-func (c *coarse) tick() { c.now.Store(uint32(time.Since(c.start) / time.Second)) }
+// tickTime is the resolution of coarse. A uint32 of them lasts 13 years.
+const tickTime = 100 * time.Millisecond
 
-func (c *coarse) time(sec uint32) time.Time {
-	return c.start.Add(time.Duration(sec) * time.Second).UTC()
+func (c *coarse) tick() { c.now.Store(uint32(time.Since(c.start) / tickTime)) }
+
+func (c *coarse) time(ticks uint32) time.Time {
+	return c.start.Add(time.Duration(ticks) * tickTime).UTC()
+}
+
+// since returns the age of a stamp; 0 for one that is ahead of a reader's view of the clock.
+func (c *coarse) since(ticks uint32) time.Duration {
+	now := c.now.Load()
+	return time.Duration(now-min(now, ticks)) * tickTime
 }
 
 // stripes count the writes to ids by hash. A reader that wants to put a copy into L1
@@ -206,7 +216,11 @@ func (c *l1) promote(e *entry, stamp uint64) {
 func (c *l1) store(e *entry, still func() bool) (stored bool) {
 	c.m.Compute(e.id(), func(old *entry, loaded bool) (*entry, bool) {
 		if loaded {
-			if cmp := e.compare(old); cmp < 0 || cmp == 0 && still != nil {
+			cmp := e.compare(old)
+			if still != nil && cmp <= 0 {
+				old.checked.Store(c.clock.now.Load())
+			}
+			if cmp < 0 || cmp == 0 && still != nil {
 				return old, false
 			}
 		}
@@ -214,6 +228,7 @@ func (c *l1) store(e *entry, still func() bool) (stored bool) {
 			return old, !loaded
 		}
 		stored = true
+		e.checked.Store(c.clock.now.Load())
 		if loaded {
 			e.accesses.Store(old.accesses.Load())
 			e.lastAccess.Store(old.lastAccess.Load())

@@ -105,6 +105,9 @@ func (e *Engine) openStores() error {
 		}
 		e.l2 = newRedisStore(client, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, true)
 	}
+	if e.cfg.L3 != nil || e.cfg.DB != nil || e.cfg.SQLURL != "" {
+		e.maxAge = e.cfg.L1MaxAge // others may write there
+	}
 	switch {
 	case e.cfg.L3 != nil:
 		e.l3 = keepOpen3{e.cfg.L3}

@@ -26,11 +26,17 @@ import (
 // ErrCorruption (L3's row does not match its hash), ErrUnavailable.
 func (e *Engine) Get(ctx context.Context, id string) (Item, error) {
 	if e.gate.Load() == 0 {
-		if ent, ok := e.l1.get(id); ok {
+		if ent, ok := e.l1.get(id); ok && e.fresh(ent) {
 			return e.itemOf(ent)
 		}
 	}
 	return e.getSlow(ctx, id)
+}
+
+// fresh reports whether an L1 entry may be served without asking the tiers below: another
+// engine may have written the id since.
+func (e *Engine) fresh(ent *entry) bool {
+	return e.maxAge == 0 || e.l1.clock.since(ent.checked.Load()) < e.maxAge || ent.pinned()
 }
 
 // itemOf returns what a caller sees of an entry.
@@ -88,10 +94,13 @@ func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 	// The stamp is taken before L1 is asked: a write that L1 does not show has not been
 	// counted yet, and will be.
 	stamp := e.l1.stamp(id)
-	if ent, ok := e.l1.get(id); ok {
+	ent, ok := e.l1.get(id)
+	if ok && e.fresh(ent) {
 		return ent.record(), nil
 	}
-	e.l1.misses.Add(1)
+	if !ok {
+		e.l1.misses.Add(1)
+	}
 	waiting, recovered, err := e.inWAL(ctx, id)
 	switch {
 	case err != nil:
@@ -103,7 +112,26 @@ func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 	case waiting == nil && !e.filter.mayContain(id):
 		return Record{}, ErrNotFound
 	}
-	return e.loads.do(ctx, id, stamp, e.spawn, func() (Record, error) { return e.load(e.bg, id, stamp, waiting) })
+	rec, err := e.loads.do(ctx, id, stamp, e.spawn, func() (Record, error) { return e.load(e.bg, id, stamp, waiting) })
+	if ok {
+		return e.refreshed(ent, rec, err)
+	}
+	return rec, err
+}
+
+// refreshed decides between an L1 entry past its age and what the tiers below said.
+func (e *Engine) refreshed(ent *entry, rec Record, err error) (Record, error) {
+	known := ent.record()
+	switch {
+	case errors.Is(err, ErrNotFound):
+		e.l1.drop(ent)
+		return rec, err
+	case err != nil && !errors.Is(err, ErrCorruption): // nobody could be asked
+		return known, nil
+	case err == nil && known.Compare(&rec) < 0:
+		return rec, nil
+	}
+	return known, nil
 }
 
 // inWAL returns the newest op of id that is in quarantine or spooled, or nil. recovered
@@ -238,13 +266,17 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 			continue
 		}
 		stamp := e.l1.stamp(id)
-		if ent, ok := e.l1.get(id); ok {
+		ent, ok := e.l1.get(id)
+		if ok {
 			if it, err := e.itemOf(ent); err == nil {
-				out[i] = &it
+				out[i] = &it // if it is past its age, until the tiers below say otherwise
 			}
-			continue
+			if e.fresh(ent) {
+				continue
+			}
+		} else {
+			e.l1.misses.Add(1)
 		}
-		e.l1.misses.Add(1)
 		m.at[id] = []int{i}
 		waiting, recovered, err := e.inWAL(ctx, id)
 		switch {
@@ -272,12 +304,12 @@ type manyLoad struct {
 }
 
 func (m *manyLoad) answer(id string, rec *Record) {
-	if rec.Deleted {
-		return
-	}
 	for _, i := range m.at[id] {
-		it := rec.Item
-		m.out[i] = &it
+		m.out[i] = nil
+		if !rec.Deleted {
+			it := rec.Item
+			m.out[i] = &it
+		}
 	}
 }
 
@@ -298,7 +330,7 @@ func (e *Engine) loadMany(ctx context.Context, m *manyLoad) error {
 		unanswered := false
 		for i, op := range m.waiting {
 			if op == nil {
-				unanswered = true
+				unanswered = unanswered || m.out[m.at[m.ids[i]][0]] == nil
 				continue
 			}
 			rec := op.record()
@@ -323,6 +355,7 @@ func (e *Engine) loadMany(ctx context.Context, m *manyLoad) error {
 			e.l3Counts.hits.Add(1)
 		default:
 			e.l3Counts.misses.Add(1)
+			m.answer(m.ids[i], &Record{Deleted: true})
 		}
 		if f.OK || m.waiting[i] != nil {
 			rec := e.higher(f.Record, m.waiting[i], m.stamps[i])

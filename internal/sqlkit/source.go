@@ -71,10 +71,9 @@ func Parse(raw string) (*Source, error) {
 		return nil, errors.New(`must begin with "sqlite:" or "mysql://"`)
 	}
 	user, pass, rest := splitUser(rest)
-	// From here on the text holds no password, so the parser's errors may be shown.
 	u, err := url.Parse("mysql://" + rest)
 	if err != nil {
-		return nil, errors.New("must be a URL: " + err.(*url.Error).Err.Error())
+		return nil, errors.New("must be a URL with a valid host and port") // the parser's words could quote a misplaced password
 	}
 	cfg := mysql.NewConfig()
 	cfg.User, cfg.Passwd = user, pass
