@@ -2,14 +2,17 @@ package syncengine_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/puzpuzpuz/xsync/v3"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
 const benchKeys = 200_000
@@ -118,6 +121,55 @@ func BenchmarkSubmit(b *testing.B) {
 						}
 					}
 				})
+			})
+		}
+	}
+}
+
+// BenchmarkIngest compares the engine, from Submit until L3 holds everything, with a loop that
+// hands batches of 1000 to the same store.
+func BenchmarkIngest(b *testing.B) {
+	for name, url := range map[string]func(b *testing.B) string{
+		"sqlite":  func(b *testing.B) string { return "sqlite:" + b.TempDir() + "/l3.db" },
+		"mariadb": func(b *testing.B) string { return testserver.SharedMariaDB(b).NewDatabase(b) },
+	} {
+		b.Run(name+"/loop", func(b *testing.B) {
+			ctx := context.Background()
+			store, err := syncengine.OpenSQLStore(url(b))
+			must(b, err)
+			b.Cleanup(func() { _ = store.Close() })
+			must(b, store.Prepare(ctx))
+			recs := make([]syncengine.Record, 0, 1000)
+			for i := 0; b.Loop(); i++ {
+				recs = append(recs, syncengine.Record{Item: syncengine.Item{ID: fmt.Sprintf("item:%09d", i*7919%benchKeys), Version: uint64(i + 1),
+					UpdatedAt: time.Now(), Content: benchContent, ContentHash: sha256.Sum256(benchContent)}})
+				if len(recs) == cap(recs) {
+					if err := store.Apply(ctx, recs); err != nil {
+						b.Fatal(err)
+					}
+					recs = recs[:0]
+				}
+			}
+		})
+		for _, d := range []syncengine.Durability{syncengine.Buffered, syncengine.Logged} {
+			b.Run(fmt.Sprintf("%s/engine/%s", name, d), func(b *testing.B) {
+				ctx := context.Background()
+				e := openBench(b, syncengine.Config{SQLURL: url(b), Durability: d})
+				var n atomic.Int64
+				b.SetParallelism(32)
+				b.ResetTimer()
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						i := n.Add(1)
+						if err := e.Submit(ctx, syncengine.Item{ID: fmt.Sprintf("item:%09d", i*7919%benchKeys), Content: benchContent}); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+				if err := e.Flush(ctx); err != nil {
+					b.Fatal(err)
+				}
 			})
 		}
 	}

@@ -274,3 +274,19 @@ func BenchmarkAppend1(b *testing.B) {
 		l.Trim(<-done)
 	}
 }
+
+func TestNoSyncIsTheOnlyWayToSkipTheFsync(t *testing.T) {
+	for noSync, want := range map[bool]int{false: 2, true: 0} { // 2 is FULL, 0 is OFF
+		l, err := Open(context.Background(), Options{Path: filepath.Join(t.TempDir(), "wal.db"), NoSync: noSync})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got int
+		if err := l.w.conn.QueryRowContext(context.Background(), "PRAGMA synchronous").Scan(&got); err != nil || got != want {
+			t.Errorf("NoSync %v: synchronous is %d, %v; want %d", noSync, got, err, want)
+		}
+		if err := l.CloseFiles(); err != nil {
+			t.Error(err)
+		}
+	}
+}
