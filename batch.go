@@ -437,7 +437,7 @@ func (q *queue) complete(b *batch, refused map[*entry]error) {
 			q.l1.unpin(e)
 		}
 		switch seg := ops[0].seg; seg {
-		case nil:
+		case nil, beingLogged:
 		case elsewhere:
 			q.doubled -= len(ops)
 		default:
@@ -470,10 +470,11 @@ func (q *queue) retire() {
 	}
 }
 
-// elsewhere stands for the segment of a Buffered op that was logged while spooling: the
-// drain will read it back, so the op is on both ways to L3. That is harmless, and simpler
-// than calling it back from one of them.
-var elsewhere = &segment{}
+// Two values of entry.seg stand for no segment of the queue's own. beingLogged: a Buffered
+// op is on its way into the log. elsewhere: it got there while spooling, so that the drain
+// will read it back and the op is on both ways to L3; that is harmless, and simpler than
+// calling it back from one of them.
+var beingLogged, elsewhere = &segment{}, &segment{}
 
 // logged notes that a Buffered unit, still waiting, is now in the WAL too. last tells that
 // it is the last unit of its segment.
@@ -508,26 +509,35 @@ func setSegment(ops []*entry, seg *segment) {
 	}
 }
 
-// unlogged returns the queued and flying units that are not in the WAL.
+// unlogged returns the queued and flying units that are not in the WAL, and marks them as
+// being logged.
 func (q *queue) unlogged() (us []unit) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for i := range q.lanes {
-		l := &q.lanes[i]
-		for _, u := range l.buf[l.head:] {
-			if u.ops()[0].seg == nil {
+	pick := func(units []unit) {
+		for _, u := range units {
+			if ops := u.ops(); ops[0].seg == nil {
+				setSegment(ops, beingLogged)
 				us = append(us, u)
 			}
 		}
+	}
+	for i := range q.lanes {
+		pick(q.lanes[i].buf[q.lanes[i].head:])
 	}
 	for _, b := range q.flights {
-		for _, u := range b.units {
-			if u.ops()[0].seg == nil {
-				us = append(us, u)
-			}
-		}
+		pick(b.units)
 	}
 	return us
+}
+
+// notLogged takes the mark back from a unit that the log did not take.
+func (q *queue) notLogged(ops []*entry) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if ops[0].seg == beingLogged {
+		setSegment(ops, nil)
+	}
 }
 
 // seal ends the open epoch. It returns it, whether it and those before it hold all ops up to

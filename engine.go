@@ -11,7 +11,8 @@ package syncengine
 //	flusher      takes batches; ends when the background context does
 //	flush batch  one per batch in flight
 //	events       calls the user's functions in order
-//	housekeeping ticks the coarse clock, watches pressure, purges tombstones
+//	housekeeping ticks the coarse clock, watches pressure, evicts
+//	l3 watch     closes L3's breaker when it is back, purges tombstones
 //	l2 repair    brings ids that L2 missed up to date
 //	l2 promote   writes copies read from L3 to L2
 //	load         one per id being loaded
@@ -187,14 +188,31 @@ func (e *Engine) IsEmpty() bool { return e.Len() == 0 }
 func (e *Engine) housekeep(ctx context.Context) {
 	tick := time.NewTicker(tickTime)
 	defer tick.Stop()
-	purge := time.NewTimer(purgeEvery(e.cfg.TombstoneRetention))
-	defer purge.Stop()
 	for {
 		select {
 		case <-tick.C:
 			e.l1.clock.tick()
 			e.Backpressure() // falls by itself when nobody writes
 			e.l1.evict()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// watchL3 is the loop that asks L3 whether it is back when only reads have noticed that it
+// was away, and that purges tombstones.
+func (e *Engine) watchL3(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	purge := time.NewTimer(purgeEvery(e.cfg.TombstoneRetention))
+	defer purge.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if e.cb3.state() != "closed" && !e.flush.down.Load() {
+				_ = e.probeL3(ctx) // a yes closes the breaker; a no leaves all as it is
+			}
 		case <-purge.C:
 			e.purgeTombstones(ctx)
 			purge.Reset(purgeEvery(e.cfg.TombstoneRetention))
@@ -203,6 +221,8 @@ func (e *Engine) housekeep(ctx context.Context) {
 		}
 	}
 }
+
+const watchEvery = time.Second
 
 // purgeEvery looks often enough that a tombstone stays at most an eighth too long.
 func purgeEvery(retention time.Duration) time.Duration {

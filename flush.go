@@ -288,6 +288,8 @@ func (f *flusher) logBuffered() <-chan error {
 		_ = f.wal.append(ops, asIs, func(seg *segment, last bool, err error) {
 			if err == nil {
 				f.q.logged(ops, at, seg, last)
+			} else {
+				f.q.notLogged(ops)
 			}
 			results <- err
 		})

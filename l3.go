@@ -129,7 +129,13 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 	done := s.prepared
 	s.mu.Unlock()
 	if done {
-		return s.Ping(ctx)
+		err := s.Ping(ctx)
+		if err != nil { // the tables may be gone with the server: look again when it is back
+			s.mu.Lock()
+			s.prepared = false
+			s.mu.Unlock()
+		}
+		return err
 	}
 	err := sqlkit.Migrate(ctx, s.pools.Write, s.dialect, schemaTable, migrations[s.dialect])
 	if errors.Is(err, sqlkit.ErrNewer) {

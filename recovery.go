@@ -56,6 +56,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	e.setState(StateWarmingUp)
 	e.spawn("flusher", func() { e.flush.run(e.bg) })
 	e.spawn("housekeeping", func() { e.housekeep(e.bg) })
+	e.spawn("l3 watch", func() { e.watchL3(e.bg) })
 	e.setState(StateReady)
 	e.setState(StateRunning)
 	return nil

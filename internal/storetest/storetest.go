@@ -93,7 +93,7 @@ func Diff(got, want *syncengine.Record) string {
 }
 
 // deadline bounds one test of a store: one that hangs fails instead of stopping the run.
-const deadline = 60 * time.Second
+const deadline = 30 * time.Second
 
 func newContext(t testing.TB) context.Context {
 	t.Helper()
