@@ -19,7 +19,7 @@
 //	            the only place that knows every room; starts and awaits every goroutine
 //	2 pipeline  batch.go flush.go
 //	            moves ops between stores; sees stores as functions
-//	1 rooms     l1.go l2.go l3.go wal.go filter.go merkle.go eviction.go backpressure.go
+//	1 rooms     l1.go l2.go l3.go l3row.go wal.go filter.go merkle.go eviction.go backpressure.go
 //	            resilience.go flight.go eventloop.go metrics.go
 //	            each owns one structure or one server
 //	0 contracts doc.go item.go config.go errors.go store.go stats.go events.go

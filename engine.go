@@ -191,7 +191,7 @@ func (e *Engine) housekeep(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
-			e.l1.clock.tick()
+			e.l1.tick()
 			e.Backpressure() // falls by itself when nobody writes
 			e.l1.evict()
 		case <-ctx.Done():

@@ -86,7 +86,8 @@ type Item struct {
 	// HomeInstanceID is an optional owner, carried along.
 	HomeInstanceID string
 	// AccessCount and LastAccessed tell how this engine's memory has seen the item
-	// read. They are set on reads, to 100 ms, and ignored on Submit.
+	// read. They are set on reads and ignored on Submit. The count is exact up to 16 and
+	// a good estimate above, the time is exact to a second.
 	AccessCount  uint64
 	LastAccessed time.Time
 }

@@ -14,11 +14,12 @@ package syncengine
 import (
 	"context"
 	"database/sql"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -79,12 +80,12 @@ const (
 	writtenCount = 12
 )
 
-// upsertMySQL ends a multi-row INSERT. MySQL evaluates the assignments from left to right,
+// onDuplicate ends a multi-row INSERT. MySQL evaluates the assignments from left to right,
 // each seeing those before it (TRAPS 22). So the columns the condition reads come last,
 // each once the ones after it no longer need it: the hash, which matters at equal version
 // and equal deleted; then deleted, which matters at equal version; then version.
 // VALUES(c) is deprecated in MySQL but the only form MariaDB knows.
-const upsertMySQL = ` ON DUPLICATE KEY UPDATE
+const onDuplicate = ` ON DUPLICATE KEY UPDATE
 	updated_at = IF(@c, VALUES(updated_at), updated_at),
 	deleted_at = IF(@c, VALUES(deleted_at), deleted_at),
 	content = IF(@c, VALUES(content), content),
@@ -114,6 +115,10 @@ type sqlStore struct {
 	pools   sqlkit.Pools
 	owned   bool // Close closes the pools
 
+	// writing is held during a transaction on SQLite, which has one writer: with a caller's
+	// own handle, perhaps without a busy timeout, our writers would only push each other away.
+	writing sync.Mutex
+
 	mu       sync.Mutex // guards the fields below
 	prepared bool
 	packet   int64 // bytes one statement may have
@@ -137,16 +142,16 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		}
 		return err
 	}
-	err := sqlkit.Migrate(ctx, s.pools.Write, s.dialect, schemaTable, migrations[s.dialect])
-	if errors.Is(err, sqlkit.ErrNewer) {
-		return fmt.Errorf("%w: %w", ErrSchema, err)
-	}
+	var packet int64
+	err := s.run(ctx, "prepare", func() (err error) {
+		if err = sqlkit.Migrate(ctx, s.pools.Write, s.dialect, schemaTable, migrations[s.dialect]); err != nil {
+			return err
+		}
+		packet, err = sqlkit.MaxPacket(ctx, s.pools.Write, s.dialect)
+		return err
+	})
 	if err != nil {
-		return s.describe("prepare", err)
-	}
-	packet, err := sqlkit.MaxPacket(ctx, s.pools.Write, s.dialect)
-	if err != nil {
-		return s.describe("prepare", err)
+		return err
 	}
 	s.mu.Lock()
 	s.prepared, s.packet = true, packet
@@ -158,6 +163,9 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 func (s *sqlStore) describe(op string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, sqlkit.ErrNewer) {
+		return fmt.Errorf("%w: %w", ErrSchema, err)
 	}
 	switch sqlkit.Classify(err) {
 	case sqlkit.Canceled:
@@ -196,18 +204,21 @@ func (s *sqlStore) stmt(ctx context.Context, db *sql.DB, text string) (*sql.Stmt
 
 const selectOne = "SELECT " + columns + " FROM sync_items WHERE id = ?"
 
-func (s *sqlStore) Get(ctx context.Context, id string) (Record, error) {
-	st, err := s.stmt(ctx, s.pools.Read, selectOne)
-	if err != nil {
-		return Record{}, s.describe("get", err)
-	}
+func (s *sqlStore) Get(ctx context.Context, id string) (rec Record, err error) {
 	var row scanned
-	err = st.QueryRowContext(ctx, id).Scan(row.fields()...)
+	err = s.run(ctx, "get", func() error {
+		st, err := s.stmt(ctx, s.pools.Read, selectOne)
+		if err != nil {
+			return err
+		}
+		row = scanned{}
+		return st.QueryRowContext(ctx, id).Scan(row.fields()...)
+	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return Record{}, ErrNotFound
 	}
 	if err != nil {
-		return Record{}, s.describe("get", err)
+		return Record{}, err
 	}
 	return row.record()
 }
@@ -218,7 +229,7 @@ func (s *sqlStore) GetMany(ctx context.Context, ids []string) ([]Found, error) {
 		at[id] = append(at[id], i)
 	}
 	out := make([]Found, len(ids))
-	err := s.lookup(ctx, columns, ids, func(rows *sql.Rows) error {
+	err := s.lookup(ctx, "get many", columns, ids, func(rows *sql.Rows) error {
 		var row scanned
 		if err := rows.Scan(row.fields()...); err != nil {
 			return err
@@ -230,24 +241,36 @@ func (s *sqlStore) GetMany(ctx context.Context, ids []string) ([]Found, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, s.describe("get many", err)
+		return nil, err
 	}
 	return out, nil
 }
 
 // lookup reads columns of the rows of ids, maxLookup at a time. A statement is prepared for
-// the next power of two: the last id fills the places that are left.
-func (s *sqlStore) lookup(ctx context.Context, columns string, ids []string, fn func(*sql.Rows) error) error {
+// the next power of two: the last id fills the places that are left. fn may see a row twice.
+func (s *sqlStore) lookup(ctx context.Context, op, columns string, ids []string, fn func(*sql.Rows) error) error {
 	for len(ids) > 0 {
 		n := min(len(ids), maxLookup)
 		places := 1 << bits.Len(uint(n-1))
-		st, err := s.stmt(ctx, s.pools.Read, "SELECT "+columns+" FROM sync_items WHERE id IN (?"+strings.Repeat(",?", places-1)+")")
-		if err != nil {
-			return err
-		}
 		args := make([]any, places)
 		for i := range args {
 			args[i] = ids[min(i, n-1)]
+		}
+		text := "SELECT " + columns + " FROM sync_items WHERE id IN (?" + strings.Repeat(",?", places-1) + ")"
+		if err := s.query(ctx, op, text, args, fn); err != nil {
+			return err
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+// query runs a prepared SELECT and calls fn for each row.
+func (s *sqlStore) query(ctx context.Context, op, text string, args []any, fn func(*sql.Rows) error) error {
+	return s.run(ctx, op, func() error {
+		st, err := s.stmt(ctx, s.pools.Read, text)
+		if err != nil {
+			return err
 		}
 		rows, err := st.QueryContext(ctx, args...)
 		if err != nil {
@@ -256,70 +279,31 @@ func (s *sqlStore) lookup(ctx context.Context, columns string, ids []string, fn 
 		for rows.Next() && err == nil {
 			err = fn(rows)
 		}
-		if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
-			return err
-		}
-		ids = ids[n:]
-	}
-	return nil
+		return errors.Join(err, rows.Err(), rows.Close())
+	})
 }
 
 const headColumns = "id, version, deleted, content_hash"
 
-func (s *sqlStore) Heads(ctx context.Context, ids []string) (out []Meta, err error) {
-	err = s.lookup(ctx, headColumns, ids, func(rows *sql.Rows) error {
+func (s *sqlStore) Heads(ctx context.Context, ids []string) ([]Meta, error) {
+	seen := make(map[string]Meta, len(ids))
+	err := s.lookup(ctx, "heads", headColumns, ids, func(rows *sql.Rows) error {
 		m, err := scanHead(rows)
-		out = append(out, m)
+		seen[m.ID] = m
 		return err
 	})
-	return out, s.describe("heads", err)
+	return slices.Collect(maps.Values(seen)), err
 }
 
-func scanHead(rows *sql.Rows) (m Meta, err error) {
-	var hash sql.RawBytes
-	if err = rows.Scan(&m.ID, &m.Version, &m.Deleted, &hash); err == nil {
-		copy(m.ContentHash[:], hash)
-	}
-	return m, err
-}
-
-// scanned holds a row as the database has it: anything may be damaged.
-type scanned struct {
-	id, hash, content            []byte
-	crdt, parent, state, home    string
-	version, updatedAt, priority int64
-	deleted                      bool
-}
-
-func (r *scanned) fields() []any {
-	return []any{&r.id, &r.version, &r.updatedAt, &r.deleted, &r.hash, &r.content, &r.priority, &r.crdt, &r.parent, &r.state, &r.home}
-}
-
-// record checks the row against its hash.
-func (r *scanned) record() (Record, error) {
-	rec := Record{Deleted: r.deleted, Item: Item{
-		ID: string(r.id), Version: uint64(r.version), UpdatedAt: time.Unix(0, r.updatedAt).UTC(), Priority: Priority(r.priority),
-		CRDT: r.crdt, TraceParent: r.parent, TraceState: r.state, HomeInstanceID: r.home,
-	}}
-	if r.deleted {
-		return rec, nil
-	}
-	rec.Content, rec.ContentHash = r.content, hashOf(r.content)
-	if string(r.hash) != string(rec.ContentHash[:]) {
-		expected := "none"
-		if len(r.hash) > 0 {
-			expected = hex.EncodeToString(r.hash)
-		}
-		return Record{}, &CorruptionError{ID: string(r.id), Tier: "L3", Expected: expected, Actual: hex.EncodeToString(rec.ContentHash[:])}
-	}
-	return rec, nil
-}
-
-func (s *sqlStore) Apply(ctx context.Context, recs []Record) error {
+// run calls fn again after a deadlock or the like, and describes its error.
+func (s *sqlStore) run(ctx context.Context, op string, fn func() error) error {
 	for try := 1; ; try++ {
-		err := s.applyOnce(ctx, recs)
+		err := fn()
+		if errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
 		if err == nil || sqlkit.Classify(err) != sqlkit.Conflict || try == conflictTries {
-			return s.describe("apply", err)
+			return s.describe(op, err)
 		}
 		// Two engines that met once should not meet again: wait a random while.
 		timer := time.NewTimer(rand.N(conflictWait * time.Duration(try)))
@@ -327,15 +311,44 @@ func (s *sqlStore) Apply(ctx context.Context, recs []Record) error {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return s.describe("apply", err)
+			return s.describe(op, err)
 		}
 	}
+}
+
+func (s *sqlStore) Apply(ctx context.Context, recs []Record) error {
+	if err := s.checkSizes(recs); err != nil {
+		return err
+	}
+	return s.run(ctx, "apply", func() error { return s.applyOnce(ctx, recs) })
+}
+
+// checkSizes refuses what the server would. MySQL must not even be asked: it remembers the
+// refusal of a long parameter in the prepared statement and then refuses the next rows, too.
+func (s *sqlStore) checkSizes(recs []Record) error {
+	s.mu.Lock()
+	packet := s.packet
+	s.mu.Unlock()
+	for i := range recs {
+		if n := int64(len(recs[i].Content)); n > packet {
+			return &RefusedError{Err: fmt.Errorf("content of %d bytes is larger than the server's max_allowed_packet of %d", n, packet)}
+		}
+	}
+	return nil
 }
 
 func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (err error) {
 	var opts *sql.TxOptions
 	if s.dialect == sqlkit.MySQL {
 		opts = &sql.TxOptions{Isolation: sql.LevelReadCommitted} // set for each transaction: a pool's connections differ
+	}
+	chunks, err := s.chunks(ctx, recs) // before the transaction: preparing takes a connection of the pool
+	if err != nil {
+		return err
+	}
+	if s.dialect == sqlkit.SQLite {
+		s.writing.Lock()
+		defer s.writing.Unlock()
 	}
 	tx, err := s.pools.Write.BeginTx(ctx, opts)
 	if err != nil {
@@ -349,7 +362,7 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (err error) {
 	if s.dialect == sqlkit.SQLite {
 		err = s.upsertSQLite(ctx, tx, recs)
 	} else {
-		err = s.upsertMySQL(ctx, tx, recs)
+		err = upsertMySQL(ctx, tx, chunks)
 	}
 	if err != nil {
 		return err
@@ -372,25 +385,39 @@ func (s *sqlStore) upsertSQLite(ctx context.Context, tx *sql.Tx, recs []Record) 
 	return nil
 }
 
-func (s *sqlStore) upsertMySQL(ctx context.Context, tx *sql.Tx, recs []Record) error {
+// chunk is what one multi-row statement writes.
+type chunk struct {
+	stmt *sql.Stmt
+	recs []Record
+}
+
+// chunks divides records over prepared statements. SQLite needs none: it writes row by row.
+func (s *sqlStore) chunks(ctx context.Context, recs []Record) (out []chunk, err error) {
 	s.mu.Lock()
 	limit := min(chunkBytes, s.packet/4)
 	s.mu.Unlock()
-	var args []any
-	for len(recs) > 0 {
+	for s.dialect == sqlkit.MySQL && len(recs) > 0 {
 		n := chunkLen(recs, limit)
 		st, err := s.stmt(ctx, s.pools.Write, multiUpsert(n))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		args = args[:0]
-		for i := range recs[:n] {
-			args = appendArgs(args, &recs[i])
-		}
-		if _, err := tx.StmtContext(ctx, st).ExecContext(ctx, args...); err != nil {
-			return err
-		}
+		out = append(out, chunk{st, recs[:n]})
 		recs = recs[n:]
+	}
+	return out, nil
+}
+
+func upsertMySQL(ctx context.Context, tx *sql.Tx, chunks []chunk) error {
+	var args []any
+	for _, c := range chunks {
+		args = args[:0]
+		for i := range c.recs {
+			args = appendArgs(args, &c.recs[i])
+		}
+		if _, err := tx.StmtContext(ctx, c.stmt).ExecContext(ctx, args...); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -411,52 +438,36 @@ func chunkLen(recs []Record, limit int64) int {
 func multiUpsert(rows int) string {
 	place := "(?" + strings.Repeat(",?", writtenCount-1) + ")"
 	return "INSERT INTO sync_items (" + written + ") VALUES " + place + strings.Repeat(","+place, rows-1) +
-		strings.ReplaceAll(upsertMySQL, "@c", winsMySQL)
+		strings.ReplaceAll(onDuplicate, "@c", winsMySQL)
 }
 
-func appendArgs(args []any, r *Record) []any {
-	var content, deletedAt any
-	deleted := int64(0)
-	if r.Deleted {
-		deleted, deletedAt = 1, r.UpdatedAt.UnixNano()
-	} else {
-		content = []byte(r.Content)
-	}
-	return append(args, r.ID, int64(r.Version), r.UpdatedAt.UnixNano(), deleted, r.ContentHash[:], content, int64(r.Priority),
-		r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID, deletedAt)
-}
-
-func (s *sqlStore) Scan(ctx context.Context, after string, limit int) (out []Meta, err error) {
-	st, err := s.stmt(ctx, s.pools.Read, "SELECT "+headColumns+" FROM sync_items WHERE id > ? ORDER BY id LIMIT ?")
-	if err != nil {
-		return nil, s.describe("scan", err)
-	}
-	rows, err := st.QueryContext(ctx, after, limit)
-	if err != nil {
-		return nil, s.describe("scan", err)
-	}
-	defer func() { err = errors.Join(err, s.describe("scan", rows.Close())) }()
-	for rows.Next() {
+func (s *sqlStore) Scan(ctx context.Context, after string, limit int) ([]Meta, error) {
+	var out []Meta
+	err := s.query(ctx, "scan", "SELECT "+headColumns+" FROM sync_items WHERE id > ? ORDER BY id LIMIT ?", []any{after, limit}, func(rows *sql.Rows) error {
 		m, err := scanHead(rows)
-		if err != nil {
-			return nil, s.describe("scan", err)
+		if len(out) == 0 || m.ID > out[len(out)-1].ID { // not again after a retry
+			out = append(out, m)
 		}
-		out = append(out, m)
-	}
-	return out, s.describe("scan", rows.Err())
+		return err
+	})
+	return out, err
 }
 
-func (s *sqlStore) PurgeTombstones(ctx context.Context, before time.Time, limit int) (int, error) {
+func (s *sqlStore) PurgeTombstones(ctx context.Context, before time.Time, limit int) (n int, err error) {
 	text := "DELETE FROM sync_items WHERE deleted_at < ? LIMIT ?"
 	if s.dialect == sqlkit.SQLite {
 		text = "DELETE FROM sync_items WHERE rowid IN (SELECT rowid FROM sync_items WHERE deleted_at < ? LIMIT ?)"
 	}
-	res, err := s.pools.Write.ExecContext(ctx, text, before.UnixNano(), limit)
-	if err != nil {
-		return 0, s.describe("purge", err)
-	}
-	n, err := res.RowsAffected()
-	return int(n), s.describe("purge", err)
+	err = s.run(ctx, "purge", func() error {
+		res, err := s.pools.Write.ExecContext(ctx, text, before.UnixNano(), limit)
+		if err != nil {
+			return err
+		}
+		rows, err := res.RowsAffected()
+		n = int(rows)
+		return err
+	})
+	return n, err
 }
 
 func (s *sqlStore) Ping(ctx context.Context) error {

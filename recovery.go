@@ -31,8 +31,8 @@ func (e *Engine) recover(ctx context.Context) error {
 	case err != nil && !errors.Is(err, ErrUnavailable):
 		return fmt.Errorf("syncengine: open: %w", err)
 	case err != nil:
-		e.log.Warn("L3 does not answer, opening without it", "error", err)
 		e.flush.down.Store(true)
+		e.l3Outage(true, err)
 	}
 	e.setState(StateDrainingWAL)
 	if err := e.indexWAL(ctx); err != nil {

@@ -78,10 +78,10 @@ type Stats struct {
 	Pressure float64 // see MemoryPressure
 	Level    BackpressureLevel
 
-	L1Items       int   // live items in memory, tombstones not counted
-	L1Bytes       int64 // what L1 and the queue hold, with overhead
-	L1Pinned      int64 // the part of L1Bytes that can't be evicted: ops not yet in L3 or spooled
-	L1Hits        uint64
+	L1Items       int    // live items in memory, tombstones not counted
+	L1Bytes       int64  // what L1 and the queue hold, with overhead
+	L1Pinned      int64  // the part of L1Bytes that can't be evicted: ops not yet in L3 or spooled
+	L1Hits        uint64 // exact up to 10,000, then an estimate: counting each would slow Get
 	L1Misses      uint64
 	L2Hits        uint64
 	L2Misses      uint64

@@ -1,0 +1,36 @@
+package syncengine
+
+// export_test.go lends rooms of the engine to the tests outside the package.
+
+import (
+	"database/sql"
+
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+// NewRedisStore is L2 on a client of the test's own.
+var NewRedisStore = newRedisStore
+
+// EncodeEnvelope and DecodeEnvelope are the form of a value in L2.
+var (
+	EncodeEnvelope = encodeEnvelope
+	DecodeEnvelope = decodeEnvelope
+)
+
+// OpenSQLStore is L3 as Open makes it from Config.SQLURL. Close closes its pools.
+func OpenSQLStore(url string) (ArchiveStore, error) {
+	src, err := sqlkit.Parse(url)
+	if err != nil {
+		return nil, err
+	}
+	pools, err := src.Open()
+	if err != nil {
+		return nil, err
+	}
+	return newSQLStore(src.Dialect, pools, true), nil
+}
+
+// NewSQLStore is L3 as Open makes it from Config.DB.
+func NewSQLStore(d Dialect, db *sql.DB) ArchiveStore {
+	return newSQLStore(sqlkit.Dialect(d), sqlkit.Pools{Write: db, Read: db}, false)
+}

@@ -1,0 +1,99 @@
+package syncengine
+
+// l3row.go is what a row of sync_items looks like on its way in and out. On the way out
+// anything may be damaged: a bad row is a *CorruptionError and nothing else fails for it.
+
+import (
+	"database/sql"
+	"encoding/hex"
+	"strconv"
+	"time"
+)
+
+// appendArgs appends the values of the columns in written.
+func appendArgs(args []any, r *Record) []any {
+	var content, deletedAt any
+	deleted := int64(0)
+	if r.Deleted {
+		deleted, deletedAt = 1, r.UpdatedAt.UnixNano()
+	} else {
+		content = []byte(r.Content)
+	}
+	return append(args, r.ID, int64(r.Version), r.UpdatedAt.UnixNano(), deleted, r.ContentHash[:], content, int64(r.Priority),
+		r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID, deletedAt)
+}
+
+// scanHead reads a row of headColumns. A version that is none counts as 0, which is below
+// all.
+func scanHead(rows *sql.Rows) (m Meta, err error) {
+	var hash sql.RawBytes
+	var version, deleted number
+	if err = rows.Scan(&m.ID, &version, &deleted, &hash); err == nil {
+		copy(m.ContentHash[:], hash)
+		m.Version, m.Deleted = uint64(max(version.value, 0)), deleted.value != 0
+	}
+	return m, err
+}
+
+// scanned holds a row as the database has it: anything may be damaged.
+type scanned struct {
+	id, hash, content                     []byte
+	crdt, parent, state, home             []byte
+	version, updatedAt, priority, deleted number
+}
+
+func (r *scanned) fields() []any {
+	return []any{&r.id, &r.version, &r.updatedAt, &r.deleted, &r.hash, &r.content, &r.priority, &r.crdt, &r.parent, &r.state, &r.home}
+}
+
+// number scans an integer. What is none does not fail the row, since that would fail the
+// other rows of the query as well.
+type number struct {
+	value int64
+	bad   bool
+}
+
+// Scan implements sql.Scanner.
+func (n *number) Scan(src any) (err error) {
+	*n = number{}
+	switch v := src.(type) {
+	case int64:
+		n.value = v
+	case []byte:
+		n.value, err = strconv.ParseInt(string(v), 10, 64)
+	case string:
+		n.value, err = strconv.ParseInt(v, 10, 64)
+	case bool:
+		if v {
+			n.value = 1
+		}
+	default:
+		n.bad = true
+	}
+	n.bad = n.bad || err != nil
+	return nil
+}
+
+// record checks the row against its hash.
+func (r *scanned) record() (Record, error) {
+	if r.version.bad || r.version.value < 1 || r.updatedAt.bad || r.priority.bad || !Priority(r.priority.value).valid() ||
+		r.deleted.bad || r.deleted.value&^1 != 0 {
+		return Record{}, &CorruptionError{ID: string(r.id), Tier: "L3", Expected: "a row of this engine", Actual: "unreadable"}
+	}
+	rec := Record{Deleted: r.deleted.value == 1, Item: Item{
+		ID: string(r.id), Version: uint64(r.version.value), UpdatedAt: time.Unix(0, r.updatedAt.value).UTC(), Priority: Priority(r.priority.value),
+		CRDT: string(r.crdt), TraceParent: string(r.parent), TraceState: string(r.state), HomeInstanceID: string(r.home),
+	}}
+	if rec.Deleted {
+		return rec, nil
+	}
+	rec.Content, rec.ContentHash = r.content, hashOf(r.content)
+	if string(r.hash) != string(rec.ContentHash[:]) {
+		expected := "none"
+		if len(r.hash) > 0 {
+			expected = hex.EncodeToString(r.hash)
+		}
+		return Record{}, &CorruptionError{ID: string(r.id), Tier: "L3", Expected: expected, Actual: hex.EncodeToString(rec.ContentHash[:])}
+	}
+	return rec, nil
+}
