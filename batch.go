@@ -24,6 +24,7 @@ package syncengine
 // call it.
 
 import (
+	"errors"
 	"sync"
 	"time"
 	"unsafe"
@@ -138,8 +139,10 @@ type queue struct {
 	inFlight map[string]struct{} // ids of flights
 	epochs   []*epoch            // oldest first; the last one is open
 	forced   int                 // Flush calls that wait
-	failed   chan struct{}       // closed and replaced when a batch fails for an outage
+	failed   chan struct{}       // closed and replaced when L3 or the drain fails
 	cause    error               // why it failed
+	ended    bool                // the flusher is gone: failed stays closed
+	moved    chan struct{}       // closed and replaced when the drain has read on
 
 	segments []*segment // that hold ops in memory, in log order, until they are trimmed
 
@@ -164,7 +167,7 @@ type batch struct {
 func newQueue(lim queueLimits, mem *l1, w *wal) *queue {
 	return &queue{
 		lim: lim, l1: mem, wal: w, wake: make(chan struct{}, 1), inFlight: make(map[string]struct{}),
-		epochs: []*epoch{{done: make(chan struct{})}}, failed: make(chan struct{}),
+		epochs: []*epoch{{done: make(chan struct{})}}, failed: make(chan struct{}), moved: make(chan struct{}),
 	}
 }
 
@@ -187,8 +190,9 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 		}
 	}
 	if seg != nil && seg.spooled {
-		q.noteSpooled(ops, u.at, seg, last) // before L1, which may evict them at once
+		q.noteSpooled(ops, u.at, seg, last)
 		for _, e := range ops {
+			q.wal.addSpooled(q.l1.hash(e.id()), spoolRef{seg.id, e.version}) // before L1, which may evict it at once
 			q.l1.accept(e, false)
 		}
 	} else {
@@ -212,9 +216,6 @@ func (q *queue) noteSpooled(ops []*entry, at int64, seg *segment, last bool) {
 		q.spooling, q.read, q.whole, q.oldest = true, seg.id-1, seg.id-1, at
 	}
 	q.written = seg.id
-	for _, e := range ops {
-		q.wal.addSpooled(q.l1.hash(e.id()), spoolRef{seg.id, e.version})
-	}
 	q.spooled += len(ops)
 	if last {
 		q.whole = seg.id
@@ -256,6 +257,8 @@ func (q *queue) refill(units [][]*entry, seg *segment, at int64) {
 		q.push(u)
 	}
 	q.read, q.oldest = seg.id, at
+	close(q.moved)
+	q.moved = make(chan struct{})
 	q.endSpool()
 }
 
@@ -266,14 +269,15 @@ func (q *queue) endSpool() {
 	}
 }
 
-// due reports whether a batch should be taken now, and if not, when at the latest.
-func (q *queue) due(now time.Time) (ok bool, wait time.Duration) {
+// due reports whether a batch should be taken now, and if not, when at the latest. In haste
+// any batch is due.
+func (q *queue) due(now time.Time, haste bool) (ok bool, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.ops == 0 {
 		return false, time.Hour
 	}
-	if q.full() || q.forced > 0 || q.spooling {
+	if q.full() || q.forced > 0 || q.spooling || haste {
 		return true, 0
 	}
 	wait = q.lim.age - time.Duration(now.UnixNano()-q.laneOldest())
@@ -290,11 +294,13 @@ func (q *queue) laneOldest() (at int64) {
 	return at
 }
 
-// wantsRefill returns the range of segments the drain should read next.
-func (q *queue) wantsRefill(room int) (after, upTo int64, ok bool) {
+// wantsRefill returns the range of segments the drain should read next, when fewer than
+// batches batches wait in memory.
+func (q *queue) wantsRefill(batches int) (after, upTo int64, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.read, q.whole, q.spooling && q.read < q.whole && q.ops < room
+	room := q.ops < q.lim.count*batches && q.bytes < q.lim.bytes*int64(batches)
+	return q.read, q.whole, q.spooling && q.read < q.whole && room
 }
 
 // take removes the next batch from the lanes, or returns nil when all ids that wait are
@@ -411,11 +417,29 @@ func (q *queue) giveBack(b *batch, cause error) {
 	q.fail(cause)
 }
 
-// fail tells those who wait in Flush that L3 can't be written now.
+// fail tells those who wait in Flush that L3 can't be written now. q.mu is held.
 func (q *queue) fail(cause error) {
+	if q.ended {
+		return
+	}
 	q.cause = cause
 	close(q.failed)
 	q.failed = make(chan struct{})
+}
+
+// failNow is fail for callers without the lock.
+func (q *queue) failNow(cause error) {
+	q.mu.Lock()
+	q.fail(cause)
+	q.mu.Unlock()
+}
+
+// end tells all who wait in Flush, and all who will, that nothing is flushed any more.
+func (q *queue) end(cause error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.cause, q.ended = cause, true
+	close(q.failed)
 }
 
 // complete notes that all units of a batch are in L3, or in quarantine (refused).
@@ -423,7 +447,9 @@ func (q *queue) complete(b *batch, refused map[*entry]error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.land(b)
-	q.cause = nil
+	if !q.ended {
+		q.cause = nil
+	}
 	for i := range b.units {
 		u := &b.units[i]
 		ops := u.ops()
@@ -431,9 +457,8 @@ func (q *queue) complete(b *batch, refused map[*entry]error) {
 			if _, ok := refused[e]; ok {
 				u.epoch.refused++
 			}
-			if u.spooled {
-				q.wal.dropSpooled(q.l1.hash(e.id()), spoolRef{e.seg.id, e.version})
-			}
+			// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
+			q.wal.dropSpooled(q.l1.hash(e.id()), e.version)
 			q.l1.unpin(e)
 		}
 		switch seg := ops[0].seg; seg {
@@ -540,33 +565,69 @@ func (q *queue) notLogged(ops []*entry) {
 	}
 }
 
-// seal ends the open epoch. It returns it, whether it and those before it hold all ops up to
-// segment *spooledTo, which is set to the last spooled one when negative, and the channel
-// that tells of failures from now on.
-func (q *queue) seal(spooledTo *int64) (ep *epoch, drained bool, failed chan struct{}) {
+// force begins a Flush: batches are due at once until unforce. It returns the last segment
+// of which ops are spooled now.
+func (q *queue) force() (spooledTo int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	ep = q.epochs[len(q.epochs)-1]
-	ep.sealed = true
-	q.epochs = append(q.epochs, &epoch{done: make(chan struct{})})
-	q.retire()
-	if *spooledTo < 0 {
-		*spooledTo = 0
-		if q.spooling {
-			*spooledTo = q.written
-		}
-	}
 	q.forced++
 	q.signal()
-	return ep, !q.spooling || q.read >= *spooledTo, q.failed
+	if q.spooling {
+		return q.written
+	}
+	return 0
 }
 
-// unforce ends a wait and tells why L3 failed last.
-func (q *queue) unforce() (cause error) {
+// drainedTo reports whether the drain has read up to a segment, with the channels that tell
+// when it has read on and of failures from now on.
+func (q *queue) drainedTo(seg int64) (ok bool, moved, failed chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.spooling || q.read >= seg, q.moved, q.failed
+}
+
+// seal ends the open epoch. It returns all epochs that are not empty yet, it included as the
+// last, and the channel that tells of failures from now on.
+func (q *queue) seal() (waitFor []*epoch, failed chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	waitFor = append(waitFor, q.epochs...)
+	waitFor[len(waitFor)-1].sealed = true
+	q.epochs = append(q.epochs, &epoch{done: make(chan struct{})})
+	q.retire()
+	return waitFor, q.failed
+}
+
+// unforce ends a Flush.
+func (q *queue) unforce() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.forced--
+}
+
+// whyFailed returns why L3 failed last, never nil.
+func (q *queue) whyFailed() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.cause == nil {
+		return errors.New("L3 failed and is back")
+	}
 	return q.cause
+}
+
+// unsafe returns how many ops are in memory alone.
+func (q *queue) unsafe() (ops int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for j := l.head; j < len(l.buf); j++ {
+			if seg := l.buf[j].ops()[0].seg; seg == nil || seg == beingLogged {
+				ops += len(l.buf[j].ops())
+			}
+		}
+	}
+	return ops
 }
 
 // pending returns how many ops wait for L3, how many of them in the WAL alone, and since

@@ -53,8 +53,10 @@ type Engine struct {
 	loads     flights
 	factories flights
 	promotes  chan promotion
+	promoting atomic.Int64 // bytes in promotes
 
 	maxAge   time.Duration // of clean L1 entries; 0: no other engine can write to L3
+	l2Down   atomic.Bool   // the last write to L2 failed
 	l3Ready  atomic.Bool   // Prepare has succeeded once
 	retries  atomic.Uint64
 	corrupt  atomic.Uint64
@@ -77,8 +79,7 @@ type Engine struct {
 	walWG  sync.WaitGroup // the log's loop, which outlives them
 	lastWG sync.WaitGroup // the event loop, which ends last
 
-	shutdown sync.Once
-	closeErr error
+	closeErr error         // valid once closed is
 	closed   chan struct{} // closed when Shutdown is over
 }
 

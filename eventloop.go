@@ -12,8 +12,9 @@ import (
 const maxEvents = 10_000
 
 type eventLoop struct {
-	log  *slog.Logger
-	wake chan struct{} // cap 1: something is queued, or closed is set
+	log   *slog.Logger
+	wake  chan struct{} // cap 1: something is queued, or closed is set
+	ended chan struct{} // closed when run returns
 
 	mu      sync.Mutex // guards the fields below
 	queued  []func()
@@ -22,7 +23,7 @@ type eventLoop struct {
 }
 
 func newEventLoop(log *slog.Logger) *eventLoop {
-	return &eventLoop{log: log, wake: make(chan struct{}, 1)}
+	return &eventLoop{log: log, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
 func (l *eventLoop) send(call func()) {
@@ -52,6 +53,7 @@ func (l *eventLoop) close() {
 }
 
 func (l *eventLoop) run() {
+	defer close(l.ended)
 	for range l.wake {
 		l.mu.Lock()
 		calls, dropped, closed := l.queued, l.dropped, l.closed

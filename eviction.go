@@ -15,7 +15,7 @@ import (
 
 const (
 	evictSample   = 8  // entries looked at per eviction
-	evictAttempts = 64 // samples taken per call at most: pinned entries may fill memory
+	evictAttempts = 64 // fruitless samples in a row after which it gives up: pinned entries may fill memory
 )
 
 // sampler holds the entries of L1 in an array, so that one can be picked at random.
@@ -75,10 +75,12 @@ func (c *l1) evict() {
 	score := func(e *entry) float64 {
 		return tancurve.Score(c.clock.since(e.lastAccess.Load()), uint64(e.accesses.Load()), e.size())
 	}
-	for tries := 0; c.used() > c.budget && tries < evictAttempts; tries++ {
-		e := c.samples.pick(score)
-		if e != nil && c.drop(e) {
+	for fruitless := 0; c.used() > c.budget && fruitless < evictAttempts; {
+		if e := c.samples.pick(score); e != nil && c.drop(e) {
 			c.evicted.Add(1)
+			fruitless = 0
+		} else {
+			fruitless++
 		}
 	}
 }

@@ -24,8 +24,10 @@ package syncengine
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -55,20 +57,25 @@ type flusher struct {
 	heads    func(ctx context.Context, ids []string) ([]Meta, error)
 	lostRace func(*entry)
 	cached   func() bool
+	// uncached remembers records that L2 does not get. haste tells that pressure is high.
+	uncached func(context.Context, []Record)
+	haste    func() bool
 	spawn    func(name string, fn func())
 
 	waits     backoff.BackOff // between probes; only the loop uses it
 	landedOne atomic.Bool     // a batch landed since waits was last reset
 	down      atomic.Bool
-	kick      chan struct{} // cap 1: try L3 now
-	flushed   atomic.Uint64 // ops
-	drained   atomic.Uint64 // the part of them that was read back from the WAL
+	kick      chan struct{}  // cap 1: try L3 now
+	logging   sync.WaitGroup // Buffered units on their way into the WAL
+	flushed   atomic.Uint64  // ops
+	drained   atomic.Uint64  // the part of them that was read back from the WAL
 	batches   atomic.Uint64
 	errs      atomic.Uint64
 }
 
 // run is the loop. It returns when ctx ends, after its batches have landed.
 func (f *flusher) run(ctx context.Context) {
+	defer f.q.end(ErrClosed)
 	slots := make(chan struct{}, f.conc) // its capacity bounds the batches in flight
 	for {
 		select {
@@ -99,10 +106,11 @@ func (f *flusher) next(ctx context.Context) *batch {
 			return nil
 		}
 		if err := f.refill(ctx); err != nil {
-			f.fail(err)
+			f.fail(ctx, err)
+			f.q.failNow(err)
 			continue
 		}
-		ok, wait := f.q.due(time.Now())
+		ok, wait := f.q.due(time.Now(), f.haste())
 		if ok {
 			if b := f.q.take(time.Now()); b != nil {
 				return b
@@ -122,11 +130,11 @@ func (f *flusher) next(ctx context.Context) *batch {
 // refill reads spooled ops into memory while there is room for them.
 func (f *flusher) refill(ctx context.Context) error {
 	for {
-		after, upTo, ok := f.q.wantsRefill(f.q.lim.count * (f.conc + 1))
+		after, upTo, ok := f.q.wantsRefill(f.conc + 1)
 		if !ok {
 			return nil
 		}
-		segs, err := f.wal.log.ReadAfter(ctx, after, upTo, min(refillBytes, f.q.lim.spoolAbove))
+		segs, err := f.wal.log.ReadAfter(ctx, after, upTo, min(refillBytes, f.q.lim.spoolAbove, f.q.lim.bytes*int64(f.conc+1)))
 		if err != nil {
 			return walError(err)
 		}
@@ -150,14 +158,24 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	written, err := f.archive(ctx, b.units, refused)
 	if err != nil {
 		f.errs.Add(1)
-		f.fail(err)
+		f.fail(ctx, err)
 		f.q.giveBack(b, err)
 		return
 	}
 	losers := f.findLosers(ctx, b.units)
-	written = slices.DeleteFunc(written, func(r Record) bool { _, lost := losers[r.ID]; return lost })
+	var left []Record
+	written = slices.DeleteFunc(written, func(r Record) bool {
+		_, lost := losers[r.ID]
+		if lost {
+			left = append(left, r)
+		}
+		return lost
+	})
 	if len(written) > 0 {
 		f.cache(ctx, written)
+	}
+	if len(left) > 0 {
+		f.uncached(ctx, left)
 	}
 	f.q.complete(b, refused)
 	for _, e := range losers {
@@ -177,12 +195,12 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	f.landed(b.ops, b.bytes)
 }
 
-// findLosers returns the ops that L3 did not take because it holds something higher. Only
-// two kinds of op are in doubt: those whose version a caller gave, and those that waited in
-// the WAL while another engine may have written; all others have the newest version there
-// is. A loser must not reach L2, where nothing may be left that beats it (INV-4), nor stay
-// in L1. When L3 can't be asked, all that are in doubt count as lost: they will be read
-// from there.
+// findLosers returns the ops that L3 did not take because it holds something higher: the
+// version was given by a caller, or another engine wrote meanwhile, or has a clock ahead of
+// ours. A loser must not reach L2, where nothing may be left that beats it (INV-4), nor stay
+// in L1. So with an L2 every op is looked up again; without one only those with a caller's
+// version, since L1MaxAge bounds how long L1 may be behind another engine. When L3 can't be
+// asked, all that are in doubt count as lost: they will be read from there.
 func (f *flusher) findLosers(ctx context.Context, units []unit) map[string]*entry {
 	var ids []string
 	doubtful := make(map[string]*entry)
@@ -190,7 +208,7 @@ func (f *flusher) findLosers(ctx context.Context, units []unit) map[string]*entr
 	for i := range units {
 		u := &units[i]
 		for _, e := range u.ops() {
-			if !e.numbered && !(u.spooled && cached) {
+			if !e.numbered && !cached {
 				continue
 			}
 			old, ok := doubtful[e.id()]
@@ -213,7 +231,7 @@ func (f *flusher) findLosers(ctx context.Context, units []unit) map[string]*entr
 	for i := range heads {
 		h := &heads[i]
 		e := doubtful[h.ID]
-		head := Record{Item: Item{Version: h.Version, ContentHash: h.ContentHash}, Deleted: h.Deleted}
+		head := h.record()
 		if op := e.record(); op.Compare(&head) < 0 {
 			losers[h.ID] = e
 		}
@@ -268,8 +286,8 @@ func coalesce(units []unit) []Record {
 }
 
 // fail notes an outage of L3 and saves Buffered ops to the WAL.
-func (f *flusher) fail(cause error) {
-	if errors.Is(cause, context.Canceled) {
+func (f *flusher) fail(ctx context.Context, cause error) {
+	if ctx.Err() != nil {
 		return // the engine is closing
 	}
 	if f.down.CompareAndSwap(false, true) {
@@ -278,23 +296,23 @@ func (f *flusher) fail(cause error) {
 	f.logBuffered()
 }
 
-// logBuffered appends the queued units that are not in the WAL to it. It returns how many
-// it handed over; each reports to the queue by itself.
-func (f *flusher) logBuffered() <-chan error {
+// logBuffered hands the queued units that are not in the WAL to it. Each reports to the
+// queue by itself; logging tells when all have.
+func (f *flusher) logBuffered() {
 	us := f.q.unlogged()
-	results := make(chan error, len(us)) // one result each: the log's loop must not wait
 	for i := range us {
 		ops, at := us[i].ops(), us[i].at
+		f.logging.Add(1)
+		f.wal.reserve(ops, math.MaxInt64, math.MaxInt64) // they were accepted: there is no refusing them
 		_ = f.wal.append(ops, asIs, func(seg *segment, last bool, err error) {
 			if err == nil {
 				f.q.logged(ops, at, seg, last)
 			} else {
 				f.q.notLogged(ops)
 			}
-			results <- err
+			f.logging.Done()
 		})
 	}
-	return results
 }
 
 // awaitL3 probes until L3 answers or ctx ends. A Flush call makes it try at once.
@@ -323,41 +341,54 @@ func (f *flusher) awaitL3(ctx context.Context) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		f.q.mu.Lock()
-		f.q.fail(err)
-		f.q.mu.Unlock()
+		f.q.failNow(err)
 		f.logBuffered()
 		timer.Reset(f.waits.NextBackOff())
 	}
 }
 
-// flushAll waits until all ops accepted before the call are in L3, or tells why not.
+// flushAll waits until all ops accepted before the call are in L3, or tells why not. First
+// the drain must have read what is spooled now; then all that is in memory must land.
 func (f *flusher) flushAll(ctx context.Context) error {
-	spooledTo := int64(-1)
+	spooledTo := f.q.force()
+	defer f.q.unforce()
+	select {
+	case f.kick <- struct{}{}:
+	default: // a kick is already pending
+	}
 	for {
-		ep, drained, failed := f.q.seal(&spooledTo)
-		select {
-		case f.kick <- struct{}{}:
-		default: // a kick is already pending
+		ok, moved, failed := f.q.drainedTo(spooledTo)
+		if ok {
+			break
 		}
-		var failure, left bool
-		select {
-		case <-ep.done:
-		case <-failed:
-			failure = true
-		case <-ctx.Done():
-			left = true
+		if err := f.await(ctx, moved, failed); err != nil {
+			return err
 		}
-		cause := f.q.unforce()
-		switch {
-		case left:
-			return errors.Join(ctx.Err(), cause)
-		case failure:
-			return unavailable("flush", cause)
-		case ep.refused > 0:
+	}
+	epochs, failed := f.q.seal()
+	if err := f.await(ctx, epochs[len(epochs)-1].done, failed); err != nil {
+		return err
+	}
+	for _, ep := range epochs {
+		if ep.refused > 0 {
 			return &RefusedError{Err: errors.New("ops went to quarantine, see Quarantined")}
-		case drained:
-			return nil
 		}
+	}
+	return nil
+}
+
+func (f *flusher) await(ctx context.Context, done, failed chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-failed:
+		select {
+		case <-done:
+			return nil
+		default:
+			return unavailable("flush", f.q.whyFailed())
+		}
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }

@@ -331,6 +331,9 @@ func (c *l1) drop(e *entry) (dropped bool) {
 		c.bytes.Add(-e.size())
 		c.live.Add(-liveDelta(e))
 		c.samples.remove(e)
+		// A write may be dropped before accept has counted it, and a reader that loaded the
+		// version before it must not promote that.
+		c.writes[c.hash(e.id())%stripes].Add(1)
 		dropped = true
 		return nil, true
 	})

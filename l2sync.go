@@ -17,12 +17,12 @@ import (
 )
 
 const (
-	maxMissed   = 100_000
-	repairBatch = 500
-	repairEvery = time.Second
-	promoteRoom = 1024 // copies waiting for L2; more are dropped, they are only copies
-	promoteMany = 256
-	missedKey   = "l2_missed"
+	maxMissed    = 100_000
+	repairBatch  = 500
+	repairEvery  = time.Second
+	promoteRoom  = 1024    // copies waiting for L2; more are dropped, they are only copies
+	promoteBytes = 4 << 20 // of them
+	missedKey    = "l2_missed"
 )
 
 // l2Missed is the set of ids not to be read from L2.
@@ -148,7 +148,25 @@ func (e *Engine) writeL2(ctx context.Context, recs []Record) {
 		return
 	}
 	err := e.call2(ctx, "put", func(ctx context.Context) error { return e.l2.Put(ctx, recs) })
-	if err == nil {
+	if e.l2Down.Swap(err != nil) != (err != nil) {
+		e.l2Outage(err)
+	}
+	if err != nil {
+		e.missL2(ctx, recs)
+	}
+}
+
+// l2Outage tells the user that writes to L2 began (err is set) or ceased to fail.
+func (e *Engine) l2Outage(err error) {
+	e.log.Info("L2 changed", "down", err != nil, "error", err)
+	if fn := e.cfg.OnEvent.L2Outage; fn != nil {
+		e.events.send(func() { fn(err != nil, err) })
+	}
+}
+
+// missL2 remembers that L2 did not get what L3 may hold of these ids.
+func (e *Engine) missL2(ctx context.Context, recs []Record) {
+	if e.l2 == nil {
 		return
 	}
 	if err := e.missed.add(context.WithoutCancel(ctx), recs); err != nil {
@@ -158,6 +176,7 @@ func (e *Engine) writeL2(ctx context.Context, recs []Record) {
 
 // repairL2 is the loop that brings what L2 missed up to date.
 func (e *Engine) repairL2(ctx context.Context) {
+	page := repairBatch // halved while a page takes L2 too long, as with large items
 	tick := time.NewTicker(repairEvery)
 	defer tick.Stop()
 	for {
@@ -169,20 +188,29 @@ func (e *Engine) repairL2(ctx context.Context) {
 		if e.cb2.state() != "closed" && e.pingL2(ctx) == nil {
 			e.cb2.reset() // sooner than by its own timeout
 		}
-		for e.missed.some.Load() && e.repairSome(ctx) {
+		for e.missed.some.Load() {
+			if !e.repairSome(ctx, page) {
+				page = max(1, page/2)
+				break
+			}
+			page = min(repairBatch, page*2)
 		}
 	}
 }
 
-// repairSome repairs a batch and reports whether it succeeded.
-func (e *Engine) repairSome(ctx context.Context) bool {
-	ids, all, gen := e.missed.pick(repairBatch)
+// repairSome repairs up to page ids and reports whether it succeeded.
+func (e *Engine) repairSome(ctx context.Context, page int) bool {
+	ids, all, gen := e.missed.pick(page)
 	if !e.l3Ready.Load() || e.pingL2(ctx) != nil {
 		return false
 	}
 	if all {
-		if _, err := e.verify(ctx, VerifyOptions{Repair: true}); err != nil {
+		report, err := e.verify(ctx, VerifyOptions{Repair: true})
+		if err != nil {
 			return false
+		}
+		if fn := e.cfg.OnEvent.Verified; fn != nil {
+			e.events.send(func() { fn(report) })
 		}
 		return e.missed.repaired(ctx, nil, true, gen) == nil
 	}
@@ -210,12 +238,7 @@ func (e *Engine) copyToL2(ctx context.Context, ids []string) error {
 			gone = append(gone, ids[i])
 		}
 	}
-	return e.replaceInL2(ctx, "repair", recs, gone)
-}
-
-// replaceInL2 removes ids from L2 and puts records there.
-func (e *Engine) replaceInL2(ctx context.Context, op string, recs []Record, gone []string) error {
-	return e.call2(ctx, op, func(ctx context.Context) error {
+	return e.call2(ctx, "repair", func(ctx context.Context) error {
 		if len(gone) > 0 {
 			if err := e.l2.Remove(ctx, gone); err != nil {
 				return err
@@ -232,17 +255,24 @@ func (e *Engine) pingL2(ctx context.Context) error {
 	return e.l2.Ping(ctx)
 }
 
-// promotion is a copy on its way to L2, or an id to be removed there first.
+// promotion is a copy on its way to L2, or an id whose copy there is corrupt.
 type promotion struct {
-	rec    Record
-	remove string
+	rec  Record
+	heal string
 }
 
-// sendPromotion never waits.
+// sendPromotion never waits. What L2 is too slow for, or what would take too much memory, is
+// dropped: the next read of the id tries again.
 func (e *Engine) sendPromotion(p promotion) {
+	size := int64(len(p.rec.Content)) + entryOverhead
+	if held := e.promoting.Add(size); held > promoteBytes && held > size {
+		e.promoting.Add(-size)
+		return
+	}
 	select {
 	case e.promotes <- p:
-	default: // L2 is slow; the next read of the id tries again
+	default:
+		e.promoting.Add(-size)
 	}
 }
 
@@ -260,23 +290,35 @@ func (e *Engine) promoteL2(ctx context.Context) {
 
 func (e *Engine) promoteBatch(ctx context.Context, p promotion) {
 	var recs []Record
-	var gone []string
+	var heal []string
 	for more := true; more; {
-		if p.remove != "" {
-			gone = append(gone, p.remove)
+		e.promoting.Add(-int64(len(p.rec.Content)) - entryOverhead)
+		if p.heal != "" {
+			heal = append(heal, p.heal)
 		} else {
 			recs = append(recs, p.rec)
 		}
-		if more = len(recs)+len(gone) < promoteMany; !more {
-			break
-		}
 		select {
 		case p = <-e.promotes:
+			more = true
 		default:
 			more = false
 		}
 	}
-	// Its error is no concern of anybody: a copy that does not arrive is a miss. A write
-	// that L2 misses is remembered elsewhere.
-	_ = e.replaceInL2(ctx, "promote", recs, gone)
+	// Errors are no concern of anybody: a copy that does not arrive is a miss. A write that
+	// L2 misses is remembered elsewhere.
+	_ = e.call2(ctx, "promote", func(ctx context.Context) error { return e.l2.Put(ctx, recs) })
+	if len(heal) > 0 && e.repairIDs(ctx, heal) == nil {
+		for _, id := range heal {
+			e.noteHealed(id, "L2")
+		}
+	}
+}
+
+// noteHealed counts a corrupt copy that was replaced, and tells the user.
+func (e *Engine) noteHealed(id, tier string) {
+	e.healed.Add(1)
+	if fn := e.cfg.OnEvent.Healed; fn != nil {
+		e.events.send(func() { fn(id, tier) })
+	}
 }

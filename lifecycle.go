@@ -7,27 +7,33 @@ package syncengine
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // Shutdown stops accepting calls, waits for those under way, flushes what is pending, and
 // releases everything. What can't be flushed before ctx ends, or because L3 is away, stays
 // in the WAL for the next Open, Buffered ops included: then the error is a *PendingError
-// that says how many. Nothing is lost by closing. Later calls return what the first did.
+// that says how many. Nothing is lost by closing, unless the WAL itself can't be written,
+// which the error says then. Later calls wait for the first and return what it did.
+//
+// Shutdown awaits every goroutine. A GetOrInsertWith factory that ignores its context, or a
+// store that ignores its, holds it up beyond ctx; an event function does not.
 func (e *Engine) Shutdown(ctx context.Context) error {
-	first := false
-	e.shutdown.Do(func() {
-		first = true
-		e.closeErr = e.shut(ctx)
+	e.callsMu.Lock()
+	first := !e.closing
+	e.closing = true
+	busy := e.calls > 0
+	e.callsMu.Unlock()
+	if first {
+		e.closeErr = e.shut(ctx, busy)
 		close(e.closed)
-	})
-	if !first {
-		select {
-		case <-e.closed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 	}
-	return e.closeErr
+	select {
+	case <-e.closed:
+		return e.closeErr
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Close is Shutdown bounded by Config.CloseTimeout.
@@ -48,11 +54,7 @@ func (e *Engine) Flush(ctx context.Context) error {
 	return e.flush.flushAll(ctx)
 }
 
-func (e *Engine) shut(ctx context.Context) error {
-	e.callsMu.Lock()
-	e.closing = true
-	busy := e.calls > 0
-	e.callsMu.Unlock()
+func (e *Engine) shut(ctx context.Context, busy bool) error {
 	setBit(&e.gate, gateClosed, true)
 	e.setState(StateShuttingDown)
 	var cause error
@@ -77,28 +79,32 @@ func (e *Engine) shut(ctx context.Context) error {
 	e.walWG.Wait()
 	err = errors.Join(err, e.closeStores(), e.wal.log.CloseFiles())
 	e.setState(StateClosed)
-	e.endEvents()
+	e.endEvents(ctx)
 	return err
 }
 
 // settle puts Buffered ops that were not flushed into the WAL and says how many ops stay
 // behind.
 func (e *Engine) settle(cause error) error {
-	results := e.flush.logBuffered()
 	var errs []error
-	for range cap(results) {
-		if err := <-results; err != nil {
-			errs = append(errs, err)
-		}
-	}
+	e.flush.logging.Wait() // what an outage has put on its way
+	e.flush.logBuffered()
+	e.flush.logging.Wait()
 	pending, _, _ := e.queue.pending()
-	if pending > 0 {
-		errs = append(errs, &PendingError{Ops: pending, Err: cause})
-	} else if cause != nil && !errors.Is(cause, ErrRefused) {
+	lost := e.queue.unsafe()
+	if lost > 0 {
+		errs = append(errs, unavailable("syncengine: the WAL could not be written, Buffered ops are lost",
+			fmt.Errorf("%d ops: %w", lost, errors.Join(cause, errNotLogged))))
+	}
+	if pending > lost {
+		errs = append(errs, &PendingError{Ops: pending - lost, Err: cause})
+	} else if cause != nil && lost == 0 && !errors.Is(cause, ErrRefused) {
 		errs = append(errs, cause)
 	}
 	return errors.Join(errs...)
 }
+
+var errNotLogged = errors.New("not logged")
 
 func (e *Engine) closeStores() error {
 	var errs []error
@@ -112,9 +118,14 @@ func (e *Engine) closeStores() error {
 	return errors.Join(errs...)
 }
 
-func (e *Engine) endEvents() {
+// endEvents lets the user's event functions finish, as long as ctx allows: one that does not
+// return, or that itself waits for Close, is left behind.
+func (e *Engine) endEvents(ctx context.Context) {
 	e.events.close()
-	e.lastWG.Wait()
+	select {
+	case <-e.events.ended:
+	case <-ctx.Done():
+	}
 }
 
 // abandon undoes a failed open.
@@ -128,6 +139,6 @@ func (e *Engine) abandon() error {
 		err = e.wal.log.CloseFiles()
 	}
 	err = errors.Join(err, e.closeStores())
-	e.endEvents()
+	e.endEvents(context.Background())
 	return err
 }

@@ -18,8 +18,8 @@ import (
 // Open validates cfg, opens the WAL, connects, recovers what an earlier engine left in the
 // WAL, and returns a running engine. The caller must Close it.
 //
-// When Redis or the SQL database does not answer, Open tries for about three seconds and
-// then returns an engine that accepts writes into the WAL, serves what it has, and goes on
+// When Redis or the SQL database does not answer, Open tries for about three seconds, or one
+// L3Timeout when the database hangs, and then returns an engine that accepts writes into the WAL, serves what it has, and goes on
 // trying. ctx bounds Open only.
 //
 // Errors: ErrInvalidConfig (all faults joined), ErrLocked, ErrWALCorrupt, ErrSchema,
@@ -63,6 +63,7 @@ func newEngine(cfg Config) *Engine {
 		},
 		cache: e.writeL2, refuse: e.refuse, probe: e.probeL3, outage: e.l3Outage, landed: func(ops int, bytes int64) { e.meters.batch(ops, bytes) },
 		heads: e.heads, lostRace: e.forgetLoser, cached: func() bool { return e.l2 != nil },
+		uncached: e.missL2, haste: func() bool { return e.gauge.current() >= LevelWarn },
 	}
 	return e
 }

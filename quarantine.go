@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,11 +34,12 @@ type quarantine struct {
 	log  *oplog.Log
 	some atomic.Bool // so that readers need no lock when it is empty
 
-	mu   sync.Mutex // guards rows
-	rows map[string]badRow
+	mu   sync.Mutex // guards the fields below
+	rows map[string][]badRow
+	ops  int
 }
 
-// badRow tells which row of the table holds the newest quarantined op of an id.
+// badRow tells which row of the table holds a quarantined op of an id.
 type badRow struct {
 	row     int64
 	version uint64
@@ -50,7 +52,7 @@ func (q *quarantine) load(ctx context.Context) error {
 	if err != nil {
 		return walError(err)
 	}
-	q.rows = make(map[string]badRow)
+	q.rows = make(map[string][]badRow)
 	for _, b := range bads {
 		units, err := decodeUnits(b.Payload)
 		if err != nil {
@@ -65,11 +67,20 @@ func (q *quarantine) load(ctx context.Context) error {
 
 func (q *quarantine) index(ops []*entry, row int64, why string) {
 	for _, e := range ops {
-		if old, ok := q.rows[e.id()]; !ok || old.version <= e.version {
-			q.rows[e.id()] = badRow{row, e.version, why}
+		q.rows[e.id()] = append(q.rows[e.id()], badRow{row, e.version, why})
+	}
+	q.ops += len(ops)
+	q.some.Store(q.ops > 0)
+}
+
+// newest returns the row with the highest version of an id. q.mu is held.
+func (q *quarantine) newest(id string) (best badRow, ok bool) {
+	for _, r := range q.rows[id] {
+		if !ok || r.version > best.version {
+			best, ok = r, true
 		}
 	}
-	q.some.Store(len(q.rows) > 0)
+	return best, ok
 }
 
 // add stores a unit. The caller lets go of it only after a nil result.
@@ -98,7 +109,7 @@ func (q *quarantine) has(id string) bool {
 func (q *quarantine) count() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.rows)
+	return q.ops
 }
 
 // errorOf returns why one of these very ops is in quarantine, nil when none is.
@@ -106,8 +117,10 @@ func (q *quarantine) errorOf(ops []*entry) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, e := range ops {
-		if r, ok := q.rows[e.id()]; ok && r.version == e.version {
-			return &RefusedError{Err: errors.New(r.err)}
+		for _, r := range q.rows[e.id()] {
+			if r.version == e.version {
+				return &RefusedError{Err: errors.New(r.err)}
+			}
 		}
 	}
 	return nil
@@ -119,7 +132,7 @@ func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
 		return nil, nil
 	}
 	q.mu.Lock()
-	r, ok := q.rows[id]
+	r, ok := q.newest(id)
 	q.mu.Unlock()
 	if !ok {
 		return nil, nil
@@ -163,12 +176,14 @@ func (q *quarantine) remove(ctx context.Context, us []quarantinedUnit) error {
 	defer q.mu.Unlock()
 	for _, u := range us {
 		for _, e := range u.ops {
-			if r, ok := q.rows[e.id()]; ok && r.row == u.row.ID {
+			left := slices.DeleteFunc(q.rows[e.id()], func(r badRow) bool { return r.row == u.row.ID })
+			if q.rows[e.id()] = left; len(left) == 0 {
 				delete(q.rows, e.id())
 			}
 		}
+		q.ops -= len(u.ops)
 	}
-	q.some.Store(len(q.rows) > 0)
+	q.some.Store(q.ops > 0)
 	return nil
 }
 
@@ -206,7 +221,7 @@ func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
 	if err := e.bad.add(context.WithoutCancel(ctx), u, why); err != nil {
 		return err
 	}
-	e.log.Warn("L3 refused an op, now in quarantine", "ops", len(u.ops()), "error", why)
+	e.log.Warn("L3 refused an op, now in quarantine", "ops", len(u.ops())) // its words could quote content
 	if fn := e.cfg.OnEvent.Quarantined; fn != nil {
 		q := quarantinedUnit{oplog.Bad{Error: why.Error(), Attempts: 1, At: u.at}, u.ops()}
 		for _, op := range q.public() {
@@ -257,8 +272,8 @@ func (e *Engine) selectBad(ctx context.Context, ids []string) (us []quarantinedU
 
 // RetryQuarantined puts quarantined ops back into the queue, as if submitted again with
 // the same version: those of ids with their groups, or all without ids. It returns how many
-// ops it put back; they are in the WAL then. An op that L3 refuses again comes back to
-// quarantine.
+// ops left quarantine; they are in the WAL then, but for those that L3 holds something newer
+// of, which are forgotten. An op that L3 refuses again comes back to quarantine.
 func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (int, error) {
 	if err := e.enter(); err != nil {
 		return 0, err
@@ -269,11 +284,40 @@ func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (int, erro
 		return 0, err
 	}
 	for _, u := range us {
-		if err := e.logOps(ctx, u.ops, Logged, retried); err != nil {
+		left, err := e.notOutranked(ctx, u.ops)
+		if err != nil {
 			return 0, err
+		}
+		if len(left) > 0 {
+			if err := e.logOps(ctx, left, Logged, retried); err != nil {
+				return 0, err
+			}
 		}
 	}
 	return ops, e.bad.remove(ctx, us)
+}
+
+// notOutranked returns the ops that L3 holds nothing higher of. The others were overtaken
+// while they waited in quarantine: they would lose, and until then reads would answer with
+// them.
+func (e *Engine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, error) {
+	ids := make([]string, len(ops))
+	for i, op := range ops {
+		ids[i] = op.id()
+	}
+	heads, err := e.heads(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	above := make(map[string]Record, len(heads))
+	for _, h := range heads {
+		above[h.ID] = h.record()
+	}
+	return slices.DeleteFunc(slices.Clone(ops), func(op *entry) bool {
+		head, ok := above[op.id()]
+		rec := op.record()
+		return ok && head.Compare(&rec) > 0
+	}), nil
 }
 
 // retried is an assign for ops that keep their versions, though something newer may have

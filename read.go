@@ -16,6 +16,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Get returns the item of id, or ErrNotFound. A hit in L1 takes no lock, allocates nothing
@@ -215,7 +216,7 @@ func (e *Engine) l2Failed(err error, ids ...string) {
 		e.l2Counts.misses.Add(uint64(len(ids)))
 		e.noteCorruption(err)
 		for _, id := range ids {
-			e.sendPromotion(promotion{remove: id})
+			e.sendPromotion(promotion{heal: id})
 		}
 	}
 }
@@ -266,15 +267,14 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 			continue
 		}
 		stamp := e.l1.stamp(id)
-		ent, ok := e.l1.get(id)
-		if ok {
-			if it, err := e.itemOf(ent); err == nil {
-				out[i] = &it // if it is past its age, until the tiers below say otherwise
+		known, ok := e.l1.get(id)
+		if ok && e.fresh(known) {
+			if it, err := e.itemOf(known); err == nil {
+				out[i] = &it
 			}
-			if e.fresh(ent) {
-				continue
-			}
-		} else {
+			continue
+		}
+		if !ok {
 			e.l1.misses.Add(1)
 		}
 		m.at[id] = []int{i}
@@ -287,7 +287,7 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 			e.promote(&rec, stamp, false)
 			m.answer(id, &rec)
 		case waiting != nil || e.filter.mayContain(id):
-			m.ids, m.stamps, m.waiting = append(m.ids, id), append(m.stamps, stamp), append(m.waiting, waiting)
+			m.asks = append(m.asks, ask{id, stamp, waiting, known})
 		}
 	}
 	return out, e.loadMany(ctx, m)
@@ -295,12 +295,26 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 
 // manyLoad is what a GetMany still has to find.
 type manyLoad struct {
-	ids     []string
-	stamps  []uint64 // aligned with ids, as is waiting
-	waiting []*entry // ops recovered from the WAL, nil for most ids; L3 is asked as well
-	at      map[string][]int
-	out     []*Item
-	errs    []error
+	asks []ask
+	at   map[string][]int // places of an id in out
+	out  []*Item
+	errs []error
+}
+
+// ask is one id of a manyLoad.
+type ask struct {
+	id      string
+	stamp   uint64
+	waiting *entry // an op recovered from the WAL: L3 is asked as well, L2 is not
+	known   *entry // an L1 entry past its age: served when nobody can be asked
+}
+
+func (m *manyLoad) ids() []string {
+	ids := make([]string, len(m.asks))
+	for i := range m.asks {
+		ids[i] = m.asks[i].id
+	}
+	return ids
 }
 
 func (m *manyLoad) answer(id string, rec *Record) {
@@ -315,70 +329,85 @@ func (m *manyLoad) answer(id string, rec *Record) {
 
 // loadMany is load for many ids.
 func (e *Engine) loadMany(ctx context.Context, m *manyLoad) error {
-	if e.l2 != nil && len(m.ids) > 0 {
+	if e.l2 != nil && len(m.asks) > 0 {
 		e.manyFromL2(ctx, m)
 	}
-	if len(m.ids) == 0 {
+	if len(m.asks) == 0 {
 		return errors.Join(m.errs...)
 	}
 	var found []Found
 	err := e.call3(ctx, "get_many", true, func(ctx context.Context) (err error) {
-		found, err = e.l3.GetMany(ctx, m.ids)
+		found, err = e.l3.GetMany(ctx, m.ids())
 		return err
 	})
 	if err != nil {
-		unanswered := false
-		for i, op := range m.waiting {
-			if op == nil {
-				unanswered = unanswered || m.out[m.at[m.ids[i]][0]] == nil
-				continue
-			}
-			rec := op.record()
-			m.answer(m.ids[i], &rec)
-		}
-		if !unanswered {
-			return errors.Join(m.errs...)
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return errors.Join(append(m.errs, unavailable("syncengine: get many", err))...)
+		return e.withoutL3(ctx, m, err)
 	}
 	for i := range found {
-		f := &found[i]
-		switch {
-		case f.Err != nil:
-			e.noteCorruption(f.Err)
-			m.errs = append(m.errs, f.Err)
-			continue
-		case f.OK:
-			e.l3Counts.hits.Add(1)
-		default:
-			e.l3Counts.misses.Add(1)
-			m.answer(m.ids[i], &Record{Deleted: true})
-		}
-		if f.OK || m.waiting[i] != nil {
-			rec := e.higher(f.Record, m.waiting[i], m.stamps[i])
-			m.answer(m.ids[i], &rec)
-		}
+		e.answerFromL3(m, &m.asks[i], &found[i])
 	}
 	return errors.Join(m.errs...)
 }
 
+func (e *Engine) answerFromL3(m *manyLoad, a *ask, f *Found) {
+	switch {
+	case f.Err != nil:
+		e.noteCorruption(f.Err)
+		m.errs = append(m.errs, f.Err)
+		return
+	case f.OK:
+		e.l3Counts.hits.Add(1)
+	default:
+		e.l3Counts.misses.Add(1)
+	}
+	if f.OK || a.waiting != nil {
+		rec := e.higher(f.Record, a.waiting, a.stamp)
+		m.answer(a.id, &rec)
+	} else if a.known != nil {
+		e.l1.drop(a.known)
+	}
+}
+
+// withoutL3 answers what this engine knows by itself. Only ids of which it knows nothing are
+// an error.
+func (e *Engine) withoutL3(ctx context.Context, m *manyLoad, err error) error {
+	unanswered := false
+	for i := range m.asks {
+		a := &m.asks[i]
+		op := a.waiting
+		if op == nil {
+			op = a.known
+		}
+		if op == nil {
+			unanswered = true
+			continue
+		}
+		rec := op.record()
+		m.answer(a.id, &rec)
+	}
+	switch {
+	case !unanswered:
+		return errors.Join(m.errs...)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return errors.Join(append(m.errs, unavailable("syncengine: get many", err))...)
+}
+
 // manyFromL2 answers what L2 holds and leaves the rest in m.
 func (e *Engine) manyFromL2(ctx context.Context, m *manyLoad) {
-	ask := make([]string, 0, len(m.ids))
-	for i, id := range m.ids {
-		if m.waiting[i] == nil && !e.missed.has(id) {
-			ask = append(ask, id)
+	ids := make([]string, 0, len(m.asks))
+	for i := range m.asks {
+		if a := &m.asks[i]; a.waiting == nil && !e.missed.has(a.id) {
+			ids = append(ids, a.id)
 		}
 	}
-	if len(ask) == 0 {
+	if len(ids) == 0 {
 		return
 	}
 	var found []Found
 	if err := e.call2(ctx, "get_many", func(ctx context.Context) (err error) {
-		found, err = e.l2.GetMany(ctx, ask)
+		found, err = e.l2.GetMany(ctx, ids)
 		return err
 	}); err != nil {
 		return
@@ -387,24 +416,22 @@ func (e *Engine) manyFromL2(ctx context.Context, m *manyLoad) {
 	for i := range found {
 		switch f := &found[i]; {
 		case f.Err != nil:
-			e.l2Failed(f.Err, ask[i])
+			e.l2Failed(f.Err, ids[i])
 		case f.OK:
-			answers[ask[i]] = &f.Record
+			answers[ids[i]] = &f.Record
 			e.l2Counts.hits.Add(1)
 		default:
 			e.l2Counts.misses.Add(1)
 		}
 	}
-	ids, stamps, waiting := m.ids[:0], m.stamps[:0], m.waiting[:0]
-	for i, id := range m.ids {
-		if rec, ok := answers[id]; ok {
-			e.promote(rec, m.stamps[i], false)
-			m.answer(id, rec)
-			continue
+	m.asks = slices.DeleteFunc(m.asks, func(a ask) bool {
+		rec, ok := answers[a.id]
+		if ok {
+			e.promote(rec, a.stamp, false)
+			m.answer(a.id, rec)
 		}
-		ids, stamps, waiting = append(ids, id), append(stamps, m.stamps[i]), append(waiting, m.waiting[i])
-	}
-	m.ids, m.stamps, m.waiting = ids, stamps, waiting
+		return ok
+	})
 }
 
 // GetVerified is Get with the hash of the content recomputed, also for a copy in memory.
@@ -471,50 +498,56 @@ func (e *Engine) insertWith(ctx context.Context, id string, factory func(context
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(e.bg, cancel)()
-	// The version is taken before the last look: any write that comes later is above it.
-	version := e.clock.Next()
-	rec, err := e.find(ctx, id)
-	switch {
-	case err == nil && !rec.Deleted:
-		return rec.Item, nil // another flight was first
-	case err != nil && !errors.Is(err, ErrNotFound):
-		return Item{}, err
-	case rec.Version >= version: // deleted just now, or by a clock ahead of ours
-		version = e.clock.NextAfter(rec.Version)
+	var made *Item
+	for {
+		// Stamp and version are taken before the last look: a write that comes later changes
+		// the one, so that the insert is refused, and is above the other.
+		stamp, version := e.l1.stamp(id), e.clock.Next()
+		rec, err := e.find(ctx, id)
+		switch {
+		case err == nil && !rec.Deleted:
+			return rec.Item, nil
+		case err != nil && !errors.Is(err, ErrNotFound):
+			return Item{}, err
+		case rec.Version >= version: // deleted just now, or by a clock ahead of ours
+			version = e.clock.NextAfter(rec.Version)
+		}
+		if made == nil {
+			it, err := callFactory(ctx, factory)
+			if err != nil {
+				return Item{}, err
+			}
+			if def(&it.ID, id); it.ID != id {
+				return Item{}, &InvalidItemError{ID: it.ID, Field: "ID", Rule: fmt.Sprintf("of the factory's item must be %q", id)}
+			}
+			if err := checkItem(&it, e.cfg.MaxItemBytes); err != nil {
+				return Item{}, err
+			}
+			made = &it
+		}
+		op := e.newPut(made, &writeOptions{version: version})
+		err = e.insert(ctx, op, stamp)
+		if errors.Is(err, ErrStaleVersion) {
+			continue // somebody wrote meanwhile, to this id or to one of its stripe: look again
+		}
+		return op.record().Item, err
 	}
-	it, err := callFactory(ctx, factory)
-	if err != nil {
-		return Item{}, err
-	}
-	if it.ID == "" {
-		it.ID = id
-	}
-	if it.ID != id {
-		return Item{}, &InvalidItemError{ID: it.ID, Field: "ID", Rule: fmt.Sprintf("of the factory's item must be %q", id)}
-	}
-	if it.Version == 0 {
-		it.Version = version
-	}
-	if err := e.submitWithin(ctx, it); err != nil && !errors.Is(err, ErrStaleVersion) {
-		return Item{}, err
-	}
-	if rec, err = e.find(ctx, id); err != nil {
-		return Item{}, err
-	}
-	return rec.item()
 }
 
-// submitWithin is Submit for a call that has entered already, so that Shutdown, which waits
-// for it, does not refuse it.
-func (e *Engine) submitWithin(ctx context.Context, it Item) error {
-	if err := checkItem(&it, e.cfg.MaxItemBytes); err != nil {
+// insert submits an op unless its id was written since stamp was taken.
+func (e *Engine) insert(ctx context.Context, op *entry, stamp uint64) error {
+	if err := e.checkSize([]*entry{op}); err != nil {
 		return err
 	}
-	op := e.newPut(&it, &writeOptions{})
-	if err := e.admit(ctx, 1, op.size()); err != nil {
+	if err := e.admit(ctx); err != nil {
 		return err
 	}
-	return e.logOps(ctx, []*entry{op}, e.cfg.Durability, e.assignVersion)
+	return e.logOps(ctx, []*entry{op}, e.cfg.Durability, func(op *entry) error {
+		if e.l1.stamp(op.id()) != stamp {
+			return ErrStaleVersion
+		}
+		return e.assignVersion(op)
+	})
 }
 
 func callFactory(ctx context.Context, factory func(context.Context) (Item, error)) (it Item, err error) {

@@ -16,14 +16,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // recoverBytes is how much of the WAL is read at a time to index it.
 const recoverBytes = 4 << 20
 
 func (e *Engine) recover(ctx context.Context) error {
+	start := time.Now()
 	err := retry(ctx, startupPreset, func() { e.retries.Add(1) },
-		func(err error) bool { return errors.Is(err, ErrUnavailable) }, // not a wrong password, not a newer schema
+		// Not after a wrong password or a newer schema; and a server that hangs will hang again.
+		func(err error) bool { return errors.Is(err, ErrUnavailable) && time.Since(start) < e.cfg.L3Timeout },
 		func() error { return e.prepareL3(ctx) })
 	switch {
 	case ctx.Err() != nil:

@@ -77,6 +77,11 @@ type Meta struct {
 	ContentHash [32]byte
 }
 
+// record returns what a comparison needs of a row.
+func (m *Meta) record() Record {
+	return Record{Item: Item{ID: m.ID, Version: m.Version, ContentHash: m.ContentHash}, Deleted: m.Deleted}
+}
+
 // ArchiveStore is L3, the ground truth. The engine brings one for MySQL/MariaDB and
 // SQLite; Config.L3 takes any other.
 //

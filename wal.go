@@ -27,6 +27,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/syncengine-go/syncengine/internal/hlc"
 	"github.com/syncengine-go/syncengine/internal/oplog"
 )
 
@@ -172,7 +173,7 @@ func (d *decoder) op() *entry {
 // wal is the engine's view of the log.
 type wal struct {
 	log   *oplog.Log
-	items atomic.Int64 // ops in the log that are not done
+	items atomic.Int64 // ops in the log, or on their way there, that are not done
 	bytes atomic.Int64 // their share of the payloads
 
 	current   *segment // only the log's loop uses it: the segment of the last request
@@ -205,7 +206,8 @@ type segment struct {
 
 // append hands a unit to the log, unless assign, which gives the ops their versions,
 // fails. then runs on the log's loop, in log order, with the segment of the unit or the
-// error that kept it out; last is true for the last unit of the segment.
+// error that kept it out; last is true for the last unit of the segment. The ops must have
+// been reserved; when append or then gets an error, they no longer are.
 func (w *wal) append(ops []*entry, assign func(*entry) error, then func(seg *segment, last bool, err error)) error {
 	payload := make([]byte, 0, unitSize(ops))
 	w.order.Lock()
@@ -213,13 +215,17 @@ func (w *wal) append(ops []*entry, assign func(*entry) error, then func(seg *seg
 	var newest uint64
 	for _, e := range ops {
 		if err := assign(e); err != nil {
+			w.release(ops)
 			return err
 		}
-		newest = max(newest, e.version)
+		if e.version <= hlc.MaxObserved { // the clock takes no notice of others
+			newest = max(newest, e.version)
+		}
 	}
 	payload = encodeUnit(payload, ops)
 	w.log.Append(&oplog.Request{Payload: payload, Ops: len(ops), Max: newest, At: time.Now().UnixNano(), Done: func(id int64, segOps int, err error) {
 		if err != nil {
+			w.release(ops)
 			then(nil, false, walError(err))
 			return
 		}
@@ -227,8 +233,6 @@ func (w *wal) append(ops []*entry, assign func(*entry) error, then func(seg *seg
 			w.current = &segment{id: id, live: segOps, pending: segOps}
 		}
 		w.current.pending -= len(ops)
-		w.items.Add(int64(len(ops)))
-		w.bytes.Add(opsBytes(ops))
 		then(w.current, w.current.pending == 0, nil)
 	}})
 	return nil
@@ -237,10 +241,26 @@ func (w *wal) append(ops []*entry, assign func(*entry) error, then func(seg *seg
 // asIs is an assign for ops that have their versions.
 func asIs(*entry) error { return nil }
 
-// done notes that ops of a segment are done.
-func (w *wal) done(seg *segment, ops []*entry) {
+// reserve counts ops that are about to be appended, unless that would pass a limit. What is
+// on its way counts as well: it is in memory, and the log will hold it.
+func (w *wal) reserve(ops []*entry, maxItems, maxBytes int64) bool {
+	items, bytes := w.items.Add(int64(len(ops))), w.bytes.Add(opsBytes(ops))
+	if items <= maxItems && bytes <= maxBytes {
+		return true
+	}
+	w.release(ops)
+	return false
+}
+
+// release takes a reservation back.
+func (w *wal) release(ops []*entry) {
 	w.items.Add(-int64(len(ops)))
 	w.bytes.Add(-opsBytes(ops))
+}
+
+// done notes that ops of a segment are done.
+func (w *wal) done(seg *segment, ops []*entry) {
+	w.release(ops)
 	seg.live -= len(ops)
 }
 
@@ -257,10 +277,13 @@ func (w *wal) addSpooled(hash uint64, ref spoolRef) {
 	w.mu.Unlock()
 }
 
-// dropSpooled forgets an op that is done, unless a newer one of the id is spooled.
-func (w *wal) dropSpooled(hash uint64, ref spoolRef) {
+// dropSpooled forgets where ops of an id up to a version are spooled.
+func (w *wal) dropSpooled(hash, version uint64) {
+	if w.spooln.Load() == 0 {
+		return
+	}
 	w.mu.Lock()
-	if w.spool[hash] == ref {
+	if ref, ok := w.spool[hash]; ok && ref.version <= version {
 		delete(w.spool, hash)
 	}
 	if len(w.spool) == 0 {

@@ -106,7 +106,10 @@ func (e *Engine) submitOne(ctx context.Context, op *entry, d Durability) error {
 		return err
 	}
 	defer e.leave()
-	if err := e.admit(ctx, 1, op.size()); err != nil {
+	if err := e.checkSize([]*entry{op}); err != nil {
+		return err
+	}
+	if err := e.admit(ctx); err != nil {
 		return err
 	}
 	if d == Buffered && !e.queue.isSpooling(op.size()) {
@@ -125,12 +128,12 @@ func (e *Engine) submitOne(ctx context.Context, op *entry, d Durability) error {
 // error about one item refuses all. Of items with the same id the last one wins.
 func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...SubmitOption) (BatchResult, error) {
 	o, err := e.options(opts)
+	if err != nil {
+		return BatchResult{Total: len(items), Failed: len(items)}, err
+	}
 	ops := make([]*entry, 0, len(items))
 	for i := range items {
-		if err == nil {
-			err = checkItem(&items[i], e.cfg.MaxItemBytes)
-		}
-		if err != nil {
+		if err := checkItem(&items[i], e.cfg.MaxItemBytes); err != nil {
 			return BatchResult{Total: len(items), Failed: len(items)}, at(i, err)
 		}
 	}
@@ -143,12 +146,12 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...SubmitOpt
 // DeleteMany removes a group of ids, atomically as SubmitMany does.
 func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...SubmitOption) (BatchResult, error) {
 	o, err := e.options(opts)
+	if err != nil {
+		return BatchResult{Total: len(ids), Failed: len(ids)}, err
+	}
 	ops := make([]*entry, 0, len(ids))
 	for i, id := range ids {
-		if err == nil {
-			err = checkID(id)
-		}
-		if err != nil {
+		if err := checkID(id); err != nil {
 			return BatchResult{Total: len(ids), Failed: len(ids)}, at(i, err)
 		}
 		ops = append(ops, e.newDelete(id, &o))
@@ -180,11 +183,10 @@ func (e *Engine) submitGroup(ctx context.Context, ops []*entry, d Durability) (B
 	for _, op := range ops {
 		bytes += op.size()
 	}
-	if bytes > maxGroupBytes || int64(len(ops)) > e.cfg.WALMaxItems {
-		return failed, &InvalidItemError{Field: "items", TooLarge: true,
-			Rule: fmt.Sprintf("must be at most %d bytes and WALMaxItems = %d ops, since a group is one transaction", maxGroupBytes, e.cfg.WALMaxItems)}
+	if err := e.checkSize(ops); err != nil {
+		return failed, err
 	}
-	if err := e.admit(ctx, len(ops), bytes); err != nil {
+	if err := e.admit(ctx); err != nil {
 		return failed, err
 	}
 	ok := BatchResult{Total: total, Succeeded: total}
@@ -202,6 +204,16 @@ func (e *Engine) submitGroup(ctx context.Context, ops []*entry, d Durability) (B
 	e.queue.accept(unitOf(ops, time.Now().UnixNano()), nil, false)
 	e.afterWrite()
 	return ok, nil
+}
+
+// checkSize refuses what the WAL could never hold, or would be too much for one transaction.
+func (e *Engine) checkSize(ops []*entry) error {
+	limit := min(maxGroupBytes, e.cfg.WALMaxBytes)
+	if opsBytes(ops) <= limit && int64(len(ops)) <= e.cfg.WALMaxItems {
+		return nil
+	}
+	return &InvalidItemError{ID: ops[0].id(), Field: "items", TooLarge: true,
+		Rule: fmt.Sprintf("of one call must be at most %d bytes and WALMaxItems = %d ops, since they are one transaction", limit, e.cfg.WALMaxItems)}
 }
 
 // lastOfEach drops all but the last op of each id, keeping order.
@@ -271,7 +283,7 @@ func (e *Engine) askPriority(op *entry) (p Priority) {
 
 // admit lets a write in, slows it, or refuses it. Nothing has been changed when it returns
 // an error.
-func (e *Engine) admit(ctx context.Context, ops int, bytes int64) error {
+func (e *Engine) admit(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -280,8 +292,6 @@ func (e *Engine) admit(ctx context.Context, ops int, bytes int64) error {
 	switch {
 	case !level.AcceptsWrites():
 		return &BackpressureError{Level: level, RetryAfter: level.RetryAfter(), Reason: e.pressureReason()}
-	case e.wal.items.Load()+int64(ops) > e.cfg.WALMaxItems, e.wal.bytes.Load()+bytes > e.cfg.WALMaxBytes:
-		return &BackpressureError{Level: LevelCritical, RetryAfter: LevelCritical.RetryAfter(), Reason: "the WAL has no room for this call"}
 	case level < LevelThrottle:
 		return nil
 	}
@@ -340,6 +350,9 @@ func staleError(op *entry, known uint64) error {
 // logOps gives ops their versions with assign, appends them to the WAL as one unit and waits for the
 // commit, and at Archived for L3.
 func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability, assign func(*entry) error) error {
+	if !e.wal.reserve(ops, e.cfg.WALMaxItems, e.cfg.WALMaxBytes) {
+		return &BackpressureError{Level: LevelCritical, RetryAfter: LevelCritical.RetryAfter(), Reason: "the WAL has no room for this call"}
+	}
 	done := make(chan error, 1) // the log's loop must not wait for a caller that left
 	at := time.Now().UnixNano()
 	err := e.wal.append(ops, assign, func(seg *segment, last bool, err error) {
@@ -363,11 +376,10 @@ func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability, assign 
 	if d != Archived {
 		return nil
 	}
-	err = e.flush.flushAll(ctx)
-	if errors.Is(err, ErrRefused) {
-		return e.bad.errorOf(ops) // perhaps only other callers' ops were refused
+	if err = e.flush.flushAll(ctx); err != nil && !errors.Is(err, ErrRefused) {
+		return err
 	}
-	return err
+	return e.bad.errorOf(ops) // those that were refused may be other callers' ops
 }
 
 // afterWrite pays for the memory a write took.

@@ -49,6 +49,8 @@ var (
 	ErrLocked  = errors.New("oplog: in use by another process or engine")
 	ErrCorrupt = errors.New("oplog: file is damaged")
 	ErrClosed  = errors.New("oplog: closed")
+	// errReopening stands for a moment after a failed commit.
+	errReopening = errors.New("oplog: being reopened after a failed commit")
 )
 
 const (
@@ -117,6 +119,7 @@ type Log struct {
 
 	readMu sync.RWMutex // guards reader and sideDB against being reopened
 	reader *sql.DB
+	gone   bool    // CloseFiles was called
 	sideDB *sql.DB // small writes beside the loop: quarantine, meta
 }
 
@@ -256,6 +259,7 @@ func (l *Log) Close() {
 func (l *Log) CloseFiles() error {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
+	l.gone = true
 	return errors.Join(l.closeFiles(), l.lock.Release())
 }
 
@@ -267,15 +271,21 @@ func (l *Log) Run() {
 	timer := time.NewTimer(trimDelay)
 	timer.Stop()
 	defer timer.Stop()
-	crowd := 0 // requests of the last commit
+	crowd := 0     // requests of the last commit
+	armed := false // the timer runs
 	for {
 		l.gather(crowd)
 		l.mu.Lock()
 		reqs, trimTo, closed := l.waiting, l.trimTo, l.closed
-		trim := trimTo > l.trimmed
+		// After a failed commit there is something to do, too: reopen, and delete what may
+		// have been left behind. Readers wait for it.
+		trim := trimTo > l.trimmed || l.w == nil || len(l.retract) > 0
 		if len(reqs) == 0 && trim && !l.urgent && !closed {
 			trim = false
-			timer.Reset(trimDelay)
+			if !armed {
+				armed = true
+				timer.Reset(trimDelay)
+			}
 		}
 		l.waiting, l.urgent = nil, false
 		l.mu.Unlock()
@@ -292,6 +302,7 @@ func (l *Log) Run() {
 		select {
 		case <-l.wake:
 		case <-timer.C:
+			armed = false
 			l.mu.Lock()
 			l.urgent = true
 			l.mu.Unlock()
@@ -391,6 +402,9 @@ func (l *Log) ensureOpen() error {
 	defer cancel()
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
+	if _, err := os.Stat(l.opts.Path); err != nil { // never start afresh in place of a file that was removed
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
 	next := l.next
 	if err := l.openFiles(ctx); err != nil {
 		return errors.Join(err, l.closeFiles())

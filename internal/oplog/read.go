@@ -8,6 +8,14 @@ import (
 	"hash/crc32"
 )
 
+// noReader tells why there is no open file. readMu is held.
+func (l *Log) noReader() error {
+	if l.gone {
+		return ErrClosed
+	}
+	return errReopening
+}
+
 // Totals are the segments present when the log was opened.
 type Totals struct {
 	Ops         int
@@ -21,7 +29,7 @@ func (l *Log) Totals(ctx context.Context) (t Totals, err error) {
 	l.readMu.RLock()
 	defer l.readMu.RUnlock()
 	if l.reader == nil {
-		return t, ErrClosed
+		return t, l.noReader()
 	}
 	err = l.reader.QueryRowContext(ctx, `SELECT COALESCE(SUM(ops), 0), COALESCE(SUM(LENGTH(payload)), 0),
 		COALESCE(MIN(id), 0), COALESCE(MAX(id), 0), COALESCE(MIN(at), 0) FROM segments`).
@@ -48,7 +56,7 @@ func (l *Log) read(ctx context.Context, maxBytes int64, query string, args ...an
 	l.readMu.RLock()
 	defer l.readMu.RUnlock()
 	if l.reader == nil {
-		return nil, ErrClosed
+		return nil, l.noReader()
 	}
 	rows, err := l.reader.QueryContext(ctx, query, args...)
 	if err != nil {
@@ -88,7 +96,7 @@ func (l *Log) side(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx)
 	l.readMu.RLock()
 	defer l.readMu.RUnlock()
 	if l.sideDB == nil {
-		return ErrClosed
+		return l.noReader()
 	}
 	tx, err := l.sideDB.BeginTx(ctx, nil)
 	if err != nil {
@@ -130,7 +138,7 @@ func (l *Log) Bads(ctx context.Context, first, last int64) (bads []Bad, err erro
 	l.readMu.RLock()
 	defer l.readMu.RUnlock()
 	if l.reader == nil {
-		return nil, ErrClosed
+		return nil, l.noReader()
 	}
 	rows, err := l.reader.QueryContext(ctx, "SELECT id, ops, at, attempts, error, crc, payload FROM quarantine WHERE id BETWEEN ? AND ? ORDER BY id", first, last)
 	if err != nil {
@@ -164,7 +172,7 @@ func (l *Log) Meta(ctx context.Context, key string) (value []byte, err error) {
 	l.readMu.RLock()
 	defer l.readMu.RUnlock()
 	if l.reader == nil {
-		return nil, ErrClosed
+		return nil, l.noReader()
 	}
 	err = l.reader.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = ?", key).Scan(&value)
 	if errors.Is(err, sql.ErrNoRows) {

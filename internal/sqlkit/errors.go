@@ -3,6 +3,7 @@ package sqlkit
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/go-sql-driver/mysql"
 	"modernc.org/sqlite"
@@ -46,8 +47,13 @@ func classifyMySQL(e *mysql.MySQLError) Class {
 		return Conflict
 	case 1044, 1045, 1049, 1698: // access denied, unknown database
 		return Permanent
-	case 1153, 1105, 1301, 1118: // packet or parameter too long, row too large
+	case 1153, 1301, 1118: // packet too long, row too large
 		return Refused
+	case 1105: // "unknown error", which proxies use for outages; the server, for a parameter too long
+		if strings.Contains(e.Message, "max_allowed_packet") {
+			return Refused
+		}
+		return Outage
 	case 4025, 3819: // CHECK, MariaDB and MySQL
 		return Refused
 	}
