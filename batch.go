@@ -299,7 +299,8 @@ func (q *queue) laneOldest() (at int64) {
 func (q *queue) wantsRefill(batches int) (after, upTo int64, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	room := q.ops < q.lim.count*batches && q.bytes < q.lim.bytes*int64(batches)
+	room := q.ops < q.lim.count*batches && q.bytes < q.lim.bytes*int64(batches) &&
+		q.l1.pinned.Load()+q.l1.detached.Load() < q.lim.spoolAbove
 	return q.read, q.whole, q.spooling && q.read < q.whole && room
 }
 

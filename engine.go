@@ -158,6 +158,7 @@ func (e *Engine) MemoryPressure() float64 {
 // levelChanged is told by the gauge.
 func (e *Engine) levelChanged(from, to BackpressureLevel) {
 	setBit(&e.gate, gateReadsRefused, !to.AcceptsReads())
+	e.queue.signal() // from LevelWarn on, any batch is due
 	e.log.Log(context.Background(), slogLevel(to), "backpressure changed", "from", from.String(), "to", to.String())
 	if fn := e.cfg.OnEvent.BackpressureChanged; fn != nil {
 		e.events.send(func() { fn(from, to) })

@@ -134,7 +134,7 @@ func (f *flusher) refill(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		segs, err := f.wal.log.ReadAfter(ctx, after, upTo, min(refillBytes, f.q.lim.spoolAbove, f.q.lim.bytes*int64(f.conc+1)))
+		segs, err := f.wal.log.ReadAfter(ctx, after, upTo, min(refillBytes, f.q.lim.spoolAbove/2))
 		if err != nil {
 			return walError(err)
 		}
@@ -149,6 +149,7 @@ func (f *flusher) refill(ctx context.Context) error {
 			}
 			f.q.refill(units, &segment{id: s.ID, live: s.Ops}, s.At)
 		}
+		f.q.l1.evict()
 	}
 }
 

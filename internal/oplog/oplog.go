@@ -63,6 +63,7 @@ const (
 	// file system.
 	reclaimPages = 1024
 	readers      = 4
+	reopenWait   = 2 * time.Second // how long a reader waits for the file to be reopened
 	// gatherTime is the longest that gather waits: about half of what a commit takes on a
 	// fast disk.
 	gatherTime = 100 * time.Microsecond
@@ -119,8 +120,9 @@ type Log struct {
 
 	readMu sync.RWMutex // guards reader and sideDB against being reopened
 	reader *sql.DB
-	gone   bool    // CloseFiles was called
-	sideDB *sql.DB // small writes beside the loop: quarantine, meta
+	gone   bool          // CloseFiles was called
+	opened chan struct{} // closed and replaced when the readers are open again
+	sideDB *sql.DB       // small writes beside the loop: quarantine, meta
 }
 
 // Open locks and opens the log, or creates it when neither the file nor a memory of it
@@ -133,7 +135,7 @@ func Open(ctx context.Context, opts Options) (_ *Log, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{opts: opts, lock: lock, wake: make(chan struct{}, 1)}
+	l := &Log{opts: opts, lock: lock, wake: make(chan struct{}, 1), opened: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.closeFiles(), lock.Release())
@@ -260,6 +262,7 @@ func (l *Log) CloseFiles() error {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
 	l.gone = true
+	close(l.opened)
 	return errors.Join(l.closeFiles(), l.lock.Release())
 }
 
@@ -340,7 +343,7 @@ func (l *Log) commit(reqs []*Request, trimTo int64) bool {
 		err = l.w.commit(segs, trimTo, l.retract, newMax, newMax != l.max)
 	}
 	if err != nil {
-		l.abandon(segs, sqlkit.IsFull(err))
+		l.abandon(segs, sqlkit.RolledBack(err))
 		err = l.describe(err)
 	} else {
 		l.retract, l.max, l.trimmed = nil, newMax, trimTo
@@ -379,13 +382,13 @@ func (l *Log) idle() bool {
 	return len(l.waiting) == 0 && !l.closed
 }
 
-// abandon throws the handle away after a failed commit; the next commit reopens. A full
-// disk is the exception: that transaction was rolled back for certain.
-func (l *Log) abandon(segs []Segment, full bool) {
+// abandon throws the handle away after a failed commit, unless the transaction was rolled
+// back for certain; the loop then reopens.
+func (l *Log) abandon(segs []Segment, rolledBack bool) {
 	for _, s := range segs {
 		l.retract = append(l.retract, s.ID)
 	}
-	if full {
+	if rolledBack {
 		return
 	}
 	l.readMu.Lock()
@@ -410,5 +413,7 @@ func (l *Log) ensureOpen() error {
 		return errors.Join(err, l.closeFiles())
 	}
 	l.next = max(next, l.next) // ids are never reused, also not those of failed commits
+	close(l.opened)
+	l.opened = make(chan struct{})
 	return nil
 }

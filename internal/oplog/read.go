@@ -6,14 +6,31 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"time"
 )
 
-// noReader tells why there is no open file. readMu is held.
-func (l *Log) noReader() error {
-	if l.gone {
-		return ErrClosed
+// hold waits until the file is open and keeps it so until release is called.
+func (l *Log) hold(ctx context.Context) (release func(), err error) {
+	timer := time.NewTimer(reopenWait)
+	defer timer.Stop()
+	for {
+		l.readMu.RLock()
+		if l.reader != nil {
+			return l.readMu.RUnlock, nil
+		}
+		gone, opened := l.gone, l.opened
+		l.readMu.RUnlock()
+		if gone {
+			return nil, ErrClosed
+		}
+		select {
+		case <-opened:
+		case <-timer.C:
+			return nil, errReopening
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	return errReopening
 }
 
 // Totals are the segments present when the log was opened.
@@ -26,11 +43,11 @@ type Totals struct {
 
 // Totals sums up what the log holds.
 func (l *Log) Totals(ctx context.Context) (t Totals, err error) {
-	l.readMu.RLock()
-	defer l.readMu.RUnlock()
-	if l.reader == nil {
-		return t, l.noReader()
+	release, err := l.hold(ctx)
+	if err != nil {
+		return t, err
 	}
+	defer release()
 	err = l.reader.QueryRowContext(ctx, `SELECT COALESCE(SUM(ops), 0), COALESCE(SUM(LENGTH(payload)), 0),
 		COALESCE(MIN(id), 0), COALESCE(MAX(id), 0), COALESCE(MIN(at), 0) FROM segments`).
 		Scan(&t.Ops, &t.Bytes, &t.First, &t.Last, &t.OldestAt)
@@ -53,11 +70,11 @@ func (l *Log) Get(ctx context.Context, id int64) (seg Segment, ok bool, err erro
 }
 
 func (l *Log) read(ctx context.Context, maxBytes int64, query string, args ...any) (segs []Segment, err error) {
-	l.readMu.RLock()
-	defer l.readMu.RUnlock()
-	if l.reader == nil {
-		return nil, l.noReader()
+	release, err := l.hold(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer release()
 	rows, err := l.reader.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, l.describe(err)
@@ -93,11 +110,11 @@ type Bad struct {
 
 // side runs fn in a transaction of its own on the writing connection, beside the loop.
 func (l *Log) side(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
-	l.readMu.RLock()
-	defer l.readMu.RUnlock()
-	if l.sideDB == nil {
-		return l.noReader()
+	release, err := l.hold(ctx)
+	if err != nil {
+		return err
 	}
+	defer release()
 	tx, err := l.sideDB.BeginTx(ctx, nil)
 	if err != nil {
 		return l.describe(err)
@@ -135,11 +152,11 @@ func (l *Log) DeleteBad(ctx context.Context, ids ...int64) error {
 
 // Bads lists the quarantine in order, from id first up to id last.
 func (l *Log) Bads(ctx context.Context, first, last int64) (bads []Bad, err error) {
-	l.readMu.RLock()
-	defer l.readMu.RUnlock()
-	if l.reader == nil {
-		return nil, l.noReader()
+	release, err := l.hold(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer release()
 	rows, err := l.reader.QueryContext(ctx, "SELECT id, ops, at, attempts, error, crc, payload FROM quarantine WHERE id BETWEEN ? AND ? ORDER BY id", first, last)
 	if err != nil {
 		return nil, l.describe(err)
@@ -169,11 +186,11 @@ func (l *Log) SetMeta(ctx context.Context, key string, value []byte) error {
 
 // Meta returns the value under a key, nil when there is none.
 func (l *Log) Meta(ctx context.Context, key string) (value []byte, err error) {
-	l.readMu.RLock()
-	defer l.readMu.RUnlock()
-	if l.reader == nil {
-		return nil, l.noReader()
+	release, err := l.hold(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer release()
 	err = l.reader.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = ?", key).Scan(&value)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil

@@ -85,8 +85,9 @@ func classifySQLite(code int) Class {
 	return Outage
 }
 
-// IsFull reports whether err says that SQLite's disk is full.
-func IsFull(err error) bool {
+// RolledBack reports whether err means that a SQLite transaction certainly left no trace and
+// that its handle is sound: the disk was full, or another process held the lock.
+func RolledBack(err error) bool {
 	se, ok := errors.AsType[*sqlite.Error](err)
-	return ok && se.Code()&0xff == sqliteFull
+	return ok && (se.Code()&0xff == sqliteFull || classifySQLite(se.Code()) == Conflict)
 }
