@@ -22,9 +22,9 @@ import (
 	"github.com/puzpuzpuz/xsync/v3"
 )
 
-// entryOverhead is what an entry costs beside id and content: the struct (size class
-// 128), the map's node and bucket share (47 bytes measured), the slot for the sampler
-// (8), and half a step of rounding in the allocation of id and content.
+// entryOverhead is what an entry costs beside id and content: the struct (size class 144,
+// a short id within), the map's node and bucket share (47 bytes measured), the slot for the
+// sampler (8), and half a step of rounding in the allocation of the content.
 const entryOverhead = 200
 
 // metaOverhead is the struct of carried strings.
@@ -36,10 +36,12 @@ const (
 	stateDetached                    // counted in l1.detached: the queue holds it, the map does not
 )
 
-// entry is an item or a tombstone in memory. id and content share one allocation, which
-// nobody else holds.
+// entry is an item or a tombstone in memory. A short id lies in the entry itself, so that the
+// map's comparison of keys loads the line that the reader needs next; a longer one shares an
+// allocation with the content. Nobody else holds either.
 type entry struct {
-	buf        []byte // id, then content
+	short      [shortID]byte
+	buf        []byte // the id unless it is short, then the content
 	hash       [32]byte
 	version    uint64
 	updatedAt  int64    // unix nanoseconds
@@ -56,37 +58,56 @@ type entry struct {
 	numbered   bool // the caller gave the version
 }
 
+// shortID is the length up to which an id is kept in the entry.
+const shortID = 24
+
 // carried holds the fields that most items leave empty.
 type carried struct{ crdt, traceParent, traceState, home string }
 
 // newEntry copies an item into memory of the engine's own.
 func newEntry(r *Record) *entry {
-	buf := make([]byte, len(r.ID)+len(r.Content))
-	copy(buf, r.ID)
-	copy(buf[len(r.ID):], r.Content)
-	return ownEntry(buf, r)
-}
-
-// ownEntry makes an entry of a buffer that holds id and content and of the other fields
-// of r. It keeps the buffer.
-func ownEntry(buf []byte, r *Record) *entry {
-	e := &entry{
-		buf: buf, hash: r.ContentHash, version: r.Version, updatedAt: r.UpdatedAt.UnixNano(),
-		idLen: uint16(len(r.ID)), priority: r.Priority, deleted: r.Deleted,
-	}
+	e := &entry{hash: r.ContentHash, version: r.Version, updatedAt: r.UpdatedAt.UnixNano(), priority: r.Priority, deleted: r.Deleted}
+	e.setBytes(r.ID, r.Content)
 	if r.CRDT != "" || r.TraceParent != "" || r.TraceState != "" || r.HomeInstanceID != "" {
 		e.meta = &carried{r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID}
 	}
 	return e
 }
 
-// id aliases the buffer, which never changes.
-func (e *entry) id() string { return unsafe.String(unsafe.SliceData(e.buf), int(e.idLen)) }
+// setBytes copies id and content.
+func (e *entry) setBytes(id string, content []byte) {
+	e.idLen = uint16(len(id))
+	if len(id) <= shortID {
+		copy(e.short[:], id)
+		if len(content) > 0 {
+			e.buf = append(make([]byte, 0, len(content)), content...)
+		}
+		return
+	}
+	e.buf = make([]byte, 0, len(id)+len(content))
+	e.buf = append(append(e.buf, id...), content...)
+}
 
-func (e *entry) content() json.RawMessage { return e.buf[e.idLen:len(e.buf):len(e.buf)] }
+// id aliases the entry or its buffer, which never change.
+func (e *entry) id() string {
+	if e.idLen <= shortID {
+		return unsafe.String(&e.short[0], int(e.idLen))
+	}
+	return unsafe.String(unsafe.SliceData(e.buf), int(e.idLen))
+}
+
+func (e *entry) content() json.RawMessage {
+	if e.idLen <= shortID {
+		return e.buf
+	}
+	return e.buf[e.idLen:len(e.buf):len(e.buf)]
+}
+
+// bytes is the length of id and content.
+func (e *entry) bytes() int { return int(e.idLen) + len(e.content()) }
 
 func (e *entry) size() int64 {
-	n := len(e.buf) + entryOverhead
+	n := e.bytes() + entryOverhead
 	if e.meta != nil {
 		n += metaOverhead + len(e.meta.crdt) + len(e.meta.traceParent) + len(e.meta.traceState) + len(e.meta.home)
 	}
@@ -101,17 +122,22 @@ func (e *entry) compare(o *entry) int {
 }
 
 // record returns the entry as stores see it, sharing its content.
-func (e *entry) record() Record {
-	r := Record{Deleted: e.deleted, Item: Item{
-		ID: e.id(), Version: e.version, UpdatedAt: time.Unix(0, e.updatedAt).UTC(), ContentHash: e.hash, Priority: e.priority,
-	}}
+func (e *entry) record() (r Record) {
+	r.Deleted = e.deleted
+	e.fill(&r.Item)
+	return r
+}
+
+// fill sets the fields of an item, sharing the content.
+func (e *entry) fill(it *Item) {
+	it.ID, it.Version, it.UpdatedAt = e.id(), e.version, time.Unix(0, e.updatedAt).UTC()
+	it.ContentHash, it.Priority = e.hash, e.priority
 	if !e.deleted {
-		r.Content = e.content()
+		it.Content = e.content()
 	}
 	if m := e.meta; m != nil {
-		r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID = m.crdt, m.traceParent, m.traceState, m.home
+		it.CRDT, it.TraceParent, it.TraceState, it.HomeInstanceID = m.crdt, m.traceParent, m.traceState, m.home
 	}
-	return r
 }
 
 func (e *entry) pinned() bool { return e.state.Load()&statePinned != 0 }

@@ -41,11 +41,11 @@ func (e *Engine) fresh(ent *entry) bool {
 }
 
 // itemOf returns what a caller sees of an entry.
-func (e *Engine) itemOf(ent *entry) (Item, error) {
+func (e *Engine) itemOf(ent *entry) (it Item, err error) {
 	if ent.deleted {
-		return Item{}, ErrNotFound
+		return it, ErrNotFound
 	}
-	it := ent.record().Item
+	ent.fill(&it)
 	it.AccessCount = uint64(ent.accesses.Load())
 	it.LastAccessed = e.l1.clock.time(ent.lastAccess.Load())
 	return it, nil

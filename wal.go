@@ -54,8 +54,8 @@ func encodeUnit(b []byte, ops []*entry) []byte {
 		b = binary.AppendUvarint(b, e.version)
 		b = binary.AppendVarint(b, e.updatedAt)
 		b = binary.AppendUvarint(b, uint64(e.idLen))
-		b = binary.AppendUvarint(b, uint64(len(e.buf)-int(e.idLen)))
-		b = append(b, e.buf...)
+		b = binary.AppendUvarint(b, uint64(len(e.content())))
+		b = append(append(b, e.id()...), e.content()...)
 		if m := e.meta; m != nil {
 			for _, s := range [...]string{m.crdt, m.traceParent, m.traceState, m.home} {
 				b = binary.AppendUvarint(b, uint64(len(s)))
@@ -70,7 +70,7 @@ func encodeUnit(b []byte, ops []*entry) []byte {
 func unitSize(ops []*entry) int {
 	n := binary.MaxVarintLen64
 	for _, e := range ops {
-		n += 2 + 4*binary.MaxVarintLen64 + len(e.buf)
+		n += 2 + 4*binary.MaxVarintLen64 + e.bytes()
 		if m := e.meta; m != nil {
 			n += 4*binary.MaxVarintLen64 + len(m.crdt) + len(m.traceParent) + len(m.traceState) + len(m.home)
 		}
@@ -153,8 +153,8 @@ func (d *decoder) op() *entry {
 		d.bad = true
 		return nil
 	}
-	e.idLen = uint16(idLen)
-	e.buf = append([]byte(nil), d.take(idLen+contentLen)...)
+	id := d.take(idLen)
+	e.setBytes(string(id), d.take(contentLen))
 	if head[0]&opCarried != 0 {
 		e.meta = &carried{}
 		for _, s := range [...]*string{&e.meta.crdt, &e.meta.traceParent, &e.meta.traceState, &e.meta.home} {
@@ -345,7 +345,7 @@ func newestIn(s oplog.Segment, id string) (best *entry, err error) {
 
 func opsBytes(ops []*entry) (n int64) {
 	for _, e := range ops {
-		n += int64(len(e.buf))
+		n += int64(e.bytes())
 	}
 	return n
 }
