@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 )
 
 // open opens a log in dir and runs its loop; stop closes it and waits.
@@ -245,6 +246,82 @@ func TestAppendAfterCloseIsRefused(t *testing.T) {
 	l.Append(&Request{Done: func(_ int64, _ int, err error) { got = err }})
 	if !errors.Is(got, ErrClosed) {
 		t.Fatalf("got %v", got)
+	}
+}
+
+// Each trim used to start the delay anew, so trims that kept coming kept all segments.
+func TestTrimsThatKeepComingDoNotPutEachOtherOff(t *testing.T) {
+	l, _ := open(t, filepath.Join(t.TempDir(), "wal.db"))
+	var ids []int64
+	for range 10 {
+		ids = append(ids, put(t, l, "x"))
+	}
+	tick := time.NewTicker(trimDelay / 10)
+	defer tick.Stop()
+	for range 300 {
+		l.Trim(ids[4])
+		tot, err := l.Totals(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tot.Ops == 5 {
+			return
+		}
+		<-tick.C
+	}
+	t.Error("segments are never trimmed while trims keep coming")
+}
+
+// After a failed commit the file stayed closed, also to readers, until the next append.
+func TestALogIsReadableAgainAfterAFailedCommitWithoutAnAppend(t *testing.T) {
+	ctx := context.Background()
+	l, stop := open(t, filepath.Join(t.TempDir(), "wal.db"))
+	put(t, l, "x")
+	stop()
+	l, err := Open(ctx, Options{Path: l.opts.Path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.abandon(nil, false) // as commit does when it can't know what is on disk
+	var wg sync.WaitGroup
+	wg.Go(l.Run)
+	if tot, err := l.Totals(ctx); err != nil || tot.Ops != 1 {
+		t.Errorf("totals %+v, %v; want 1 op", tot, err)
+	}
+	l.Close()
+	wg.Wait()
+	if err := l.CloseFiles(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A commit that failed because another process held the lock closed the file to readers.
+func TestALogThatAnotherProcessHasLockedStaysReadable(t *testing.T) {
+	ctx := context.Background()
+	l, _ := open(t, filepath.Join(t.TempDir(), "wal.db"))
+	seg := put(t, l, "x")
+	if _, err := l.w.conn.ExecContext(ctx, "PRAGMA busy_timeout(1)"); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := l.sideDB.BeginTx(ctx, nil) // takes the lock at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error, 1)
+	l.Append(&Request{Payload: []byte("y"), Ops: 1, Done: func(_ int64, _ int, err error) { failed <- err }})
+	if err := <-failed; err == nil {
+		t.Error("a commit got past the lock")
+	}
+	if s, ok, err := l.Get(ctx, seg); err != nil || !ok || string(s.Payload) != "x" {
+		t.Errorf("while it is locked: %q, %v, %v", s.Payload, ok, err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	put(t, l, "z")
+	segs, err := l.ReadAfter(ctx, 0, 1<<60, 1<<20)
+	if err != nil || len(segs) != 2 || string(segs[1].Payload) != "z" {
+		t.Errorf("after the lock went: %d segments, %v; want x and z", len(segs), err)
 	}
 }
 
