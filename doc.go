@@ -14,10 +14,11 @@
 //
 // The root package is a house of four floors; a file uses only lower floors.
 //
-//	3 engine    engine.go open.go lifecycle.go read.go write.go calls.go verify.go
+//	3 engine    engine.go open.go lifecycle.go read.go readmany.go insert.go status.go
+//	            write.go calls.go verify.go
 //	            quarantine.go l2sync.go recovery.go observe.go
 //	            the only place that knows every room; starts and awaits every goroutine
-//	2 pipeline  batch.go flush.go
+//	2 pipeline  batch.go spool.go flush.go
 //	            moves ops between stores; sees stores as functions
 //	1 rooms     l1.go l2.go l3.go l3row.go wal.go filter.go merkle.go eviction.go backpressure.go
 //	            resilience.go flight.go eventloop.go metrics.go

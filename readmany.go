@@ -1,0 +1,199 @@
+package syncengine
+
+// readmany.go is the read path for many ids at once: the steps of read.go, each taken once
+// for all ids that the steps before did not answer.
+
+import (
+	"context"
+	"errors"
+	"slices"
+)
+
+// GetMany returns the items of ids, aligned with them; nil stands for not found. Each tier
+// is asked once for all that the tiers above did not have. When some ids could not be
+// answered, the others are returned together with an error: ErrUnavailable, or one
+// ErrCorruption per corrupt row, joined.
+func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
+	for _, id := range ids {
+		if err := checkID(id); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.enterRead(ctx); err != nil {
+		return nil, err
+	}
+	defer e.leave()
+	out := make([]*Item, len(ids))
+	m := &manyLoad{at: make(map[string][]int), out: out}
+	for i, id := range ids {
+		if at, ok := m.at[id]; ok { // asked for twice
+			m.at[id] = append(at, i)
+			continue
+		}
+		stamp := e.l1.stamp(id)
+		known, ok := e.l1.get(id)
+		if ok && e.fresh(known) {
+			if it, err := e.itemOf(known); err == nil {
+				out[i] = &it
+			}
+			continue
+		}
+		if !ok {
+			e.l1.misses.Add(1)
+		}
+		m.at[id] = []int{i}
+		waiting, recovered, err := e.inWAL(ctx, id)
+		switch {
+		case err != nil:
+			return out, err
+		case waiting != nil && !recovered:
+			rec := waiting.record()
+			e.promote(&rec, stamp, false)
+			m.answer(id, &rec)
+		case waiting != nil || e.filter.mayContain(id):
+			m.asks = append(m.asks, ask{id, stamp, waiting, known})
+		}
+	}
+	return out, e.loadMany(ctx, m)
+}
+
+// manyLoad is what a GetMany still has to find.
+type manyLoad struct {
+	asks []ask
+	at   map[string][]int // places of an id in out
+	out  []*Item
+	errs []error
+}
+
+// ask is one id of a manyLoad.
+type ask struct {
+	id      string
+	stamp   uint64
+	waiting *entry // an op recovered from the WAL: L3 is asked as well, L2 is not
+	known   *entry // an L1 entry past its age: served when nobody can be asked
+}
+
+func (m *manyLoad) ids() []string {
+	ids := make([]string, len(m.asks))
+	for i := range m.asks {
+		ids[i] = m.asks[i].id
+	}
+	return ids
+}
+
+func (m *manyLoad) answer(id string, rec *Record) {
+	for _, i := range m.at[id] {
+		m.out[i] = nil
+		if !rec.Deleted {
+			it := rec.Item
+			m.out[i] = &it
+		}
+	}
+}
+
+// loadMany is load for many ids.
+func (e *Engine) loadMany(ctx context.Context, m *manyLoad) error {
+	if e.l2 != nil && len(m.asks) > 0 {
+		e.manyFromL2(ctx, m)
+	}
+	if len(m.asks) == 0 {
+		return errors.Join(m.errs...)
+	}
+	var found []Found
+	err := e.call3(ctx, "get_many", true, func(ctx context.Context) (err error) {
+		found, err = e.l3.GetMany(ctx, m.ids())
+		return err
+	})
+	if err != nil {
+		return e.withoutL3(ctx, m, err)
+	}
+	for i := range found {
+		e.answerFromL3(m, &m.asks[i], &found[i])
+	}
+	return errors.Join(m.errs...)
+}
+
+func (e *Engine) answerFromL3(m *manyLoad, a *ask, f *Found) {
+	switch {
+	case f.Err != nil:
+		e.noteCorruption(f.Err)
+		m.errs = append(m.errs, f.Err)
+		return
+	case f.OK:
+		e.l3Counts.hits.Add(1)
+	default:
+		e.l3Counts.misses.Add(1)
+	}
+	if f.OK || a.waiting != nil {
+		rec := e.higher(f.Record, a.waiting, a.stamp)
+		m.answer(a.id, &rec)
+	} else if a.known != nil {
+		e.l1.drop(a.known)
+	}
+}
+
+// withoutL3 answers what this engine knows by itself. Only ids of which it knows nothing are
+// an error.
+func (e *Engine) withoutL3(ctx context.Context, m *manyLoad, err error) error {
+	unanswered := false
+	for i := range m.asks {
+		a := &m.asks[i]
+		op := a.waiting
+		if op == nil {
+			op = a.known
+		}
+		if op == nil {
+			unanswered = true
+			continue
+		}
+		rec := op.record()
+		m.answer(a.id, &rec)
+	}
+	switch {
+	case !unanswered:
+		return errors.Join(m.errs...)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return errors.Join(append(m.errs, unavailable("syncengine: get many", err))...)
+}
+
+// manyFromL2 answers what L2 holds and leaves the rest in m.
+func (e *Engine) manyFromL2(ctx context.Context, m *manyLoad) {
+	ids := make([]string, 0, len(m.asks))
+	for i := range m.asks {
+		if a := &m.asks[i]; a.waiting == nil && !e.missed.has(a.id) {
+			ids = append(ids, a.id)
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	var found []Found
+	if err := e.call2(ctx, "get_many", func(ctx context.Context) (err error) {
+		found, err = e.l2.GetMany(ctx, ids)
+		return err
+	}); err != nil {
+		return
+	}
+	answers := make(map[string]*Record, len(found))
+	for i := range found {
+		switch f := &found[i]; {
+		case f.Err != nil:
+			e.l2Failed(f.Err, ids[i])
+		case f.OK:
+			answers[ids[i]] = &f.Record
+			e.l2Counts.hits.Add(1)
+		default:
+			e.l2Counts.misses.Add(1)
+		}
+	}
+	m.asks = slices.DeleteFunc(m.asks, func(a ask) bool {
+		rec, ok := answers[a.id]
+		if ok {
+			e.promote(rec, a.stamp, false)
+			m.answer(a.id, rec)
+		}
+		return ok
+	})
+}

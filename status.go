@@ -1,0 +1,93 @@
+package syncengine
+
+// status.go tells what is known of an id: Contains without I/O, Status by asking every tier.
+
+import (
+	"context"
+	"errors"
+)
+
+// Contains reports, without I/O, whether id may exist. False is definite; true may be
+// wrong.
+func (e *Engine) Contains(id string) bool {
+	if checkID(id) != nil {
+		return false
+	}
+	if ent, ok := e.l1.peek(id); ok {
+		return !ent.deleted
+	}
+	if _, ok := e.wal.spooledAt(e.l1.hash(id)); ok {
+		return true
+	}
+	return e.filter.mayContain(id)
+}
+
+// Status tells which tiers hold id, by asking all of them. A tier that could not be asked
+// counts as not holding it, and the error says so: the rest of the status is then still
+// valid. Deleted ids are StatusMissing.
+func (e *Engine) Status(ctx context.Context, id string) (ItemStatus, error) {
+	var st ItemStatus
+	if err := checkID(id); err != nil {
+		return st, err
+	}
+	if err := e.enterRead(ctx); err != nil {
+		return st, err
+	}
+	defer e.leave()
+	newest := Record{}
+	see := func(r *Record) {
+		if newest.Version == 0 || r.Compare(&newest) > 0 {
+			newest = *r
+		}
+	}
+	waiting, _, err := e.inWAL(ctx, id)
+	errs := []error{err}
+	if ent, ok := e.l1.peek(id); ok {
+		rec := ent.record()
+		st.InL1 = !ent.deleted
+		if see(&rec); ent.pinned() {
+			waiting = ent
+		}
+	}
+	if waiting != nil {
+		rec := waiting.record()
+		see(&rec)
+	}
+	if e.l2 != nil {
+		rec, err := e.askStore(ctx, id, e.call2, e.l2.Get)
+		if errs = append(errs, err); rec.Version > 0 {
+			st.InL2, st.VersionL2 = !rec.Deleted, rec.Version
+			see(&rec)
+		}
+	}
+	rec, err := e.askStore(ctx, id, func(ctx context.Context, op string, fn func(context.Context) error) error {
+		return e.call3(ctx, op, false, fn)
+	}, e.l3.Get)
+	if errs = append(errs, err); rec.Version > 0 {
+		st.InL3, st.VersionL3 = !rec.Deleted, rec.Version
+		see(&rec)
+	}
+	st.Quarantined = e.bad.has(id)
+	if !newest.Deleted && newest.Version > 0 {
+		st.Version = newest.Version
+		st.State = StatusSynced
+		if waiting != nil && waiting.version >= newest.Version {
+			st.State = StatusPending
+		}
+	}
+	return st, errors.Join(errs...)
+}
+
+// askStore reads id from one store; absent and corrupt are no errors of the question.
+func (e *Engine) askStore(ctx context.Context, id string, call func(context.Context, string, func(context.Context) error) error,
+	get func(context.Context, string) (Record, error),
+) (rec Record, err error) {
+	err = call(ctx, "status", func(ctx context.Context) (err error) {
+		rec, err = get(ctx, id)
+		return err
+	})
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrCorruption) {
+		return Record{}, nil
+	}
+	return rec, err
+}
