@@ -386,8 +386,9 @@ func (q *queue) end(cause error) {
 	close(q.failed)
 }
 
-// complete notes that all units of a batch are in L3, or in quarantine (refused).
-func (q *queue) complete(b *batch, refused map[*entry]error) {
+// complete notes that all units of a batch are in L3, or in quarantine (refused), or that L3
+// holds something higher of the id (losers): the next read gets that.
+func (q *queue) complete(b *batch, refused map[*entry]error, losers map[string]*entry) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.land(b)
@@ -404,6 +405,9 @@ func (q *queue) complete(b *batch, refused map[*entry]error) {
 			// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
 			q.wal.dropSpooled(q.l1.hash(e.id()), e.version)
 			q.l1.unpin(e)
+			if losers[e.id()] != nil {
+				q.l1.forget(e)
+			}
 		}
 		switch seg := ops[0].seg; seg {
 		case nil, beingLogged:

@@ -46,10 +46,3 @@ func (e *Engine) heads(ctx context.Context, ids []string) (out []Meta, err error
 	})
 	return out, err
 }
-
-// forgetLoser drops an op from L1 that L3 did not take: the next read gets what L3 holds.
-func (e *Engine) forgetLoser(op *entry) {
-	if ent, ok := e.l1.peek(op.id()); ok && ent.compare(op) <= 0 {
-		e.l1.drop(ent)
-	}
-}

@@ -69,13 +69,13 @@ func (s *sampler) pick(score func(*entry) float64) *entry {
 	return worst
 }
 
-// evict lowers L1 to its budget, as far as entries may go. Below the budget nothing is
-// evicted: memory that is there is there to be used.
-func (c *l1) evict() {
+// evict makes room for so many bytes within the budget, as far as entries may go. Below the
+// budget nothing is evicted: memory that is there is there to be used.
+func (c *l1) evict(room int64) {
 	score := func(e *entry) float64 {
 		return tancurve.Score(c.clock.since(e.lastAccess.Load()), uint64(e.accesses.Load()), e.size())
 	}
-	for fruitless := 0; c.used() > c.budget && fruitless < evictAttempts; {
+	for fruitless := 0; c.used()+room > c.budget && fruitless < evictAttempts; {
 		if e := c.samples.pick(score); e != nil && c.drop(e) {
 			c.evicted.Add(1)
 			fruitless = 0

@@ -52,11 +52,9 @@ type flusher struct {
 	probe  func(context.Context) error
 	outage func(down bool, cause error)
 	landed func(ops int, bytes int64)
-	// heads reads what L3 holds of ids. lostRace is told of an op that L3 did not take
-	// because it holds something higher. cached reports whether there is an L2.
-	heads    func(ctx context.Context, ids []string) ([]Meta, error)
-	lostRace func(*entry)
-	cached   func() bool
+	// heads reads what L3 holds of ids. cached reports whether there is an L2.
+	heads  func(ctx context.Context, ids []string) ([]Meta, error)
+	cached func() bool
 	// uncached remembers records that L2 does not get. haste tells that pressure is high.
 	uncached func(context.Context, []Record)
 	haste    func() bool
@@ -147,9 +145,9 @@ func (f *flusher) refill(ctx context.Context) error {
 			if err != nil {
 				return walError(err)
 			}
+			f.q.l1.evict(int64(len(s.Payload) + s.Ops*entryOverhead))
 			f.q.refill(units, &segment{id: s.ID, live: s.Ops}, s.At)
 		}
-		f.q.l1.evict()
 	}
 }
 
@@ -178,10 +176,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	if len(left) > 0 {
 		f.uncached(ctx, left)
 	}
-	f.q.complete(b, refused)
-	for _, e := range losers {
-		f.lostRace(e)
-	}
+	f.q.complete(b, refused, losers)
 	f.flushed.Add(uint64(b.ops - len(refused)))
 	for i := range b.units {
 		if u := &b.units[i]; u.spooled {

@@ -348,6 +348,13 @@ func (c *l1) unpin(e *entry) {
 	}
 }
 
+// forget drops an op, or what is below it, that turned out to be worth nothing.
+func (c *l1) forget(op *entry) {
+	if e, ok := c.peek(op.id()); ok && e.compare(op) <= 0 {
+		c.drop(e)
+	}
+}
+
 // drop removes exactly this entry if it may go.
 func (c *l1) drop(e *entry) (dropped bool) {
 	c.m.Compute(e.id(), func(old *entry, loaded bool) (*entry, bool) {

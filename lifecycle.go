@@ -27,6 +27,7 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	if first {
 		e.closeErr = e.shut(ctx, busy)
 		close(e.closed)
+		return e.closeErr
 	}
 	select {
 	case <-e.closed:

@@ -62,7 +62,7 @@ func newEngine(cfg Config) *Engine {
 			return e.call3(ctx, "apply", true, func(ctx context.Context) error { return e.l3.Apply(ctx, recs) })
 		},
 		cache: e.writeL2, refuse: e.refuse, probe: e.probeL3, outage: e.l3Outage, landed: func(ops int, bytes int64) { e.meters.batch(ops, bytes) },
-		heads: e.heads, lostRace: e.forgetLoser, cached: func() bool { return e.l2 != nil },
+		heads: e.heads, cached: func() bool { return e.l2 != nil },
 		uncached: e.missL2, haste: func() bool { return e.gauge.current() >= LevelWarn },
 	}
 	return e

@@ -385,6 +385,6 @@ func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability, assign 
 // afterWrite pays for the memory a write took.
 func (e *Engine) afterWrite() {
 	if e.l1.used() > e.l1.budget {
-		e.l1.evict()
+		e.l1.evict(0)
 	}
 }
