@@ -500,3 +500,33 @@ func TestINV4AnOldPutInAWALDoesNotUndoAnothersDelete(t *testing.T) {
 	wantContent(t, a, "x", -1)
 	wantContent(t, open(t, syncengine.Config{L3: l3, L2: l2}), "x", -1)
 }
+
+// TestINV6EvictionNeverTakesAnOpThatIsNowhereElse fills memory with reads around Buffered ops
+// that L3 does not take.
+func TestINV6EvictionNeverTakesAnOpThatIsNowhereElse(t *testing.T) {
+	ctx := context.Background()
+	l3 := &faultyArchive{ArchiveStore: storetest.NewArchive()}
+	filler := open(t, syncengine.Config{L3: l3})
+	for n := range 1000 {
+		put(t, filler, fmt.Sprint("old-", n), n, syncengine.WithDurability(syncengine.Buffered))
+	}
+	must(t, filler.Flush(ctx))
+	e := open(t, syncengine.Config{L3: l3, L1MaxBytes: 64 << 10, BatchFlushInterval: time.Hour})
+	for n := range 50 {
+		put(t, e, fmt.Sprint("new-", n), n, syncengine.WithDurability(syncengine.Buffered))
+	}
+	if s := e.Stats(); s.WALItems != 0 || s.PendingOps != 50 {
+		t.Fatalf("the ops are not in memory alone: %+v", s)
+	}
+	for round := range 3 {
+		for n := range 1000 {
+			wantContent(t, e, fmt.Sprint("old-", n), n)
+		}
+		if s := e.Stats(); s.Evictions == 0 || s.L1Bytes > 64<<10 {
+			t.Fatalf("round %d: %d evictions, %d bytes", round, s.Evictions, s.L1Bytes)
+		}
+	}
+	for n := range 50 {
+		wantContent(t, e, fmt.Sprint("new-", n), n)
+	}
+}
