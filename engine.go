@@ -77,7 +77,7 @@ type Engine struct {
 	stop   context.CancelFunc
 	wg     sync.WaitGroup // goroutines that end when bg does
 	walWG  sync.WaitGroup // the log's loop, which outlives them
-	lastWG sync.WaitGroup // the event loop, which ends last
+	lastWG sync.WaitGroup // the event loop; Shutdown waits for it as long as its context allows
 
 	closeErr error         // valid once closed is
 	closed   chan struct{} // closed when Shutdown is over

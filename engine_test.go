@@ -468,3 +468,75 @@ func TestL1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen(t *testing.T) {
 		return err == nil && items[1] == nil && string(items[0].Content) == string(doc("x", 3))
 	})
 }
+
+// orderArchive checks what batches hold: an id once, in one batch at a time, in rising
+// versions.
+type orderArchive struct {
+	syncengine.ArchiveStore
+	mu     sync.Mutex // guards the fields below
+	last   map[string]uint64
+	flying map[string]bool
+	faults []string
+	recs   int
+}
+
+func (o *orderArchive) Apply(ctx context.Context, recs []syncengine.Record) error {
+	o.mu.Lock()
+	o.recs += len(recs)
+	for _, r := range recs {
+		if o.flying[r.ID] || r.Version <= o.last[r.ID] {
+			o.faults = append(o.faults, fmt.Sprintf("%s version %d after %d, in flight %v", r.ID, r.Version, o.last[r.ID], o.flying[r.ID]))
+		}
+		o.last[r.ID], o.flying[r.ID] = r.Version, true
+	}
+	o.mu.Unlock()
+	err := o.ArchiveStore.Apply(ctx, recs)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range recs {
+		delete(o.flying, r.ID)
+	}
+	return err
+}
+
+func TestINV3OpsOfOneIDReachL3InOrderWithManyBatchesInFlight(t *testing.T) {
+	ctx := context.Background()
+	l3 := &orderArchive{ArchiveStore: storetest.NewArchive(), last: map[string]uint64{}, flying: map[string]bool{}}
+	e := open(t, syncengine.Config{L3: l3, FlushConcurrency: 8, BatchFlushCount: 7, BatchFlushInterval: time.Millisecond})
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for n := range 300 {
+				id := fmt.Sprintf("id-%d-%d", w, n%5) // one writer per id, so that versions rise
+				switch n % 6 {
+				case 0:
+					must(t, e.Delete(ctx, id))
+				case 1:
+					_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: id, Content: doc(id, n)}, {ID: id + "-twin", Content: doc(id, n)}})
+					must(t, err)
+				default:
+					put(t, e, id, n, syncengine.WithDurability(syncengine.Buffered))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	must(t, e.Flush(ctx))
+	for i, f := range l3.faults {
+		if i < 5 {
+			t.Error(f)
+		}
+	}
+}
+
+func TestABatchHoldsOnlyTheNewestOpOfAnID(t *testing.T) {
+	l3 := &orderArchive{ArchiveStore: storetest.NewArchive(), last: map[string]uint64{}, flying: map[string]bool{}}
+	e := open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour})
+	for n := range 100 {
+		put(t, e, "hot", n)
+	}
+	must(t, e.Flush(context.Background()))
+	if l3.recs != 1 {
+		t.Errorf("100 writes of one id became %d rows", l3.recs)
+	}
+}

@@ -10,8 +10,9 @@ package syncengine
 //  1. coalesce: of each id the op that compares highest
 //  2. L3, in one transaction; a batch refused for a row's sake is split until the unit at
 //     fault is alone, which goes to quarantine (INV-9)
-//  3. L2; ids it misses are kept from being read there (l2sync.go)
-//  4. the queue lets go: L1 may evict the ops, the WAL may trim them
+//  3. a look at which ops lost to something higher in L3, so that no other tier gets them
+//  4. L2; ids it misses are kept from being read there (l2sync.go)
+//  5. the queue lets go: L1 may evict the ops, the WAL may trim them
 //
 // A crash between two steps repeats the later ones: all writes are conditional, so that
 // changes nothing.

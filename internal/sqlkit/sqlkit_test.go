@@ -1,0 +1,79 @@
+package sqlkit
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"io"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+func TestClassifyTellsRowsFromOutages(t *testing.T) {
+	my := func(number uint16, state, text string) error {
+		e := &mysql.MySQLError{Number: number, Message: text}
+		copy(e.SQLState[:], state)
+		return e
+	}
+	for name, c := range map[string]struct {
+		err  error
+		want Class
+	}{
+		"deadlock":            {my(1213, "40001", ""), Conflict},
+		"lock wait":           {my(1205, "HY000", ""), Conflict},
+		"check, MariaDB":      {my(4025, "23000", ""), Refused},
+		"too long":            {my(1406, "22001", ""), Refused},
+		"trigger":             {my(1644, "45000", ""), Refused},
+		"parameter too long":  {my(1105, "HY000", "longer than 'max_allowed_packet' bytes"), Refused},
+		"unknown, of a proxy": {my(1105, "HY000", "target: primary is not available"), Outage},
+		"wrong password":      {my(1045, "28000", ""), Permanent},
+		"disk full":           {my(1114, "HY000", ""), Outage},
+		"read only":           {my(1290, "HY000", ""), Outage},
+		"too many":            {my(1040, "08004", ""), Outage},
+		"lost connection":     {io.ErrUnexpectedEOF, Outage},
+		"caller left":         {context.Canceled, Canceled},
+	} {
+		if got := Classify(c.err); got != c.want {
+			t.Errorf("%s: class %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestMigrateRunsEachStepOnceAndRefusesANewerSchema(t *testing.T) {
+	ctx := context.Background()
+	db, err := OpenSQLite(filepath.Join(t.TempDir(), "m.db"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	steps := [][]string{{"CREATE TABLE a (n INTEGER)", "INSERT INTO a VALUES (1)"}, {"INSERT INTO a VALUES (2)"}}
+	for _, upTo := range []int{1, 1, 2, 2} {
+		if err := Migrate(ctx, db, SQLite, "versions", steps[:upTo]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := count(t, db, "a"); n != 2 {
+		t.Errorf("the steps left %d rows, want 2", n)
+	}
+	if err := Migrate(ctx, db, SQLite, "versions", steps[:1]); !errors.Is(err, ErrNewer) {
+		t.Errorf("an older build: %v, want ErrNewer", err)
+	}
+	broken := append(steps, []string{"INSERT INTO a VALUES (3)", "no SQL"})
+	if err := Migrate(ctx, db, SQLite, "versions", broken); err == nil || !strings.Contains(err.Error(), "migration 3") {
+		t.Errorf("a broken step: %v", err)
+	}
+	if n := count(t, db, "a"); n != 2 {
+		t.Errorf("a broken step left %d rows, want 2", n)
+	}
+}
+
+func count(t *testing.T, db *sql.DB, table string) (n int) {
+	t.Helper()
+	if err := db.QueryRow("SELECT COUNT(*) FROM " + table).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
