@@ -72,7 +72,7 @@ type flusher struct {
 	errs      atomic.Uint64
 }
 
-// run is the loop. It returns when ctx ends, after its batches have landed.
+// run is the loop. It returns when ctx ends; the batches in flight land by themselves.
 func (f *flusher) run(ctx context.Context) {
 	defer f.q.end(ErrClosed)
 	slots := make(chan struct{}, f.conc) // its capacity bounds the batches in flight

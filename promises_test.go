@@ -894,3 +894,38 @@ func TestINV8GetManyAnswersAnAgedIDEachTimeItIsNamed(t *testing.T) {
 		t.Errorf("a deleted id: %+v", got[1])
 	}
 }
+
+// A refused op was quarantined again each time the rest of its batch met an outage.
+func TestINV9ARefusedOpIsQuarantinedOnceThoughItsBatchIsRepeated(t *testing.T) {
+	ctx := context.Background()
+	var outages atomic.Int32
+	outages.Store(3)
+	l3 := &hookedArchive{ArchiveStore: storetest.NewArchive(), apply: func(_ context.Context, recs []syncengine.Record) error {
+		for _, r := range recs {
+			if r.ID == "a-bad" {
+				return &syncengine.RefusedError{Err: errors.New("not this one")}
+			}
+		}
+		if recs[0].ID == "z-good" && outages.Add(-1) >= 0 {
+			return fmt.Errorf("gone: %w", context.Canceled) // an outage that is not tried again at once
+		}
+		return nil
+	}}
+	e := open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour})
+	put(t, e, "a-bad", 1)
+	put(t, e, "z-good", 1)
+	eventually(t, "Flush ends with the refusal", func() bool { return errors.Is(e.Flush(ctx), syncengine.ErrRefused) })
+	if ops, err := e.Quarantined(ctx); err != nil || len(ops) != 1 || outages.Load() > 0 {
+		t.Errorf("quarantine: %d rows, %v; %d outages left", len(ops), err, outages.Load())
+	}
+	// Refused again after a retry, it is still there, once.
+	if n, err := e.RetryQuarantined(ctx); err != nil || n != 1 {
+		t.Fatalf("RetryQuarantined: %d, %v", n, err)
+	}
+	if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatal(err)
+	}
+	if ops, err := e.Quarantined(ctx); err != nil || len(ops) != 1 {
+		t.Errorf("after the retry: %d rows, %v", len(ops), err)
+	}
+}

@@ -41,9 +41,10 @@ type quarantine struct {
 
 // badRow tells which row of the table holds a quarantined op of an id.
 type badRow struct {
-	row     int64
-	version uint64
-	err     string
+	row      int64
+	version  uint64
+	err      string
+	retrying bool // the op is on its way to L3 again; the row goes soon
 }
 
 // load fills the index when the engine opens.
@@ -67,7 +68,7 @@ func (q *quarantine) load(ctx context.Context) error {
 
 func (q *quarantine) index(ops []*entry, row int64, why string) {
 	for _, e := range ops {
-		q.rows[e.id()] = append(q.rows[e.id()], badRow{row, e.version, why})
+		q.rows[e.id()] = append(q.rows[e.id()], badRow{row: row, version: e.version, err: why})
 	}
 	q.ops += len(ops)
 	q.some.Store(q.ops > 0)
@@ -83,17 +84,50 @@ func (q *quarantine) newest(id string) (best badRow, ok bool) {
 	return best, ok
 }
 
-// add stores a unit. The caller lets go of it only after a nil result.
-func (q *quarantine) add(ctx context.Context, u *unit, why error) error {
+// add stores a unit, unless it is there already: L3 refuses it again when the rest of its
+// batch met an outage, or when a crash came before the WAL was trimmed. The caller lets go of
+// the unit only after a nil result. added tells whether it is new.
+func (q *quarantine) add(ctx context.Context, u *unit, why error) (added bool, err error) {
 	ops := u.ops()
+	if q.holds(ops) {
+		return false, nil
+	}
 	row, err := q.log.AddBad(ctx, oplog.Bad{Ops: len(ops), At: u.at, Attempts: 1, Error: why.Error(), Payload: encodeUnit(nil, ops)})
 	if err != nil {
-		return walError(err)
+		return false, walError(err)
 	}
 	q.mu.Lock()
 	q.index(ops, row, why.Error())
 	q.mu.Unlock()
-	return nil
+	return true, nil
+}
+
+// holds reports whether each of these very ops has a row that will stay.
+func (q *quarantine) holds(ops []*entry) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, e := range ops {
+		if !slices.ContainsFunc(q.rows[e.id()], func(r badRow) bool { return r.version == e.version && !r.retrying }) {
+			return false
+		}
+	}
+	return true
+}
+
+// retry marks the rows of units that are about to be put back into the queue: if L3 refuses
+// them again before their rows are gone, they need new ones.
+func (q *quarantine) retry(us []quarantinedUnit) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, u := range us {
+		for _, e := range u.ops {
+			for i := range q.rows[e.id()] {
+				if r := &q.rows[e.id()][i]; r.row == u.row.ID {
+					r.retrying = true
+				}
+			}
+		}
+	}
 }
 
 func (q *quarantine) has(id string) bool {
@@ -218,7 +252,8 @@ func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
 	if errors.As(why, &re) {
 		why = re.Err
 	}
-	if err := e.bad.add(context.WithoutCancel(ctx), u, why); err != nil {
+	added, err := e.bad.add(context.WithoutCancel(ctx), u, why)
+	if err != nil || !added {
 		return err
 	}
 	e.log.Warn("L3 refused an op, now in quarantine", "ops", len(u.ops())) // its words could quote content
@@ -283,6 +318,7 @@ func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (int, erro
 	if err != nil || len(us) == 0 {
 		return 0, err
 	}
+	e.bad.retry(us)
 	for _, u := range us {
 		left, err := e.notOutranked(ctx, u.ops)
 		if err != nil {

@@ -119,14 +119,10 @@ func (d *decoder) uvarint() uint64 {
 	return v
 }
 
+// varint is the zigzag form of uvarint, as binary.AppendVarint writes it.
 func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.b)
-	if n <= 0 {
-		d.bad, d.b = true, nil
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
+	u := d.uvarint()
+	return int64(u>>1) ^ -int64(u&1)
 }
 
 func (d *decoder) take(n uint64) []byte {

@@ -120,9 +120,9 @@ func (c *Client) Put(ctx context.Context, vals []Value) (errs []error, err error
 		}
 		errs[i] = why
 	}
-	todo := c.chunks(vals, func(i int) { fail(i, wrap("put", ErrBadValue)) })
-	if len(todo) > 0 {
-		noScript := c.send(ctx, vals, todo, "evalsha", putScript.Hash(), fail)
+	calls := c.chunks(vals, func(i int) { fail(i, wrap("put", ErrBadValue)) })
+	if len(calls) > 0 {
+		noScript := c.send(ctx, vals, calls, "evalsha", putScript.Hash(), fail)
 		if len(noScript) > 0 {
 			c.send(ctx, vals, noScript, "eval", putSource, fail)
 		}
@@ -170,10 +170,10 @@ func (c *Client) ranked(b []byte) bool {
 // send runs the script once per chunk, in one pipeline, calls fail for each
 // value that was not surely processed, and returns the chunks the server had no
 // script for.
-func (c *Client) send(ctx context.Context, vals []Value, todo []chunk, command, script string, fail func(int, error)) (noScript []chunk) {
+func (c *Client) send(ctx context.Context, vals []Value, calls []chunk, command, script string, fail func(int, error)) (noScript []chunk) {
 	pipe := c.rdb.Pipeline()
-	cmds := make([]*redis.Cmd, len(todo))
-	for n, ch := range todo {
+	cmds := make([]*redis.Cmd, len(calls))
+	for n, ch := range calls {
 		cmds[n] = pipe.Do(ctx, c.args(command, script, vals[ch.lo:ch.hi])...)
 	}
 	_, execErr := pipe.Exec(ctx)
@@ -181,7 +181,7 @@ func (c *Client) send(ctx context.Context, vals []Value, todo []chunk, command, 
 		execErr = errReply // for a command without any reply
 	}
 	for n, cmd := range cmds {
-		ch := todo[n]
+		ch := calls[n]
 		reply, err := cmd.Result()
 		if command == "evalsha" && redis.HasErrorPrefix(err, "NOSCRIPT") {
 			noScript = append(noScript, ch)
