@@ -58,7 +58,8 @@ func unitOf(ops []*entry, at int64) unit {
 type epoch struct {
 	ops     int
 	sealed  bool
-	refused int           // ops that went to quarantine
+	refused int           // ops that went to quarantine, of which no Flush has been told
+	waiting int           // Flush calls that will be told
 	done    chan struct{} // closed when this and all earlier epochs are empty
 }
 
@@ -435,9 +436,13 @@ func (q *queue) trim() {
 	}
 }
 
-// retire closes epochs that are sealed and empty, oldest first.
+// retire closes epochs that are sealed and empty, oldest first. Refusals of an epoch whose
+// Flush calls have left, since L3 was away, are told to the next Flush.
 func (q *queue) retire() {
 	for len(q.epochs) > 1 && q.epochs[0].sealed && q.epochs[0].ops == 0 {
+		if q.epochs[0].waiting == 0 {
+			q.epochs[1].refused += q.epochs[0].refused
+		}
 		close(q.epochs[0].done)
 		q.epochs = q.epochs[1:]
 	}
@@ -463,9 +468,28 @@ func (q *queue) seal() (waitFor []*epoch, failed chan struct{}) {
 	defer q.mu.Unlock()
 	waitFor = append(waitFor, q.epochs...)
 	waitFor[len(waitFor)-1].sealed = true
+	for _, ep := range waitFor {
+		ep.waiting++
+	}
 	q.epochs = append(q.epochs, &epoch{done: make(chan struct{})})
 	q.retire()
 	return waitFor, q.failed
+}
+
+// leave ends a Flush's wait for epochs whose end it does not see.
+func (q *queue) leave(epochs []*epoch) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, ep := range epochs {
+		if ep.waiting--; ep.waiting > 0 {
+			continue
+		}
+		select {
+		case <-ep.done: // between its decision to leave and now
+			q.epochs[0].refused += ep.refused
+		default: // retire will see to it
+		}
+	}
 }
 
 // unforce ends a Flush.

@@ -364,6 +364,7 @@ func (f *flusher) flushAll(ctx context.Context) error {
 	}
 	epochs, failed := f.q.seal()
 	if err := f.await(ctx, epochs[len(epochs)-1].done, failed); err != nil {
+		f.q.leave(epochs)
 		return err
 	}
 	for _, ep := range epochs {

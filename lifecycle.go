@@ -45,8 +45,9 @@ func (e *Engine) Close() error {
 }
 
 // Flush waits until all ops accepted before the call are in L3. When L3 can't be written it
-// returns ErrUnavailable after the attempt, and the ops stay pending; when L3 refused some
-// of them, ErrRefused: those are in quarantine, the rest is in L3.
+// returns ErrUnavailable after the attempt, and the ops stay pending. When L3 has refused ops
+// since the last Flush that could say so, it returns ErrRefused: those are in quarantine, the
+// rest is in L3.
 func (e *Engine) Flush(ctx context.Context) error {
 	if err := e.enter(); err != nil {
 		return err
