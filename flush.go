@@ -33,6 +33,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/syncengine-go/syncengine/internal/failpoint"
 )
 
 // refillBytes is how much of the WAL the drain reads at a time.
@@ -146,6 +148,7 @@ func (f *flusher) refill(ctx context.Context) error {
 			if err != nil {
 				return walError(err)
 			}
+			failpoint.Hit(failpoint.SpoolRead)
 			f.q.l1.evict(int64(len(s.Payload) + s.Ops*entryOverhead))
 			f.q.refill(units, &segment{id: s.ID, live: s.Ops}, s.At)
 		}
@@ -162,6 +165,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 		f.q.giveBack(b, err)
 		return
 	}
+	failpoint.Hit(failpoint.L3Committed)
 	losers := f.findLosers(ctx, b.units)
 	var left []Record
 	written = slices.DeleteFunc(written, func(r Record) bool {
@@ -177,6 +181,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	if len(left) > 0 {
 		f.uncached(ctx, left)
 	}
+	failpoint.Hit(failpoint.L2Written)
 	f.q.complete(b, refused, losers)
 	f.flushed.Add(uint64(b.ops - len(refused)))
 	for i := range b.units {

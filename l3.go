@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/syncengine-go/syncengine/internal/failpoint"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
@@ -367,6 +368,7 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (err error) {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.L3Committing)
 	return tx.Commit()
 }
 

@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/syncengine-go/syncengine/internal/failpoint"
 )
 
 // Shutdown stops accepting calls, waits for those under way, flushes what is pending, and
@@ -76,6 +78,7 @@ func (e *Engine) shut(ctx context.Context, busy bool) error {
 	}
 	e.stop()
 	e.wg.Wait()
+	failpoint.Hit(failpoint.ShutdownFlushed)
 	err := e.settle(cause)
 	e.wal.log.Close()
 	e.walWG.Wait()

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/syncengine-go/syncengine/internal/failpoint"
 	"github.com/syncengine-go/syncengine/internal/oplog"
 )
 
@@ -256,6 +257,7 @@ func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
 	if err != nil || !added {
 		return err
 	}
+	failpoint.Hit(failpoint.Quarantined)
 	e.log.Warn("L3 refused an op, now in quarantine", "ops", len(u.ops())) // its words could quote content
 	if fn := e.cfg.OnEvent.Quarantined; fn != nil {
 		q := quarantinedUnit{oplog.Bad{Error: why.Error(), Attempts: 1, At: u.at}, u.ops()}

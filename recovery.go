@@ -17,6 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/syncengine-go/syncengine/internal/failpoint"
 )
 
 // recoverBytes is how much of the WAL is read at a time to index it.
@@ -44,6 +46,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	if err := e.bad.load(ctx); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.WALIndexed)
 	e.setState(StateSyncingRedis)
 	if e.l2 != nil {
 		mark, err := e.wal.log.Meta(ctx, missedKey)
@@ -62,6 +65,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	e.spawn("l3 watch", func() { e.watchL3(e.bg) })
 	e.setState(StateReady)
 	e.setState(StateRunning)
+	failpoint.Hit(failpoint.Recovered)
 	return nil
 }
 

@@ -40,6 +40,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/syncengine-go/syncengine/internal/failpoint"
 	"github.com/syncengine-go/syncengine/internal/filelock"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
@@ -339,6 +340,9 @@ func (l *Log) commit(reqs []*Request, trimTo int64) bool {
 		newMax = max(newMax, r.Max)
 	}
 	err := l.ensureOpen()
+	if trimTo > l.trimmed {
+		failpoint.Hit(failpoint.WALTrimming)
+	}
 	if err == nil {
 		err = l.w.commit(segs, trimTo, l.retract, newMax, newMax != l.max)
 	}
@@ -346,6 +350,7 @@ func (l *Log) commit(reqs []*Request, trimTo int64) bool {
 		l.abandon(segs, sqlkit.RolledBack(err))
 		err = l.describe(err)
 	} else {
+		failpoint.Hit(failpoint.WALCommitted)
 		l.retract, l.max, l.trimmed = nil, newMax, trimTo
 		for len(reqs) == 0 && l.idle() && l.w.reclaim() {
 		}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/syncengine-go/syncengine/internal/failpoint"
 )
 
 var schema = [...]string{
@@ -128,6 +130,7 @@ func (w *writer) tx(fn func(context.Context) error) error {
 		_, rerr := w.conn.ExecContext(ctx, "ROLLBACK")
 		return errors.Join(err, rerr)
 	}
+	failpoint.Hit(failpoint.WALCommitting)
 	if _, err := w.end.ExecContext(ctx); err != nil {
 		_, _ = w.conn.ExecContext(ctx, "ROLLBACK") // fails when COMMIT already ended the transaction
 		return err
