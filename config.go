@@ -71,6 +71,18 @@ const (
 	CompressionZstd Compression = "zstd"
 )
 
+// BreakerPreset says when calls to a server are given up for a while, so that a dead server
+// costs nothing. Only outages count, not absent or refused rows. An engine also asks in the
+// background, and closes the breaker as soon as the server answers.
+type BreakerPreset uint8
+
+// The presets.
+const (
+	BreakerDefault    BreakerPreset = iota // opens after 5 failures in a row, for 30 s; 2 successes close it
+	BreakerAggressive                      // 3 failures, 60 s, 3 successes
+	BreakerLenient                         // 10 failures, 15 s, 1 success
+)
+
 // AccessStats is what Config.PriorityFunc decides on.
 type AccessStats struct {
 	ID           string
@@ -135,6 +147,8 @@ type Config struct {
 	L2Timeout    time.Duration // bound on one L2 call [500 ms]
 	L3Timeout    time.Duration // bound on one L3 call [5 s]
 	CloseTimeout time.Duration // bound on Close [30 s]
+	L2Breaker    BreakerPreset // [BreakerDefault]
+	L3Breaker    BreakerPreset // [BreakerDefault]
 
 	RetentionFullDays    int           // [7]
 	RetentionCompactDays int           // [90]
@@ -236,6 +250,8 @@ func (c *Config) validate() error {
 		fmt.Sprintf("must lie in 1 to %d", maxFlushCount))
 	v.min("BatchFlushBytes", c.BatchFlushBytes, 1)
 	v.that(c.FlushConcurrency >= 1 && c.FlushConcurrency <= 64, "FlushConcurrency", c.FlushConcurrency, "must lie in 1 to 64")
+	v.that(c.L2Breaker <= BreakerLenient, "L2Breaker", c.L2Breaker, "must be one of the presets")
+	v.that(c.L3Breaker <= BreakerLenient, "L3Breaker", c.L3Breaker, "must be one of the presets")
 	c.checkThresholds(v)
 	v.min("WALMaxItems", c.WALMaxItems, int64(max(c.BatchFlushCount, 1)))
 	v.min("WALMaxBytes", c.WALMaxBytes, max(c.BatchFlushBytes, 1))

@@ -151,6 +151,33 @@ var fieldTests = map[string]func(t *testing.T){
 		}
 		close(l3.release)
 	},
+	"L2Breaker": func(t *testing.T) {
+		for preset, failures := range map[syncengine.BreakerPreset]int{syncengine.BreakerDefault: 5, syncengine.BreakerAggressive: 3, syncengine.BreakerLenient: 10} {
+			l2 := &awayCache{CacheStore: storetest.NewCache()}
+			e := open(t, syncengine.Config{L2: l2, L2Breaker: preset})
+			for range 20 {
+				wantContent(t, e, "absent", -1)
+			}
+			if n := int(l2.gets.Load()); n != failures {
+				t.Errorf("preset %d: a dead L2 was asked %d times, want %d", preset, n, failures)
+			}
+		}
+	},
+	"L3Breaker": func(t *testing.T) {
+		for preset, failures := range map[syncengine.BreakerPreset]int{syncengine.BreakerDefault: 5, syncengine.BreakerAggressive: 3, syncengine.BreakerLenient: 10} {
+			asked := 0
+			l3 := &hookedArchive{ArchiveStore: storetest.NewArchive(), get: func() error { asked++; return errAway }}
+			e := open(t, syncengine.Config{L3: l3, L3Breaker: preset})
+			for range 20 {
+				if _, err := e.Get(context.Background(), "a"); !errors.Is(err, syncengine.ErrUnavailable) {
+					t.Fatal(err)
+				}
+			}
+			if asked < failures || asked > failures+2 { // a probe in the background may close it once
+				t.Errorf("preset %d: a dead L3 was asked %d times, want %d", preset, asked, failures)
+			}
+		}
+	},
 	"CloseTimeout": func(t *testing.T) {
 		l3 := &slowArchive{ArchiveStore: storetest.NewArchive(), entered: make(chan struct{}, 10), release: make(chan struct{})}
 		e := open(t, syncengine.Config{L3: l3, L3Timeout: time.Hour, CloseTimeout: 50 * time.Millisecond})
@@ -297,6 +324,19 @@ func (s *slowArchive) Apply(ctx context.Context, recs []syncengine.Record) error
 		return ctx.Err()
 	}
 }
+
+// awayCache is an L2 that is away.
+type awayCache struct {
+	syncengine.CacheStore
+	gets atomic.Int32
+}
+
+func (c *awayCache) Get(context.Context, string) (syncengine.Record, error) {
+	c.gets.Add(1)
+	return syncengine.Record{}, syncengine.ErrUnavailable
+}
+
+func (c *awayCache) Ping(context.Context) error { return syncengine.ErrUnavailable }
 
 // deadlineCache notes how much time its calls have.
 type deadlineCache struct {

@@ -322,7 +322,7 @@ func (f *flusher) awaitL3(ctx context.Context) bool {
 	// The waits go on growing while probes succeed but writes don't, as with a database
 	// that has become read-only.
 	if f.waits == nil || f.landedOne.Swap(false) {
-		f.waits = probePreset.schedule()
+		f.waits = daemonPreset.schedule()
 	}
 	timer := time.NewTimer(f.waits.NextBackOff())
 	defer timer.Stop()

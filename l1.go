@@ -55,7 +55,8 @@ type entry struct {
 	idLen      uint16
 	priority   Priority
 	deleted    bool
-	numbered   bool // the caller gave the version
+	numbered   bool  // the caller gave the version
+	attempts   uint8 // how often L3 has refused the op, as far as quarantine knows; 255 and more are 255
 }
 
 // shortID is the length up to which an id is kept in the entry.

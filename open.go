@@ -50,8 +50,8 @@ func newEngine(cfg Config) *Engine {
 		e.gauge.limits[i] = t.value
 	}
 	e.gauge.changed = e.levelChanged
-	e.cb2 = newBreaker("L2", breakerDefault, e.circuitChanged("L2"))
-	e.cb3 = newBreaker("L3", breakerDefault, e.circuitChanged("L3"))
+	e.cb2 = newBreaker("L2", breakerPresets[cfg.L2Breaker], e.circuitChanged("L2"))
+	e.cb3 = newBreaker("L3", breakerPresets[cfg.L3Breaker], e.circuitChanged("L3"))
 	e.queue = newQueue(queueLimits{
 		count: cfg.BatchFlushCount, bytes: cfg.BatchFlushBytes, age: cfg.BatchFlushInterval,
 		patience: max(10*cfg.BatchFlushInterval, time.Second), spoolAbove: cfg.L1MaxBytes / 2,

@@ -925,7 +925,7 @@ func TestINV9ARefusedOpIsQuarantinedOnceThoughItsBatchIsRepeated(t *testing.T) {
 	if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) {
 		t.Fatal(err)
 	}
-	if ops, err := e.Quarantined(ctx); err != nil || len(ops) != 1 {
-		t.Errorf("after the retry: %d rows, %v", len(ops), err)
+	if ops, err := e.Quarantined(ctx); err != nil || len(ops) != 1 || ops[0].Attempts != 2 {
+		t.Errorf("after the retry: %+v, %v", ops, err)
 	}
 }

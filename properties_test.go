@@ -210,13 +210,19 @@ func genUnits() *rapid.Generator[[][]Record] {
 
 func encodeUnits(units [][]Record) (payload []byte) {
 	for _, recs := range units {
-		ops := make([]*entry, len(recs))
-		for i := range recs {
-			ops[i] = newEntry(&recs[i])
-		}
-		payload = encodeUnit(payload, ops)
+		payload = encodeUnit(payload, opsOf(recs))
 	}
 	return payload
+}
+
+// opsOf makes ops of records; some were refused before.
+func opsOf(recs []Record) []*entry {
+	ops := make([]*entry, len(recs))
+	for i := range recs {
+		ops[i] = newEntry(&recs[i])
+		ops[i].attempts = uint8(recs[i].Version % 3)
+	}
+	return ops
 }
 
 func TestUnitsRoundTrip(t *testing.T) {
@@ -233,7 +239,7 @@ func TestUnitsRoundTrip(t *testing.T) {
 				t.Fatalf("unit %d: %d ops, want %d", i, len(got[i]), len(want[i]))
 			}
 			for j := range want[i] {
-				if r := got[i][j].record(); !sameRecord(&r, &want[i][j]) {
+				if r := got[i][j].record(); !sameRecord(&r, &want[i][j]) || got[i][j].attempts != uint8(r.Version%3) {
 					t.Fatalf("unit %d, op %d:\n got %+v\nwant %+v", i, j, r, want[i][j])
 				}
 			}
@@ -244,10 +250,7 @@ func TestUnitsRoundTrip(t *testing.T) {
 func TestUnitSizeIsAnUpperBound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		for _, recs := range genUnits().Draw(t, "units") {
-			ops := make([]*entry, len(recs))
-			for i := range recs {
-				ops[i] = newEntry(&recs[i])
-			}
+			ops := opsOf(recs)
 			if n := len(encodeUnit(nil, ops)); n > unitSize(ops) {
 				t.Fatalf("%d bytes, unitSize said %d", n, unitSize(ops))
 			}

@@ -23,11 +23,11 @@ type QuarantinedOp struct {
 	ID       string
 	Version  uint64
 	Deleted  bool
-	Content  []byte   // of a put
-	GroupIDs []string // ids of the group it belongs to, itself included; nil for a single op
-	Error    string   // L3's words
-	Attempts int
-	At       time.Time // when it was accepted
+	Content  []byte    // of a put
+	GroupIDs []string  // ids of the group it belongs to, itself included; nil for a single op
+	Error    string    // L3's words
+	Attempts int       // how often L3 has refused it
+	At       time.Time // when it was accepted, or put back by RetryQuarantined
 }
 
 // quarantine is the index of the table.
@@ -93,7 +93,7 @@ func (q *quarantine) add(ctx context.Context, u *unit, why error) (added bool, e
 	if q.holds(ops) {
 		return false, nil
 	}
-	row, err := q.log.AddBad(ctx, oplog.Bad{Ops: len(ops), At: u.at, Attempts: 1, Error: why.Error(), Payload: encodeUnit(nil, ops)})
+	row, err := q.log.AddBad(ctx, oplog.Bad{Ops: len(ops), At: u.at, Attempts: attempts(ops), Error: why.Error(), Payload: encodeUnit(nil, ops)})
 	if err != nil {
 		return false, walError(err)
 	}
@@ -102,6 +102,9 @@ func (q *quarantine) add(ctx context.Context, u *unit, why error) (added bool, e
 	q.mu.Unlock()
 	return true, nil
 }
+
+// attempts counts the refusal that has just happened.
+func attempts(ops []*entry) int { return int(ops[0].attempts) + 1 } // a unit is refused as a whole
 
 // holds reports whether each of these very ops has a row that will stay.
 func (q *quarantine) holds(ops []*entry) bool {
@@ -260,7 +263,7 @@ func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
 	failpoint.Hit(failpoint.Quarantined)
 	e.log.Warn("L3 refused an op, now in quarantine", "ops", len(u.ops())) // its words could quote content
 	if fn := e.cfg.OnEvent.Quarantined; fn != nil {
-		q := quarantinedUnit{oplog.Bad{Error: why.Error(), Attempts: 1, At: u.at}, u.ops()}
+		q := quarantinedUnit{oplog.Bad{Error: why.Error(), Attempts: attempts(u.ops()), At: u.at}, u.ops()}
 		for _, op := range q.public() {
 			e.events.send(func() { fn(op) })
 		}
@@ -322,6 +325,9 @@ func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (int, erro
 	}
 	e.bad.retry(us)
 	for _, u := range us {
+		for _, op := range u.ops {
+			op.attempts = uint8(min(u.row.Attempts, math.MaxUint8))
+		}
 		left, err := e.notOutranked(ctx, u.ops)
 		if err != nil {
 			return 0, err

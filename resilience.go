@@ -28,13 +28,14 @@ type retryPreset struct {
 	jittered float64
 }
 
-// The presets. probePreset is the Daemon schedule with a lower cap, for asking a server
-// that failed whether it is back: with five minutes between two pings, an outage of one
-// hour would be followed by minutes of needless spooling.
+// The presets. Startup is for the first contact, Query for a call that somebody waits for,
+// Daemon for asking a server that failed, for ever, whether it is back. Daemon does not grow
+// to minutes: one ping each two seconds is no load, but an outage of an hour followed by five
+// more minutes of spooling would be one.
 var (
 	startupPreset = retryPreset{tries: 5, first: 200 * time.Millisecond, longest: 2 * time.Second, jittered: .2}
 	queryPreset   = retryPreset{tries: 3, first: 100 * time.Millisecond, longest: 2 * time.Second, jittered: .5}
-	probePreset   = retryPreset{first: 100 * time.Millisecond, longest: 2 * time.Second, jittered: .2}
+	daemonPreset  = retryPreset{first: 100 * time.Millisecond, longest: 2 * time.Second, jittered: .2}
 )
 
 // schedule returns the waits between tries. It is for one operation only.
@@ -70,10 +71,12 @@ type breakerPreset struct {
 	open      time.Duration // time it stays open
 }
 
-// The presets. L2 and L3 use the default one.
-var (
-	breakerDefault = breakerPreset{5, 2, 30 * time.Second}
-)
+// breakerPresets are what the values of BreakerPreset stand for.
+var breakerPresets = [...]breakerPreset{
+	BreakerDefault:    {5, 2, 30 * time.Second},
+	BreakerAggressive: {3, 3, time.Minute},
+	BreakerLenient:    {10, 1, 15 * time.Second},
+}
 
 // breakerInterval clears the counts of a closed breaker.
 const breakerInterval = time.Minute

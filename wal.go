@@ -15,7 +15,8 @@ package syncengine
 //
 // Format of a unit: uvarint number of ops, then each op: flags byte, priority byte,
 // uvarint version, varint updated-at (unix ns), uvarint-prefixed id, content, and, if
-// flagged, crdt kind, traceparent, tracestate, home instance. Hashes are not stored: the
+// flagged, crdt kind, traceparent, tracestate, home instance, and, if flagged, a byte that
+// tells how often L3 has refused the op. Hashes are not stored: the
 // log's checksum guards the bytes and the hash is computed again.
 
 import (
@@ -34,7 +35,8 @@ import (
 const (
 	opDeleted byte = 1 << iota
 	opCarried
-	opKnown = opDeleted | opCarried
+	opRetried
+	opKnown = opDeleted | opCarried | opRetried
 )
 
 var errBadPayload = errors.New("payload can't be decoded")
@@ -50,6 +52,9 @@ func encodeUnit(b []byte, ops []*entry) []byte {
 		if e.meta != nil {
 			flags |= opCarried
 		}
+		if e.attempts > 0 {
+			flags |= opRetried
+		}
 		b = append(b, flags, byte(e.priority))
 		b = binary.AppendUvarint(b, e.version)
 		b = binary.AppendVarint(b, e.updatedAt)
@@ -62,6 +67,9 @@ func encodeUnit(b []byte, ops []*entry) []byte {
 				b = append(b, s...)
 			}
 		}
+		if e.attempts > 0 {
+			b = append(b, e.attempts)
+		}
 	}
 	return b
 }
@@ -70,7 +78,7 @@ func encodeUnit(b []byte, ops []*entry) []byte {
 func unitSize(ops []*entry) int {
 	n := binary.MaxVarintLen64
 	for _, e := range ops {
-		n += 2 + 4*binary.MaxVarintLen64 + e.bytes()
+		n += 3 + 4*binary.MaxVarintLen64 + e.bytes()
 		if m := e.meta; m != nil {
 			n += 4*binary.MaxVarintLen64 + len(m.crdt) + len(m.traceParent) + len(m.traceState) + len(m.home)
 		}
@@ -155,6 +163,11 @@ func (d *decoder) op() *entry {
 		e.meta = &carried{}
 		for _, s := range [...]*string{&e.meta.crdt, &e.meta.traceParent, &e.meta.traceState, &e.meta.home} {
 			*s = string(d.take(d.uvarint()))
+		}
+	}
+	if head[0]&opRetried != 0 {
+		if n := d.take(1); !d.bad {
+			e.attempts = n[0]
 		}
 	}
 	if d.bad {
