@@ -106,6 +106,9 @@ func (l *lane) unpop(us []unit) {
 	l.head = 0
 }
 
+// evictAhead is the size of a unit above which memory is made free before it is taken.
+const evictAhead = 32 << 10
+
 const lanes = int(PriorityCritical-PriorityLow) + 1
 
 // laneOf returns the lane of a unit: that of its most urgent op.
@@ -184,6 +187,9 @@ func (q *queue) signal() {
 // readable in L1 and waits for L3. last tells that it is the last unit of its segment.
 func (q *queue) accept(u unit, seg *segment, last bool) {
 	ops := u.ops()
+	if n := opsBytes(ops); n > evictAhead { // small ones are made room for afterwards, by their callers
+		q.l1.evict(n)
+	}
 	q.mu.Lock()
 	if seg != nil && !seg.decided { // its first unit decides for all
 		seg.decided, seg.spooled = true, q.mustSpool(opsBytes(ops))

@@ -196,14 +196,26 @@ func (e *Engine) submitGroup(ctx context.Context, ops []*entry, d Durability) (B
 		}
 		return ok, nil
 	}
+	if err := e.acceptBuffered(ops); err != nil {
+		return failed, err
+	}
+	e.afterWrite()
+	return ok, nil
+}
+
+// acceptBuffered gives the ops of a group their versions and hands them over, in one turn with
+// other groups: two of the same ids must not be mixed, each ahead of the other for some of them
+// (INV-5).
+func (e *Engine) acceptBuffered(ops []*entry) error {
+	e.wal.order.Lock()
+	defer e.wal.order.Unlock()
 	for _, op := range ops {
 		if err := e.assignVersion(op); err != nil {
-			return failed, err
+			return err
 		}
 	}
 	e.queue.accept(unitOf(ops, time.Now().UnixNano()), nil, false)
-	e.afterWrite()
-	return ok, nil
+	return nil
 }
 
 // checkSize refuses what the WAL could never hold, or would be too much for one transaction.
