@@ -187,8 +187,12 @@ func (q *queue) signal() {
 // readable in L1 and waits for L3. last tells that it is the last unit of its segment.
 func (q *queue) accept(u unit, seg *segment, last bool) {
 	ops := u.ops()
-	if n := opsBytes(ops); n > evictAhead { // small ones are made room for afterwards, by their callers
-		q.l1.evict(n)
+	var size int64
+	for _, e := range ops {
+		size += e.size()
+	}
+	if size > evictAhead { // small ones are made room for afterwards, by their callers
+		q.l1.evict(size)
 	}
 	q.mu.Lock()
 	if seg != nil && !seg.decided { // its first unit decides for all

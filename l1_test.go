@@ -1,6 +1,10 @@
 package syncengine
 
-import "testing"
+import (
+	"bytes"
+	"fmt"
+	"testing"
+)
 
 // A write that was evicted before it was counted let a reader put the version before it back.
 func TestINV2APromotionNeverUndoesAWriteThatWasEvictedAtOnce(t *testing.T) {
@@ -15,5 +19,22 @@ func TestINV2APromotionNeverUndoesAWriteThatWasEvictedAtOnce(t *testing.T) {
 	c.promote(before, stamp)
 	if e, ok := c.peek("x"); ok {
 		t.Errorf("L1 holds version %d after version 2 was accepted", e.version)
+	}
+}
+
+// A large unit was taken in first and room made for it afterwards: until then memory held both.
+func TestINV10RoomIsMadeBeforeALargeUnitIsTaken(t *testing.T) {
+	const budget = 1 << 20
+	c := newL1(budget)
+	q := newQueue(queueLimits{count: 1000, bytes: budget, spoolAbove: budget / 2}, c, &wal{})
+	item := func(id string, size int) *entry {
+		return newEntry(&Record{Item: Item{ID: id, Version: 1, Content: bytes.Repeat([]byte("1"), size)}})
+	}
+	for n := 0; c.used() < budget-4096; n++ { // clean items, which may go
+		c.promote(item(fmt.Sprint("clean-", n), 2000), c.stamp(fmt.Sprint("clean-", n)))
+	}
+	q.accept(unit{one: item("large", 256<<10)}, nil, false)
+	if used := c.used(); used > budget {
+		t.Errorf("%d bytes are in use right after a large unit, the budget is %d", used, budget)
 	}
 }
