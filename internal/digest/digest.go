@@ -8,69 +8,65 @@
 // names, and only those need listing.
 //
 // XOR detects accidents (a lost row, an old version, rotten bytes), not an adversary: whoever picks contents at will can
-// find some whose leaves cancel out. Don't use a root as proof towards somebody who doesn't trust the writer.
+// find some whose leaves cancel out. Don't use a root as proof towards somebody who doesn't trust the writer. That is why a
+// leaf may be SHA-1: nothing is lost by it, and Redis computes it at the speed of C (internal/rediskit), while it has no
+// SHA-256 and no 64-bit integers.
 //
 // # Format
 //
-// Digests are stored and compared between processes, so nothing here may ever change; golden values in the tests watch
-// over it. Integers are big-endian, and | joins bytes.
+// Digests are stored and compared between processes and with what Redis computes, so nothing here may ever change; golden
+// values in the tests watch over it. Integers are big-endian, and | joins bytes. Ids contain no NUL.
 //
-//	leaf   = SHA-256(0x01 | uint32(len(id)) | id | uint64(version) | content hash [32])
-//	branch = mix(FNV-1a-64(id)) mod 2048
-//	root   = SHA-256(0x02 | branch 0 | branch 1 | ... | branch 2047), each as uint64(count) | xor [32]
+//	rank   = "%016x.0.%064x" of version and content hash, in lower case: what a value in Redis begins with
+//	leaf   = SHA-1(id | 0x00 | rank)
+//	branch = the first 11 bits of SHA-1(id)
+//	root   = SHA-256(0x02 | branch 0 | branch 1 | ... | branch 2047), each as uint64(count) | xor [20]
 //
-// FNV-1a-64 starts from 0xcbf29ce484222325 and for each byte does h = (h XOR byte) * 0x100000001b3. The low bits of its
-// result are those of a weak hash, so mix (the finaliser of MurmurHash3) spreads all bits over all:
-//
-//	h ^= h >> 33; h *= 0xff51afd7ed558ccd; h ^= h >> 33; h *= 0xc4ceb9fe1a85ec53; h ^= h >> 33
-//
-// A branch of no leaves is 40 zero bytes, and an empty set has the root of 2048 of those.
+// A branch of no leaves is 28 zero bytes, and an empty set has the root of 2048 of those. How a set or a change of one is
+// stored is in encode.go.
 package digest
 
 import (
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
+	"encoding/hex"
 )
 
 // Branches is how many branches a set has. It is a compromise for 1 to 10 million ids. To find d differing rows among n,
-// all branches (40 bytes each) and some d*n/Branches leaves (about 60 bytes each) are read; of a full listing of a million
-// rows, to find 10, that is 1.04 % with 1024 branches, 0.62 % with 2048, 0.52 % with 4096. On the other side, a batch of
-// 1000 writes has to update 639, 791 or 887 branches. 2048 has most of the gain, and its set is 80 KB.
+// all branches (24 bytes each) and some d*n/Branches leaves (about 100 bytes each) are read: of a full listing of a million
+// rows, to find 10, that is 1.0 % with 1024 branches, 0.54 % with 2048, 0.34 % with 4096. On the other side, a batch of
+// 1000 writes changes 639, 791 or 887 branches. 2048 has most of the gain, and its set is 64 KB.
 const Branches = 2048
 
 const (
-	leafDomain = 0x01
 	rootDomain = 0x02
+	maxID      = 512 // longest id that is hashed without allocating
 )
 
-// Branch returns the branch id belongs to, from 0 to Branches-1.
+// Branch returns the branch id belongs to, from 0 to Branches-1. It allocates as LeafOf does.
 func Branch(id string) int {
-	h := uint64(0xcbf29ce484222325)
-	for i := range len(id) {
-		h = (h ^ uint64(id[i])) * 0x100000001b3
-	}
-	h ^= h >> 33
-	h *= 0xff51afd7ed558ccd
-	h ^= h >> 33
-	h *= 0xc4ceb9fe1a85ec53
-	h ^= h >> 33
-	return int(h % Branches)
+	var space [maxID]byte
+	sum := sha1.Sum(append(space[:0], id...))
+	return int(binary.BigEndian.Uint16(sum[:])) >> 5
 }
 
 // Leaf is the hash of one row.
-type Leaf [32]byte
+type Leaf [sha1.Size]byte
 
 // LeafOf returns the leaf of a row that is there; a deleted row has none. It doesn't allocate for an id of up to 512
 // bytes.
 func LeafOf(id string, version uint64, hash [32]byte) Leaf {
-	var space [1 + 4 + 512 + 8 + 32]byte
-	row := append(space[:0], leafDomain)
-	row = binary.BigEndian.AppendUint32(row, uint32(len(id)))
-	row = append(row, id...)
-	row = binary.BigEndian.AppendUint64(row, version)
-	row = append(row, hash[:]...)
-	return sha256.Sum256(row)
+	var space [maxID + 1 + 16 + 3 + 64]byte
+	row := append(space[:0], id...)
+	row = append(row, 0)
+	var v [8]byte
+	binary.BigEndian.PutUint64(v[:], version)
+	row = hex.AppendEncode(row, v[:])
+	row = append(row, ".0."...)
+	row = hex.AppendEncode(row, hash[:])
+	return sha1.Sum(row)
 }
 
 // Sum is the digest of a set of leaves: a branch, or the change of one. The zero value is that of no leaves.
@@ -79,19 +75,19 @@ func LeafOf(id string, version uint64, hash [32]byte) Leaf {
 // out right. Adding one leaf twice undoes the XOR but not the count: a Sum doesn't know its leaves, and its user must add
 // each once and remove only what was added. Not safe for concurrent use.
 type Sum struct {
-	Xor   [32]byte
+	Xor   [sha1.Size]byte
 	Count uint64
 }
 
 // Add puts a leaf in.
 func (s *Sum) Add(leaf Leaf) {
-	s.xor((*[32]byte)(&leaf))
+	s.xor((*[sha1.Size]byte)(&leaf))
 	s.Count++
 }
 
 // Remove takes a leaf out.
 func (s *Sum) Remove(leaf Leaf) {
-	s.xor((*[32]byte)(&leaf))
+	s.xor((*[sha1.Size]byte)(&leaf))
 	s.Count--
 }
 
@@ -101,11 +97,11 @@ func (s *Sum) Merge(other Sum) {
 	s.Count += other.Count
 }
 
-func (s *Sum) xor(with *[32]byte) {
+func (s *Sum) xor(with *[sha1.Size]byte) {
 	subtle.XORBytes(s.Xor[:], s.Xor[:], with[:])
 }
 
-// Set is the digest of a whole set, branch by branch. The zero value is that of the empty set. It is 80 KB: pass it by
+// Set is the digest of a whole set, branch by branch. The zero value is that of the empty set. It is 64 KB: pass it by
 // pointer. Not safe for concurrent use.
 type Set [Branches]Sum
 
@@ -132,8 +128,8 @@ func (s *Set) Diff(other *Set) []int {
 
 // Root returns the hash of the whole set. Equal sets have equal roots, the empty one included.
 func (s *Set) Root() [32]byte {
-	const perWrite = 64 // branches; one a write takes 86 µs a root, 64 take 61
-	var space [perWrite * 40]byte
+	const perWrite = 64 // branches; a write for each takes longer than hashing it
+	var space [perWrite * (8 + sha1.Size)]byte
 	var root [32]byte
 	h := sha256.New()
 	h.Write([]byte{rootDomain})
