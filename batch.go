@@ -17,14 +17,10 @@ package syncengine
 // another, so with several batches in flight ops of one id still reach L3 in order
 // (INV-3). A failed batch goes back to the front of its lanes.
 //
-// An epoch counts the ops accepted between two Flush calls. Flush waits until its epoch
-// and all before it are empty.
-//
 // No goroutines, no I/O. The log's loop, callers of Submit (Buffered), and the flusher
 // call it.
 
 import (
-	"errors"
 	"sync"
 	"time"
 	"unsafe"
@@ -52,15 +48,6 @@ func unitOf(ops []*entry, at int64) unit {
 		return unit{one: ops[0], at: at}
 	}
 	return unit{many: ops, at: at}
-}
-
-// epoch counts ops that a Flush waits for.
-type epoch struct {
-	ops     int
-	sealed  bool
-	refused int           // ops that went to quarantine, of which no Flush has been told
-	waiting int           // Flush calls that will be told
-	done    chan struct{} // closed when this and all earlier epochs are empty
 }
 
 // lane is a first-in first-out list of units.
@@ -106,9 +93,6 @@ func (l *lane) unpop(us []unit) {
 	l.head = 0
 }
 
-// evictAhead is the size of a unit above which memory is made free before it is taken.
-const evictAhead = 32 << 10
-
 const lanes = int(PriorityCritical-PriorityLow) + 1
 
 // laneOf returns the lane of a unit: that of its most urgent op.
@@ -126,7 +110,8 @@ type queueLimits struct {
 	bytes      int64
 	age        time.Duration
 	patience   time.Duration // wait after which a unit goes first whatever its priority
-	spoolAbove int64         // pinned bytes above which ops are spooled
+	spoolAbove int64         // bytes in the queue above which ops are spooled
+	evictAhead int64         // size of a unit above which memory is made free before it is taken
 }
 
 type queue struct {
@@ -140,6 +125,7 @@ type queue struct {
 	lanes    [lanes]lane
 	ops      int   // in the lanes
 	bytes    int64 // in the lanes
+	promised int64 // memory for Buffered units on their way here, see promise
 	flights  []*batch
 	inFlight map[string]struct{} // ids of flights
 	epochs   []*epoch            // oldest first; the last one is open
@@ -163,6 +149,7 @@ type queue struct {
 
 // batch is what one L3 transaction takes.
 type batch struct {
+	memory bool // some ops are not in the WAL
 	units  []unit
 	ops    int
 	bytes  int64
@@ -183,20 +170,20 @@ func (q *queue) signal() {
 	}
 }
 
-// accept takes a unit that was just logged (seg set) or is Buffered (seg nil): it becomes
-// readable in L1 and waits for L3. last tells that it is the last unit of its segment.
+// accept takes a unit that was just logged (seg set), or a Buffered one that memory was
+// promised (seg nil): it becomes readable in L1 and waits for L3. last tells that it is the
+// last unit of its segment.
 func (q *queue) accept(u unit, seg *segment, last bool) {
 	ops := u.ops()
-	var size int64
-	for _, e := range ops {
-		size += e.size()
-	}
-	if size > evictAhead { // small ones are made room for afterwards, by their callers
+	size := sizeOf(ops)
+	q.mu.Lock()
+	if size > q.lim.evictAhead { // small ones are made room for afterwards, by their callers
 		q.l1.evict(size)
 	}
-	q.mu.Lock()
-	if seg != nil && !seg.decided { // its first unit decides for all
-		seg.decided, seg.spooled = true, q.mustSpool(opsBytes(ops))
+	if seg == nil {
+		q.promised -= size
+	} else if !seg.decided { // all of it is spooled or nothing
+		seg.decided, seg.spooled = true, q.mustSpool(seg.bytes+int64(seg.live)*entryOverhead)
 		if !seg.spooled {
 			q.segments = append(q.segments, seg)
 		}
@@ -279,6 +266,7 @@ func (q *queue) take(now time.Time) *batch {
 		for _, e := range u.ops() {
 			mine[e.id()] = struct{}{}
 		}
+		b.memory = b.memory || u.ops()[0].seg == nil
 		b.add(u)
 	}
 	for l := range blocked {
@@ -354,52 +342,33 @@ func (q *queue) land(b *batch) {
 }
 
 // giveBack puts a batch that failed for an outage back to where it was, and tells those
-// who wait in Flush.
-func (q *queue) giveBack(b *batch, cause error) {
+// who wait in Flush. Units that are in quarantine already stay out: they may be discarded there.
+func (q *queue) giveBack(b *batch, refused map[*entry]error, cause error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.land(b)
 	var back [lanes][]unit
 	for _, u := range b.units {
+		if _, ok := refused[u.ops()[0]]; ok {
+			q.finish(&u, refused, nil)
+			continue
+		}
 		l := laneOf(u.ops())
 		back[l] = append(back[l], u)
+		q.ops += len(u.ops())
+		q.bytes += opsBytes(u.ops())
 	}
 	for l := range back {
 		q.lanes[l].unpop(back[l])
 	}
-	q.ops += b.ops
-	q.bytes += b.bytes
+	q.trim()
+	q.retire()
 	q.fail(cause)
-}
-
-// fail tells those who wait in Flush that L3 can't be written now. q.mu is held.
-func (q *queue) fail(cause error) {
-	if q.ended {
-		return
-	}
-	q.cause = cause
-	close(q.failed)
-	q.failed = make(chan struct{})
-}
-
-// failNow is fail for callers without the lock.
-func (q *queue) failNow(cause error) {
-	q.mu.Lock()
-	q.fail(cause)
-	q.mu.Unlock()
-}
-
-// end tells all who wait in Flush, and all who will, that nothing is flushed any more.
-func (q *queue) end(cause error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.cause, q.ended = cause, true
-	close(q.failed)
 }
 
 // complete notes that all units of a batch are in L3, or in quarantine (refused), or that L3
-// holds something higher of the id (losers): the next read gets that.
-func (q *queue) complete(b *batch, refused map[*entry]error, losers map[string]*entry) {
+// holds something higher of the id (lost): the next read gets that.
+func (q *queue) complete(b *batch, refused map[*entry]error, lost map[string]bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.land(b)
@@ -407,31 +376,35 @@ func (q *queue) complete(b *batch, refused map[*entry]error, losers map[string]*
 		q.cause = nil
 	}
 	for i := range b.units {
-		u := &b.units[i]
-		ops := u.ops()
-		for _, e := range ops {
-			if _, ok := refused[e]; ok {
-				u.epoch.refused++
-			}
-			// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
-			q.wal.dropSpooled(q.l1.hash(e.id()), e.version)
-			q.l1.unpin(e)
-			if losers[e.id()] != nil {
-				q.l1.forget(e)
-			}
-		}
-		switch seg := ops[0].seg; seg {
-		case nil, beingLogged:
-		case elsewhere:
-			q.doubled -= len(ops)
-		default:
-			q.wal.done(seg, ops)
-		}
-		setSegment(ops, nil)
-		u.epoch.ops -= len(ops)
+		q.finish(&b.units[i], refused, lost)
 	}
 	q.trim()
 	q.retire()
+}
+
+// finish lets go of a unit. q.mu is held.
+func (q *queue) finish(u *unit, refused map[*entry]error, lost map[string]bool) {
+	ops := u.ops()
+	for _, e := range ops {
+		if _, ok := refused[e]; ok {
+			u.epoch.refused++
+		}
+		// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
+		q.wal.dropSpooled(q.l1.hash(e.id()), e.version)
+		q.l1.unpin(e)
+		if lost[e.id()] {
+			q.l1.forget(e)
+		}
+	}
+	switch seg := ops[0].seg; seg {
+	case nil, beingLogged:
+	case elsewhere:
+		q.doubled -= len(ops)
+	default:
+		q.wal.done(seg, ops)
+	}
+	setSegment(ops, nil)
+	u.epoch.ops -= len(ops)
 }
 
 // trim lets the log forget the segments in front whose ops are all done.
@@ -444,79 +417,6 @@ func (q *queue) trim() {
 		q.wal.log.Trim(q.segments[n-1].id)
 		q.segments = append(q.segments[:0], q.segments[n:]...)
 	}
-}
-
-// retire closes epochs that are sealed and empty, oldest first. Refusals of an epoch whose
-// Flush calls have left, since L3 was away, are told to the next Flush.
-func (q *queue) retire() {
-	for len(q.epochs) > 1 && q.epochs[0].sealed && q.epochs[0].ops == 0 {
-		if q.epochs[0].waiting == 0 {
-			q.epochs[1].refused += q.epochs[0].refused
-		}
-		close(q.epochs[0].done)
-		q.epochs = q.epochs[1:]
-	}
-}
-
-// force begins a Flush: batches are due at once until unforce. It returns the last segment
-// of which ops are spooled now.
-func (q *queue) force() (spooledTo int64) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.forced++
-	q.signal()
-	if q.spooling {
-		return q.written
-	}
-	return 0
-}
-
-// seal ends the open epoch. It returns all epochs that are not empty yet, it included as the
-// last, and the channel that tells of failures from now on.
-func (q *queue) seal() (waitFor []*epoch, failed chan struct{}) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	waitFor = append(waitFor, q.epochs...)
-	waitFor[len(waitFor)-1].sealed = true
-	for _, ep := range waitFor {
-		ep.waiting++
-	}
-	q.epochs = append(q.epochs, &epoch{done: make(chan struct{})})
-	q.retire()
-	return waitFor, q.failed
-}
-
-// leave ends a Flush's wait for epochs whose end it does not see.
-func (q *queue) leave(epochs []*epoch) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, ep := range epochs {
-		if ep.waiting--; ep.waiting > 0 {
-			continue
-		}
-		select {
-		case <-ep.done: // between its decision to leave and now
-			q.epochs[0].refused += ep.refused
-		default: // retire will see to it
-		}
-	}
-}
-
-// unforce ends a Flush.
-func (q *queue) unforce() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.forced--
-}
-
-// whyFailed returns why L3 failed last, never nil.
-func (q *queue) whyFailed() error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.cause == nil {
-		return errors.New("L3 failed and is back")
-	}
-	return q.cause
 }
 
 // pending returns how many ops wait for L3, how many of them in the WAL alone, and since

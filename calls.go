@@ -6,6 +6,7 @@ package syncengine
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 )
 
@@ -34,8 +35,24 @@ func (e *Engine) call3(ctx context.Context, op string, again bool, fn func(conte
 	}
 	start := time.Now()
 	return retry(ctx, queryPreset, func() { e.retries.Add(1); start = time.Now() }, func(err error) bool {
-		return isOutage(err) && time.Since(start) < e.cfg.L3Timeout && e.l3Ready.Load() && e.cb3.state() != "open"
+		return isOutage(err) && !errors.Is(err, errFenced) && time.Since(start) < e.cfg.L3Timeout && e.l3Ready.Load() && e.cb3.state() != "open"
 	}, once)
+}
+
+// pass2 and pass3 are for passes over a whole tier: of many steps, each with a timeout of its
+// own.
+func (e *Engine) pass2(ctx context.Context, op string, fn func(context.Context) error) error {
+	start := time.Now()
+	err := e.cb2.do(ctx, verifyTime, fn)
+	e.meters.call("l2", op, start, err)
+	return err
+}
+
+func (e *Engine) pass3(ctx context.Context, op string, fn func(context.Context) error) error {
+	start := time.Now()
+	err := e.cb3.do(ctx, verifyTime, fn)
+	e.meters.call("l3", op, start, err)
+	return err
 }
 
 // heads reads what L3 holds of ids.
@@ -46,3 +63,29 @@ func (e *Engine) heads(ctx context.Context, ids []string) (out []Meta, err error
 	})
 	return out, err
 }
+
+// applyL3 writes records to L3 and returns the rows that compare above them. Other engines
+// know of this one first (fleet.go), and the filter of the ids.
+func (e *Engine) applyL3(ctx context.Context, recs []Record) (above []Meta, err error) {
+	if err := e.fleet.join(ctx); err != nil {
+		return nil, err
+	}
+	begun := e.filter.insert(recs, notBegun)
+	defer func() { e.filter.insert(recs, begun) }()
+	err = e.call3(ctx, "apply", true, func(ctx context.Context) (err error) {
+		above, err = e.l3.Apply(ctx, recs)
+		return err
+	})
+	if errors.Is(err, errFenced) {
+		e.fleet.fenced()
+	}
+	if err == nil {
+		e.l3Cause.Store(nil)
+	} else if isOutage(err) {
+		e.l3Cause.CompareAndSwap(nil, &err) // the first: later ones may only say that the circuit is open
+	}
+	return above, err
+}
+
+// notBegun is no value of filter.begun.
+const notBegun = math.MaxUint64

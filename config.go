@@ -1,6 +1,7 @@
 package syncengine
 
 import (
+	"context"
 	"crypto/rand"
 	"database/sql"
 	"encoding/hex"
@@ -160,6 +161,10 @@ type Config struct {
 	// is served as it is.
 	L1MaxAge time.Duration
 
+	// VerifyInterval is how often L2 is compared with L3 in the background, and repaired. It is
+	// also done soon after Open, and when L2 is back from an outage [1 h].
+	VerifyInterval time.Duration
+
 	Compression      Compression // [off]
 	CompressionLevel int
 
@@ -214,9 +219,11 @@ func (c Config) withDefaults() Config {
 	def(&c.CompactionInterval, time.Hour)
 	def(&c.TombstoneRetention, 7*24*time.Hour)
 	def(&c.L1MaxAge, 30*time.Second)
+	def(&c.VerifyInterval, time.Hour)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	c.Logger = slog.New(guardedHandler{c.Logger.Handler()})
 	return c
 }
 
@@ -243,6 +250,7 @@ func (c *Config) validate() error {
 		{"BatchFlushInterval", c.BatchFlushInterval}, {"FilterSnapshotInterval", c.FilterSnapshotInterval},
 		{"L2Timeout", c.L2Timeout}, {"L3Timeout", c.L3Timeout}, {"CloseTimeout", c.CloseTimeout},
 		{"CompactionInterval", c.CompactionInterval}, {"TombstoneRetention", c.TombstoneRetention}, {"L1MaxAge", c.L1MaxAge},
+		{"VerifyInterval", c.VerifyInterval},
 	} {
 		v.that(d.d > 0, d.name, d.d, "must be positive")
 	}
@@ -376,4 +384,30 @@ func (v *faults) that(ok bool, field string, value any, rule string) {
 
 func (v *faults) min(field string, value, least int64) {
 	v.that(value >= least, field, value, fmt.Sprintf("must be at least %d", least))
+}
+
+// guardedHandler keeps a panic of the user's handler away from the engine's goroutines: the
+// record is lost.
+type guardedHandler struct{ slog.Handler }
+
+func (g guardedHandler) Enabled(ctx context.Context, l slog.Level) (on bool) {
+	defer func() { _ = recover() }()
+	return g.Handler.Enabled(ctx, l)
+}
+
+func (g guardedHandler) Handle(ctx context.Context, r slog.Record) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("log handler panicked: %v", p)
+		}
+	}()
+	return g.Handler.Handle(ctx, r)
+}
+
+func (g guardedHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return guardedHandler{g.Handler.WithAttrs(attrs)}
+}
+
+func (g guardedHandler) WithGroup(name string) slog.Handler {
+	return guardedHandler{g.Handler.WithGroup(name)}
 }

@@ -15,12 +15,13 @@
 // The root package is a house of four floors; a file uses only lower floors.
 //
 //	3 engine    engine.go open.go lifecycle.go read.go readmany.go insert.go status.go
-//	            write.go calls.go verify.go
-//	            quarantine.go l2sync.go recovery.go observe.go
+//	            write.go calls.go verify.go heal.go warmup.go
+//	            quarantine.go l2sync.go l2servers.go promote.go recovery.go observe.go
 //	            the only place that knows every room; starts and awaits every goroutine
-//	2 pipeline  batch.go spool.go flush.go
+//	2 pipeline  batch.go epoch.go spool.go flush.go
 //	            moves ops between stores; sees stores as functions
-//	1 rooms     l1.go l2.go l3.go l3row.go wal.go filter.go merkle.go eviction.go backpressure.go
+//	1 rooms     l1.go l2.go l2digest.go l3.go l3row.go l3write.go l3digest.go l3fleet.go
+//	            wal.go filter.go fleet.go merkle.go eviction.go backpressure.go
 //	            resilience.go flight.go eventloop.go metrics.go
 //	            each owns one structure or one server
 //	0 contracts doc.go item.go config.go errors.go store.go stats.go events.go
@@ -30,8 +31,9 @@
 //
 // Below the floors, internal/ holds what can be specified without a word about
 // tiers or items: a clock (hlc), a group-committing log (oplog), SQL dialects
-// (sqlkit), conditional Redis writes (rediskit), set digests (digest), the eviction
-// curve (tancurve), a JSON validator (jsonvalid).
+// (sqlkit), conditional Redis writes (rediskit), set digests (digest), an
+// approximate set (cuckoo), the eviction curve (tancurve), a JSON validator
+// (jsonvalid).
 //
 // # Words
 //

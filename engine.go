@@ -13,7 +13,10 @@ package syncengine
 //	events       calls the user's functions in order
 //	housekeeping ticks the coarse clock, watches pressure, evicts
 //	l3 watch     closes L3's breaker when it is back, purges tombstones
+//	fleet        tells other engines of this one, and looks for them
+//	filter       builds and saves the filter
 //	l2 repair    brings ids that L2 missed up to date
+//	l2 verify    compares all of L2 with L3 now and then
 //	l2 promote   writes copies read from L3 to L2
 //	load         one per id being loaded
 //	factory      one per id in GetOrInsertWith
@@ -40,9 +43,15 @@ type Engine struct {
 	queue  *queue
 	flush  *flusher
 	filter filter
+	fleet  *fleet
 	gauge  pressureGauge
 	l2     CacheStore // nil: none
 	l3     ArchiveStore
+	// What the stores can do besides; nil when they can't.
+	digest2 cacheDigester
+	digest3 archiveDigester
+	healer  healer
+
 	cb2    *breaker
 	cb3    *breaker
 	missed *l2Missed
@@ -53,11 +62,12 @@ type Engine struct {
 	loads     flights
 	factories flights
 	promotes  chan promotion
-	promoting atomic.Int64 // bytes in promotes
+	l2Back    chan struct{} // cap 1: L2 was away
+	promoting atomic.Int64  // bytes in promotes
 
-	maxAge   time.Duration // of clean L1 entries; 0: no other engine can write to L3
-	l2Down   atomic.Bool   // the last write to L2 failed
-	l3Ready  atomic.Bool   // Prepare has succeeded once
+	l2Cause  atomic.Pointer[error] // why writes to L2 fail; nil: the last one did not
+	l3Cause  atomic.Pointer[error] // the same for L3
+	l3Ready  atomic.Bool           // Prepare has succeeded once
 	retries  atomic.Uint64
 	corrupt  atomic.Uint64
 	healed   atomic.Uint64
@@ -67,6 +77,9 @@ type Engine struct {
 	state atomic.Uint32
 	// gate is 0 while reads are served without a second look; see the gate bits.
 	gate atomic.Uint32
+
+	servers l2Servers
+	unsure  atomic.Bool // the WAL file says that a crash may leave L2 behind L3
 
 	callsMu sync.Mutex    // guards the two fields below
 	closing bool          // no new calls

@@ -9,6 +9,7 @@ package syncengine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -49,9 +50,12 @@ func (f *flights) do(ctx context.Context, id string, stamp uint64, spawn func(st
 }
 
 func (f *flights) fly(id string, fl *flight, load func() (Record, error)) {
+	landed := false
 	defer func() {
 		if p := recover(); p != nil {
 			fl.err = fmt.Errorf("syncengine: panic while loading: %v", p)
+		} else if !landed { // runtime.Goexit in a factory
+			fl.err = errors.New("syncengine: the factory ended its goroutine")
 		}
 		f.mu.Lock()
 		if f.m[id] == fl {
@@ -61,4 +65,5 @@ func (f *flights) fly(id string, fl *flight, load func() (Record, error)) {
 		close(fl.done)
 	}()
 	fl.rec, fl.err = load()
+	landed = true
 }

@@ -9,10 +9,10 @@ package syncengine
 //
 //  1. coalesce: of each id the op that compares highest
 //  2. L3, in one transaction; a batch refused for a row's sake is split until the unit at
-//     fault is alone, which goes to quarantine (INV-9)
-//  3. a look at which ops lost to something higher in L3, so that no other tier gets them
-//  4. L2; ids it misses are kept from being read there (l2sync.go)
-//  5. the queue lets go: L1 may evict the ops, the WAL may trim them
+//     fault is alone, which goes to quarantine (INV-9). L3 tells which ops lost to something
+//     higher that it holds, so that no other tier gets them
+//  3. L2; ids it misses are kept from being read there (l2sync.go)
+//  4. the queue lets go: L1 may evict the ops, the WAL may trim them
 //
 // A crash between two steps repeats the later ones: all writes are conditional, so that
 // changes nothing.
@@ -45,20 +45,21 @@ type flusher struct {
 	wal  *wal
 	conc int
 
-	// The outside, as functions. apply writes records to L3 in one transaction. cache
-	// writes them to L2 or remembers that it could not; it never fails. refuse puts a unit
-	// into quarantine. probe asks L3 whether it is back, bringing up its schema if need
-	// be. outage is told of changes.
-	apply  func(context.Context, []Record) error
+	// The outside, as functions. apply writes records to L3 in one transaction and returns the
+	// rows that compare above them. cache writes them to L2 or remembers that it could not; it
+	// never fails. uncached remembers records that L2 does not get. refuse puts a unit into
+	// quarantine. probe asks L3 whether it is back, bringing up its schema if need be. outage
+	// is told of changes. haste tells that pressure is high.
+	apply  func(context.Context, []Record) ([]Meta, error)
 	cache  func(context.Context, []Record)
 	refuse func(context.Context, *unit, error) error
 	probe  func(context.Context) error
 	outage func(down bool, cause error)
-	landed func(ops int, bytes int64)
-	// heads reads what L3 holds of ids. cached reports whether there is an L2.
-	heads  func(ctx context.Context, ids []string) ([]Meta, error)
-	cached func() bool
-	// uncached remembers records that L2 does not get. haste tells that pressure is high.
+	// unlogged is told before ops that are not in the WAL go to L3.
+	unlogged func(context.Context)
+	// dropped tells that a unit read from the WAL is not wanted any more.
+	dropped  func(ops []*entry) bool
+	landed   func(ops int, bytes int64)
 	uncached func(context.Context, []Record)
 	haste    func() bool
 	spawn    func(name string, fn func())
@@ -140,7 +141,7 @@ func (f *flusher) refill(ctx context.Context) error {
 			return walError(err)
 		}
 		if len(segs) == 0 { // nothing left up to there
-			f.q.refill(nil, &segment{id: upTo}, 0)
+			f.q.refill(nil, 0, &segment{id: upTo}, 0)
 			continue
 		}
 		for _, s := range segs {
@@ -149,32 +150,34 @@ func (f *flusher) refill(ctx context.Context) error {
 				return walError(err)
 			}
 			failpoint.Hit(failpoint.SpoolRead)
-			f.q.l1.evict(int64(len(s.Payload) + s.Ops*entryOverhead))
-			f.q.refill(units, &segment{id: s.ID, live: s.Ops}, s.At)
+			dropped := 0
+			units = slices.DeleteFunc(units, func(ops []*entry) bool {
+				if !f.dropped(ops) {
+					return false
+				}
+				f.wal.release(ops)
+				dropped += len(ops)
+				return true
+			})
+			f.q.refill(units, dropped, &segment{id: s.ID, live: s.Ops - dropped}, s.At)
 		}
 	}
 }
 
 // flush writes one batch.
 func (f *flusher) flush(ctx context.Context, b *batch) {
-	refused := make(map[*entry]error)
-	written, err := f.archive(ctx, b.units, refused)
-	if err != nil {
+	if b.memory {
+		f.unlogged(ctx)
+	}
+	a := archived{refused: make(map[*entry]error), lost: make(map[string]bool)}
+	if err := f.archive(ctx, b.units, &a); err != nil {
 		f.errs.Add(1)
 		f.fail(ctx, err)
-		f.q.giveBack(b, err)
+		f.q.giveBack(b, a.refused, err)
 		return
 	}
 	failpoint.Hit(failpoint.L3Committed)
-	losers := f.findLosers(ctx, b.units)
-	var left []Record
-	written = slices.DeleteFunc(written, func(r Record) bool {
-		_, lost := losers[r.ID]
-		if lost {
-			left = append(left, r)
-		}
-		return lost
-	})
+	written, left := a.parted()
 	if len(written) > 0 {
 		f.cache(ctx, written)
 	}
@@ -182,8 +185,8 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 		f.uncached(ctx, left)
 	}
 	failpoint.Hit(failpoint.L2Written)
-	f.q.complete(b, refused, losers)
-	f.flushed.Add(uint64(b.ops - len(refused)))
+	f.q.complete(b, a.refused, a.lost)
+	f.flushed.Add(uint64(b.ops - len(a.refused)))
 	for i := range b.units {
 		if u := &b.units[i]; u.spooled {
 			f.drained.Add(uint64(len(u.ops())))
@@ -197,76 +200,57 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	f.landed(b.ops, b.bytes)
 }
 
-// findLosers returns the ops that L3 did not take because it holds something higher: the
-// version was given by a caller, or another engine wrote meanwhile, or has a clock ahead of
-// ours. A loser must not reach L2, where nothing may be left that beats it (INV-4), nor stay
-// in L1. So with an L2 every op is looked up again; without one only those with a caller's
-// version, since L1MaxAge bounds how long L1 may be behind another engine. When L3 can't be
-// asked, all that are in doubt count as lost: they will be read from there.
-func (f *flusher) findLosers(ctx context.Context, units []unit) map[string]*entry {
-	var ids []string
-	doubtful := make(map[string]*entry)
-	cached := f.cached()
-	for i := range units {
-		u := &units[i]
-		for _, e := range u.ops() {
-			if !e.numbered && !cached {
-				continue
-			}
-			old, ok := doubtful[e.id()]
-			if !ok {
-				ids = append(ids, e.id())
-			}
-			if !ok || e.compare(old) > 0 {
-				doubtful[e.id()] = e
-			}
-		}
-	}
-	if len(ids) == 0 {
-		return nil
-	}
-	heads, err := f.heads(ctx, ids)
-	if err != nil {
-		return doubtful
-	}
-	losers := make(map[string]*entry)
-	for i := range heads {
-		h := &heads[i]
-		e := doubtful[h.ID]
-		head := h.record()
-		if op := e.record(); op.Compare(&head) < 0 {
-			losers[h.ID] = e
-		}
-	}
-	return losers
+// archived is what became of the units of a batch in L3.
+type archived struct {
+	recs    []Record         // handed to L3, one per id
+	lost    map[string]bool  // those of ids of which L3 holds something higher
+	refused map[*entry]error // ops that are now in quarantine
 }
 
-// archive writes units to L3 in one transaction, splitting them when L3 refuses a row. It
-// returns what was written. A unit found at fault is in quarantine and in refused.
-func (f *flusher) archive(ctx context.Context, units []unit, refused map[*entry]error) ([]Record, error) {
+// parted divides the records into those that L3 holds now and those that lost: the version
+// was given by a caller, or another engine wrote meanwhile, or has a clock ahead of ours. A
+// loser must not reach L2, where nothing may be left that beats it (INV-4), nor stay in L1.
+func (a *archived) parted() (written, lost []Record) {
+	if len(a.lost) == 0 {
+		return a.recs, nil
+	}
+	for _, r := range a.recs {
+		if a.lost[r.ID] {
+			lost = append(lost, r)
+		} else {
+			written = append(written, r)
+		}
+	}
+	return written, lost
+}
+
+// archive writes units to L3 in one transaction, splitting them when L3 refuses a row.
+func (f *flusher) archive(ctx context.Context, units []unit, a *archived) error {
 	recs := coalesce(units)
-	err := f.apply(ctx, recs)
+	above, err := f.apply(ctx, recs)
 	switch {
 	case err == nil:
-		return recs, nil
+		a.recs = append(a.recs, recs...)
+		for i := range above {
+			a.lost[above[i].ID] = true
+		}
+		return nil
 	case !errors.Is(err, ErrRefused):
-		return nil, err
+		return err
 	case len(units) == 1:
 		if err := f.refuse(ctx, &units[0], err); err != nil {
-			return nil, err
+			return err
 		}
 		for _, e := range units[0].ops() {
-			refused[e] = err
+			a.refused[e] = err
 		}
-		return nil, nil
+		return nil
 	}
 	half := len(units) / 2
-	first, err := f.archive(ctx, units[:half], refused)
-	if err != nil {
-		return nil, err
+	if err := f.archive(ctx, units[:half], a); err != nil {
+		return err
 	}
-	second, err := f.archive(ctx, units[half:], refused)
-	return append(first, second...), err
+	return f.archive(ctx, units[half:], a)
 }
 
 // coalesce returns the highest op of each id, sorted by id: transactions that lock rows in

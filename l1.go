@@ -182,15 +182,16 @@ type l1 struct {
 	bytes    atomic.Int64 // of entries in the map
 	detached atomic.Int64 // of pinned entries no longer in the map
 	pinned   atomic.Int64 // of pinned entries, in the map or not
+	drained  atomic.Int64 // of entries the drain has read, see hold
 	evicted  atomic.Uint64
 	hits     *xsync.Counter // striped: readers don't share a cache line
 	manyHits atomic.Bool    // hits are sampled
-	misses   atomic.Uint64
+	misses   *xsync.Counter
 	budget   int64
 }
 
 func newL1(budget int64) *l1 {
-	c := &l1{m: xsync.NewMapOf[string, *entry](), seed: maphash.MakeSeed(), hits: xsync.NewCounter(), budget: budget}
+	c := &l1{m: xsync.NewMapOf[string, *entry](), seed: maphash.MakeSeed(), hits: xsync.NewCounter(), misses: xsync.NewCounter(), budget: budget}
 	c.clock.start = time.Now()
 	return c
 }
@@ -319,7 +320,11 @@ func liveDelta(e *entry) int64 {
 func (c *l1) hold(e *entry) {
 	e.state.Store(stateDetached)
 	c.detached.Add(e.size())
+	c.drained.Add(e.size())
 }
+
+// queued is what the queue holds, in the map or not.
+func (c *l1) queued() int64 { return c.pinned.Load() + c.drained.Load() }
 
 // detach notes that a pinned entry left the map.
 func (c *l1) detach(e *entry) {
@@ -343,6 +348,8 @@ func (c *l1) unpin(e *entry) {
 	st := e.state.Swap(0)
 	if st&statePinned != 0 {
 		c.pinned.Add(-e.size())
+	} else if st&stateDetached != 0 {
+		c.drained.Add(-e.size())
 	}
 	if st&stateDetached != 0 {
 		c.detached.Add(-e.size())

@@ -4,20 +4,28 @@ package syncengine
 //
 // The value is a JSON object whose fields stand in a fixed order:
 //
-//	{"rank":"<version, 16 hex>.<0|1 deleted>.<content hash, 64 hex>","id":…,"version":…,
-//	 "updated_at":…,[carried fields,]"content":<the very bytes>}
+//	{"rank":"<version, 16 hex>.<0|1 deleted>.<content hash, 64 hex>","sum":"<40 hex>",
+//	 "id":…,"version":…,"updated_at":…,[carried fields,]"content":<the very bytes>}
 //
 // or, for a tombstone, "deleted":true instead of content, kept for TombstoneRetention. The
 // rank has a fixed width and sorts as Record.Compare does, so a script compares it bytewise
 // before it writes (INV-3). Content is the last field and is embedded byte for byte, white
-// space around it included (INV-11). A reader accepts exactly this form, checks id,
-// version and hash, and takes anything else for a corrupt copy.
+// space around it included (INV-11).
+//
+// The sum lets Redis itself tell a sound value from a damaged one (l2digest.go): it has no
+// SHA-256. It is SHA-1(id | 0x00 | rank | rest), rest being all that follows the 40 digits.
+// So it covers every byte that is not literal, and a value copied to another id is damaged
+// too, even where the ranks of both are equal.
+//
+// A reader accepts exactly this form, checks id, version, content hash and sum, and takes
+// anything else for a corrupt copy.
 //
 // No goroutines. Redis commands and errors live in internal/rediskit.
 
 import (
 	"bytes"
 	"context"
+	"crypto/sha1"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -32,7 +40,10 @@ import (
 
 const (
 	rankPrefix = `{"rank":"`
-	rankWidth  = len(rankPrefix) + 16 + 1 + 1 + 1 + 64
+	rankDigits = 16 + 1 + 1 + 1 + 64
+	rankWidth  = len(rankPrefix) + rankDigits
+	sumDigits  = 2 * sha1.Size
+	headWidth  = rankWidth + len(rediskit.SumMark) + sumDigits // of a value, up to its rest
 	scanPage   = 1000
 )
 
@@ -145,9 +156,25 @@ func unreadable(id string) error {
 
 // encodeEnvelope returns the value of a record.
 func encodeEnvelope(r *Record) []byte {
-	b := make([]byte, 0, rankWidth+len(r.ID)+len(r.Content)+len(r.TraceParent)+len(r.TraceState)+192)
-	b = append(b, rankPrefix...)
-	b = appendRank(b, r)
+	// The rest is written first, behind room for what is summed up before it, and then for
+	// the head of the value: one buffer, one pass over it.
+	room := max(headWidth, len(r.ID)+1+rankDigits)
+	b := make([]byte, room, room+len(r.ID)+len(r.Content)+len(r.TraceParent)+len(r.TraceState)+192)
+	b = appendRest(b, r)
+	text := b[room-len(r.ID)-1-rankDigits:]
+	appendRank(append(append(text[:0], r.ID...), 0), r)
+	sum := sha1.Sum(text)
+
+	value := b[room-headWidth:]
+	head := append(value[:0], rankPrefix...)
+	head = appendRank(head, r)
+	head = append(head, rediskit.SumMark...)
+	hex.AppendEncode(head, sum[:])
+	return value
+}
+
+// appendRest appends what follows the sum.
+func appendRest(b []byte, r *Record) []byte {
 	b = append(b, `","id":`...)
 	b = appendJSONString(b, r.ID)
 	b = append(b, `,"version":`...)
@@ -182,7 +209,10 @@ func decodeEnvelope(id string, b []byte) (Record, error) {
 	r := Record{Item: Item{ID: id}}
 	d := envelope{b: b, ok: true}
 	d.literal(rankPrefix)
-	rank := d.take(rankWidth - len(rankPrefix))
+	rank := d.take(rankDigits)
+	d.literal(rediskit.SumMark)
+	sum := d.take(sumDigits)
+	rest := d.b
 	d.literal(`","id":`)
 	d.literal(string(appendJSONString(stack[:0], id)))
 	d.literal(`,"version":`)
@@ -228,7 +258,20 @@ func decodeEnvelope(id string, b []byte) (Record, error) {
 	if want := appendRank(stack[:0], &r); !bytes.Equal(want, rank) {
 		return Record{}, &CorruptionError{ID: id, Tier: "L2", Expected: string(rank[len(rank)-64:]), Actual: hex.EncodeToString(r.ContentHash[:])}
 	}
+	if got := sumOf(id, rank, rest); !bytes.Equal(hex.AppendEncode(stack[:0], got[:]), sum) {
+		return Record{}, &CorruptionError{ID: id, Tier: "L2", Expected: string(sum), Actual: hex.EncodeToString(got[:])}
+	}
 	return r, nil
+}
+
+// sumOf returns the sum of a value.
+func sumOf(id string, rank, rest []byte) (sum [sha1.Size]byte) {
+	var text [MaxIDBytes + 1 + rankDigits]byte
+	h := sha1.New()
+	h.Write(append(append(append(text[:0], id...), 0), rank...))
+	h.Write(rest)
+	h.Sum(sum[:0])
+	return sum
 }
 
 // appendRank appends the part of the rank between the quotes.

@@ -6,8 +6,7 @@ package syncengine
 // repaired it. A mark in the WAL file, made before the ops are let go of, carries the
 // knowledge over a restart.
 //
-// Two loops: one repairs, one writes copies read from L3 to L2, so that no read waits for
-// it.
+// Two loops: one repairs what was missed, one compares all of L2 with L3 now and then.
 
 import (
 	"context"
@@ -17,12 +16,11 @@ import (
 )
 
 const (
-	maxMissed    = 100_000
-	repairBatch  = 500
-	repairEvery  = time.Second
-	promoteRoom  = 1024    // copies waiting for L2; more are dropped, they are only copies
-	promoteBytes = 4 << 20 // of them
-	missedKey    = "l2_missed"
+	maxMissed   = 100_000
+	repairBatch = 500
+	repairEvery = time.Second
+	missedKey   = "l2_missed"
+	unsureKey   = "l2_unsure"
 )
 
 // l2Missed is the set of ids not to be read from L2.
@@ -142,25 +140,95 @@ func (e *Engine) noteMissed(ctx context.Context, dirty bool) error {
 	return walError(e.wal.log.SetMeta(ctx, missedKey, v))
 }
 
+// readMissed reads what an earlier engine knew of L2.
+func (e *Engine) readMissed(ctx context.Context) error {
+	missed, err := e.wal.log.Meta(ctx, missedKey)
+	if err != nil {
+		return walError(err)
+	}
+	unsure, err := e.wal.log.Meta(ctx, unsureKey)
+	if err != nil {
+		return walError(err)
+	}
+	set := func(b []byte) bool { return len(b) > 0 && b[0] != 0 }
+	e.unsure.Store(set(unsure))
+	if set(missed) || set(unsure) {
+		e.missed.addAll()
+		return e.noteMissed(ctx, true)
+	}
+	return nil
+}
+
+// noteUnsure notes, once, that ops go to L3 and L2 that are not in the WAL. After a crash between
+// the two nobody would know that L2 has missed them; so the next engine on this Dir compares all
+// of L2 before it reads there. A clean end takes the note back.
+func (e *Engine) noteUnsure(ctx context.Context) {
+	if e.l2 == nil || e.unsure.Load() {
+		return
+	}
+	if err := e.wal.log.SetMeta(context.WithoutCancel(ctx), unsureKey, []byte{1}); err != nil {
+		e.log.Error("can't note in the WAL file that L2 may fall behind", "error", err)
+		return
+	}
+	e.unsure.Store(true)
+}
+
 // writeL2 is the flusher's way to L2. It never fails: what L2 misses is remembered.
 func (e *Engine) writeL2(ctx context.Context, recs []Record) {
 	if e.l2 == nil {
 		return
 	}
 	err := e.call2(ctx, "put", func(ctx context.Context) error { return e.l2.Put(ctx, recs) })
-	if e.l2Down.Swap(err != nil) != (err != nil) {
-		e.l2Outage(err)
-	}
+	e.noteL2Write(err)
 	if err != nil {
 		e.missL2(ctx, recs)
 	}
 }
 
+// noteL2Back makes the loop "l2 verify" look: what L2 lost in an outage nobody has noted.
+func (e *Engine) noteL2Back() {
+	select {
+	case e.l2Back <- struct{}{}:
+	default: // one signal is enough
+	}
+}
+
+// noteL2Write keeps why writes to L2 fail: the first cause, since later ones may only say that
+// the circuit is open.
+func (e *Engine) noteL2Write(err error) {
+	if err == nil {
+		if e.l2Cause.Swap(nil) != nil {
+			e.l2Outage(nil)
+		}
+	} else if e.l2Cause.CompareAndSwap(nil, &err) {
+		e.l2Outage(err)
+	}
+}
+
 // l2Outage tells the user that writes to L2 began (err is set) or ceased to fail.
 func (e *Engine) l2Outage(err error) {
+	if err == nil {
+		e.noteL2Back()
+	}
 	e.log.Info("L2 changed", "down", err != nil, "error", err)
 	if fn := e.cfg.OnEvent.L2Outage; fn != nil {
 		e.events.send(func() { fn(err != nil, err) })
+	}
+}
+
+// outrankedL2 is told of ops that lost to something higher in L3. Whoever wrote that may not
+// have brought it to L2 yet, and what L2 still holds may be older than these ops, which are
+// about to be acknowledged.
+func (e *Engine) outrankedL2(ctx context.Context, recs []Record) {
+	if e.l2 == nil {
+		return
+	}
+	ids := make([]string, len(recs))
+	for i := range recs {
+		ids[i] = recs[i].ID
+	}
+	if e.copyToL2(ctx, ids) != nil {
+		e.missL2(ctx, recs)
 	}
 }
 
@@ -187,6 +255,7 @@ func (e *Engine) repairL2(ctx context.Context) {
 		}
 		if e.cb2.state() != "closed" && e.pingL2(ctx) == nil {
 			e.cb2.reset() // sooner than by its own timeout
+			e.noteL2Back()
 		}
 		for e.missed.some.Load() {
 			if !e.repairSome(ctx, page) {
@@ -198,6 +267,46 @@ func (e *Engine) repairL2(ctx context.Context) {
 	}
 }
 
+// verifyL2 is the loop that compares all of L2 with L3: soon after Open, since L2 may have lost
+// its data or kept what others' engines missed; after an outage; and on an interval.
+func (e *Engine) verifyL2(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-e.l2Back:
+		case <-ctx.Done():
+			return
+		}
+		next := e.cfg.VerifyInterval
+		if !e.l3Ready.Load() || e.cb2.state() != "closed" || e.verifyAndTell(ctx) != nil {
+			next = min(next, verifyAgain)
+		}
+		timer.Reset(next)
+	}
+}
+
+// verifyAgain is the wait after a verification that failed.
+const verifyAgain = 30 * time.Second
+
+// verifyAndTell repairs L2 and tells the user what differed.
+func (e *Engine) verifyAndTell(ctx context.Context) error {
+	start := time.Now()
+	r, err := e.verify(ctx, VerifyOptions{Repair: true}, true)
+	e.meters.verified(time.Since(start), len(r.Divergent), err)
+	if err != nil {
+		return err
+	}
+	if len(r.Divergent) > 0 {
+		e.log.Info("L2 differed from L3", "ids", len(r.Divergent), "repaired", r.Repaired)
+	}
+	if fn := e.cfg.OnEvent.Verified; fn != nil {
+		e.events.send(func() { fn(r) })
+	}
+	return nil
+}
+
 // repairSome repairs up to page ids and reports whether it succeeded.
 func (e *Engine) repairSome(ctx context.Context, page int) bool {
 	ids, all, gen := e.missed.pick(page)
@@ -205,14 +314,7 @@ func (e *Engine) repairSome(ctx context.Context, page int) bool {
 		return false
 	}
 	if all {
-		report, err := e.verify(ctx, VerifyOptions{Repair: true})
-		if err != nil {
-			return false
-		}
-		if fn := e.cfg.OnEvent.Verified; fn != nil {
-			e.events.send(func() { fn(report) })
-		}
-		return e.missed.repaired(ctx, nil, true, gen) == nil
+		return e.verifyAndTell(ctx) == nil && e.missed.repaired(ctx, nil, true, gen) == nil
 	}
 	if err := e.copyToL2(ctx, ids); err != nil {
 		return false
@@ -220,32 +322,68 @@ func (e *Engine) repairSome(ctx context.Context, page int) bool {
 	return e.missed.repaired(ctx, ids, false, gen) == nil
 }
 
-// copyToL2 makes L2 hold what L3 holds of ids.
-func (e *Engine) copyToL2(ctx context.Context, ids []string) error {
-	var found []Found
-	if err := e.call3(ctx, "get_many", false, func(ctx context.Context) (err error) {
-		found, err = e.l3.GetMany(ctx, ids)
+// repairIDs makes L2 hold what L3 holds of ids, also where L2 is ahead or holds garbage: L3 is
+// the truth. The copies in L2 go before L3 is read, or a write that lands in between would be
+// undone. Those of corrupt rows stay: perhaps they are the only good ones left.
+func (e *Engine) repairIDs(ctx context.Context, ids []string) error {
+	found, err := e.readL3(ctx, ids)
+	if err != nil {
 		return err
-	}); err != nil {
+	}
+	sound := make([]string, 0, len(ids))
+	for i := range found {
+		if found[i].Err != nil {
+			if _, err := e.healedOr(ctx, ids[i], found[i].Err); err != nil {
+				continue
+			}
+		}
+		sound = append(sound, ids[i])
+	}
+	if err := e.removeL2(ctx, sound); err != nil {
+		return err
+	}
+	return e.copyToL2(ctx, sound)
+}
+
+// copyToL2 makes L2 hold what L3 holds of ids, unless L2 holds something higher.
+func (e *Engine) copyToL2(ctx context.Context, ids []string) error {
+	found, err := e.readL3(ctx, ids)
+	if err != nil {
 		return err
 	}
 	var recs []Record
 	var gone []string
 	for i := range found {
-		if found[i].OK {
-			recs = append(recs, found[i].Record)
-		} else {
+		switch f := &found[i]; {
+		case f.OK:
+			recs = append(recs, f.Record)
+		case f.Err == nil:
 			gone = append(gone, ids[i])
 		}
 	}
-	return e.call2(ctx, "repair", func(ctx context.Context) error {
-		if len(gone) > 0 {
-			if err := e.l2.Remove(ctx, gone); err != nil {
-				return err
-			}
-		}
-		return e.l2.Put(ctx, recs)
+	if err := e.removeL2(ctx, gone); err != nil || len(recs) == 0 {
+		return err
+	}
+	err = e.call2(ctx, "repair", func(ctx context.Context) error { return e.l2.Put(ctx, recs) })
+	if err == nil {
+		e.noteL2Write(nil)
+	}
+	return err
+}
+
+func (e *Engine) readL3(ctx context.Context, ids []string) (found []Found, err error) {
+	err = e.call3(ctx, "get_many", false, func(ctx context.Context) (err error) {
+		found, err = e.l3.GetMany(ctx, ids)
+		return err
 	})
+	return found, err
+}
+
+func (e *Engine) removeL2(ctx context.Context, ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	return e.call2(ctx, "remove", func(ctx context.Context) error { return e.l2.Remove(ctx, ids) })
 }
 
 // pingL2 asks L2 for a sign of life, past its breaker.
@@ -253,72 +391,4 @@ func (e *Engine) pingL2(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.L2Timeout)
 	defer cancel()
 	return e.l2.Ping(ctx)
-}
-
-// promotion is a copy on its way to L2, or an id whose copy there is corrupt.
-type promotion struct {
-	rec  Record
-	heal string
-}
-
-// sendPromotion never waits. What L2 is too slow for, or what would take too much memory, is
-// dropped: the next read of the id tries again.
-func (e *Engine) sendPromotion(p promotion) {
-	size := int64(len(p.rec.Content)) + entryOverhead
-	if held := e.promoting.Add(size); held > promoteBytes && held > size {
-		e.promoting.Add(-size)
-		return
-	}
-	select {
-	case e.promotes <- p:
-	default:
-		e.promoting.Add(-size)
-	}
-}
-
-// promoteL2 is the loop that writes copies to L2.
-func (e *Engine) promoteL2(ctx context.Context) {
-	for {
-		select {
-		case p := <-e.promotes:
-			e.promoteBatch(ctx, p)
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (e *Engine) promoteBatch(ctx context.Context, p promotion) {
-	var recs []Record
-	var heal []string
-	for more := true; more; {
-		e.promoting.Add(-int64(len(p.rec.Content)) - entryOverhead)
-		if p.heal != "" {
-			heal = append(heal, p.heal)
-		} else {
-			recs = append(recs, p.rec)
-		}
-		select {
-		case p = <-e.promotes:
-			more = true
-		default:
-			more = false
-		}
-	}
-	// Errors are no concern of anybody: a copy that does not arrive is a miss. A write that
-	// L2 misses is remembered elsewhere.
-	_ = e.call2(ctx, "promote", func(ctx context.Context) error { return e.l2.Put(ctx, recs) })
-	if len(heal) > 0 && e.repairIDs(ctx, heal) == nil {
-		for _, id := range heal {
-			e.noteHealed(id, "L2")
-		}
-	}
-}
-
-// noteHealed counts a corrupt copy that was replaced, and tells the user.
-func (e *Engine) noteHealed(id, tier string) {
-	e.healed.Add(1)
-	if fn := e.cfg.OnEvent.Healed; fn != nil {
-		e.events.send(func() { fn(id, tier) })
-	}
 }

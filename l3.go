@@ -22,9 +22,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/syncengine-go/syncengine/internal/failpoint"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
@@ -57,7 +57,23 @@ var migrations = map[sqlkit.Dialect][][]string{
 		trace_state   VARBINARY(512) NOT NULL DEFAULT '',
 		home_instance VARBINARY(255) NOT NULL DEFAULT '',
 		KEY sync_items_deleted (deleted_at)
-	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin`}},
+	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin`,
+		`CREATE TABLE IF NOT EXISTS sync_digest (
+		id     TINYINT NOT NULL PRIMARY KEY,
+		digest MEDIUMBLOB NOT NULL
+	) ENGINE=InnoDB`,
+		`INSERT IGNORE INTO sync_digest (id, digest) VALUES (1, '')`,
+		`CREATE TABLE IF NOT EXISTS sync_deltas (
+		id    BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+		delta MEDIUMBLOB NOT NULL
+	) ENGINE=InnoDB`,
+		`CREATE TABLE IF NOT EXISTS sync_instances (
+		id     VARBINARY(64) NOT NULL PRIMARY KEY,
+		ticket BIGINT NOT NULL AUTO_INCREMENT UNIQUE,
+		name   VARBINARY(255) NOT NULL,
+		seen   BIGINT NOT NULL,
+		beats  BIGINT NOT NULL
+	) ENGINE=InnoDB`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -71,44 +87,15 @@ var migrations = map[sqlkit.Dialect][][]string{
 		trace_parent  TEXT NOT NULL DEFAULT '',
 		trace_state   TEXT NOT NULL DEFAULT '',
 		home_instance TEXT NOT NULL DEFAULT ''
-	)`, `CREATE INDEX IF NOT EXISTS sync_items_deleted ON sync_items (deleted_at) WHERE deleted_at IS NOT NULL`}},
+	)`, `CREATE INDEX IF NOT EXISTS sync_items_deleted ON sync_items (deleted_at) WHERE deleted_at IS NOT NULL`,
+		`CREATE TABLE IF NOT EXISTS sync_digest (id INTEGER PRIMARY KEY, digest BLOB NOT NULL)`,
+		`INSERT OR IGNORE INTO sync_digest (id, digest) VALUES (1, X'')`,
+		`CREATE TABLE IF NOT EXISTS sync_deltas (id INTEGER PRIMARY KEY AUTOINCREMENT, delta BLOB NOT NULL)`,
+		`CREATE TABLE IF NOT EXISTS sync_instances (ticket INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+		name TEXT NOT NULL, seen INTEGER NOT NULL, beats INTEGER NOT NULL)`}},
 }
 
-const (
-	columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"
-	// written are the columns of an upsert.
-	written      = columns + ", deleted_at"
-	writtenCount = 12
-)
-
-// onDuplicate ends a multi-row INSERT. MySQL evaluates the assignments from left to right,
-// each seeing those before it (TRAPS 22). So the columns the condition reads come last,
-// each once the ones after it no longer need it: the hash, which matters at equal version
-// and equal deleted; then deleted, which matters at equal version; then version.
-// VALUES(c) is deprecated in MySQL but the only form MariaDB knows.
-const onDuplicate = ` ON DUPLICATE KEY UPDATE
-	updated_at = IF(@c, VALUES(updated_at), updated_at),
-	deleted_at = IF(@c, VALUES(deleted_at), deleted_at),
-	content = IF(@c, VALUES(content), content),
-	priority = IF(@c, VALUES(priority), priority),
-	crdt = IF(@c, VALUES(crdt), crdt),
-	trace_parent = IF(@c, VALUES(trace_parent), trace_parent),
-	trace_state = IF(@c, VALUES(trace_state), trace_state),
-	home_instance = IF(@c, VALUES(home_instance), home_instance),
-	content_hash = IF(@c, VALUES(content_hash), content_hash),
-	deleted = IF(VALUES(version) > version, VALUES(deleted), IF(VALUES(version) = version, GREATEST(deleted, VALUES(deleted)), deleted)),
-	version = GREATEST(version, VALUES(version))`
-
-const winsMySQL = `(VALUES(version) > version OR VALUES(version) = version AND (VALUES(deleted) > deleted OR
-	VALUES(deleted) = deleted AND VALUES(content_hash) > COALESCE(content_hash, '')))`
-
-const upsertSQLite = `INSERT INTO sync_items (` + written + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-	ON CONFLICT (id) DO UPDATE SET version = excluded.version, updated_at = excluded.updated_at, deleted = excluded.deleted,
-	content_hash = excluded.content_hash, content = excluded.content, priority = excluded.priority, crdt = excluded.crdt,
-	trace_parent = excluded.trace_parent, trace_state = excluded.trace_state, home_instance = excluded.home_instance,
-	deleted_at = excluded.deleted_at
-	WHERE excluded.version > sync_items.version OR excluded.version = sync_items.version AND (excluded.deleted > sync_items.deleted OR
-	excluded.deleted = sync_items.deleted AND excluded.content_hash > COALESCE(sync_items.content_hash, X''))`
+const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"
 
 // sqlStore is an ArchiveStore.
 type sqlStore struct {
@@ -123,11 +110,15 @@ type sqlStore struct {
 	mu       sync.Mutex // guards the fields below
 	prepared bool
 	packet   int64 // bytes one statement may have
-	stmts    map[string]*sql.Stmt
+	stmts    map[stmtKey]*sql.Stmt
+
+	fence  atomic.Pointer[string] // the engine whose row Apply demands
+	window int                    // ids that one call of Leaves looks at
+	deltas atomic.Int32           // digest deltas this store wrote since it last folded
 }
 
 func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, owned bool) *sqlStore {
-	return &sqlStore{dialect: d, pools: pools, owned: owned, stmts: make(map[string]*sql.Stmt)}
+	return &sqlStore{dialect: d, pools: pools, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow}
 }
 
 func (s *sqlStore) Prepare(ctx context.Context) error {
@@ -181,10 +172,17 @@ func (s *sqlStore) describe(op string, err error) error {
 	return fmt.Errorf("%s %s: %w: %w", s.dialect, op, ErrUnavailable, err)
 }
 
+// stmtKey is a statement of one of the pools.
+type stmtKey struct {
+	db   *sql.DB
+	text string
+}
+
 // stmt returns a prepared statement, which lives as long as the store.
 func (s *sqlStore) stmt(ctx context.Context, db *sql.DB, text string) (*sql.Stmt, error) {
+	key := stmtKey{db, text}
 	s.mu.Lock()
-	st := s.stmts[text]
+	st := s.stmts[key]
 	s.mu.Unlock()
 	if st != nil {
 		return st, nil
@@ -195,11 +193,11 @@ func (s *sqlStore) stmt(ctx context.Context, db *sql.DB, text string) (*sql.Stmt
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if first := s.stmts[text]; first != nil { // another caller was faster
+	if first := s.stmts[key]; first != nil { // another caller was faster
 		_ = st.Close()
 		return first, nil
 	}
-	s.stmts[text] = st
+	s.stmts[key] = st
 	return st, nil
 }
 
@@ -252,18 +250,24 @@ func (s *sqlStore) GetMany(ctx context.Context, ids []string) ([]Found, error) {
 func (s *sqlStore) lookup(ctx context.Context, op, columns string, ids []string, fn func(*sql.Rows) error) error {
 	for len(ids) > 0 {
 		n := min(len(ids), maxLookup)
-		places := 1 << bits.Len(uint(n-1))
-		args := make([]any, places)
+		args := make([]any, places(n))
 		for i := range args {
 			args[i] = ids[min(i, n-1)]
 		}
-		text := "SELECT " + columns + " FROM sync_items WHERE id IN (?" + strings.Repeat(",?", places-1) + ")"
-		if err := s.query(ctx, op, text, args, fn); err != nil {
+		if err := s.query(ctx, op, selectMany(columns, n), args, fn); err != nil {
 			return err
 		}
 		ids = ids[n:]
 	}
 	return nil
+}
+
+// places is how many parameters a statement for n ids has.
+func places(n int) int { return 1 << bits.Len(uint(n-1)) }
+
+// selectMany is the SELECT for n ids.
+func selectMany(columns string, n int) string {
+	return "SELECT " + columns + " FROM sync_items WHERE id IN (?" + strings.Repeat(",?", places(n)-1) + ")"
 }
 
 // query runs a prepared SELECT and calls fn for each row.
@@ -303,7 +307,7 @@ func (s *sqlStore) run(ctx context.Context, op string, fn func() error) error {
 		if errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		if err == nil || sqlkit.Classify(err) != sqlkit.Conflict || try == conflictTries {
+		if err == nil || sqlkit.Classify(err) != sqlkit.Conflict && !errors.Is(err, errRaced) || try == conflictTries {
 			return s.describe(op, err)
 		}
 		// Two engines that met once should not meet again: wait a random while.
@@ -315,132 +319,6 @@ func (s *sqlStore) run(ctx context.Context, op string, fn func() error) error {
 			return s.describe(op, err)
 		}
 	}
-}
-
-func (s *sqlStore) Apply(ctx context.Context, recs []Record) error {
-	if err := s.checkSizes(recs); err != nil {
-		return err
-	}
-	return s.run(ctx, "apply", func() error { return s.applyOnce(ctx, recs) })
-}
-
-// checkSizes refuses what the server would. MySQL must not even be asked: it remembers the
-// refusal of a long parameter in the prepared statement and then refuses the next rows, too.
-func (s *sqlStore) checkSizes(recs []Record) error {
-	s.mu.Lock()
-	packet := s.packet
-	s.mu.Unlock()
-	for i := range recs {
-		if n := int64(len(recs[i].Content)); n > packet {
-			return &RefusedError{Err: fmt.Errorf("content of %d bytes is larger than the server's max_allowed_packet of %d", n, packet)}
-		}
-	}
-	return nil
-}
-
-func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (err error) {
-	var opts *sql.TxOptions
-	if s.dialect == sqlkit.MySQL {
-		opts = &sql.TxOptions{Isolation: sql.LevelReadCommitted} // set for each transaction: a pool's connections differ
-	}
-	chunks, err := s.chunks(ctx, recs) // before the transaction: preparing takes a connection of the pool
-	if err != nil {
-		return err
-	}
-	if s.dialect == sqlkit.SQLite {
-		s.writing.Lock()
-		defer s.writing.Unlock()
-	}
-	tx, err := s.pools.Write.BeginTx(ctx, opts)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = tx.Rollback() // its error adds nothing: the connection is given up
-		}
-	}()
-	if s.dialect == sqlkit.SQLite {
-		err = s.upsertSQLite(ctx, tx, recs)
-	} else {
-		err = upsertMySQL(ctx, tx, chunks)
-	}
-	if err != nil {
-		return err
-	}
-	failpoint.Hit(failpoint.L3Committing)
-	return tx.Commit()
-}
-
-func (s *sqlStore) upsertSQLite(ctx context.Context, tx *sql.Tx, recs []Record) error {
-	st, err := tx.PrepareContext(ctx, upsertSQLite)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = st.Close() }()
-	args := make([]any, 0, writtenCount)
-	for i := range recs {
-		if _, err := st.ExecContext(ctx, appendArgs(args[:0], &recs[i])...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// chunk is what one multi-row statement writes.
-type chunk struct {
-	stmt *sql.Stmt
-	recs []Record
-}
-
-// chunks divides records over prepared statements. SQLite needs none: it writes row by row.
-func (s *sqlStore) chunks(ctx context.Context, recs []Record) (out []chunk, err error) {
-	s.mu.Lock()
-	limit := min(chunkBytes, s.packet/4)
-	s.mu.Unlock()
-	for s.dialect == sqlkit.MySQL && len(recs) > 0 {
-		n := chunkLen(recs, limit)
-		st, err := s.stmt(ctx, s.pools.Write, multiUpsert(n))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, chunk{st, recs[:n]})
-		recs = recs[n:]
-	}
-	return out, nil
-}
-
-func upsertMySQL(ctx context.Context, tx *sql.Tx, chunks []chunk) error {
-	var args []any
-	for _, c := range chunks {
-		args = args[:0]
-		for i := range c.recs {
-			args = appendArgs(args, &c.recs[i])
-		}
-		if _, err := tx.StmtContext(ctx, c.stmt).ExecContext(ctx, args...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// chunkLen returns how many of the records one statement takes: a power of two, at most
-// maxChunk, within limit bytes; one record always goes alone, whatever its size.
-func chunkLen(recs []Record, limit int64) int {
-	n, bytes := 0, int64(0)
-	for n < len(recs) && n < maxChunk {
-		if bytes += int64(len(recs[n].Content)) + rowOverheadSQL; bytes > limit && n > 0 {
-			break
-		}
-		n++
-	}
-	return 1 << (bits.Len(uint(n)) - 1)
-}
-
-func multiUpsert(rows int) string {
-	place := "(?" + strings.Repeat(",?", writtenCount-1) + ")"
-	return "INSERT INTO sync_items (" + written + ") VALUES " + place + strings.Repeat(","+place, rows-1) +
-		strings.ReplaceAll(onDuplicate, "@c", winsMySQL)
 }
 
 func (s *sqlStore) Scan(ctx context.Context, after string, limit int) ([]Meta, error) {
@@ -481,7 +359,7 @@ func (s *sqlStore) Ping(ctx context.Context) error {
 func (s *sqlStore) Close() error {
 	s.mu.Lock()
 	stmts := s.stmts
-	s.stmts = make(map[string]*sql.Stmt)
+	s.stmts = make(map[stmtKey]*sql.Stmt)
 	s.mu.Unlock()
 	var errs []error
 	for _, st := range stmts {

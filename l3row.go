@@ -28,10 +28,9 @@ func appendArgs(args []any, r *Record) []any {
 func scanHead(rows *sql.Rows) (m Meta, err error) {
 	var hash sql.RawBytes
 	var version, deleted number
-	if err = rows.Scan(&m.ID, &version, &deleted, &hash); err == nil {
-		copy(m.ContentHash[:], hash)
-		m.Version, m.Deleted = uint64(max(version.value, 0)), deleted.value != 0
-	}
+	err = rows.Scan(&m.ID, &version, &deleted, &hash)
+	copy(m.ContentHash[:], hash)
+	m.Version, m.Deleted = uint64(max(version.value, 0)), deleted.value != 0
 	return m, err
 }
 
@@ -72,6 +71,13 @@ func (n *number) Scan(src any) (err error) {
 	}
 	n.bad = n.bad || err != nil
 	return nil
+}
+
+// head returns the row without content, unchecked.
+func (r *scanned) head() (m Meta) {
+	copy(m.ContentHash[:], r.hash)
+	m.ID, m.Version, m.Deleted = string(r.id), uint64(max(r.version.value, 0)), r.deleted.value != 0
+	return m
 }
 
 // record checks the row against its hash.

@@ -80,6 +80,7 @@ func (e *Engine) shut(ctx context.Context, busy bool) error {
 	e.wg.Wait()
 	failpoint.Hit(failpoint.ShutdownFlushed)
 	err := e.settle(cause)
+	e.retire(ctx)
 	e.wal.log.Close()
 	e.walWG.Wait()
 	err = errors.Join(err, e.closeStores(), e.wal.log.CloseFiles())
@@ -107,6 +108,25 @@ func (e *Engine) settle(cause error) error {
 		errs = append(errs, cause)
 	}
 	return errors.Join(errs...)
+}
+
+// retire leaves L3 as the next engine likes it: with a snapshot of the filter, and without
+// this engine's row. Without either it only takes a little longer to open.
+func (e *Engine) retire(ctx context.Context) {
+	if e.unsure.Load() { // all batches have reached L2, or it is noted that they did not
+		if err := e.wal.log.SetMeta(context.WithoutCancel(ctx), unsureKey, []byte{0}); err != nil {
+			e.log.Warn("L2 will be compared at the next Open", "error", err)
+		}
+	}
+	if !e.l3Ready.Load() || ctx.Err() != nil || e.flush.down.Load() {
+		return
+	}
+	if err := e.saveFilter(ctx); err != nil {
+		e.log.Warn("the filter's snapshot could not be saved", "error", err)
+	}
+	if err := e.fleet.leave(ctx); err != nil {
+		e.log.Warn("this engine's row in L3 could not be removed", "error", err)
+	}
 }
 
 var errNotLogged = errors.New("not logged")

@@ -1,21 +1,61 @@
 package syncengine
 
-// merkle.go computes digests of what a tier holds: internal/digest in the engine's words.
+// merkle.go knows the digests of what a tier holds: internal/digest in the engine's words.
 // A digest is over the live items: a tombstone and no row are the same.
+//
+// A store of ours knows its digest: L3 keeps it in the transactions of its rows
+// (l3digest.go), Redis computes it from the values themselves (l2digest.go), so that it is
+// never right by mistake after an eviction or a FLUSHALL. A store of the caller's is listed.
 //
 // XOR digests detect accidents, not an adversary who picks contents.
 
 import (
 	"context"
+	"time"
 
 	"github.com/syncengine-go/syncengine/internal/digest"
 )
 
-// digestOf adds a live row to a digest.
+// archiveDigester is an L3 that knows its digest.
+type archiveDigester interface {
+	Digest(ctx context.Context) (*digest.Set, error)
+	// Leaves returns the live rows of branches among the next rows with ids above after, and
+	// where to go on: "" at the end.
+	Leaves(ctx context.Context, branches []int, after string) (leaves []Meta, last string, err error)
+	// Recount sums up all rows, calls bad for each that does not match its hash, returns how
+	// many branches of the stored digest are wrong, and corrects them if fix is set.
+	Recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error)
+}
+
+// cacheDigester is an L2 that knows its digest. timeout bounds each step, of which a large
+// cache takes many. unreadable are ids whose values are none of ours.
+type cacheDigester interface {
+	Digest(ctx context.Context, timeout time.Duration) (set *digest.Set, unreadable []string, err error)
+	// Leaves returns what is in branches, perhaps tombstones as well.
+	Leaves(ctx context.Context, timeout time.Duration, branches []int) (leaves []Meta, unreadable []string, err error)
+	// Evicts reports whether it is so full that it drops something to take more.
+	Evicts(ctx context.Context, timeout time.Duration) (bool, error)
+}
+
+// addToDigest adds a live row to a digest.
 func addToDigest(set *digest.Set, m *Meta) {
 	if !m.Deleted {
 		set.Add(m.ID, digest.LeafOf(m.ID, m.Version, m.ContentHash))
 	}
+}
+
+// inBranches returns those of the rows that belong to the branches.
+func inBranches(rows []Meta, branches []int) (out []Meta) {
+	var want [digest.Branches]bool
+	for _, b := range branches {
+		want[b] = true
+	}
+	for _, m := range rows {
+		if want[digest.Branch(m.ID)] {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // scanL3 calls fn with all rows of L3 in pages, in order of id.

@@ -22,7 +22,9 @@ type metrics struct {
 	batchBytes  prometheus.Histogram
 	corruptions *prometheus.CounterVec // tier
 	divergence  prometheus.Gauge
-	all         []prometheus.Collector
+
+	verifySeconds *prometheus.HistogramVec // status
+	all           []prometheus.Collector
 }
 
 // newMetrics registers all metrics, or none and returns why. stats and circuit are called
@@ -45,8 +47,10 @@ func newMetrics(reg prometheus.Registerer, stats func() Stats, circuit func(tier
 			Help: "Copies that did not match their hash."}, []string{"tier"}),
 		divergence: prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "merkle_divergent_ids",
 			Help: "Ids in which L2 differed from L3 at the last verification."}),
+		verifySeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: metricPrefix + "verify_seconds",
+			Help: "Duration of verifications.", Buckets: prometheus.ExponentialBuckets(1e-3, 4, 10)}, []string{"status"}),
 	}
-	m.all = []prometheus.Collector{m.operations, m.seconds, m.batchSize, m.batchBytes, m.corruptions, m.divergence,
+	m.all = []prometheus.Collector{m.operations, m.seconds, m.batchSize, m.batchBytes, m.corruptions, m.divergence, m.verifySeconds,
 		newEngineCollector(stats, circuit, retries)}
 	for i, c := range m.all {
 		if err := reg.Register(c); err != nil {
@@ -109,9 +113,13 @@ func (m *metrics) corruption(tier string) {
 	}
 }
 
-func (m *metrics) divergent(n int) {
-	if m != nil {
-		m.divergence.Set(float64(n))
+func (m *metrics) verified(took time.Duration, divergent int, err error) {
+	if m == nil {
+		return
+	}
+	m.verifySeconds.WithLabelValues(statusOf(err)).Observe(took.Seconds())
+	if err == nil {
+		m.divergence.Set(float64(divergent))
 	}
 }
 

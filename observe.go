@@ -15,7 +15,7 @@ func (e *Engine) Stats() Stats {
 	s := Stats{
 		State: e.State(), Pressure: e.MemoryPressure(), Level: e.gauge.current(),
 		L1Items: e.Len(), L1Bytes: e.l1.used(), L1Pinned: e.l1.pinned.Load(),
-		L1Hits: uint64(e.l1.hits.Value()), L1Misses: e.l1.misses.Load(),
+		L1Hits: uint64(e.l1.hits.Value()), L1Misses: uint64(e.l1.misses.Value()),
 		L2Hits: e.l2Counts.hits.Load(), L2Misses: e.l2Counts.misses.Load(),
 		L3Hits: e.l3Counts.hits.Load(), L3Misses: e.l3Counts.misses.Load(),
 		Evictions:  e.l1.evicted.Load(),
@@ -60,6 +60,12 @@ func (e *Engine) Health(ctx context.Context) Health {
 	wg.Wait()
 	if h.L2.OK {
 		e.cb2.reset() // the server answers
+		if cause := e.l2Cause.Load(); cause != nil {
+			h.L2.OK, h.L2.Error = false, "takes no writes: "+(*cause).Error()
+		}
+	}
+	if cause := e.l3Cause.Load(); cause != nil && h.L3.OK { // a read-only server, say
+		h.L3.OK, h.L3.Error = false, "takes no writes: "+(*cause).Error()
 	}
 	if h.L2.Configured {
 		h.L2.Circuit = e.cb2.state()

@@ -41,7 +41,7 @@ func newEngine(cfg Config) *Engine {
 	e := &Engine{
 		cfg: cfg, log: cfg.Logger.With("instance", cfg.InstanceID), clock: &hlc.Clock{},
 		l1: newL1(cfg.L1MaxBytes), wal: &wal{}, missed: &l2Missed{}, bad: &quarantine{},
-		promotes: make(chan promotion, promoteRoom), idle: make(chan struct{}, 1), closed: make(chan struct{}),
+		promotes: make(chan promotion, promoteRoom), l2Back: make(chan struct{}, 1), idle: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	e.bg, e.stop = context.WithCancel(context.Background())
 	e.events = newEventLoop(e.log)
@@ -50,20 +50,23 @@ func newEngine(cfg Config) *Engine {
 		e.gauge.limits[i] = t.value
 	}
 	e.gauge.changed = e.levelChanged
+	e.fleet = newFleet(cfg.InstanceID)
+	e.fleet.remember = e.rememberInstances
+	e.fleet.call = func(ctx context.Context, op string, fn func(context.Context) error) error {
+		return e.call3(ctx, op, false, fn)
+	}
+	e.filter.fleet = e.fleet
 	e.cb2 = newBreaker("L2", breakerPresets[cfg.L2Breaker], e.circuitChanged("L2"))
 	e.cb3 = newBreaker("L3", breakerPresets[cfg.L3Breaker], e.circuitChanged("L3"))
 	e.queue = newQueue(queueLimits{
 		count: cfg.BatchFlushCount, bytes: cfg.BatchFlushBytes, age: cfg.BatchFlushInterval,
-		patience: max(10*cfg.BatchFlushInterval, time.Second), spoolAbove: cfg.L1MaxBytes / 2,
+		patience: max(10*cfg.BatchFlushInterval, time.Second), spoolAbove: cfg.L1MaxBytes / 2, evictAhead: min(32<<10, cfg.L1MaxBytes/64),
 	}, e.l1, e.wal)
 	e.flush = &flusher{
 		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.spawn,
-		apply: func(ctx context.Context, recs []Record) error {
-			return e.call3(ctx, "apply", true, func(ctx context.Context) error { return e.l3.Apply(ctx, recs) })
-		},
-		cache: e.writeL2, refuse: e.refuse, probe: e.probeL3, outage: e.l3Outage, landed: func(ops int, bytes int64) { e.meters.batch(ops, bytes) },
-		heads: e.heads, cached: func() bool { return e.l2 != nil },
-		uncached: e.missL2, haste: func() bool { return e.gauge.current() >= LevelWarn },
+		apply: e.applyL3,
+		cache: e.writeL2, refuse: e.refuse, dropped: e.bad.wasDiscarded, unlogged: e.noteUnsure, probe: e.probeL3, outage: e.l3Outage, landed: func(ops int, bytes int64) { e.meters.batch(ops, bytes) },
+		uncached: e.outrankedL2, haste: func() bool { return e.gauge.current() >= LevelWarn },
 	}
 	return e
 }
@@ -71,7 +74,7 @@ func newEngine(cfg Config) *Engine {
 func (e *Engine) open(ctx context.Context) error {
 	goIn(&e.lastWG, e.events.run)
 	e.setState(StateConnecting)
-	log, err := oplog.Open(ctx, oplog.Options{Path: e.cfg.WALPath, NoSync: e.cfg.WALNoSync})
+	log, err := oplog.Open(ctx, oplog.Options{Path: e.cfg.WALPath, NoSync: e.cfg.WALNoSync, SegmentBytes: int(min(oplog.DefaultSegmentBytes, e.cfg.L1MaxBytes/8))})
 	if err != nil {
 		if errors.Is(err, oplog.ErrLocked) || errors.Is(err, oplog.ErrCorrupt) {
 			return walError(err)
@@ -91,27 +94,50 @@ func (e *Engine) open(ctx context.Context) error {
 
 // openStores makes L2 and L3 from the config. It does not connect.
 func (e *Engine) openStores() error {
+	if err := e.openL2(); err != nil {
+		return err
+	}
+	if err := e.openL3(); err != nil {
+		return err
+	}
+	e.digest2, _ = e.l2.(cacheDigester)
+	e.digest3, _ = e.l3.(archiveDigester)
+	e.healer, _ = e.l3.(healer)
+	e.fleet.reg, _ = e.l3.(registrar)
+	if e.cfg.L2 != nil {
+		e.l2 = keepOpen2{e.l2}
+	}
+	if e.cfg.L3 != nil {
+		e.l3 = keepOpen3{e.l3}
+	}
+	return nil
+}
+
+func (e *Engine) openL2() error {
 	switch {
 	case e.cfg.L2 != nil:
-		e.l2 = keepOpen2{e.cfg.L2}
+		e.l2 = e.cfg.L2
 	case e.cfg.Redis != nil:
 		e.l2 = newRedisStore(e.cfg.Redis, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, false)
 		if !rediskit.HonoursDeadlines(e.cfg.Redis) {
 			e.log.Warn("the Redis client ignores deadlines: make it with ContextTimeoutEnabled, or a hung server costs reads its read timeout")
 		}
 	case e.cfg.RedisURL != "":
-		client, err := rediskit.Open(e.cfg.RedisURL)
+		client, err := rediskit.OpenWatched(e.cfg.RedisURL, e.metRedis)
 		if err != nil {
 			return &ConfigError{Field: "RedisURL", Value: rediskit.Redact(e.cfg.RedisURL), Rule: err.Error()}
 		}
 		e.l2 = newRedisStore(client, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, true)
 	}
-	if e.cfg.L3 != nil || e.cfg.DB != nil || e.cfg.SQLURL != "" {
-		e.maxAge = e.cfg.L1MaxAge // others may write there
-	}
+	return nil
+}
+
+func (e *Engine) openL3() error {
+	// Only the file in Dir is this engine's own.
+	e.fleet.private = e.cfg.L3 == nil && e.cfg.DB == nil && e.cfg.SQLURL == ""
 	switch {
 	case e.cfg.L3 != nil:
-		e.l3 = keepOpen3{e.cfg.L3}
+		e.l3 = e.cfg.L3
 	case e.cfg.DB != nil:
 		e.l3 = newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.Pools{Write: e.cfg.DB, Read: e.cfg.DB}, false)
 	default:

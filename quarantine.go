@@ -7,7 +7,9 @@ package syncengine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -38,7 +40,22 @@ type quarantine struct {
 	mu   sync.Mutex // guards the fields below
 	rows map[string][]badRow
 	ops  int
+	// Ops that were discarded, newest last. The WAL may hold them still, and a crash would bring
+	// them back.
+	discarded []discardedOp
+	dropped   map[discardedOp]struct{} // the same, to look up
+	lists     atomic.Bool              // there are some
 }
+
+type discardedOp struct {
+	ID      string `json:"id"`
+	Version uint64 `json:"version"`
+}
+
+const (
+	discardedKey  = "discarded"
+	discardedKept = 10_000
+)
 
 // badRow tells which row of the table holds a quarantined op of an id.
 type badRow struct {
@@ -54,6 +71,15 @@ func (q *quarantine) load(ctx context.Context) error {
 	if err != nil {
 		return walError(err)
 	}
+	if b, err := q.log.Meta(ctx, discardedKey); err != nil {
+		return walError(err)
+	} else if len(b) > 0 {
+		var list []discardedOp
+		if err := json.Unmarshal(b, &list); err != nil {
+			return walError(fmt.Errorf("%w: list of discarded ops: %w", errBadPayload, err))
+		}
+		q.setDiscarded(list)
+	}
 	q.rows = make(map[string][]badRow)
 	for _, b := range bads {
 		units, err := decodeUnits(b.Payload)
@@ -65,6 +91,69 @@ func (q *quarantine) load(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// discard notes durably that units are to be forgotten wherever they are found again.
+func (q *quarantine) discard(ctx context.Context, us []quarantinedUnit) error {
+	q.mu.Lock()
+	list := q.discarded
+	for _, u := range us {
+		for _, op := range u.ops {
+			list = append(list, discardedOp{op.id(), op.version})
+		}
+	}
+	q.setDiscarded(list[max(0, len(list)-discardedKept):])
+	list = q.discarded
+	q.mu.Unlock()
+	return q.saveDiscarded(ctx, list)
+}
+
+func (q *quarantine) saveDiscarded(ctx context.Context, list []discardedOp) error {
+	b, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	return walError(q.log.SetMeta(ctx, discardedKey, b))
+}
+
+// revive forgets that ops were discarded: their caller submits them again, with the same
+// versions.
+func (q *quarantine) revive(ctx context.Context, ops []*entry) error {
+	if !q.lists.Load() {
+		return nil
+	}
+	q.mu.Lock()
+	list := slices.DeleteFunc(slices.Clone(q.discarded), func(d discardedOp) bool {
+		return slices.ContainsFunc(ops, func(op *entry) bool { return op.version == d.Version && op.id() == d.ID })
+	})
+	changed := len(list) != len(q.discarded)
+	if changed {
+		q.setDiscarded(list)
+	}
+	q.mu.Unlock()
+	if !changed {
+		return nil
+	}
+	return q.saveDiscarded(ctx, list)
+}
+
+// wasDiscarded reports whether a unit read from the WAL was discarded from quarantine.
+func (q *quarantine) wasDiscarded(ops []*entry) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.dropped) > 0 && slices.ContainsFunc(ops, func(op *entry) bool {
+		_, ok := q.dropped[discardedOp{op.id(), op.version}]
+		return ok
+	})
+}
+
+// setDiscarded sets the list. q.mu is held.
+func (q *quarantine) setDiscarded(list []discardedOp) {
+	q.lists.Store(len(list) > 0)
+	q.discarded, q.dropped = list, make(map[discardedOp]struct{}, len(list))
+	for _, d := range list {
+		q.dropped[d] = struct{}{}
+	}
 }
 
 func (q *quarantine) index(ops []*entry, row int64, why string) {
@@ -380,6 +469,9 @@ func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (int, er
 	defer e.leave()
 	us, ops, err := e.selectBad(ctx, ids)
 	if err != nil || len(us) == 0 {
+		return 0, err
+	}
+	if err := e.bad.discard(ctx, us); err != nil {
 		return 0, err
 	}
 	if err := e.bad.remove(ctx, us); err != nil {

@@ -18,24 +18,41 @@ import (
 )
 
 // Get returns the item of id, or ErrNotFound. A hit in L1 takes no lock, allocates nothing
-// and does not look at ctx. Otherwise it asks the WAL, Redis and SQL in turn; callers that
+// and does not look at ctx; so does an id that a trusted filter denies. Otherwise it asks the WAL, Redis and SQL in turn; callers that
 // miss the same id share one load, and ctx bounds only this caller's wait.
 //
 // Errors: ErrNotFound, ErrInvalidItem, ErrClosed, ErrBackpressure (at LevelShutdown),
 // ErrCorruption (L3's row does not match its hash), ErrUnavailable.
 func (e *Engine) Get(ctx context.Context, id string) (Item, error) {
 	if e.gate.Load() == 0 {
-		if ent, ok := e.l1.get(id); ok && e.fresh(ent) {
+		ent, ok := e.l1.get(id)
+		if ok && e.fresh(ent) {
 			return e.itemOf(ent)
+		}
+		if !ok && e.denies(id) {
+			e.l1.misses.Inc()
+			return Item{}, ErrNotFound
 		}
 	}
 	return e.getSlow(ctx, id)
 }
 
+// denies reports, without I/O, that a valid id that was not in L1 does not exist. The filter
+// is asked last: an op leaves L1 and the WAL only after the filter got its id.
+func (e *Engine) denies(id string) bool {
+	if checkID(id) != nil {
+		return false
+	}
+	if _, spooled := e.wal.spooledAt(e.l1.hash(id)); spooled || e.bad.has(id) {
+		return false
+	}
+	return !e.filter.mayContain(id)
+}
+
 // fresh reports whether an L1 entry may be served without asking the tiers below: another
 // engine may have written the id since.
 func (e *Engine) fresh(ent *entry) bool {
-	return e.maxAge == 0 || e.l1.clock.since(ent.checked.Load()) < e.maxAge || ent.pinned()
+	return e.l1.clock.since(ent.checked.Load()) < e.cfg.L1MaxAge || ent.pinned() || e.fleet.alone()
 }
 
 // itemOf returns what a caller sees of an entry.
@@ -98,7 +115,7 @@ func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 		return ent.record(), nil
 	}
 	if !ok {
-		e.l1.misses.Add(1)
+		e.l1.misses.Inc()
 	}
 	waiting, recovered, err := e.inWAL(ctx, id)
 	switch {
@@ -108,7 +125,7 @@ func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 		rec := waiting.record()
 		e.promote(&rec, stamp, false)
 		return rec, nil
-	case waiting == nil && !e.filter.mayContain(id):
+	case waiting == nil && !ok && !e.filter.mayContain(id):
 		return Record{}, ErrNotFound
 	}
 	rec, err := e.loads.do(ctx, id, stamp, e.spawn, func() (Record, error) { return e.load(e.bg, id, stamp, waiting) })
@@ -160,6 +177,9 @@ func (e *Engine) load(ctx context.Context, id string, stamp uint64, waiting *ent
 			rec, err = e.l2.Get(ctx, id)
 			return err
 		})
+		if err == nil && e.missed.has(id) { // the connection was new, and led to a server that may have forgotten
+			err = ErrNotFound
+		}
 		if err == nil {
 			e.l2Counts.hits.Add(1)
 			e.promote(&rec, stamp, false)
@@ -185,8 +205,10 @@ func (e *Engine) load(ctx context.Context, id string, stamp uint64, waiting *ent
 	case waiting != nil:
 		return waiting.record(), nil // not promoted: L3 will be asked again
 	case errors.Is(err, ErrCorruption):
-		e.noteCorruption(err)
-		return Record{}, err
+		if rec, err = e.healedOr(ctx, id, err); err == nil {
+			e.promote(&rec, stamp, true)
+		}
+		return rec, err
 	}
 	return Record{}, unavailable("syncengine: get", err)
 }
@@ -239,7 +261,7 @@ func (e *Engine) promote(rec *Record, stamp uint64, toL2 bool) {
 	e.l1.promote(newEntry(rec), stamp)
 	e.afterWrite()
 	if toL2 && e.l2 != nil {
-		e.sendPromotion(promotion{rec: *rec})
+		e.sendPromotion(promotion{rec: *rec, stamp: stamp})
 	}
 }
 

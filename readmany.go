@@ -39,7 +39,7 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 			continue
 		}
 		if !ok {
-			e.l1.misses.Add(1)
+			e.l1.misses.Inc()
 		}
 		m.at[id] = []int{i}
 		waiting, recovered, err := e.inWAL(ctx, id)
@@ -50,7 +50,7 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 			rec := waiting.record()
 			e.promote(&rec, stamp, false)
 			m.answer(id, &rec)
-		case waiting != nil || e.filter.mayContain(id):
+		case waiting != nil || ok || e.filter.mayContain(id):
 			m.asks = append(m.asks, ask{id, stamp, waiting, known})
 		}
 	}
@@ -108,17 +108,21 @@ func (e *Engine) loadMany(ctx context.Context, m *manyLoad) error {
 		return e.withoutL3(ctx, m, err)
 	}
 	for i := range found {
-		e.answerFromL3(m, &m.asks[i], &found[i])
+		e.answerFromL3(ctx, m, &m.asks[i], &found[i])
 	}
 	return errors.Join(m.errs...)
 }
 
-func (e *Engine) answerFromL3(m *manyLoad, a *ask, f *Found) {
+func (e *Engine) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found) {
+	if f.Err != nil {
+		var err error
+		if f.Record, err = e.healedOr(ctx, a.id, f.Err); err != nil {
+			m.errs = append(m.errs, err)
+			return
+		}
+		f.OK = true
+	}
 	switch {
-	case f.Err != nil:
-		e.noteCorruption(f.Err)
-		m.errs = append(m.errs, f.Err)
-		return
 	case f.OK:
 		e.l3Counts.hits.Add(1)
 	default:
@@ -181,7 +185,7 @@ func (e *Engine) manyFromL2(ctx context.Context, m *manyLoad) {
 		switch f := &found[i]; {
 		case f.Err != nil:
 			e.l2Failed(f.Err, ids[i])
-		case f.OK:
+		case f.OK && !e.missed.has(ids[i]): // see load
 			answers[ids[i]] = &f.Record
 			e.l2Counts.hits.Add(1)
 		default:

@@ -40,26 +40,28 @@ func (e *Engine) recover(ctx context.Context) error {
 		e.l3Outage(true, err)
 	}
 	e.setState(StateDrainingWAL)
-	if err := e.indexWAL(ctx); err != nil {
+	if err := e.bad.load(ctx); err != nil {
 		return err
 	}
-	if err := e.bad.load(ctx); err != nil {
+	if err := e.indexWAL(ctx); err != nil {
 		return err
 	}
 	failpoint.Hit(failpoint.WALIndexed)
 	e.setState(StateSyncingRedis)
 	if e.l2 != nil {
-		mark, err := e.wal.log.Meta(ctx, missedKey)
-		if err != nil {
-			return walError(err)
-		}
-		if len(mark) > 0 && mark[0] != 0 {
-			e.missed.addAll()
+		if err := e.readMissed(ctx); err != nil {
+			return err
 		}
 		e.spawn("l2 repair", func() { e.repairL2(e.bg) })
+		e.spawn("l2 verify", func() { e.verifyL2(e.bg) })
 		e.spawn("l2 promote", func() { e.promoteL2(e.bg) })
 	}
 	e.setState(StateWarmingUp)
+	if err := e.joinFleet(ctx); err != nil {
+		return fmt.Errorf("syncengine: open: %w", err)
+	}
+	e.spawn("fleet", func() { e.keepFleet(e.bg) })
+	e.spawn("filter", func() { e.keepFilter(e.bg) })
 	e.spawn("flusher", func() { e.flush.run(e.bg) })
 	e.spawn("housekeeping", func() { e.housekeep(e.bg) })
 	e.spawn("l3 watch", func() { e.watchL3(e.bg) })
@@ -124,8 +126,11 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 				return walError(fmt.Errorf("segment %d: %w", s.ID, err))
 			}
 			for _, u := range units {
+				dropped := e.bad.wasDiscarded(u)
 				for _, op := range u {
-					e.clock.Observe(op.version)
+					if e.clock.Observe(op.version); dropped {
+						continue
+					}
 					e.wal.addSpooled(e.l1.hash(op.id()), spoolRef{s.ID, op.version})
 				}
 				ops += len(u)

@@ -126,7 +126,12 @@ func (b *breaker) do(ctx context.Context, timeout time.Duration, fn func(context
 		return fmt.Errorf("%s: %w: circuit %s", b.tier, ErrUnavailable, cb.State())
 	}
 	success := false
-	defer func() { done(success) }() // also when fn panics
+	defer func() {
+		if p := recover(); p != nil { // a store of the caller's
+			err = fmt.Errorf("%s: %w: the store panicked: %v", b.tier, ErrUnavailable, p)
+		}
+		done(success)
+	}()
 	sub, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err = fn(sub)

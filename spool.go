@@ -6,7 +6,7 @@ package syncengine
 
 // mustSpool decides whether memory takes more ops.
 func (q *queue) mustSpool(bytes int64) bool {
-	return q.spooling || q.l1.pinned.Load()+bytes > q.lim.spoolAbove
+	return q.spooling || q.l1.queued()+q.promised+bytes > q.lim.spoolAbove
 }
 
 // noteSpooled accounts for ops that the drain will read from the WAL.
@@ -23,13 +23,15 @@ func (q *queue) noteSpooled(ops []*entry, at int64, seg *segment, last bool) {
 }
 
 // refill takes units the drain has read. They are not pinned: the WAL holds them.
-func (q *queue) refill(units [][]*entry, seg *segment, at int64) {
+func (q *queue) refill(units [][]*entry, dropped int, seg *segment, at int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.spooled -= dropped
 	if len(units) > 0 {
 		q.segments = append(q.segments, seg)
 	}
 	for _, ops := range units {
+		q.l1.evict(sizeOf(ops)) // not sooner: writers make room for themselves, too
 		u := unitOf(ops, at)
 		u.spooled = true
 		setSegment(ops, seg)
@@ -58,7 +60,7 @@ func (q *queue) wantsRefill(batches int) (after, upTo int64, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	room := q.ops < q.lim.count*batches && q.bytes < q.lim.bytes*int64(batches) &&
-		q.l1.pinned.Load()+q.l1.detached.Load() < q.lim.spoolAbove
+		q.l1.queued()+q.promised < q.lim.spoolAbove
 	return q.read, q.whole, q.spooling && q.read < q.whole && room
 }
 
@@ -155,11 +157,23 @@ func (q *queue) unsafe() (ops int) {
 	return ops
 }
 
-// isSpooling reports whether ops of that size would stay in the WAL now.
-func (q *queue) isSpooling(bytes int64) bool {
+// promise sets memory aside for a Buffered unit of that size, which its accept takes, unless
+// such ops would stay in the WAL now.
+func (q *queue) promise(size int64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.mustSpool(bytes)
+	if q.mustSpool(size) {
+		return false
+	}
+	q.promised += size
+	return true
+}
+
+// unpromise is for a unit that does not come.
+func (q *queue) unpromise(size int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.promised -= size
 }
 
 // restore starts in spooling mode with what an earlier engine left in the WAL.

@@ -16,10 +16,7 @@ func (e *Engine) Contains(id string) bool {
 	if ent, ok := e.l1.peek(id); ok {
 		return !ent.deleted
 	}
-	if _, ok := e.wal.spooledAt(e.l1.hash(id)); ok {
-		return true
-	}
-	return e.filter.mayContain(id)
+	return !e.denies(id)
 }
 
 // Status tells which tiers hold id, by asking all of them. A tier that could not be asked

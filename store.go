@@ -82,6 +82,11 @@ func (m *Meta) record() Record {
 	return Record{Item: Item{ID: m.ID, Version: m.Version, ContentHash: m.ContentHash}, Deleted: m.Deleted}
 }
 
+// meta returns what a comparison needs of a record.
+func (r *Record) meta() Meta {
+	return Meta{ID: r.ID, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash}
+}
+
 // ArchiveStore is L3, the ground truth. The engine brings one for MySQL/MariaDB and
 // SQLite; Config.L3 takes any other.
 //
@@ -100,10 +105,11 @@ type ArchiveStore interface {
 	// Heads returns the rows of ids without content, those that exist, in any order.
 	Heads(ctx context.Context, ids []string) ([]Meta, error)
 	// Apply writes all records in one transaction; each replaces what the store holds
-	// only if it compares above that. An id occurs at most once. A *RefusedError means
-	// that a row was refused for its own sake and nothing was written. After any other
-	// error the outcome is unknown and Apply may be repeated.
-	Apply(ctx context.Context, recs []Record) error
+	// only if it compares above that. It returns the rows that compare above their records
+	// and so stay, without content. An id occurs at most once. A *RefusedError means that a
+	// row was refused for its own sake and nothing was written. After any other error the
+	// outcome is unknown and Apply may be repeated.
+	Apply(ctx context.Context, recs []Record) (above []Meta, err error)
 	// Scan returns up to limit rows with ids above after, in byte order of the id,
 	// tombstones included.
 	Scan(ctx context.Context, after string, limit int) ([]Meta, error)

@@ -207,10 +207,11 @@ type spoolRef struct {
 // segment is a committed segment of the log.
 type segment struct {
 	id      int64
-	live    int  // ops that are not done; guarded by the queue's mutex
-	pending int  // ops whose requests have not been told yet; only the log's loop uses it
-	decided bool // spooled is set
-	spooled bool // memory did not take its ops; the drain will read them
+	live    int   // ops that are not done; guarded by the queue's mutex
+	pending int   // ops whose requests have not been told yet; only the log's loop uses it
+	bytes   int64 // of the payload
+	decided bool  // spooled is set
+	spooled bool  // memory did not take its ops; the drain will read them
 }
 
 // append hands a unit to the log, unless assign, which gives the ops their versions,
@@ -232,14 +233,14 @@ func (w *wal) append(ops []*entry, assign func(*entry) error, then func(seg *seg
 		}
 	}
 	payload = encodeUnit(payload, ops)
-	w.log.Append(&oplog.Request{Payload: payload, Ops: len(ops), Max: newest, At: time.Now().UnixNano(), Done: func(id int64, segOps int, err error) {
+	w.log.Append(&oplog.Request{Payload: payload, Ops: len(ops), Max: newest, At: time.Now().UnixNano(), Done: func(s *oplog.Segment, err error) {
 		if err != nil {
 			w.release(ops)
 			then(nil, false, walError(err))
 			return
 		}
-		if w.current == nil || w.current.id != id {
-			w.current = &segment{id: id, live: segOps, pending: segOps}
+		if w.current == nil || w.current.id != s.ID {
+			w.current = &segment{id: s.ID, live: s.Ops, pending: s.Ops, bytes: int64(len(s.Payload))}
 		}
 		w.current.pending -= len(ops)
 		then(w.current, w.current.pending == 0, nil)
@@ -352,6 +353,15 @@ func newestIn(s oplog.Segment, id string) (best *entry, err error) {
 	return best, nil
 }
 
+// sizeOf is what ops take in memory.
+func sizeOf(ops []*entry) (n int64) {
+	for _, e := range ops {
+		n += e.size()
+	}
+	return n
+}
+
+// opsBytes is the length of their ids and contents.
 func opsBytes(ops []*entry) (n int64) {
 	for _, e := range ops {
 		n += int64(e.bytes())
@@ -370,6 +380,8 @@ func walError(err error) error {
 		return fmt.Errorf("%w: %w", ErrWALCorrupt, err)
 	case errors.Is(err, oplog.ErrClosed):
 		return ErrClosed
+	case errors.Is(err, oplog.ErrFull):
+		return &BackpressureError{Level: LevelCritical, RetryAfter: LevelCritical.RetryAfter(), Reason: "the disk of the WAL is full"}
 	}
 	return unavailable("WAL", err)
 }

@@ -112,8 +112,12 @@ func (e *Engine) submitOne(ctx context.Context, op *entry, d Durability) error {
 	if err := e.admit(ctx); err != nil {
 		return err
 	}
-	if d == Buffered && !e.queue.isSpooling(op.size()) {
+	if err := e.bad.revive(ctx, []*entry{op}); err != nil {
+		return err
+	}
+	if d == Buffered && e.queue.promise(op.size()) {
 		if err := e.assignVersion(op); err != nil {
+			e.queue.unpromise(op.size())
 			return err
 		}
 		e.queue.accept(unit{one: op, at: time.Now().UnixNano()}, nil, false)
@@ -179,18 +183,17 @@ func (e *Engine) submitGroup(ctx context.Context, ops []*entry, d Durability) (B
 		return BatchResult{}, ctx.Err()
 	}
 	ops = lastOfEach(ops)
-	var bytes int64
-	for _, op := range ops {
-		bytes += op.size()
-	}
 	if err := e.checkSize(ops); err != nil {
 		return failed, err
 	}
 	if err := e.admit(ctx); err != nil {
 		return failed, err
 	}
+	if err := e.bad.revive(ctx, ops); err != nil {
+		return failed, err
+	}
 	ok := BatchResult{Total: total, Succeeded: total}
-	if d != Buffered || e.queue.isSpooling(bytes) {
+	if d != Buffered || !e.queue.promise(sizeOf(ops)) {
 		if err := e.logOps(ctx, ops, d, e.assignVersion); err != nil {
 			return failed, err
 		}
@@ -203,7 +206,7 @@ func (e *Engine) submitGroup(ctx context.Context, ops []*entry, d Durability) (B
 	return ok, nil
 }
 
-// acceptBuffered gives the ops of a group their versions and hands them over, in one turn with
+// acceptBuffered gives the ops of a group, for which memory is promised, their versions and hands them over, in one turn with
 // other groups: two of the same ids must not be mixed, each ahead of the other for some of them
 // (INV-5).
 func (e *Engine) acceptBuffered(ops []*entry) error {
@@ -211,6 +214,7 @@ func (e *Engine) acceptBuffered(ops []*entry) error {
 	defer e.wal.order.Unlock()
 	for _, op := range ops {
 		if err := e.assignVersion(op); err != nil {
+			e.queue.unpromise(sizeOf(ops))
 			return err
 		}
 	}

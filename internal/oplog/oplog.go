@@ -22,9 +22,11 @@
 //   - After a failed commit the outcome on disk is unknown (a failed fsync has dropped the
 //     pages, trying again proves nothing): the handle is thrown away, the file reopened
 //     and checked, and the segment deleted if it is there, before any later Done(nil).
-//   - Every payload carries a CRC-32C; one that does not match is ErrCorrupt, never data.
-//   - A file that was in use and is now missing or empty is ErrCorrupt, never a fresh
-//     start: the lock file beside it remembers.
+//   - Every row carries a CRC-32C; one that does not match is ErrCorrupt, never data.
+//   - A file that holds fewer commits than were acknowledged is ErrCorrupt, never a shorter
+//     log or a fresh start: the lock file beside it remembers (witness.go), and ledgers tell
+//     whether its pages belong together (format.go). A file is refused before anything is
+//     written to it (inspect.go).
 //
 // The log starts no goroutine; its owner runs Run.
 package oplog
@@ -37,6 +39,7 @@ import (
 	"hash/crc32"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -50,45 +53,48 @@ var (
 	ErrLocked  = errors.New("oplog: in use by another process or engine")
 	ErrCorrupt = errors.New("oplog: file is damaged")
 	ErrClosed  = errors.New("oplog: closed")
+	// ErrFull refuses an append before anything is changed. When the disk fills up in the
+	// midst of a commit, SQLite's error says so instead.
+	ErrFull = errors.New("oplog: the disk is full")
 	// errReopening stands for a moment after a failed commit.
 	errReopening = errors.New("oplog: being reopened after a failed commit")
 )
 
 const (
-	// segmentBytes is where a segment ends and the next begins within one commit: a
-	// reader that looks for one op reads a whole segment.
-	segmentBytes = 256 << 10
 	// trimDelay bounds how long a trimmed segment stays when nothing is appended.
-	trimDelay = 100 * time.Millisecond
-	// reclaimPages is how much free space, in pages, an empty log gives back to the
-	// file system.
-	reclaimPages = 1024
-	readers      = 4
-	reopenWait   = 2 * time.Second // how long a reader waits for the file to be reopened
+	trimDelay  = 100 * time.Millisecond
+	readers    = 4
+	reopenWait = 2 * time.Second // how long a reader waits for the file to be reopened
 	// gatherTime is the longest that gather waits: about half of what a commit takes on a
 	// fast disk.
 	gatherTime = 100 * time.Microsecond
-	usedNote   = "in use"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// DefaultSegmentBytes is Options.SegmentBytes when that is 0.
+const DefaultSegmentBytes = 256 << 10
 
 // Options of Open.
 type Options struct {
 	Path   string
 	NoSync bool // commit without fsync: survives a killed process, not power loss
+	// SegmentBytes is where a segment ends and the next begins within one commit: a reader
+	// that looks for one op reads a whole segment. A larger request is a segment of its own. 0 is
+	// DefaultSegmentBytes.
+	SegmentBytes int
 }
 
 // Request is one append. The payload must not be changed until Done has run.
 type Request struct {
 	Payload []byte
 	Ops     int    // how many ops the payload holds, for Segment.Ops
-	Max     uint64 // a number of which the log remembers the largest (Log.Max)
+	Max     uint64 // a number below 2^63 of which the log remembers the largest (Log.Max)
 	At      int64  // when the request was made, unix nanoseconds
-	// Done runs exactly once, on the loop, with the segment the request became part of and
-	// the ops of that whole segment, or with the error that kept it out. It must be quick
-	// and must not call the log except Trim. The requests of one segment follow each other.
-	Done func(seg int64, segOps int, err error)
+	// Done runs exactly once, on the loop, with the whole segment the request became part of,
+	// or with the error that kept it out. It must be quick, must not keep the segment, and must
+	// not call the log except Trim. The requests of one segment follow each other.
+	Done func(seg *Segment, err error)
 }
 
 // Segment is what one or more requests became.
@@ -101,8 +107,9 @@ type Segment struct {
 
 // Log is an open log. Its methods are safe for concurrent use.
 type Log struct {
-	opts Options
-	lock *filelock.Lock
+	opts    Options
+	lock    *filelock.Lock
+	witness *witness
 
 	mu      sync.Mutex // guards the fields below
 	waiting []*Request
@@ -115,9 +122,10 @@ type Log struct {
 	db      *sql.DB
 	w       *writer
 	next    int64   // id of the next segment
-	trimmed int64   // segments up to this one are gone
+	ledger  ledger  // as of the last commit
 	retract []int64 // segments of failed commits, to be deleted if they are there
-	max     uint64
+	fresh   int     // bytes appended since the size of the -wal file was looked up
+	unseen  int     // bytes appended since the disk was found to have room
 
 	readMu sync.RWMutex // guards reader and sideDB against being reopened
 	reader *sql.DB
@@ -136,40 +144,58 @@ func Open(ctx context.Context, opts Options) (_ *Log, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{opts: opts, lock: lock, wake: make(chan struct{}, 1), opened: make(chan struct{})}
+	if opts.SegmentBytes == 0 {
+		opts.SegmentBytes = DefaultSegmentBytes
+	}
+	l := &Log{opts: opts, lock: lock, unseen: diskLook, wake: make(chan struct{}, 1), opened: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.closeFiles(), lock.Release())
 		}
 	}()
-	note, err := lock.Note()
+	w, used, err := newWitness(lock, opts.NoSync)
 	if err != nil {
 		return nil, err
 	}
-	if st, serr := os.Stat(opts.Path); note == usedNote && (serr != nil || st.Size() == 0) {
+	l.witness = w
+	if st, serr := os.Stat(opts.Path); used && (serr != nil || st.Size() == 0) {
 		return nil, fmt.Errorf("%w: %s is missing or empty but was in use; restore it, or remove %s.lock as well to start empty",
 			ErrCorrupt, opts.Path, opts.Path)
 	}
-	if err := l.openFiles(ctx); err != nil {
+	if err := l.openFiles(ctx, used); err != nil {
 		return nil, err
 	}
-	if err := lock.SetNote(usedNote); err != nil {
+	// The last owner may have died of a failed fsync. Here it need not succeed: the disk may be
+	// full, or a backup under way.
+	_ = l.w.startOver(ctx)
+	if err := w.begin(); err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-// openFiles opens the pools, checks the structure and reads the counters.
-func (l *Log) openFiles(ctx context.Context) error {
-	if err := sqlkit.TouchPrivate(l.opts.Path); err != nil {
-		return err
+// openFiles checks the file, opens the pools and reads the ledger. used tells that the file
+// must be there and hold a log.
+func (l *Log) openFiles(ctx context.Context, used bool) error {
+	if !used {
+		if err := sqlkit.TouchPrivate(l.opts.Path); err != nil {
+			return err
+		}
+	}
+	options := ""
+	if used || l.begun() {
+		if err := l.inspect(ctx, used); err != nil {
+			return fmt.Errorf("checking %s: %w", l.opts.Path, l.describe(err))
+		}
+	} else {
+		options = "_pragma=auto_vacuum(2)&" // an old file has it, and setting it again would need room on the disk
 	}
 	sync := "FULL"
 	if l.opts.NoSync {
 		sync = "OFF"
 	}
-	db, err := sqlkit.OpenSQLite(l.opts.Path, "_pragma=auto_vacuum(2)&_pragma=journal_mode(WAL)&_pragma=synchronous("+sync+
-		")&_pragma=journal_size_limit(67108864)&_txlock=immediate")
+	db, err := sqlkit.OpenSQLite(l.opts.Path, options+"_pragma=journal_mode(WAL)&_pragma=synchronous("+sync+
+		")&_pragma=journal_size_limit("+strconv.Itoa(walLimit)+")&_txlock=immediate")
 	if err != nil {
 		return err
 	}
@@ -178,9 +204,10 @@ func (l *Log) openFiles(ctx context.Context) error {
 	if l.w, err = newWriter(ctx, db); err != nil {
 		return l.describe(err)
 	}
-	if l.next, l.max, err = l.w.counters(ctx); err != nil {
+	if err := readLedger(ctx, l.w.conn, ledgerKey, l.ledger.fields()); err != nil {
 		return l.describe(err)
 	}
+	l.next = max(l.next, l.ledger.last+1) // ids are never reused, also not those of failed commits
 	if l.sideDB, err = sqlkit.OpenSQLite(l.opts.Path, "_pragma=synchronous(FULL)&_txlock=immediate"); err != nil {
 		return err
 	}
@@ -223,7 +250,7 @@ func (l *Log) Append(r *Request) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		r.Done(0, 0, ErrClosed)
+		r.Done(nil, ErrClosed)
 		return
 	}
 	l.waiting = append(l.waiting, r)
@@ -268,7 +295,7 @@ func (l *Log) CloseFiles() error {
 }
 
 // Max returns the largest Request.Max ever committed. Call it before Run.
-func (l *Log) Max() uint64 { return l.max }
+func (l *Log) Max() uint64 { return uint64(l.ledger.max) }
 
 // Run commits requests and trims until Close, then the rest, and returns.
 func (l *Log) Run() {
@@ -281,9 +308,7 @@ func (l *Log) Run() {
 		l.gather(crowd)
 		l.mu.Lock()
 		reqs, trimTo, closed := l.waiting, l.trimTo, l.closed
-		// After a failed commit there is something to do, too: reopen, and delete what may
-		// have been left behind. Readers wait for it.
-		trim := trimTo > l.trimmed || l.w == nil || len(l.retract) > 0
+		trim := l.chores(trimTo)
 		if len(reqs) == 0 && trim && !l.urgent && !closed {
 			trim = false
 			if !armed {
@@ -314,6 +339,12 @@ func (l *Log) Run() {
 	}
 }
 
+// chores reports whether there is something to do without requests: a trim; and after a failed
+// commit to reopen, for which readers wait, and to delete what may have been left behind.
+func (l *Log) chores(trimTo int64) bool {
+	return trimTo > l.ledger.trimmed || l.w == nil || len(l.retract) > 0
+}
+
 // gather gives the callers that the last commit has just woken a moment to come back.
 // Without it the loop would take the first of them alone, and the others would wait for two
 // commits. A single caller is never waited for.
@@ -334,36 +365,53 @@ func (l *Log) gather(crowd int) {
 
 // commit writes one transaction, reports to every request, and tells whether it succeeded.
 func (l *Log) commit(reqs []*Request, trimTo int64) bool {
-	segs, of := pack(reqs, l.next)
-	newMax := l.max
-	for _, r := range reqs {
-		newMax = max(newMax, r.Max)
+	if reqs = l.admit(reqs); len(reqs) == 0 && !l.chores(trimTo) {
+		return true
 	}
 	err := l.ensureOpen()
-	if trimTo > l.trimmed {
+	segs, of := pack(reqs, l.next, l.opts.SegmentBytes)
+	to := l.ledger
+	for _, r := range reqs {
+		to.max = max(to.max, int64(r.Max))
+	}
+	if trimTo > to.trimmed {
 		failpoint.Hit(failpoint.WALTrimming)
 	}
 	if err == nil {
-		err = l.w.commit(segs, trimTo, l.retract, newMax, newMax != l.max)
+		err = l.w.commit(segs, trimTo, l.retract, &to)
 	}
-	if err != nil {
-		l.abandon(segs, sqlkit.RolledBack(err))
-		err = l.describe(err)
-	} else {
+	l.settle(to, segs, err)
+	if err == nil {
+		l.retract = nil
 		failpoint.Hit(failpoint.WALCommitted)
-		l.retract, l.max, l.trimmed = nil, newMax, trimTo
-		for len(reqs) == 0 && l.idle() && l.w.reclaim() {
-		}
 	}
 	l.next += int64(len(segs))
 	for i, r := range reqs {
-		r.Done(segs[of[i]].ID, segs[of[i]].Ops, err)
+		if err != nil {
+			r.Done(nil, l.describe(err))
+		} else {
+			r.Done(&segs[of[i]], nil)
+		}
+	}
+	l.boundWAL(segs)
+	if err == nil && len(reqs) == 0 {
+		l.reclaim()
 	}
 	return err == nil
 }
 
+// settle notes how a transaction ended that was to bring the ledger to a new state.
+func (l *Log) settle(to ledger, segs []Segment, err error) {
+	if err != nil {
+		l.abandon(segs, sqlkit.RolledBack(err))
+		return
+	}
+	l.ledger = to
+	l.witness.saw(claim{commits: to.commits})
+}
+
 // pack distributes requests over segments, in order; request i is in segs[of[i]].
-func pack(reqs []*Request, next int64) (segs []Segment, of []int) {
+func pack(reqs []*Request, next int64, segmentBytes int) (segs []Segment, of []int) {
 	of = make([]int, len(reqs))
 	var cur *Segment
 	for i, r := range reqs {
@@ -413,11 +461,13 @@ func (l *Log) ensureOpen() error {
 	if _, err := os.Stat(l.opts.Path); err != nil { // never start afresh in place of a file that was removed
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	next := l.next
-	if err := l.openFiles(ctx); err != nil {
+	err := l.openFiles(ctx, true)
+	if err == nil {
+		err = l.w.startOver(ctx)
+	}
+	if err != nil {
 		return errors.Join(err, l.closeFiles())
 	}
-	l.next = max(next, l.next) // ids are never reused, also not those of failed commits
 	close(l.opened)
 	l.opened = make(chan struct{})
 	return nil

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"time"
 )
 
@@ -83,11 +82,11 @@ func (l *Log) read(ctx context.Context, maxBytes int64, query string, args ...an
 	var bytes int64
 	for rows.Next() {
 		var s Segment
-		var crc uint32
-		if err := rows.Scan(&s.ID, &s.Ops, &s.At, &crc, &s.Payload); err != nil {
+		var sum int64
+		if err := scan(ctx, rows, &s.ID, &s.Ops, &s.At, &sum, &s.Payload); err != nil {
 			return nil, err
 		}
-		if crc32.Checksum(s.Payload, castagnoli) != crc {
+		if sum != segmentSum(&s) && sum != payloadSum(s.Payload) {
 			return nil, fmt.Errorf("%w: segment %d does not match its checksum", ErrCorrupt, s.ID)
 		}
 		segs = append(segs, s)
@@ -96,6 +95,15 @@ func (l *Log) read(ctx context.Context, maxBytes int64, query string, args ...an
 		}
 	}
 	return segs, rows.Err()
+}
+
+// scan reads a row. A value of another type than was stored is damage.
+func scan(ctx context.Context, rows *sql.Rows, to ...any) error {
+	err := rows.Scan(to...)
+	if err == nil || ctx.Err() != nil { // the end of a context closes rows
+		return errors.Join(err, ctx.Err())
+	}
+	return fmt.Errorf("%w: %w", ErrCorrupt, err)
 }
 
 // Bad is a quarantined payload.
@@ -109,7 +117,7 @@ type Bad struct {
 }
 
 // side runs fn in a transaction of its own on the writing connection, beside the loop.
-func (l *Log) side(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
+func (l *Log) side(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx, to *sideLedger) error) error {
 	release, err := l.hold(ctx)
 	if err != nil {
 		return err
@@ -119,32 +127,53 @@ func (l *Log) side(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx)
 	if err != nil {
 		return l.describe(err)
 	}
-	if err := fn(ctx, tx); err != nil {
+	var to sideLedger
+	err = readLedger(ctx, tx, sideLedgerKey, to.fields())
+	if err == nil {
+		err = fn(ctx, tx, &to)
+	}
+	if err == nil {
+		to.commits++
+		_, err = tx.ExecContext(ctx, putMeta, sideLedgerKey, sealLedger(sideLedgerKey, to.fields()))
+	}
+	if err != nil {
 		return l.describe(errors.Join(err, tx.Rollback()))
 	}
-	return l.describe(tx.Commit())
+	if err := tx.Commit(); err != nil {
+		return l.describe(err)
+	}
+	l.witness.saw(claim{side: to.commits})
+	return nil
 }
 
 // AddBad stores a payload in quarantine and returns its id.
 func (l *Log) AddBad(ctx context.Context, b Bad) (id int64, err error) {
-	err = l.side(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, "INSERT INTO quarantine (ops, at, attempts, error, crc, payload) VALUES (?, ?, ?, ?, ?, ?)",
-			b.Ops, b.At, b.Attempts, b.Error, crc32.Checksum(b.Payload, castagnoli), b.Payload)
-		if err == nil {
-			id, err = res.LastInsertId()
-		}
+	err = l.side(ctx, func(ctx context.Context, tx *sql.Tx, to *sideLedger) error {
+		to.last++
+		to.rows++
+		to.sum += to.last
+		b.ID = to.last
+		_, err := tx.ExecContext(ctx, "INSERT INTO quarantine (id, ops, at, attempts, error, crc, payload) VALUES (?, ?, ?, ?, ?, ?, ?)",
+			b.ID, b.Ops, b.At, b.Attempts, b.Error, badSum(&b), b.Payload)
 		return err
 	})
-	return id, err
+	return b.ID, err
 }
 
 // DeleteBad removes payloads from quarantine.
 func (l *Log) DeleteBad(ctx context.Context, ids ...int64) error {
-	return l.side(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return l.side(ctx, func(ctx context.Context, tx *sql.Tx, to *sideLedger) error {
 		for _, id := range ids {
-			if _, err := tx.ExecContext(ctx, "DELETE FROM quarantine WHERE id = ?", id); err != nil {
+			res, err := tx.ExecContext(ctx, "DELETE FROM quarantine WHERE id = ?", id)
+			if err != nil {
 				return err
 			}
+			n, err := res.RowsAffected()
+			if err != nil {
+				return err
+			}
+			to.rows -= n
+			to.sum -= n * id
 		}
 		return nil
 	})
@@ -164,11 +193,11 @@ func (l *Log) Bads(ctx context.Context, first, last int64) (bads []Bad, err erro
 	defer func() { err = l.describe(errors.Join(err, rows.Close())) }()
 	for rows.Next() {
 		var b Bad
-		var crc uint32
-		if err := rows.Scan(&b.ID, &b.Ops, &b.At, &b.Attempts, &b.Error, &crc, &b.Payload); err != nil {
+		var sum int64
+		if err := scan(ctx, rows, &b.ID, &b.Ops, &b.At, &b.Attempts, &b.Error, &sum, &b.Payload); err != nil {
 			return nil, err
 		}
-		if crc32.Checksum(b.Payload, castagnoli) != crc {
+		if sum != badSum(&b) && sum != payloadSum(b.Payload) {
 			return nil, fmt.Errorf("%w: quarantined payload %d does not match its checksum", ErrCorrupt, b.ID)
 		}
 		bads = append(bads, b)
@@ -176,10 +205,11 @@ func (l *Log) Bads(ctx context.Context, first, last int64) (bads []Bad, err erro
 	return bads, rows.Err()
 }
 
-// SetMeta stores a small value under a key, durably.
+// SetMeta stores a small value under a key, durably. The keys "ledger" and "side ledger" are
+// the log's own.
 func (l *Log) SetMeta(ctx context.Context, key string, value []byte) error {
-	return l.side(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
+	return l.side(ctx, func(ctx context.Context, tx *sql.Tx, _ *sideLedger) error {
+		_, err := tx.ExecContext(ctx, putMeta, key, seal(key, value))
 		return err
 	})
 }
@@ -191,9 +221,6 @@ func (l *Log) Meta(ctx context.Context, key string) (value []byte, err error) {
 		return nil, err
 	}
 	defer release()
-	err = l.reader.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = ?", key).Scan(&value)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
+	value, err = readMeta(ctx, l.reader, key)
 	return value, l.describe(err)
 }

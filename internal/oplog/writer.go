@@ -5,25 +5,14 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"hash/crc32"
 
 	"github.com/syncengine-go/syncengine/internal/failpoint"
 )
 
-var schema = [...]string{
-	`CREATE TABLE IF NOT EXISTS segments (
-		id INTEGER PRIMARY KEY AUTOINCREMENT, -- AUTOINCREMENT: ids are not reused after a trim
-		ops INTEGER NOT NULL, at INTEGER NOT NULL, crc INTEGER NOT NULL, payload BLOB NOT NULL)`,
-	`CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID`,
-	`CREATE TABLE IF NOT EXISTS quarantine (
-		id INTEGER PRIMARY KEY AUTOINCREMENT, ops INTEGER NOT NULL, at INTEGER NOT NULL, attempts INTEGER NOT NULL,
-		error TEXT NOT NULL, crc INTEGER NOT NULL, payload BLOB NOT NULL)`,
-}
-
 // writer is the single writing connection with its statements.
 type writer struct {
-	conn                             *sql.Conn
-	begin, end, insert, trim, setMax *sql.Stmt
+	conn                           *sql.Conn
+	begin, end, insert, trim, meta *sql.Stmt
 }
 
 func newWriter(ctx context.Context, db *sql.DB) (_ *writer, err error) {
@@ -36,17 +25,8 @@ func newWriter(ctx context.Context, db *sql.DB) (_ *writer, err error) {
 			err = errors.Join(err, w.close())
 		}
 	}()
-	var verdict string
-	if err := w.conn.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+	if err := prepare(ctx, w.conn); err != nil {
 		return nil, err
-	}
-	if verdict != "ok" {
-		return nil, fmt.Errorf("%w: %s", ErrCorrupt, verdict)
-	}
-	for _, s := range schema {
-		if _, err := w.conn.ExecContext(ctx, s); err != nil {
-			return nil, err
-		}
 	}
 	for _, p := range []struct {
 		stmt **sql.Stmt
@@ -55,7 +35,7 @@ func newWriter(ctx context.Context, db *sql.DB) (_ *writer, err error) {
 		{&w.begin, "BEGIN IMMEDIATE"}, {&w.end, "COMMIT"},
 		{&w.insert, "INSERT INTO segments (id, ops, at, crc, payload) VALUES (?, ?, ?, ?, ?)"},
 		{&w.trim, "DELETE FROM segments WHERE id BETWEEN ? AND ?"},
-		{&w.setMax, "INSERT INTO meta (key, value) VALUES ('max', ?) ON CONFLICT (key) DO UPDATE SET value = MAX(value, excluded.value)"},
+		{&w.meta, putMeta},
 	} {
 		if *p.stmt, err = w.conn.PrepareContext(ctx, p.text); err != nil {
 			return nil, err
@@ -68,7 +48,7 @@ func (w *writer) close() error {
 	var errs []error
 	// Statements first: SQLite keeps a connection half open, and skips the checkpoint,
 	// while one of its statements lives.
-	for _, st := range []*sql.Stmt{w.begin, w.end, w.insert, w.trim, w.setMax} {
+	for _, st := range []*sql.Stmt{w.begin, w.end, w.insert, w.trim, w.meta} {
 		if st != nil {
 			errs = append(errs, st.Close())
 		}
@@ -79,54 +59,56 @@ func (w *writer) close() error {
 	return errors.Join(errs...)
 }
 
-// counters reads the next segment id and the remembered maximum.
-func (w *writer) counters(ctx context.Context) (next int64, maxSeen uint64, err error) {
-	var last, m sql.NullInt64
-	if err = w.conn.QueryRowContext(ctx, "SELECT seq FROM sqlite_sequence WHERE name = 'segments'").Scan(&last); err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return 0, 0, err
-	}
-	err = w.conn.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = 'max'").Scan(&m)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = nil
-	}
-	return last.Int64 + 1, uint64(m.Int64), err
-}
-
-// commit inserts segments, deletes those up to trimTo and those of failed commits, and
-// remembers a new maximum, in one transaction.
-func (w *writer) commit(segs []Segment, trimTo int64, retract []int64, maxSeen uint64, newMax bool) error {
-	return w.tx(func(ctx context.Context) error {
-		if trimTo > 0 {
-			if _, err := w.trim.ExecContext(ctx, 0, trimTo); err != nil {
+// commit inserts segments, deletes those up to trimTo and those of failed commits, and brings
+// the ledger up to date, in one transaction.
+func (w *writer) commit(segs []Segment, trimTo int64, retract []int64, to *ledger) error {
+	return w.tx(to, func(ctx context.Context) error {
+		if trimTo > to.trimmed {
+			if err := w.remove(ctx, 0, trimTo, to); err != nil {
 				return err
 			}
+			to.trimmed = trimTo
 		}
 		for _, id := range retract {
-			if _, err := w.trim.ExecContext(ctx, id, id); err != nil {
+			if err := w.remove(ctx, id, id, to); err != nil {
 				return err
 			}
 		}
-		for _, s := range segs {
-			if _, err := w.insert.ExecContext(ctx, s.ID, s.Ops, s.At, crc32.Checksum(s.Payload, castagnoli), s.Payload); err != nil {
+		for i := range segs {
+			s := &segs[i]
+			if _, err := w.insert.ExecContext(ctx, s.ID, s.Ops, s.At, segmentSum(s), s.Payload); err != nil {
 				return err
 			}
-		}
-		if newMax {
-			_, err := w.setMax.ExecContext(ctx, int64(maxSeen))
-			return err
+			to.rows++
+			to.last = s.ID
 		}
 		return nil
 	})
 }
 
-// tx runs fn in a transaction. It takes no context: a commit that was begun is never cut
-// off half-way, since that would leave its outcome unknown.
-func (w *writer) tx(fn func(context.Context) error) error {
+func (w *writer) remove(ctx context.Context, first, last int64, to *ledger) error {
+	res, err := w.trim.ExecContext(ctx, first, last)
+	if err != nil {
+		return err
+	}
+	n, err := res.RowsAffected()
+	to.rows -= n
+	return err
+}
+
+// tx runs fn in a transaction and writes the ledger as fn left it. It takes no context: a
+// commit that was begun is never cut off half-way, since that would leave its outcome unknown.
+func (w *writer) tx(to *ledger, fn func(context.Context) error) error {
 	ctx := context.Background()
 	if _, err := w.begin.ExecContext(ctx); err != nil {
 		return err
 	}
-	if err := fn(ctx); err != nil {
+	err := fn(ctx)
+	if err == nil {
+		to.commits++
+		_, err = w.meta.ExecContext(ctx, ledgerKey, sealLedger(ledgerKey, to.fields()))
+	}
+	if err != nil {
 		_, rerr := w.conn.ExecContext(ctx, "ROLLBACK")
 		return errors.Join(err, rerr)
 	}
@@ -138,14 +120,36 @@ func (w *writer) tx(fn func(context.Context) error) error {
 	return nil
 }
 
-// reclaim gives some free pages back to the file system when there are many, and reports
-// whether it may be worth calling again.
-func (w *writer) reclaim() bool {
+// reclaim gives some free pages back to the file system when there are many, and at most one
+// page of so many is in use. It reports whether it did: it may be worth calling again.
+func (w *writer) reclaim(to *ledger, ofEach int64) (did bool, err error) {
 	ctx := context.Background()
-	var n int64
-	if w.conn.QueryRowContext(ctx, "PRAGMA freelist_count").Scan(&n) != nil || n < reclaimPages {
-		return false
+	var free, all int64
+	if w.conn.QueryRowContext(ctx, "PRAGMA freelist_count").Scan(&free) != nil || free < reclaimPages ||
+		w.conn.QueryRowContext(ctx, "PRAGMA page_count").Scan(&all) != nil || (all-free)*ofEach > all {
+		return false, nil // only space is at stake
 	}
-	_, err := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", reclaimPages))
-	return err == nil // only space is at stake
+	return true, w.tx(to, func(ctx context.Context) error {
+		_, err := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", reclaimPages))
+		return err
+	})
+}
+
+// startOver moves all that the -wal file holds into the main file and empties it. After a
+// failed fsync, pages of it may be in the cache of the operating system alone, which takes
+// them for written: a commit appended behind them would be durable, and yet lost with them.
+func (w *writer) startOver(ctx context.Context) error {
+	var patience, busy, frames, moved int
+	if err := w.conn.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&patience); err != nil {
+		return err
+	}
+	if _, err := w.conn.ExecContext(ctx, "PRAGMA busy_timeout(0)"); err != nil { // a backup may read for long
+		return err
+	}
+	err := w.conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved)
+	if busy != 0 {
+		err = errors.New("another process is reading the log, whose -wal file has to be started anew")
+	}
+	_, rerr := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout(%d)", patience))
+	return errors.Join(err, rerr)
 }

@@ -242,6 +242,7 @@ var replyPhrases = []struct {
 	{"DB index is out of range", "db", Outage},
 	{"SELECT is not allowed in cluster mode", "db", Outage},
 	{"cluster support disabled", "nocluster", Outage},
+	{"while the cluster is down", "clusterdown", Outage}, // inside a script
 	{"unknown command", "unsupported", Other},
 }
 

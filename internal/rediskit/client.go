@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/syncengine-go/syncengine/internal/digest"
 )
 
 // Client stores ranked values in one Redis, Sentinel group or Cluster. It is
@@ -18,6 +20,8 @@ type Client struct {
 	width  int    // bytes of a rank, prefix included
 	// spread: keys live on different servers, so a script gets one key only.
 	spread bool
+
+	digestScript, leavesScript *redis.Script
 }
 
 // New uses c, whose options it can't change: see HonoursDeadlines. A value's
@@ -25,7 +29,11 @@ type Client struct {
 func New(c redis.UniversalClient, rankPrefix string, rankWidth int) *Client {
 	_, cluster := c.(masters)
 	_, ring := c.(shards)
-	return &Client{rdb: c, prefix: rankPrefix, width: rankWidth, spread: cluster || ring}
+	return &Client{
+		rdb: c, prefix: rankPrefix, width: rankWidth, spread: cluster || ring,
+		digestScript: walkScript(rankPrefix, rankWidth, digest.Branches, digestSource),
+		leavesScript: walkScript(rankPrefix, rankWidth, digest.Branches, leavesSource),
+	}
 }
 
 // masters is a redis.ClusterClient, shards a redis.Ring (and a ClusterClient).
@@ -176,6 +184,12 @@ type Server struct {
 	MaxMemoryPolicy       string
 	Uptime                time.Duration
 	Loading               bool
+}
+
+// Evicts reports whether the server is so full, to nine tenths, that it drops keys to take
+// others, or soon will.
+func (s Server) Evicts() bool {
+	return s.MaxMemory > 0 && s.MaxMemoryPolicy != "noeviction" && s.UsedMemory > s.MaxMemory/10*9
 }
 
 // Info asks the server, every master of a Cluster, what it is.

@@ -1,6 +1,7 @@
 package rediskit
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -45,10 +46,30 @@ var (
 // insecure_skip_verify and ca_file (read by Open). The server name of TLS is the
 // host. An unknown option is an error. Commands are never retried by the client
 // (MaxRetries -1), end at their context's deadline, and dials are tried once.
-func Open(rawURL string) (redis.UniversalClient, error) {
+func Open(rawURL string) (redis.UniversalClient, error) { return OpenWatched(rawURL, nil) }
+
+// OpenWatched is Open with a function that is told the run id of the server on each new
+// connection, before the connection serves its first command. A server that was restarted, or
+// another one that took its place, has another run id: it may have forgotten the latest writes.
+// watch must not call the client.
+func OpenWatched(rawURL string, watch func(ctx context.Context, runID string)) (redis.UniversalClient, error) {
 	t, err := parse(rawURL)
 	if err != nil {
 		return nil, err
+	}
+	if watch != nil {
+		t.opts.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			info, err := cn.Info(ctx, "server").Result()
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(info) {
+				if id, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok {
+					watch(ctx, id)
+				}
+			}
+			return nil
+		}
 	}
 	switch t.mode {
 	case modeCluster:

@@ -91,3 +91,9 @@ func RolledBack(err error) bool {
 	se, ok := errors.AsType[*sqlite.Error](err)
 	return ok && (se.Code()&0xff == sqliteFull || classifySQLite(se.Code()) == Conflict)
 }
+
+// IsDuplicate reports whether err means that a row with that key exists.
+func IsDuplicate(err error) bool {
+	me, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && me.Number == 1062
+}

@@ -218,7 +218,7 @@ func openSQLite(path string) (Pools, error) {
 	if err := TouchPrivate(path); err != nil {
 		return Pools{}, err
 	}
-	w, err := OpenSQLite(path, "_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=journal_size_limit(67108864)&_txlock=immediate")
+	w, err := OpenSQLite(path, "_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=cache_size(-16384)&_pragma=journal_size_limit(67108864)&_txlock=immediate")
 	if err != nil {
 		return Pools{}, err
 	}

@@ -14,7 +14,7 @@ func (a *archive) Heads(ctx context.Context, ids []string) ([]syncengine.Meta, e
 	var out []syncengine.Meta
 	for i := range found {
 		if r := &found[i].Record; found[i].OK {
-			out = append(out, syncengine.Meta{ID: r.ID, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash})
+			out = append(out, metaOf(r))
 		}
 	}
 	return out, nil

@@ -6,6 +6,7 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -51,23 +52,37 @@ func (m rows) getMany(ctx context.Context, ids []string) ([]syncengine.Found, er
 }
 
 type cache struct {
-	mu   sync.RWMutex // guards rows
-	rows rows
+	mu      sync.RWMutex // guards the fields below
+	rows    rows
+	damaged map[string]bool // ids under which something unreadable stands; no row is there
 }
 
-// NewCache returns an empty L2 in memory.
-func NewCache() syncengine.CacheStore { return &cache{rows: rows{}} }
+// NewCache returns an empty L2 in memory. It is a Digester.
+func NewCache() syncengine.CacheStore { return &cache{rows: rows{}, damaged: map[string]bool{}} }
 
 func (c *cache) Get(ctx context.Context, id string) (syncengine.Record, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	if c.damaged[id] && ctx.Err() == nil {
+		return syncengine.Record{}, unreadable(id)
+	}
 	return c.rows.get(ctx, id)
 }
 
 func (c *cache) GetMany(ctx context.Context, ids []string) ([]syncengine.Found, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.rows.getMany(ctx, ids)
+	found, err := c.rows.getMany(ctx, ids)
+	for i := range found {
+		if c.damaged[ids[i]] {
+			found[i].Err = unreadable(ids[i])
+		}
+	}
+	return found, err
+}
+
+func unreadable(id string) error {
+	return &syncengine.CorruptionError{ID: id, Tier: "L2", Expected: "a value of this engine", Actual: "unreadable"}
 }
 
 func (c *cache) Put(ctx context.Context, recs []syncengine.Record) error {
@@ -79,6 +94,7 @@ func (c *cache) Put(ctx context.Context, recs []syncengine.Record) error {
 	for i := range recs {
 		if old, ok := c.rows[recs[i].ID]; !ok || old.Compare(&recs[i]) <= 0 {
 			c.rows[recs[i].ID] = stored(&recs[i])
+			delete(c.damaged, recs[i].ID)
 		}
 	}
 	return nil
@@ -92,6 +108,7 @@ func (c *cache) Remove(ctx context.Context, ids []string) error {
 	}
 	for _, id := range ids {
 		delete(c.rows, id)
+		delete(c.damaged, id)
 	}
 	return nil
 }
@@ -101,10 +118,7 @@ func (c *cache) Scan(ctx context.Context, fn func(ids []string) error) error {
 		return err
 	}
 	c.mu.RLock()
-	ids := make([]string, 0, len(c.rows))
-	for id := range c.rows {
-		ids = append(ids, id)
-	}
+	ids := slices.AppendSeq(slices.Collect(maps.Keys(c.rows)), maps.Keys(c.damaged))
 	c.mu.RUnlock()
 	for page := range slices.Chunk(ids, 1000) { // without the lock: fn may call the store
 		if err := ctx.Err(); err != nil {
@@ -145,14 +159,17 @@ func (a *archive) GetMany(ctx context.Context, ids []string) ([]syncengine.Found
 	return a.rows.getMany(ctx, ids)
 }
 
-func (a *archive) Apply(ctx context.Context, recs []syncengine.Record) error {
+func (a *archive) Apply(ctx context.Context, recs []syncengine.Record) (above []syncengine.Meta, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := ctx.Err(); err != nil {
-		return err
+		return nil, err
 	}
 	for i := range recs {
 		old, ok := a.rows[recs[i].ID]
+		if ok && recs[i].Compare(&old) < 0 {
+			above = append(above, metaOf(&old))
+		}
 		if ok && recs[i].Compare(&old) <= 0 {
 			continue
 		}
@@ -161,7 +178,11 @@ func (a *archive) Apply(ctx context.Context, recs []syncengine.Record) error {
 		}
 		a.rows[recs[i].ID] = stored(&recs[i])
 	}
-	return nil
+	return above, nil
+}
+
+func metaOf(r *syncengine.Record) syncengine.Meta {
+	return syncengine.Meta{ID: r.ID, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash}
 }
 
 // sort puts ids in order; a.mu is held.
@@ -186,7 +207,7 @@ func (a *archive) Scan(ctx context.Context, after string, limit int) ([]syncengi
 	var out []syncengine.Meta
 	for _, id := range a.ids[at:min(len(a.ids), at+limit)] {
 		r := a.rows[id]
-		out = append(out, syncengine.Meta{ID: id, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash})
+		out = append(out, metaOf(&r))
 	}
 	return out, nil
 }

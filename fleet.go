@@ -1,0 +1,277 @@
+package syncengine
+
+// fleet.go knows whether this engine is the only one that writes to L3. Replicas of a service
+// share one L3; that needs no configuration. But only an engine that is alone may let its
+// filter deny an id (INV-7), and needn't look for others' writes (L1MaxAge).
+//
+// # How it works
+//
+// Every engine has a row in a table of L3 (l3fleet.go) and beats: it reads the other rows,
+// then notes in its own which of them it has noticed.
+//
+//  1. An engine that comes writes nothing to L3 before each of those that were there has
+//     noticed it, or was removed because it stopped beating. Until then its ops wait, at Logged
+//     in the WAL. Those that come later see its row before they write.
+//  2. An engine that notices another is not alone from that moment on; only then does it say
+//     that it has noticed.
+//  3. Being alone is a lease: it ends by itself, measured by this engine's own clock from
+//     before the beat that proved it, well before anybody may take the engine for dead.
+//  4. Whoever was taken for dead can't write any more: its row is gone, and L3's transactions
+//     demand the row (a fence). It joins anew.
+//
+// So while an engine is alone, nobody else has written to L3 since it last was not, also
+// across an outage in which the lease lapsed: its row is still there, so nobody could come
+// without being noticed. company counts the times at which this was not so.
+//
+// On the SQLite file in Dir no other engine is meant to write, so the engine is alone always.
+// Its row is there all the same, so that one that reads the file trusts nothing. An L3 of the caller's own that keeps no table: never.
+//
+// The engine drives it: join from its first write, step from the loop "fleet".
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	beatEvery  = 500 * time.Millisecond
+	fleetLease = 5 * time.Second
+	// aloneFor is how long one beat proves that the engine is alone. The rest of the lease is
+	// room for clocks of different speed.
+	aloneFor = fleetLease - time.Second
+	joinPoll = 50 * time.Millisecond
+)
+
+type fleet struct {
+	reg     registrar // nil: L3 keeps no table
+	private bool      // nobody else is meant to write to L3
+	id      string    // of this engine's row
+	name    string
+	call    func(ctx context.Context, op string, fn func(context.Context) error) error
+	// remember notes ids of rows of this Dir's engines durably, so that the next one can remove
+	// what a crash leaves behind.
+	remember func(ctx context.Context, ids []string) error
+
+	joined  atomic.Bool
+	company atomic.Uint64 // times at which others may have written
+	// until when the engine is alone: by the monotonic clock since start, and by the wall clock,
+	// which also runs while a machine sleeps.
+	start     time.Time
+	untilMono atomic.Int64
+	untilWall atomic.Int64
+
+	mu     sync.Mutex // guards the fields below, and that one goroutine joins or steps
+	ticket int64
+	dead   []string           // rows of earlier engines on this Dir
+	known  map[string]sighted // the others
+}
+
+// sighted is when a member was first seen with its present count of beats.
+type sighted struct {
+	beats int64
+	at    time.Time
+}
+
+func newFleet(name string) *fleet {
+	return &fleet{name: name, start: time.Now(), known: make(map[string]sighted)}
+}
+
+// alone reports whether no other engine writes to L3 at this moment.
+func (f *fleet) alone() bool {
+	if f.private {
+		return true
+	}
+	mono := f.untilMono.Load()
+	if mono == 0 {
+		return false
+	}
+	now := time.Now()
+	return int64(now.Sub(f.start)) < mono && now.UnixNano() < f.untilWall.Load()
+}
+
+// lapse ends the time alone.
+func (f *fleet) lapse() {
+	f.untilMono.Store(0)
+	f.company.Add(1)
+}
+
+// join makes sure that this engine may write: it has a row, and those that were there before
+// have noticed it. It waits for that, at most until ctx ends.
+func (f *fleet) join(ctx context.Context) error {
+	if f.reg == nil || f.joined.Load() {
+		return nil
+	}
+	tick := time.NewTicker(joinPoll)
+	defer tick.Stop()
+	for {
+		if ok, err := f.tryJoin(ctx); ok || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tryJoin is join without waiting for the others. It beats, since engines that come at the
+// same time wait for it; the owner of a private file never does.
+func (f *fleet) tryJoin(ctx context.Context) (ok bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.reg == nil || f.joined.Load() {
+		return true, nil
+	}
+	if f.ticket == 0 {
+		if err := f.enter(ctx); err != nil {
+			return false, err
+		}
+	}
+	turn := f.beat
+	if f.private {
+		turn = f.look
+	}
+	members, err := turn(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range members {
+		if m.ticket < f.ticket && m.seen < f.ticket && m.beats != beatsNot {
+			return false, nil
+		}
+	}
+	f.joined.Store(true)
+	return true, nil
+}
+
+// enter makes the row.
+func (f *fleet) enter(ctx context.Context) error {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // crypto/rand does not fail
+	id := hex.EncodeToString(b[:])
+	if err := f.remember(ctx, append([]string{id}, f.dead...)); err != nil {
+		return err
+	}
+	var ticket, beats int64
+	if f.private {
+		beats = beatsNot
+	}
+	err := f.call(ctx, "join", func(ctx context.Context) (err error) {
+		ticket, err = f.reg.Join(ctx, id, f.name, beats, f.dead)
+		return err
+	})
+	if err != nil {
+		f.dead = append(f.dead, id) // it may be there
+		return err
+	}
+	f.id, f.ticket, f.dead = id, ticket, nil
+	f.reg.Fence(id)
+	return f.remember(ctx, []string{id})
+}
+
+// look reads the other rows, and removes those that have stopped beating.
+func (f *fleet) look(ctx context.Context) (members []member, err error) {
+	err = f.call(ctx, "members", func(ctx context.Context) (err error) {
+		members, err = f.reg.Members(ctx, f.id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	left := members[:0]
+	known := make(map[string]sighted, len(members))
+	for _, m := range members {
+		s, ok := f.known[m.id]
+		if !ok || s.beats != m.beats {
+			s = sighted{m.beats, now}
+		}
+		if now.Sub(s.at) > fleetLease && m.beats != beatsNot {
+			if err := f.call(ctx, "evict", func(ctx context.Context) error { return f.reg.Evict(ctx, m) }); err != nil {
+				return nil, err
+			}
+			// It may have beaten just now: then it is seen again.
+		}
+		known[m.id] = s
+		left = append(left, m)
+	}
+	f.known = known
+	return left, nil
+}
+
+// step is one turn of the loop.
+func (f *fleet) step(ctx context.Context) error {
+	if ok, err := f.tryJoin(ctx); !ok || err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.reg == nil || f.private || !f.joined.Load() { // fenced meanwhile
+		return nil
+	}
+	_, err := f.beat(ctx)
+	return err
+}
+
+// beat looks at the others and then tells them that it has noticed them. f.mu is held.
+func (f *fleet) beat(ctx context.Context) ([]member, error) {
+	began := time.Now()
+	members, err := f.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen := f.ticket
+	for _, m := range members {
+		seen = max(seen, m.ticket)
+	}
+	if len(members) > 0 {
+		f.lapse() // before anybody is told that it was noticed
+	}
+	gone := false
+	err = f.call(ctx, "beat", func(ctx context.Context) (err error) {
+		gone, err = f.reg.Beat(ctx, f.id, seen)
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case gone:
+		f.rejoin()
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, errFenced)
+	case len(members) == 0:
+		f.untilWall.Store(began.Add(aloneFor).UnixNano())
+		f.untilMono.Store(int64(began.Add(aloneFor).Sub(f.start)))
+	}
+	return members, nil
+}
+
+// fenced is told that L3 refused a write because the row is gone.
+func (f *fleet) fenced() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rejoin()
+}
+
+// rejoin makes the next join begin anew. f.mu is held.
+func (f *fleet) rejoin() {
+	f.lapse()
+	f.joined.Store(false)
+	f.ticket = 0
+}
+
+// leave removes the row. The engine writes no more.
+func (f *fleet) leave(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lapse()
+	if f.reg == nil || f.ticket == 0 {
+		return nil
+	}
+	return f.call(ctx, "leave", func(ctx context.Context) error { return f.reg.Leave(ctx, f.id) })
+}

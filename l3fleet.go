@@ -1,0 +1,155 @@
+package syncengine
+
+// l3fleet.go keeps, in L3, which engines write there. fleet.go says what for and how the
+// engines use it; this is the table and its rules:
+//
+//   - An engine has a row while it may write. Its id is never used again; tickets rise, and
+//     rows become visible in the order of their tickets (joins take a lock).
+//   - Apply writes nothing unless the row of its engine is there, and locks it against
+//     removal until it has committed. So when somebody has removed the row, no write of that
+//     engine can come any more (a fence), however long it was asleep.
+//   - A row may be removed by its engine, by the next engine on the same Dir, or by anybody
+//     who has seen its count of beats stand still for a lease. No clocks are compared.
+//   - The engine whose private file this is does not beat, and nobody removes its row.
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+// member is another engine in the table.
+type member struct {
+	id     string
+	ticket int64
+	seen   int64 // the highest ticket this engine has noticed
+	beats  int64 // beatsNot: it never beats
+}
+
+// registrar is an L3 that keeps a table of its engines.
+type registrar interface {
+	// Join adds an engine that has beaten so often and returns its ticket. dead are engines known
+	// to be no more. name is for people who look at the table.
+	Join(ctx context.Context, id, name string, beats int64, dead []string) (ticket int64, err error)
+	// Members returns the other engines.
+	Members(ctx context.Context, id string) ([]member, error)
+	// Beat notes that the engine is alive and has noticed tickets up to seen. gone tells that
+	// its row was removed.
+	Beat(ctx context.Context, id string, seen int64) (gone bool, err error)
+	// Evict removes an engine if it has not beaten since m was read.
+	Evict(ctx context.Context, m member) error
+	// Leave removes an engine.
+	Leave(ctx context.Context, id string) error
+	// Fence makes Apply demand the row of an engine; "" demands none.
+	Fence(id string)
+}
+
+const beatsNot = -1
+
+// errFenced means that somebody has removed this engine's row: it must join again.
+var errFenced = errors.New("this engine was taken for dead by another one")
+
+func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead []string) (ticket int64, err error) {
+	err = s.run(ctx, "join", func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) error {
+			if s.dialect == sqlkit.MySQL { // so that joins commit in the order of their tickets
+				var one int
+				if err := tx.QueryRowContext(ctx, "SELECT id FROM sync_digest WHERE id = 1 FOR UPDATE").Scan(&one); err != nil {
+					return err
+				}
+			}
+			args := []any{id}
+			for _, d := range dead {
+				args = append(args, d)
+			}
+			if _, err := tx.ExecContext(ctx, "DELETE FROM sync_instances WHERE id IN (?"+strings.Repeat(",?", len(dead))+")", args...); err != nil {
+				return err
+			}
+			res, err := tx.ExecContext(ctx, "INSERT INTO sync_instances (id, name, seen, beats) VALUES (?, ?, 0, ?)", id, name, beats)
+			if err != nil {
+				return err
+			}
+			ticket, err = res.LastInsertId()
+			return err
+		})
+	})
+	return ticket, err
+}
+
+func (s *sqlStore) Members(ctx context.Context, id string) (out []member, err error) {
+	err = s.run(ctx, "members", func() error {
+		out = nil
+		// On the writing pool: a replica would not do.
+		rows, err := s.pools.Write.QueryContext(ctx, "SELECT id, ticket, seen, beats FROM sync_instances WHERE id <> ?", id)
+		if err != nil {
+			return err
+		}
+		for rows.Next() && err == nil {
+			var m member
+			err = rows.Scan(&m.id, &m.ticket, &m.seen, &m.beats)
+			out = append(out, m)
+		}
+		return errors.Join(err, rows.Err(), rows.Close())
+	})
+	return out, err
+}
+
+func (s *sqlStore) Beat(ctx context.Context, id string, seen int64) (gone bool, err error) {
+	n, err := s.change(ctx, "beat", "UPDATE sync_instances SET beats = beats + 1, seen = ? WHERE id = ?", seen, id)
+	return err == nil && n == 0, err
+}
+
+func (s *sqlStore) Evict(ctx context.Context, m member) error {
+	_, err := s.change(ctx, "evict", "DELETE FROM sync_instances WHERE id = ? AND beats = ?", m.id, m.beats)
+	return err
+}
+
+func (s *sqlStore) Leave(ctx context.Context, id string) error {
+	_, err := s.change(ctx, "leave", "DELETE FROM sync_instances WHERE id = ?", id)
+	return err
+}
+
+// change runs one statement and returns how many rows it changed.
+func (s *sqlStore) change(ctx context.Context, op, text string, args ...any) (n int64, err error) {
+	err = s.run(ctx, op, func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) error {
+			res, err := tx.ExecContext(ctx, text, args...)
+			if err == nil {
+				n, err = res.RowsAffected()
+			}
+			return err
+		})
+	})
+	return n, err
+}
+
+func (s *sqlStore) Fence(id string) { s.fence.Store(&id) }
+
+// demandFence fails unless the row of this engine is there, and keeps it there until the
+// transaction ends.
+func (s *sqlStore) demandFence(ctx context.Context, tx *sql.Tx) error {
+	id := s.fence.Load()
+	if id == nil || *id == "" {
+		return nil
+	}
+	st, err := s.stmt(ctx, s.pools.Write, s.fenceText())
+	if err != nil {
+		return err
+	}
+	var one int
+	err = tx.StmtContext(ctx, st).QueryRowContext(ctx, *id).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return errFenced
+	}
+	return err
+}
+
+func (s *sqlStore) fenceText() string {
+	if s.dialect == sqlkit.MySQL {
+		return "SELECT 1 FROM sync_instances WHERE id = ? LOCK IN SHARE MODE"
+	}
+	return "SELECT 1 FROM sync_instances WHERE id = ?"
+}

@@ -1,0 +1,335 @@
+package syncengine
+
+// l3write.go is the write path of L3 on SQL. One transaction does, in this order:
+//
+//  1. reads and locks the rows of the batch (SELECT … FOR UPDATE; SQLite has one writer)
+//  2. compares in Go: a record that is not above its row is not written (INV-3, INV-4),
+//     and a row that is above its record is reported to the caller
+//  3. inserts the rows that were not there, overwrites those that were
+//  4. writes down how the digest of L3 changes (l3digest.go)
+//
+// The rows stay locked until the commit, so the comparison holds. Only a row that was not
+// there has nothing to lock: when another engine inserts it in between, the plain INSERT
+// fails on the primary key and the transaction is repeated. Locks are taken in the order of
+// the ids, so that engines that meet wait for each other instead of in a circle.
+//
+// All this may be repeated after an unknown outcome (TRAPS 28): what was applied compares
+// equal, and is not written again.
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/bits"
+	"strings"
+
+	"github.com/syncengine-go/syncengine/internal/digest"
+	"github.com/syncengine-go/syncengine/internal/failpoint"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+// written are the columns of a row.
+const (
+	written      = columns + ", deleted_at"
+	writtenCount = 12
+)
+
+// overwrite ends a multi-row INSERT of rows that exist and are locked. VALUES(c) is
+// deprecated in MySQL but the only form MariaDB knows.
+var overwrite = func() string {
+	var sets []string
+	for _, c := range strings.Split(written, ", ") {
+		if c != "id" {
+			sets = append(sets, c+" = VALUES("+c+")")
+		}
+	}
+	return " ON DUPLICATE KEY UPDATE " + strings.Join(sets, ", ")
+}()
+
+var upsertSQLite = multiInsert(1) + strings.NewReplacer(" ON DUPLICATE KEY UPDATE", " ON CONFLICT (id) DO UPDATE SET",
+	"VALUES(", "excluded.", ")", "").Replace(overwrite)
+
+// errRaced means that another engine inserted a row between our look and our INSERT.
+var errRaced = errors.New("another engine inserted the same id")
+
+func (s *sqlStore) Apply(ctx context.Context, recs []Record) (above []Meta, err error) {
+	if err := s.checkSizes(recs); err != nil {
+		return nil, err
+	}
+	if err := s.prepareWrites(ctx, len(recs)); err != nil {
+		return nil, s.describe("apply", err)
+	}
+	err = s.run(ctx, "apply", func() (err error) {
+		above, err = s.applyOnce(ctx, recs)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.foldSome(ctx)
+	return above, nil
+}
+
+// checkSizes refuses what the server would. MySQL must not even be asked: it remembers the
+// refusal of a long parameter in the prepared statement and then refuses the next rows, too.
+func (s *sqlStore) checkSizes(recs []Record) error {
+	s.mu.Lock()
+	packet := s.packet
+	s.mu.Unlock()
+	for i := range recs {
+		if n := int64(len(recs[i].Content)); n > packet {
+			return &RefusedError{Err: fmt.Errorf("content of %d bytes is larger than the server's max_allowed_packet of %d", n, packet)}
+		}
+	}
+	return nil
+}
+
+// inTx runs fn in a transaction on the writing pool.
+func (s *sqlStore) inTx(ctx context.Context, fn func(tx *sql.Tx) error) (err error) {
+	var opts *sql.TxOptions
+	if s.dialect == sqlkit.MySQL {
+		opts = &sql.TxOptions{Isolation: sql.LevelReadCommitted} // set for each transaction: a pool's connections differ
+	} else {
+		s.writing.Lock()
+		defer s.writing.Unlock()
+	}
+	tx, err := s.pools.Write.BeginTx(ctx, opts)
+	if err != nil {
+		return err
+	}
+	if err := fn(tx); err != nil {
+		_ = tx.Rollback() // its error adds nothing: the connection is given up
+		return err
+	}
+	return tx.Commit()
+}
+
+func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (above []Meta, err error) {
+	err = s.inTx(ctx, func(tx *sql.Tx) error {
+		if err := s.demandFence(ctx, tx); err != nil {
+			return err
+		}
+		heads, err := s.lockHeads(ctx, tx, recs)
+		if err != nil {
+			return err
+		}
+		p := planOf(recs, heads)
+		above = p.above
+		if s.dialect == sqlkit.SQLite {
+			err = s.writeSQLite(ctx, tx, append(p.fresh, p.over...))
+		} else {
+			err = s.writeMySQL(ctx, tx, p)
+		}
+		if err != nil {
+			return err
+		}
+		if !p.delta.Empty() {
+			if err := s.exec(ctx, tx, insertDelta, p.delta.AppendBinary(nil)); err != nil {
+				return err
+			}
+			s.deltas.Add(1)
+		}
+		failpoint.Hit(failpoint.L3Committing)
+		return nil
+	})
+	return above, err
+}
+
+// plan is what a batch does to the rows of L3.
+type plan struct {
+	fresh, over []*Record // to insert, to overwrite
+	above       []Meta    // rows that stay, since they compare above their records
+	delta       digest.Delta
+}
+
+// planOf compares the records of a batch with the rows of their ids.
+func planOf(recs []Record, heads map[string]Meta) *plan {
+	p := &plan{}
+	for i := range recs {
+		r := &recs[i]
+		m, exists := heads[r.ID]
+		if exists {
+			head := m.record()
+			switch c := r.Compare(&head); {
+			case c < 0:
+				p.above = append(p.above, m)
+				continue
+			case c == 0:
+				continue
+			}
+			p.over = append(p.over, r)
+			if !m.Deleted {
+				p.delta.Remove(m.ID, digest.LeafOf(m.ID, m.Version, m.ContentHash))
+			}
+		} else {
+			p.fresh = append(p.fresh, r)
+		}
+		if !r.Deleted {
+			p.delta.Add(r.ID, digest.LeafOf(r.ID, r.Version, r.ContentHash))
+		}
+	}
+	return p
+}
+
+// lockHeads reads the rows of the records and locks them until the transaction ends.
+func (s *sqlStore) lockHeads(ctx context.Context, tx *sql.Tx, recs []Record) (map[string]Meta, error) {
+	heads := make(map[string]Meta, len(recs))
+	for rest := recs; len(rest) > 0; {
+		n := min(len(rest), maxLookup)
+		args := make([]any, places(n))
+		for i := range args {
+			args[i] = rest[min(i, n-1)].ID
+		}
+		st, err := s.stmt(ctx, s.pools.Write, s.lockText(n))
+		if err != nil {
+			return nil, err
+		}
+		rows, err := tx.StmtContext(ctx, st).QueryContext(ctx, args...)
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() && err == nil {
+			var m Meta
+			if m, err = scanHead(rows); err == nil {
+				heads[m.ID] = m
+			}
+		}
+		if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
+			return nil, err
+		}
+		rest = rest[n:]
+	}
+	return heads, nil
+}
+
+func (s *sqlStore) lockText(n int) string {
+	text := selectMany(headColumns, n)
+	if s.dialect == sqlkit.MySQL {
+		text += " FOR UPDATE"
+	}
+	return text
+}
+
+// prepareWrites prepares what a transaction over n records may need, before it: preparing
+// takes a connection of the pool, which may have only one.
+func (s *sqlStore) prepareWrites(ctx context.Context, n int) error {
+	texts := []string{insertDelta, s.fenceText()}
+	for k := 1; ; k *= 2 {
+		texts = append(texts, s.lockText(k))
+		if s.dialect == sqlkit.SQLite {
+			if k == 1 {
+				texts = append(texts, upsertSQLite)
+			}
+		} else if k <= maxChunk {
+			texts = append(texts, multiInsert(k), multiInsert(k)+overwrite)
+		}
+		if k >= n || k >= maxLookup {
+			break
+		}
+	}
+	for _, text := range texts {
+		if _, err := s.stmt(ctx, s.pools.Write, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exec runs a prepared statement in a transaction.
+func (s *sqlStore) exec(ctx context.Context, tx *sql.Tx, text string, args ...any) error {
+	st, err := s.stmt(ctx, s.pools.Write, text)
+	if err != nil {
+		return err
+	}
+	_, err = tx.StmtContext(ctx, st).ExecContext(ctx, args...)
+	return err
+}
+
+// writeSQLite writes row by row: SQLite is a library, there are no round trips to save.
+func (s *sqlStore) writeSQLite(ctx context.Context, tx *sql.Tx, recs []*Record) error {
+	if len(recs) == 0 {
+		return nil
+	}
+	st, err := s.stmt(ctx, s.pools.Write, upsertSQLite)
+	if err != nil {
+		return err
+	}
+	st = tx.StmtContext(ctx, st)
+	args := make([]any, 0, writtenCount)
+	for _, r := range recs {
+		if _, err := st.ExecContext(ctx, appendArgs(args[:0], r)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sqlStore) writeMySQL(ctx context.Context, tx *sql.Tx, p *plan) error {
+	err := s.writeChunks(ctx, tx, p.fresh, "")
+	if sqlkit.IsDuplicate(err) {
+		return errors.Join(errRaced, err)
+	}
+	if err != nil {
+		return err
+	}
+	return s.writeChunks(ctx, tx, p.over, overwrite)
+}
+
+// writeChunks writes rows by multi-row statements.
+func (s *sqlStore) writeChunks(ctx context.Context, tx *sql.Tx, recs []*Record, tail string) error {
+	s.mu.Lock()
+	limit := min(chunkBytes, s.packet/4)
+	s.mu.Unlock()
+	var args []any
+	for len(recs) > 0 {
+		n := chunkLen(recs, limit)
+		args = args[:0]
+		for _, r := range recs[:n] {
+			args = appendArgs(args, r)
+		}
+		if err := s.exec(ctx, tx, multiInsert(n)+tail, args...); err != nil {
+			return err
+		}
+		recs = recs[n:]
+	}
+	return nil
+}
+
+// chunkLen returns how many of the records one statement takes: a power of two, at most
+// maxChunk, within limit bytes; one record always goes alone, whatever its size.
+func chunkLen(recs []*Record, limit int64) int {
+	n, bytes := 0, int64(0)
+	for n < len(recs) && n < maxChunk {
+		if bytes += int64(len(recs[n].Content)) + rowOverheadSQL; bytes > limit && n > 0 {
+			break
+		}
+		n++
+	}
+	return 1 << (bits.Len(uint(n)) - 1)
+}
+
+func multiInsert(rows int) string {
+	place := "(?" + strings.Repeat(",?", writtenCount-1) + ")"
+	return "INSERT INTO sync_items (" + written + ") VALUES " + place + strings.Repeat(","+place, rows-1)
+}
+
+const healRow = "UPDATE sync_items SET content_hash = ?, content = ?, updated_at = ?, priority = ?, crdt = ?, trace_parent = ?, " +
+	"trace_state = ?, home_instance = ? WHERE id = ? AND version = ? AND deleted = 0"
+
+// Heal replaces the row of rec's id if it is a live row of rec's version.
+func (s *sqlStore) Heal(ctx context.Context, r Record) (done bool, err error) {
+	err = s.run(ctx, "heal", func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) error {
+			res, err := tx.ExecContext(ctx, healRow, r.ContentHash[:], []byte(r.Content), r.UpdatedAt.UnixNano(), int64(r.Priority), r.CRDT,
+				r.TraceParent, r.TraceState, r.HomeInstanceID, r.ID, int64(r.Version))
+			if err != nil {
+				return err
+			}
+			n, err := res.RowsAffected()
+			done = n > 0
+			return err
+		})
+	})
+	return done, err
+}

@@ -1,0 +1,91 @@
+package syncengine
+
+// promote.go writes copies that were read from L3 to L2, in a loop of its own, so that no read
+// waits for it, and replaces values of L2 that can't be read.
+
+import "context"
+
+const (
+	promoteRoom  = 1024    // copies waiting for L2; more are dropped, they are only copies
+	promoteBytes = 4 << 20 // of them
+)
+
+// promotion is a copy on its way to L2, or an id whose copy there is corrupt.
+type promotion struct {
+	rec   Record
+	stamp uint64 // write count of the id when rec was read
+	heal  string
+}
+
+// sendPromotion never waits. What L2 is too slow for, or what would take too much memory, is
+// dropped: the next read of the id tries again.
+func (e *Engine) sendPromotion(p promotion) {
+	size := int64(len(p.rec.Content)) + entryOverhead
+	if held := e.promoting.Add(size); held > promoteBytes && held > size {
+		e.promoting.Add(-size)
+		return
+	}
+	select {
+	case e.promotes <- p:
+	default:
+		e.promoting.Add(-size)
+	}
+}
+
+// promoteL2 is the loop that writes copies to L2.
+func (e *Engine) promoteL2(ctx context.Context) {
+	for {
+		select {
+		case p := <-e.promotes:
+			e.promoteBatch(ctx, p)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (e *Engine) promoteBatch(ctx context.Context, p promotion) {
+	var recs []Record
+	var stamps []uint64
+	var heal []string
+	for more := true; more; {
+		e.promoting.Add(-int64(len(p.rec.Content)) - entryOverhead)
+		if p.heal != "" {
+			heal = append(heal, p.heal)
+		} else {
+			recs, stamps = append(recs, p.rec), append(stamps, p.stamp)
+		}
+		select {
+		case p = <-e.promotes:
+			more = true
+		default:
+			more = false
+		}
+	}
+	// Errors are no concern of anybody: a copy that does not arrive is a miss. A write that
+	// L2 misses is remembered elsewhere.
+	_ = e.call2(ctx, "promote", func(ctx context.Context) error { return e.l2.Put(ctx, recs) })
+	// An id that was written meanwhile is in L2 in its new version, unless L2 has forgotten it.
+	var late []Record
+	for i := range recs {
+		if e.l1.stamp(recs[i].ID) != stamps[i] {
+			late = append(late, recs[i])
+		}
+	}
+	if len(late) > 0 {
+		e.missL2(ctx, late)
+	}
+	if len(heal) > 0 && e.repairIDs(ctx, heal) == nil {
+		for _, id := range heal {
+			e.noteHealed(id, "L2")
+		}
+	}
+}
+
+// noteHealed counts a corrupt copy that was replaced, and tells the user.
+func (e *Engine) noteHealed(id, tier string) {
+	e.healed.Add(1)
+	if fn := e.cfg.OnEvent.Healed; fn != nil {
+		e.events.send(func() { fn(id, tier) })
+	}
+}
