@@ -23,7 +23,12 @@ func (nullArchive) GetMany(_ context.Context, ids []string) ([]syncengine.Found,
 
 func (nullArchive) Heads(context.Context, []string) ([]syncengine.Meta, error) { return nil, nil }
 
-func (nullArchive) Apply(context.Context, []syncengine.Record) error { return nil }
+// applied drops the first result of Apply.
+func applied(_ []syncengine.Meta, err error) error { return err }
+
+func (nullArchive) Apply(context.Context, []syncengine.Record) ([]syncengine.Meta, error) {
+	return nil, nil
+}
 
 func (nullArchive) Scan(context.Context, string, int) ([]syncengine.Meta, error) { return nil, nil }
 

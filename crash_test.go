@@ -1,17 +1,24 @@
 package syncengine_test
 
+// crash_test.go kills a process that writes, at random moments, again and again, and holds
+// what is left against what the process had been told (INV-1, 3, 4, 5, 11). The process is in
+// crash_child_test.go, the judge in crash_history_test.go; kills at chosen moments are in
+// crash_points_test.go.
+//
+// After each kill the rows of L3 are looked at from outside; then the directory is opened,
+// which must succeed at once; every key is read while the WAL drains; now and then also
+// after the drain, and by a second engine that has L3 alone.
+
 import (
 	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,303 +26,236 @@ import (
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
-// The crash tests start this test binary again as a child that writes without end, kill it
-// with SIGKILL at a random moment, reopen its directory, and compare with what the child
-// said it had acknowledged. The child reports each acknowledgement on its standard output
-// after the call returned, so the parent never knows of more than was acknowledged.
-//
-// Child protocol, one line each:
-//
-//	try ID N     a put of value N to ID is about to be submitted
-//	put ID N     it was acknowledged
-//	tryd ID N    a delete of ID, as its Nth op
-//	del ID N     acknowledged
-//	tryg G N     a group G writes value N to all its ids
-//	grp G N      acknowledged
-const (
-	crashEnv     = "SYNCENGINE_CRASH_CHILD"
-	crashWriters = 8
-	crashIDs     = 20 // per writer
-	groupSize    = 25
-)
-
-// crashConfig is what parent and child agree on.
-type crashConfig struct {
-	Dir, SQLURL, RedisURL string
-	Durability            syncengine.Durability
+// crashStores are the stores that processes are killed on.
+var crashStores = []struct {
+	name   string
+	config func(t *testing.T) crashConfig
+}{
+	{"sqlite", func(*testing.T) crashConfig { return crashConfig{} }},
+	{"mariadb and redis", func(t *testing.T) crashConfig {
+		return crashConfig{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: testserver.Redis(t).URL()}
+	}},
 }
 
-func (c crashConfig) engine() syncengine.Config {
-	return syncengine.Config{
-		Dir: c.Dir, SQLURL: c.SQLURL, RedisURL: c.RedisURL, Durability: c.Durability,
-		BatchFlushInterval: 5 * time.Millisecond, L1MaxBytes: 1 << 20,
-	}
-}
-
-// runCrashChild is the child's life. It ends only by being killed.
-func runCrashChild(encoded string) int {
-	var c crashConfig
-	if err := json.Unmarshal([]byte(encoded), &c); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	ctx := context.Background()
-	e, err := syncengine.Open(ctx, c.engine())
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	var mu sync.Mutex // guards out
-	out := bufio.NewWriter(os.Stdout)
-	say := func(format string, args ...any) {
-		mu.Lock()
-		defer mu.Unlock()
-		fmt.Fprintf(out, format+"\n", args...)
-		out.Flush()
-	}
-	say("ready")
-	start := time.Now().UnixNano()
-	var wg sync.WaitGroup
-	for w := range crashWriters {
-		wg.Go(func() {
-			for n := start; ; n++ {
-				if err := crashStep(ctx, e, w, n, say); err != nil {
-					fmt.Fprintln(os.Stderr, err)
-					os.Exit(1)
-				}
-			}
+// onCrashStores runs a test on each of them, side by side.
+func onCrashStores(t *testing.T, test func(t *testing.T, r *crashRun)) {
+	for _, s := range crashStores {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			c := s.config(t)
+			c.Dir, c.L1MaxBytes, c.FlushInterval = t.TempDir(), 1<<20, 5*time.Millisecond
+			c.Durability = syncengine.Logged
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			c.Seed = seed
+			r := &crashRun{c: c, h: newCrashHistory(), rng: rand.New(rand.NewPCG(seed, 0))}
+			test(t, r)
+			t.Logf("%d children, %d killed at points %v; Open took up to %v; %v", r.children, r.atPoints(), r.h.kills, r.slowest.Round(time.Millisecond), r.h)
 		})
 	}
-	wg.Wait()
-	return 0
 }
 
-func crashStep(ctx context.Context, e *syncengine.Engine, w int, n int64, say func(string, ...any)) error {
-	id := fmt.Sprintf("w%d-%d", w, rand.IntN(crashIDs))
-	switch rand.IntN(10) {
-	case 0:
-		say("tryd %s %d", id, n)
-		if err := e.Delete(ctx, id); err != nil {
-			return err
-		}
-		say("del %s %d", id, n)
-	case 1:
-		g := fmt.Sprintf("g%d-%d", w, rand.IntN(3))
-		items := make([]syncengine.Item, groupSize)
-		for i := range items {
-			items[i] = syncengine.Item{ID: fmt.Sprintf("%s-%d", g, i), Content: crashValue(n)}
-		}
-		say("tryg %s %d", g, n)
-		if _, err := e.SubmitMany(ctx, items); err != nil {
-			return err
-		}
-		say("grp %s %d", g, n)
-	default:
-		say("try %s %d", id, n)
-		if err := e.Submit(ctx, syncengine.Item{ID: id, Content: crashValue(n)}); err != nil {
-			return err
-		}
-		say("put %s %d", id, n)
+// crashRounds is how often something is killed.
+func crashRounds(n int) int {
+	if testing.Short() {
+		return max(1, n/10)
 	}
-	return nil
+	return n
 }
 
-func crashValue(n int64) []byte {
-	return []byte(fmt.Sprintf(`{"n":"%d","pad":%q}`, n, strings.Repeat("x", 200)))
+// crashRun is one directory with its servers over many crashes.
+type crashRun struct {
+	c        crashConfig // of the next child
+	h        *crashHistory
+	rng      *rand.Rand // of all choices but those of the scheduler; a child's follow from its number
+	children int64
+	slowest  time.Duration // Open
 }
 
-// crashModel is what the parent knows of one id or group.
-type crashModel struct {
-	acked, tried         int64 // last op acknowledged, last begun
-	ackDelete, tryDelete bool
+func (r *crashRun) atPoints() (n int) {
+	for _, k := range r.h.kills {
+		n += k
+	}
+	return n
 }
 
-// crashHistory collects a child's lines.
-type crashHistory struct {
-	ids, groups map[string]*crashModel
-	acks        int
-}
-
-func (h *crashHistory) read(line string) error {
-	f := strings.Fields(line)
-	if len(f) != 3 {
-		return fmt.Errorf("bad line %q", line)
-	}
-	n, err := strconv.ParseInt(f[2], 10, 64)
-	if err != nil {
-		return err
-	}
-	of := h.ids
-	if strings.HasSuffix(f[0], "g") || f[0] == "grp" {
-		of = h.groups
-	}
-	m := of[f[1]]
-	if m == nil {
-		m = &crashModel{}
-		of[f[1]] = m
-	}
-	switch f[0] {
-	case "try", "tryg", "tryd":
-		m.tried, m.tryDelete = n, f[0] == "tryd"
-	case "put", "grp", "del":
-		m.acked, m.ackDelete = n, f[0] == "del"
-		h.acks++
-	default:
-		return fmt.Errorf("bad line %q", line)
-	}
-	return nil
-}
-
-// runAndKill starts a child, lets it work until about lines lines came, and kills it.
-func (h *crashHistory) runAndKill(t *testing.T, c crashConfig, lines int) {
+// child runs a child until it ends. after sees each line with its number and may kill; nil
+// waits for the child to end by itself.
+func (r *crashRun) child(t *testing.T, c crashConfig, after func(n int, line string, kill func())) {
 	t.Helper()
-	encoded, err := json.Marshal(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), crashEnv+"="+string(encoded))
+	r.children++
+	c.First = r.children << 32
+	orders, err := json.Marshal(c)
+	must(t, err)
+	cmd := exec.Command(childBinary(t))
+	cmd.Env = append(os.Environ(), crashEnv+"="+string(orders))
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	pipe, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	in := bufio.NewScanner(pipe)
-	for n := 0; in.Scan(); n++ {
-		if n == 0 { // "ready"
-			continue
-		}
-		if err := h.read(in.Text()); err != nil && cmd.Process != nil {
-			break // the line that was cut off by the kill
-		}
-		if n == lines {
-			_ = cmd.Process.Kill() // what is still in the pipe was acknowledged as well
-		}
-	}
-	_ = cmd.Wait()
-	if stderr.Len() > 0 {
-		t.Fatalf("child: %s", stderr.String())
-	}
-}
-
-// check compares the engine with the history and returns what is wrong.
-func (h *crashHistory) check(ctx context.Context, t *testing.T, e *syncengine.Engine) {
-	t.Helper()
-	for id, m := range h.ids {
-		n, err := crashRead(ctx, e, id)
+	must(t, err)
+	must(t, cmd.Start())
+	defer func() { _ = cmd.Process.Kill() }()
+	hung := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) }) // it says where, on stderr
+	defer hung.Stop()
+	in := bufio.NewReader(pipe)
+	for n := 1; ; n++ {
+		line, err := in.ReadString('\n')
 		if err != nil {
-			t.Fatal(err)
+			break // the end, perhaps in the middle of a line
 		}
-		ok := n == m.acked && !m.ackDelete || n == 0 && (m.ackDelete || m.acked == 0) // the last acknowledged op
-		ok = ok || n == m.tried && !m.tryDelete || n == 0 && m.tryDelete              // or the one under way
-		if !ok {
-			t.Errorf("%s holds %d; acknowledged %d (delete %v), last tried %d (delete %v)", id, n, m.acked, m.ackDelete, m.tried, m.tryDelete)
+		line = strings.TrimSuffix(line, "\n")
+		if err := r.h.read(line); err != nil {
+			t.Error(err)
 		}
-		if n == m.tried && m.tried != m.acked || n == 0 && m.tryDelete { // it was logged: from now on it must stay
-			m.acked, m.ackDelete = m.tried, m.tryDelete
+		if after != nil {
+			after(n, line, func() { _ = cmd.Process.Kill() }) // what is in the pipe was acknowledged as well
 		}
 	}
-	for g, m := range h.groups {
-		seen := make(map[int64]int)
-		for i := range groupSize {
-			n, err := crashRead(ctx, e, fmt.Sprintf("%s-%d", g, i))
-			if err != nil {
-				t.Fatal(err)
-			}
-			seen[n]++
-		}
-		if len(seen) != 1 {
-			t.Errorf("group %s is torn: %v", g, seen)
-			continue
-		}
-		for n := range seen {
-			if n != m.acked && n != m.tried {
-				t.Errorf("group %s holds %d; acknowledged %d, tried %d", g, n, m.acked, m.tried)
-			}
-			m.acked = n
+	_ = cmd.Wait() // ended by a kill, mostly
+	r.h.died()
+	if stderr.Len() > 0 {
+		t.Fatalf("the child says: %s", stderr.String())
+	}
+	r.wantNoFaults(t)
+}
+
+// killAfter kills a child a random while after so many lines.
+func (r *crashRun) killAfter(lines int) func(int, string, func()) {
+	while := time.Duration(r.rng.Int64N(int64(3 * time.Millisecond)))
+	return func(n int, _ string, kill func()) {
+		if n == lines {
+			time.AfterFunc(while, kill)
 		}
 	}
 }
 
-// crashRead returns the number an id holds, 0 when it does not exist.
-func crashRead(ctx context.Context, e *syncengine.Engine, id string) (int64, error) {
-	it, err := e.Get(ctx, id)
-	if errors.Is(err, syncengine.ErrNotFound) {
-		return 0, nil
+func (r *crashRun) wantNoFaults(t *testing.T) {
+	t.Helper()
+	if len(r.h.faults) > 0 {
+		t.Fatalf("child %d: %v:\n%s", r.children, r.h, strings.Join(r.h.faults[:min(len(r.h.faults), 20)], "\n"))
 	}
+}
+
+// look holds L3 against the history, opens the directory, and does the same with what the
+// engine answers. then may go on with the engine.
+func (r *crashRun) look(t *testing.T, then func(t *testing.T, e *syncengine.Engine)) {
+	t.Helper()
+	ctx := context.Background()
+	if r.c.Durability == syncengine.Buffered {
+		r.awaitConnections(t)
+	}
+	store, err := syncengine.OpenSQLStore(r.c.url())
+	must(t, err)
+	must(t, store.Prepare(ctx))
+	must(t, r.h.checkL3(ctx, store))
+	must(t, store.Close()) // else the engine would not be the first to open the file after the crash
+	r.wantNoFaults(t)
+
+	cfg, err := r.c.engine()
+	must(t, err)
+	start := time.Now()
+	e, err := syncengine.Open(ctx, cfg)
 	if err != nil {
-		return 0, err
+		t.Fatalf("Open after child %d: %v", r.children, err)
 	}
-	var v struct{ N string }
-	if err := json.Unmarshal(it.Content, &v); err != nil {
-		return 0, err
+	r.slowest = max(r.slowest, time.Since(start))
+	look := lookByGet(e)
+	if r.children%2 == 0 {
+		look = lookByGetMany(e)
 	}
-	return strconv.ParseInt(v.N, 10, 64)
+	must(t, r.h.check(ctx, "after Open", look))
+	r.wantNoFaults(t)
+	if then != nil {
+		then(t, e)
+	}
+	r.close(t, e, cfg)
 }
 
-// TestINV1NothingAcknowledgedIsLostByKill kills a writing process again and again, for each
-// kind of L3, with reads right after opening, after the drain, and from L3 alone.
+// close ends an engine. Now and then it gets no time to flush.
+func (r *crashRun) close(t *testing.T, e *syncengine.Engine, cfg syncengine.Config) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if r.rng.IntN(8) == 0 {
+		cancel()
+	}
+	if err := e.Shutdown(ctx); err != nil && !errors.As(err, new(*syncengine.PendingError)) && ctx.Err() == nil {
+		t.Fatal(err)
+	}
+	if cfg.L3 != nil {
+		must(t, cfg.L3.Close())
+	}
+}
+
+// drained flushes and looks again, at L2 as well, and from L3 alone.
+func (r *crashRun) drained(t *testing.T, e *syncengine.Engine) {
+	t.Helper()
+	ctx := context.Background()
+	if err := e.Flush(ctx); err != nil && !(r.c.Refuse && errors.Is(err, syncengine.ErrRefused)) {
+		t.Fatal(err)
+	}
+	must(t, r.h.check(ctx, "after Flush", lookByGet(e)))
+	if s := e.Stats(); s.PendingOps != 0 || s.WALItems != 0 {
+		t.Errorf("after Flush %d ops are pending, %d in the WAL", s.PendingOps, s.WALItems)
+	}
+	if r.c.Refuse {
+		r.quarantined(t, e)
+	}
+	if r.c.RedisURL != "" {
+		eventually(t, "L2 is repaired", func() bool { return e.Stats().L2Missed == 0 })
+		report, err := e.Verify(ctx, syncengine.VerifyOptions{})
+		must(t, err)
+		if !report.InSync {
+			t.Errorf("L2 differs from L3 in %v", report.Divergent)
+		}
+	}
+	cold := open(t, syncengine.Config{SQLURL: r.c.url()})
+	must(t, r.h.check(ctx, "from L3 alone", lookByGetMany(cold)))
+	must(t, cold.Close())
+	r.wantNoFaults(t)
+}
+
+// awaitConnections waits until MariaDB has noticed that the child is gone: a COMMIT that was
+// under way must not come between two looks.
+func (r *crashRun) awaitConnections(t *testing.T) {
+	t.Helper()
+	if r.c.SQLURL == "" {
+		return
+	}
+	db := testserver.OpenSQL(t, r.c.SQLURL)
+	defer func() { must(t, db.Close()) }()
+	eventually(t, "the child's connections are gone", func() bool {
+		var n int
+		must(t, db.QueryRow("SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()").Scan(&n))
+		return n == 0
+	})
+}
+
+// TestINV1NothingAcknowledgedIsLostByKill kills children at random moments, one to three in a
+// row, under different loads: much and little memory, so that ops are spooled or not, and a
+// database that is away now and then.
 func TestINV1NothingAcknowledgedIsLostByKill(t *testing.T) {
-	rounds := 20
-	for name, config := range map[string]func(t *testing.T) crashConfig{
-		"sqlite": func(*testing.T) crashConfig { return crashConfig{} },
-		"mariadb and redis": func(t *testing.T) crashConfig {
-			return crashConfig{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: testserver.Redis(t).URL()}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			ctx := context.Background()
-			c := config(t)
-			c.Dir, c.Durability = t.TempDir(), syncengine.Logged
-			h := &crashHistory{ids: map[string]*crashModel{}, groups: map[string]*crashModel{}}
-			for round := range rounds {
-				h.runAndKill(t, c, 50+rand.IntN(600))
-				e, err := syncengine.Open(ctx, c.engine())
-				if err != nil {
-					t.Fatal(err)
-				}
-				h.check(ctx, t, e)
-				if round%4 == 3 { // also after the drain, and from L3 alone
-					if err := e.Flush(ctx); err != nil {
-						t.Fatal(err)
-					}
-					h.check(ctx, t, e)
-					if s := e.Stats(); s.PendingOps != 0 || s.WALItems != 0 {
-						t.Errorf("after Flush %d ops are pending, %d in the WAL", s.PendingOps, s.WALItems)
-					}
-					cold := c
-					cold.Dir, cold.RedisURL = t.TempDir(), ""
-					if c.SQLURL == "" {
-						cold.SQLURL = "sqlite:" + c.Dir + "/archive.db"
-					}
-					other, err := syncengine.Open(ctx, cold.engine())
-					if err != nil {
-						t.Fatal(err)
-					}
-					h.check(ctx, t, other)
-					if err := other.Close(); err != nil {
-						t.Fatal(err)
-					}
-				}
-				if err := e.Close(); err != nil {
-					t.Fatal(err)
-				}
-				if t.Failed() {
-					t.Fatalf("after round %d", round)
-				}
+	t.Parallel()
+	onCrashStores(t, func(t *testing.T, r *crashRun) {
+		for kills := int64(crashRounds(100)); r.children < kills; {
+			acks, before := r.h.acks, r.children
+			for range min(1+r.rng.Int64N(3), kills-r.children) {
+				c := r.c
+				c.L1MaxBytes = []int64{64 << 10, 1 << 20}[r.rng.IntN(2)]
+				c.FlushInterval = []time.Duration{time.Millisecond, 5 * time.Millisecond, 50 * time.Millisecond}[r.rng.IntN(3)]
+				c.Flaky = r.rng.IntN(3) == 0
+				r.child(t, c, r.killAfter(1+r.rng.IntN(600)))
 			}
-			t.Logf("%d kills, %d acknowledgements, 0 lost, 0 resurrected, 0 torn groups", rounds, h.acks)
-		})
-	}
+			r.look(t, r.lastOf(kills, 10))
+			t.Logf("%d kills, %d acknowledgements, then %d kills: %v", before, acks, r.children-before, r.h)
+		}
+	})
 }
 
-// init turns this binary into the child when the parent asks for it.
-func init() {
-	if c := os.Getenv(crashEnv); c != "" {
-		os.Exit(runCrashChild(c))
+// lastOf returns drained for the last child and for one in so many looks, else nil.
+func (r *crashRun) lastOf(children int64, in int) func(*testing.T, *syncengine.Engine) {
+	if r.children < children && r.rng.IntN(in) > 0 {
+		return nil
 	}
+	return r.drained
 }

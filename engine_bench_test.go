@@ -161,7 +161,7 @@ func BenchmarkIngest(b *testing.B) {
 				recs = append(recs, syncengine.Record{Item: syncengine.Item{ID: fmt.Sprintf("item:%09d", i*7919%benchKeys), Version: uint64(i + 1),
 					UpdatedAt: time.Now(), Content: benchContent, ContentHash: sha256.Sum256(benchContent)}})
 				if len(recs) == cap(recs) {
-					if err := store.Apply(ctx, recs); err != nil {
+					if _, err := store.Apply(ctx, recs); err != nil {
 						b.Fatal(err)
 					}
 					recs = recs[:0]

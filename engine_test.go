@@ -480,7 +480,7 @@ type orderArchive struct {
 	recs   int
 }
 
-func (o *orderArchive) Apply(ctx context.Context, recs []syncengine.Record) error {
+func (o *orderArchive) Apply(ctx context.Context, recs []syncengine.Record) ([]syncengine.Meta, error) {
 	o.mu.Lock()
 	o.recs += len(recs)
 	for _, r := range recs {
@@ -490,13 +490,13 @@ func (o *orderArchive) Apply(ctx context.Context, recs []syncengine.Record) erro
 		o.last[r.ID], o.flying[r.ID] = r.Version, true
 	}
 	o.mu.Unlock()
-	err := o.ArchiveStore.Apply(ctx, recs)
+	above, err := o.ArchiveStore.Apply(ctx, recs)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, r := range recs {
 		delete(o.flying, r.ID)
 	}
-	return err
+	return above, err
 }
 
 func TestINV3OpsOfOneIDReachL3InOrderWithManyBatchesInFlight(t *testing.T) {

@@ -3,6 +3,7 @@ package syncengine
 // export_test.go lends rooms of the engine to the tests outside the package.
 
 import (
+	"context"
 	"database/sql"
 
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
@@ -33,4 +34,15 @@ func OpenSQLStore(url string) (ArchiveStore, error) {
 // NewSQLStore is L3 as Open makes it from Config.DB.
 func NewSQLStore(d Dialect, db *sql.DB) ArchiveStore {
 	return newSQLStore(sqlkit.Dialect(d), sqlkit.Pools{Write: db, Read: db}, false)
+}
+
+// ArchiveDigester is what an L3 of ours can do besides.
+type ArchiveDigester = archiveDigester
+
+// SetLeafWindow makes Leaves of a store look at n ids at a time.
+func SetLeafWindow(s ArchiveStore, n int) { s.(*sqlStore).window = n }
+
+// RebuildFilter builds the filter's set anew, if the engine is alone.
+func RebuildFilter(ctx context.Context, e *Engine) error {
+	return e.warmFilter(ctx, roomNone)
 }

@@ -15,7 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
@@ -136,7 +139,7 @@ var fieldTests = map[string]func(t *testing.T){
 	"WALNoSync": elsewhere("oplog: TestNoSyncIsTheOnlyWayToSkipTheFsync"),
 	"L2Timeout": func(t *testing.T) {
 		l2 := &deadlineCache{CacheStore: storetest.NewCache()}
-		e := open(t, syncengine.Config{L2: l2, L2Timeout: 70 * time.Millisecond})
+		e := open(t, syncengine.Config{L2: l2, L3: storetest.NewArchive(), L2Timeout: 70 * time.Millisecond}) // an L3 that trusts no filter
 		wantContent(t, e, "absent", -1)
 		if d := time.Duration(l2.within.Load()); d <= 0 || d > 70*time.Millisecond {
 			t.Errorf("an L2 call had %v", d)
@@ -154,11 +157,11 @@ var fieldTests = map[string]func(t *testing.T){
 	"L2Breaker": func(t *testing.T) {
 		for preset, failures := range map[syncengine.BreakerPreset]int{syncengine.BreakerDefault: 5, syncengine.BreakerAggressive: 3, syncengine.BreakerLenient: 10} {
 			l2 := &awayCache{CacheStore: storetest.NewCache()}
-			e := open(t, syncengine.Config{L2: l2, L2Breaker: preset})
+			e := open(t, syncengine.Config{L2: l2, L3: storetest.NewArchive(), L2Breaker: preset}) // an L3 that trusts no filter
 			for range 20 {
 				wantContent(t, e, "absent", -1)
 			}
-			if n := int(l2.gets.Load()); n != failures {
+			if n := int(l2.asked.Load()); n != failures {
 				t.Errorf("preset %d: a dead L2 was asked %d times, want %d", preset, n, failures)
 			}
 		}
@@ -209,16 +212,49 @@ var fieldTests = map[string]func(t *testing.T){
 		put(t, e, "panics", 1)
 		put(t, e, "panics", 2)
 	},
-	"Registerer":             elsewhere("TestMetricsAreRegisteredAndUnregistered"),
-	"OnEvent":                elsewhere("TestLifecycle"),
-	"Compression":            refusedFeature(syncengine.Config{Compression: syncengine.CompressionZstd}),
-	"CompressionLevel":       refusedFeature(syncengine.Config{CompressionLevel: 3}),
-	"FilterWarmupBatch":      notYet("the filter is not built yet, see ROADMAP.md"),
-	"FilterSnapshotInterval": notYet("the filter is not built yet, see ROADMAP.md"),
-	"FilterSnapshotInserts":  notYet("the filter is not built yet, see ROADMAP.md"),
-	"RetentionFullDays":      notYet("compaction comes with the crdt tag, see ROADMAP.md"),
-	"RetentionCompactDays":   notYet("compaction comes with the crdt tag, see ROADMAP.md"),
-	"CompactionInterval":     notYet("compaction comes with the crdt tag, see ROADMAP.md"),
+	"Registerer":       elsewhere("TestMetricsAreRegisteredAndUnregistered"),
+	"OnEvent":          elsewhere("TestLifecycle"),
+	"Compression":      refusedFeature(syncengine.Config{Compression: syncengine.CompressionZstd}),
+	"CompressionLevel": refusedFeature(syncengine.Config{CompressionLevel: 3}),
+	"FilterWarmupBatch": func(t *testing.T) {
+		url := "sqlite:" + t.TempDir() + "/l3.db"
+		e := open(t, syncengine.Config{SQLURL: url})
+		for n := range 100 {
+			put(t, e, fmt.Sprint("id-", n), n, syncengine.WithDurability(syncengine.Buffered))
+		}
+		must(t, e.Close())
+		for batch, pages := range map[int]int{1000: 2, 10: 11} { // the last page is empty
+			reg := prometheus.NewRegistry()
+			e := open(t, syncengine.Config{SQLURL: url, FilterWarmupBatch: batch, Registerer: reg})
+			trusted(t, e)
+			if n := callsOf(t, reg, "warmup"); n != pages {
+				t.Errorf("batches of %d: %d pages, want %d", batch, n, pages)
+			}
+			must(t, e.Close()) // two engines would trust nothing
+		}
+	},
+	"FilterSnapshotInterval": func(t *testing.T) {
+		snapshots(t, syncengine.Config{FilterSnapshotInterval: time.Millisecond}, true)
+		snapshots(t, syncengine.Config{FilterSnapshotInterval: time.Hour}, false)
+	},
+	"FilterSnapshotInserts": func(t *testing.T) {
+		snapshots(t, syncengine.Config{FilterSnapshotInterval: time.Hour, FilterSnapshotInserts: 10}, true)
+		snapshots(t, syncengine.Config{FilterSnapshotInterval: time.Hour, FilterSnapshotInserts: 11}, false)
+	},
+	"VerifyInterval": func(t *testing.T) {
+		redis := testserver.Redis(t)
+		found := make(chan int, 1000)
+		e := open(t, syncengine.Config{RedisURL: redis.URL(), VerifyInterval: 10 * time.Millisecond,
+			OnEvent: syncengine.Events{Verified: func(r syncengine.VerifyReport) { found <- len(r.Divergent) }}})
+		put(t, e, "a", 1)
+		must(t, e.Flush(context.Background()))
+		redis.Do(t, "DEL", "sync:a")
+		eventually(t, "the lost copy is found", func() bool { return <-found == 1 })
+		eventually(t, "the lost copy is back", func() bool { return redis.Do(t, "EXISTS", "sync:a") == "1" })
+	},
+	"RetentionFullDays":    notYet("compaction comes with the crdt tag, see ROADMAP.md"),
+	"RetentionCompactDays": notYet("compaction comes with the crdt tag, see ROADMAP.md"),
+	"CompactionInterval":   notYet("compaction comes with the crdt tag, see ROADMAP.md"),
 }
 
 func TestEveryConfigFieldChangesBehaviour(t *testing.T) {
@@ -244,6 +280,50 @@ func flushes(t *testing.T, cfg syncengine.Config, n int, want bool) {
 	} else if p := e.Stats().PendingOps; p != n {
 		t.Errorf("%d of %d ops are pending, want all", p, n)
 	}
+}
+
+// snapshots writes 10 ids and checks whether a snapshot of the filter is saved meanwhile.
+func snapshots(t *testing.T, cfg syncengine.Config, want bool) {
+	t.Helper()
+	cfg.Dir = t.TempDir()
+	e := open(t, cfg)
+	trusted(t, e)
+	for n := range 10 {
+		put(t, e, fmt.Sprint("id-", n), n)
+	}
+	must(t, e.Flush(context.Background()))
+	db, err := sqlkit.OpenSQLite(cfg.Dir+"/wal.db", "")
+	must(t, err)
+	defer db.Close()
+	saved := func() bool {
+		var n int
+		return db.QueryRow("SELECT COUNT(*) FROM blobs WHERE done").Scan(&n) == nil && n > 0
+	}
+	if want {
+		eventually(t, "a snapshot is saved", saved)
+		return
+	}
+	must(t, syncengine.RebuildFilter(context.Background(), e)) // some turns of the loop have passed by then
+	if saved() {
+		t.Errorf("%+v: a snapshot is saved already", cfg)
+	}
+}
+
+// callsOf returns how many calls of an operation a registry has counted.
+func callsOf(t *testing.T, reg *prometheus.Registry, operation string) (n int) {
+	t.Helper()
+	families, err := reg.Gather()
+	must(t, err)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if f.GetName() == "sync_engine_operations_total" && l.GetName() == "operation" && l.GetValue() == operation {
+					n += int(m.GetCounter().GetValue())
+				}
+			}
+		}
+	}
+	return n
 }
 
 // levelAt checks that a level begins where its threshold says: the WAL of 1000 ops holds
@@ -295,8 +375,8 @@ func awayArchive() syncengine.ArchiveStore {
 
 type refusingArchive struct{ syncengine.ArchiveStore }
 
-func (*refusingArchive) Apply(context.Context, []syncengine.Record) error {
-	return syncengine.ErrUnavailable
+func (*refusingArchive) Apply(context.Context, []syncengine.Record) ([]syncengine.Meta, error) {
+	return nil, syncengine.ErrUnavailable
 }
 
 // slowArchive holds Apply until release is closed or its context ends.
@@ -307,7 +387,7 @@ type slowArchive struct {
 	mu               sync.Mutex // guards most
 }
 
-func (s *slowArchive) Apply(ctx context.Context, recs []syncengine.Record) error {
+func (s *slowArchive) Apply(ctx context.Context, recs []syncengine.Record) ([]syncengine.Meta, error) {
 	n := s.now.Add(1)
 	defer s.now.Add(-1)
 	s.mu.Lock()
@@ -321,22 +401,27 @@ func (s *slowArchive) Apply(ctx context.Context, recs []syncengine.Record) error
 	case <-s.release:
 		return s.ArchiveStore.Apply(ctx, recs)
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
 }
 
 // awayCache is an L2 that is away.
 type awayCache struct {
 	syncengine.CacheStore
-	gets atomic.Int32
+	asked atomic.Int32
 }
 
 func (c *awayCache) Get(context.Context, string) (syncengine.Record, error) {
-	c.gets.Add(1)
+	c.asked.Add(1)
 	return syncengine.Record{}, syncengine.ErrUnavailable
 }
 
 func (c *awayCache) Ping(context.Context) error { return syncengine.ErrUnavailable }
+
+func (c *awayCache) Scan(context.Context, func([]string) error) error {
+	c.asked.Add(1) // the verification after Open
+	return syncengine.ErrUnavailable
+}
 
 // deadlineCache notes how much time its calls have.
 type deadlineCache struct {

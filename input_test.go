@@ -112,8 +112,8 @@ func (deafArchive) GetMany(context.Context, []string) ([]syncengine.Found, error
 // readOnlyArchive takes no writes.
 type readOnlyArchive struct{ syncengine.ArchiveStore }
 
-func (readOnlyArchive) Apply(context.Context, []syncengine.Record) error {
-	return fmt.Errorf("read-only: %w", syncengine.ErrUnavailable)
+func (readOnlyArchive) Apply(context.Context, []syncengine.Record) ([]syncengine.Meta, error) {
+	return nil, fmt.Errorf("read-only: %w", syncengine.ErrUnavailable)
 }
 
 func TestEveryTierKeepsEveryIDAndContent_INV11(t *testing.T) {

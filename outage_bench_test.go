@@ -50,7 +50,7 @@ func loopBench(b *testing.B, store syncengine.ArchiveStore) {
 		r := syncengine.Record{Item: outageItem(n, outageIDs(b.N))}
 		r.Version, r.UpdatedAt, r.ContentHash = uint64(n+1), time.Now(), sha256.Sum256(r.Content)
 		if recs = append(recs, r); len(recs) == cap(recs) || n == b.N-1 {
-			must(b, store.Apply(ctx, recs))
+			must(b, applied(store.Apply(ctx, recs)))
 			recs = recs[:0]
 		}
 	}

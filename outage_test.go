@@ -424,9 +424,9 @@ func (f *faultyArchive) Prepare(ctx context.Context) error {
 	return errors.Join(f.err(), f.ArchiveStore.Prepare(ctx))
 }
 
-func (f *faultyArchive) Apply(ctx context.Context, recs []syncengine.Record) error {
+func (f *faultyArchive) Apply(ctx context.Context, recs []syncengine.Record) ([]syncengine.Meta, error) {
 	if err := f.err(); err != nil {
-		return err
+		return nil, err
 	}
 	return f.ArchiveStore.Apply(ctx, recs)
 }
@@ -436,6 +436,8 @@ func TestFlushWaitsForRecoveredOps(t *testing.T) {
 	ctx := context.Background()
 	l3 := &faultyArchive{ArchiveStore: storetest.NewArchive()}
 	dir := t.TempDir()
+	over, cancel := context.WithCancel(ctx) // a Shutdown that does not try long
+	cancel()
 	for round := range 50 {
 		l3.away.Store(false)
 		e := open(t, syncengine.Config{Dir: dir, L3: l3, BatchFlushInterval: time.Hour})
@@ -443,8 +445,8 @@ func TestFlushWaitsForRecoveredOps(t *testing.T) {
 		for n := range 3 {
 			put(t, e, fmt.Sprint("id-", n), round)
 		}
-		if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
-			t.Fatalf("Close with L3 away: %v", err)
+		if err := e.Shutdown(over); !errors.Is(err, syncengine.ErrPending) {
+			t.Fatalf("Shutdown with L3 away: %v", err)
 		}
 		l3.away.Store(false)
 		e = open(t, syncengine.Config{Dir: dir, L3: l3, BatchFlushInterval: time.Hour})

@@ -6,6 +6,7 @@ package syncengine
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -161,10 +162,31 @@ func mutate(t *rapid.T, b []byte) []byte {
 	return b
 }
 
+// reseal gives a value the sum that it should have, so that what lies behind the sum is
+// tested too.
+func reseal(id string, value []byte) []byte {
+	if len(value) < headWidth {
+		return value
+	}
+	value = bytes.Clone(value)
+	sum := sumOf(id, value[len(rankPrefix):rankWidth], value[headWidth:])
+	hex.Encode(value[headWidth-sumDigits:], sum[:])
+	return value
+}
+
 func TestMutatedEnvelopesNeverGiveAWrongItem(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := genRecord().Draw(t, "record")
-		soundEnvelope(t, r.ID, mutate(t, encodeEnvelope(&r)))
+		value := encodeEnvelope(&r)
+		if !bytes.Equal(reseal(r.ID, value), value) {
+			t.Fatalf("the sum of %q is not that of its bytes", value)
+		}
+		mutated := mutate(t, value)
+		soundEnvelope(t, r.ID, mutated)
+		if _, err := decodeEnvelope(r.ID, mutated); err == nil && !bytes.Equal(mutated, value) {
+			t.Fatalf("%q was read although it was written as %q", mutated, value)
+		}
+		soundEnvelope(t, r.ID, reseal(r.ID, mutated))
 	})
 }
 
@@ -200,7 +222,10 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add("a", encodeEnvelope(&dead))
 	f.Add("a", []byte(`{"id":"a","version":1,"content":{}}`))
 	f.Add("", []byte{})
-	f.Fuzz(func(t *testing.T, id string, value []byte) { soundEnvelope(t, id, value) })
+	f.Fuzz(func(t *testing.T, id string, value []byte) {
+		soundEnvelope(t, id, value)
+		soundEnvelope(t, id, reseal(id, value))
+	})
 }
 
 // genUnits draws units of ops as the WAL gets them.

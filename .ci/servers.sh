@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs redis-server and mariadb-server if they are missing, by apt or brew.
+# Installs redis-server and mariadb-server if they are missing, by apt or brew, and strace
+# where apt is and asks for no password.
 # The tests start their own instances, so nothing may be left running: no package
 # script gets to start a service.
 set -euo pipefail
@@ -8,6 +9,9 @@ export PATH="$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin:/opt/homebrew/opt
 
 have_redis() { command -v redis-server >/dev/null; }
 have_mariadb() { command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null; }
+
+# strace makes fsync fail in a test, which is skipped without it.
+wants_strace() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v strace >/dev/null; }
 
 missing() { # missing REDIS-PACKAGE MARIADB-PACKAGE
 	have_redis || echo "$1"
@@ -30,7 +34,7 @@ as_root() {
 
 with_apt() {
 	local guard=/usr/sbin/policy-rc.d packages
-	mapfile -t packages < <(missing redis-server mariadb-server)
+	mapfile -t packages < <(missing redis-server mariadb-server; if wants_strace; then echo strace; fi)
 	if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
 		fail "run as root: apt-get install ${packages[*]}"
 	fi
@@ -53,6 +57,9 @@ with_brew() { # brew starts no service unless asked to
 }
 
 if have_redis && have_mariadb; then
+	if wants_strace; then
+		with_apt || echo "servers: no strace, so a test will be skipped." >&2
+	fi
 	exit 0
 fi
 if command -v apt-get >/dev/null; then

@@ -42,7 +42,13 @@ func put(t testing.TB, l *Log, payload string) int64 {
 		err error
 	}
 	done := make(chan result, 1)
-	l.Append(&Request{Payload: []byte(payload), Ops: 1, At: 1, Max: uint64(len(payload)), Done: func(seg int64, _ int, err error) { done <- result{seg, err} }})
+	l.Append(&Request{Payload: []byte(payload), Ops: 1, At: 1, Max: uint64(len(payload)), Done: func(seg *Segment, err error) {
+		r := result{err: err}
+		if err == nil {
+			r.seg = seg.ID
+		}
+		done <- r
+	}})
 	r := <-done
 	if r.err != nil {
 		t.Fatal(r.err)
@@ -243,7 +249,7 @@ func TestAppendAfterCloseIsRefused(t *testing.T) {
 	l, stop := open(t, filepath.Join(t.TempDir(), "wal.db"))
 	stop()
 	var got error
-	l.Append(&Request{Done: func(_ int64, _ int, err error) { got = err }})
+	l.Append(&Request{Done: func(_ *Segment, err error) { got = err }})
 	if !errors.Is(got, ErrClosed) {
 		t.Fatalf("got %v", got)
 	}
@@ -308,7 +314,7 @@ func TestALogThatAnotherProcessHasLockedStaysReadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	failed := make(chan error, 1)
-	l.Append(&Request{Payload: []byte("y"), Ops: 1, Done: func(_ int64, _ int, err error) { failed <- err }})
+	l.Append(&Request{Payload: []byte("y"), Ops: 1, Done: func(_ *Segment, err error) { failed <- err }})
 	if err := <-failed; err == nil {
 		t.Error("a commit got past the lock")
 	}
@@ -333,7 +339,7 @@ func BenchmarkAppend64(b *testing.B) {
 	b.RunParallel(func(pb *testing.PB) {
 		done := make(chan error, 1)
 		for pb.Next() {
-			l.Append(&Request{Payload: payload, Ops: 1, Done: func(seg int64, _ int, err error) { l.Trim(seg); done <- err }})
+			l.Append(&Request{Payload: payload, Ops: 1, Max: uint64(time.Now().UnixNano()), Done: func(seg *Segment, err error) { l.Trim(seg.ID); done <- err }})
 			if err := <-done; err != nil {
 				b.Error(err)
 			}
@@ -347,7 +353,7 @@ func BenchmarkAppend1(b *testing.B) {
 	payload := make([]byte, 350)
 	done := make(chan int64, 1)
 	for b.Loop() {
-		l.Append(&Request{Payload: payload, Ops: 1, Done: func(seg int64, _ int, err error) { done <- seg }})
+		l.Append(&Request{Payload: payload, Ops: 1, Max: uint64(time.Now().UnixNano()), Done: func(seg *Segment, err error) { done <- seg.ID }})
 		l.Trim(<-done)
 	}
 }

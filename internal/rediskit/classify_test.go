@@ -63,6 +63,7 @@ func TestClassify(t *testing.T) {
 		{reply("LOADING Redis is loading the dataset in memory"), Outage, "loading"},
 		{reply("MASTERDOWN Link with MASTER is down"), Outage, "masterdown"},
 		{reply("CLUSTERDOWN The cluster is down"), Outage, "clusterdown"},
+		{reply("ERR Script attempted to execute a command while the cluster is down"), Outage, "clusterdown"},
 		{reply("TRYAGAIN Multiple keys request during rehashing of slot"), Outage, "tryagain"},
 		{reply("READONLY You can't write against a read only replica."), Outage, "readonly"},
 		{reply("ERR Error running script: @user_script:1: -READONLY You can't write against a read only replica."), Outage, "readonly"},

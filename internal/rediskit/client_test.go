@@ -167,6 +167,10 @@ func TestSentinelLeadsToTheMaster(t *testing.T) {
 		t.Errorf("not in database 3 of the master: %s", info)
 	}
 
+	if _, bad, err := c.Digest(within(t, 5*time.Second), "", Pages{}); err != nil || len(bad) != 1 || bad[0] != "k" { // it has no sum
+		t.Errorf("digest: %v, unreadable %q", err, bad)
+	}
+
 	// A sentinel that does not know the master answers nil: that is no absent key.
 	other, _ := connect(t, "redis://"+s.Addr()+"?master_name=nobody")
 	_, err := other.Get(within(t, 5*time.Second), "k")

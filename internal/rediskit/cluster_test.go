@@ -15,7 +15,11 @@ func TestCluster(t *testing.T) {
 	cl := testserver.RedisCluster(t, 3)
 	// One address is enough, said or repeated in any form.
 	one, _ := connect(t, "redis://"+cl.Addrs()[0]+"?cluster=true")
-	c, rdb := connect(t, "redis://"+strings.Join(cl.Addrs(), ","))
+	// As many failed dials as a pool has places make go-redis look for the node in the background,
+	// up to a second beyond Close: a large pool never does.
+	url := "redis://" + strings.Join(cl.Addrs(), ",") + "?pool_size=1000"
+	c, rdb := connect(t, url)
+	digesting, _ := digestClient(t, url)
 	repeated, _ := connect(t, "redis://"+cl.Addrs()[0]+"?addr="+cl.Addrs()[1])
 
 	t.Run("odd keys", func(t *testing.T) { checkOddKeys(t, c) })
@@ -89,6 +93,7 @@ func TestCluster(t *testing.T) {
 		}
 		wantClass(t, err, Other, "crossslot")
 	})
+	t.Run("digest", func(t *testing.T) { checkClusterDigest(t, cl, url) })
 	t.Run("one node dead", func(t *testing.T) { // last: the node stays down
 		cl.Nodes[2].Kill()
 		newer := slices.Clone(vals)
@@ -115,5 +120,7 @@ func TestCluster(t *testing.T) {
 			t.Errorf("%d of %d processed with one node of three dead", processed, len(keys))
 		}
 		wantClass(t, c.Ping(within(t, 3*time.Second)), Outage, "")
+		_, _, err = digesting.Digest(within(t, 10*time.Second), "many:", Pages{Timeout: 3 * time.Second})
+		wantClass(t, err, Outage, "")
 	})
 }

@@ -1,0 +1,188 @@
+package syncengine_test
+
+// backlog_test.go proves what becomes of a long outage's ops: an engine opens on many of them
+// at once and drains them in batches within its memory, their space is given back, and an op
+// logged while an older one of its id drains is not trimmed with it.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/storetest"
+)
+
+// heapInUse is what the heap holds after a collection.
+func heapInUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// leaveBacklog fills the WAL in dir with so many ops of ids of their own.
+func leaveBacklog(t *testing.T, dir string, ops int) {
+	t.Helper()
+	const group = 250
+	e := open(t, syncengine.Config{Dir: dir, L3: awayArchive(), L1MaxBytes: 8 << 20, CloseTimeout: time.Second})
+	items := make([]syncengine.Item, group)
+	for n := 0; n < ops; n += group {
+		for i := range items {
+			id := fmt.Sprint("id-", n+i)
+			items[i] = syncengine.Item{ID: id, Content: doc(id, n+i)}
+		}
+		_, err := e.SubmitMany(context.Background(), items)
+		must(t, err)
+	}
+	var pe *syncengine.PendingError
+	if err := e.Close(); !errors.As(err, &pe) || pe.Ops != ops {
+		t.Fatalf("Close: %v, want %d ops left", err, ops)
+	}
+}
+
+func TestINV10ALargeBacklogIsUsableAtOpenAndDrainsInBatches(t *testing.T) {
+	ops := 60_000
+	if testing.Short() {
+		ops = 20_000
+	}
+	const memory = 4 << 20
+	ctx := context.Background()
+	dir := t.TempDir()
+	leaveBacklog(t, dir, ops)
+	payload := fileBytes(t, filepath.Join(dir, "wal.db"))
+
+	gate, release := hold()
+	defer release()
+	var calls, records, most atomic.Int64
+	var e *syncengine.Engine
+	l3 := storetest.NewArchive()
+	opened := make(chan struct{})
+	hooked := &hookedArchive{ArchiveStore: l3, apply: func(_ context.Context, recs []syncengine.Record) error {
+		<-opened
+		<-gate
+		calls.Add(1)
+		records.Add(int64(len(recs)))
+		most.Store(max(most.Load(), e.Stats().L1Bytes))
+		return nil
+	}}
+	before := heapInUse()
+	e = open(t, syncengine.Config{Dir: dir, L3: hooked, L1MaxBytes: memory, L3Timeout: time.Minute, FlushConcurrency: 1})
+	close(opened)
+	if s := e.Stats(); s.PendingOps != ops || s.WALItems != int64(ops) {
+		t.Errorf("after Open %d ops are pending and %d in the WAL, want %d", s.PendingOps, s.WALItems, ops)
+	}
+	for n := 0; n < ops; n += 1 + ops/400 {
+		wantContent(t, e, fmt.Sprint("id-", n), n)
+	}
+	// What grows with the backlog is an index of some 40 bytes an op, in a map at most half empty.
+	if grown, limit := heapInUse()-before, int64(2*memory+ops*100); grown > limit {
+		t.Errorf("the heap grew by %d bytes for %d ops of %d bytes, want at most %d", grown, ops, payload, limit)
+	}
+	put(t, e, "id-0", ops+1) // writes go on, and rank after what waits
+	release()
+	must(t, e.Flush(ctx))
+	if n, limit := calls.Load(), int64(ops/1000*3/2+10); n > limit {
+		t.Errorf("the drain took %d batches for %d ops, want at most %d", n, ops, limit)
+	}
+	if records.Load() < int64(ops) {
+		t.Errorf("L3 got %d records of %d", records.Load(), ops)
+	}
+	if limit := int64(memory) * 11 / 10; most.Load() > limit {
+		t.Errorf("memory reached %d bytes, the bound is %d", most.Load(), limit)
+	}
+	if s := e.Stats(); s.PendingOps != 0 || s.WALItems != 0 || s.WALBytes != 0 || s.SpooledOps != 0 {
+		t.Errorf("after the drain: %+v", s)
+	}
+	for n := 1; n < ops; n += 1 + ops/2000 {
+		id := fmt.Sprint("id-", n)
+		if rec, err := l3.Get(ctx, id); err != nil || string(rec.Content) != string(doc(id, n)) {
+			t.Fatalf("L3 holds %.40q of %s, %v", rec.Content, id, err)
+		}
+	}
+	wantContent(t, e, "id-0", ops+1)
+	wantSpaceBack(t, dir, payload)
+}
+
+func fileBytes(t testing.TB, path string) int64 {
+	t.Helper()
+	st, err := os.Stat(path)
+	must(t, err)
+	return st.Size()
+}
+
+// wantSpaceBack waits until the WAL has given back what a backlog took.
+func wantSpaceBack(t *testing.T, dir string, was int64) {
+	t.Helper()
+	main, log := filepath.Join(dir, "wal.db"), filepath.Join(dir, "wal.db-wal")
+	limit := max(was/4, 10<<20)
+	eventually(t, "the WAL gives its space back", func() bool { return fileBytes(t, main) < limit })
+	if n := fileBytes(t, log); n > 40<<20 {
+		t.Errorf("wal.db-wal has %d bytes", n)
+	}
+}
+
+// TestINV1AnOpLoggedWhileItsIDDrainsIsNotTrimmedWithIt writes an id again while L3 takes its
+// older op, from memory or from the spool; then L3 goes away and the engine is closed, so that
+// the newer op is in the WAL or nowhere.
+func TestINV1AnOpLoggedWhileItsIDDrainsIsNotTrimmedWithIt(t *testing.T) {
+	for _, spooled := range []bool{false, true} {
+		t.Run(fmt.Sprintf("spooled %v", spooled), func(t *testing.T) {
+			ctx := context.Background()
+			l3 := storetest.NewArchive()
+			var away atomic.Bool
+			gate, release := hold()
+			defer release()
+			reached := make(chan struct{}, 1)
+			hooked := &hookedArchive{ArchiveStore: l3, apply: func(_ context.Context, recs []syncengine.Record) error {
+				if away.Load() {
+					return errAway
+				}
+				for i := range recs {
+					if recs[i].ID == "x" && string(recs[i].Content) == string(doc("x", 1)) {
+						reached <- struct{}{}
+						<-gate
+						away.Store(true) // after this batch
+					}
+				}
+				return nil
+			}}
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: hooked, L1MaxBytes: 64 << 10, L3Timeout: time.Minute,
+				FlushConcurrency: 1, CloseTimeout: time.Second}
+			e := open(t, cfg)
+			away.Store(spooled)
+			for n := 0; spooled && e.Stats().SpooledOps == 0; n++ {
+				put(t, e, fmt.Sprint("fill-", n), n)
+			}
+			put(t, e, "x", 1)
+			away.Store(false)
+			flushed := make(chan error, 1)
+			go func() { flushed <- e.Flush(ctx) }()
+			<-reached
+			put(t, e, "x", 2)
+			release()
+			<-flushed
+			eventually(t, "the older op is done", func() bool { return e.Stats().WALItems == 1 })
+			var pe *syncengine.PendingError
+			if err := e.Close(); !errors.As(err, &pe) || pe.Ops != 1 {
+				t.Fatalf("Close: %v, want the newer op to be left", err)
+			}
+			if rec, err := l3.Get(ctx, "x"); err != nil || string(rec.Content) != string(doc("x", 1)) {
+				t.Fatalf("L3 holds %.40q, %v; want the older op", rec.Content, err)
+			}
+			away.Store(false)
+			e = open(t, cfg)
+			wantContent(t, e, "x", 2)
+			must(t, e.Flush(ctx))
+			if rec, err := l3.Get(ctx, "x"); err != nil || string(rec.Content) != string(doc("x", 2)) {
+				t.Errorf("L3 holds %.40q, %v; want the newer op", rec.Content, err)
+			}
+		})
+	}
+}
