@@ -178,17 +178,17 @@ func unescape(s string) string {
 // scheme alone: nobody can tell which part of it is the password.
 func Redact(raw string) string {
 	s, err := Parse(raw)
-	switch {
-	case err == nil && s.Dialect == SQLite:
+	if path, ok := strings.CutPrefix(raw, "sqlite:"); ok {
+		if colon := strings.Index(path, ":"); colon >= 0 && strings.Contains(path[colon:], "@") {
+			return "sqlite:[redacted]" // user and password of another URL, by mistake
+		}
 		return raw
-	case err == nil:
+	}
+	if err == nil {
 		return "mysql://" + url.User(s.mysql.User).String() + ":xxxxx@" + s.mysql.Addr + "/" + s.mysql.DBName
 	}
 	scheme, _, ok := strings.Cut(raw, ":")
-	switch {
-	case ok && scheme == "sqlite":
-		return raw
-	case ok && (scheme == "mysql" || knownScheme.MatchString(raw)):
+	if ok && (scheme == "mysql" || knownScheme.MatchString(raw)) {
 		return scheme + "://[redacted]"
 	}
 	return "[redacted]"

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"io"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -76,4 +77,24 @@ func count(t *testing.T, db *sql.DB, table string) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+func FuzzURL(f *testing.F) {
+	const canary = "kn4ryb1rd"
+	f.Add("mysql", "u", "p@:/?#%", "h:1", "/db", "tls=true")
+	f.Add("sqlite", "", "x", "", "a b.db", "mode=ro")
+	f.Fuzz(func(t *testing.T, scheme, user, password, host, path, query string) {
+		if strings.Contains(user+host+path+query, canary[:3]) {
+			return
+		}
+		for _, secret := range []string{canary + password, url.PathEscape(canary + password)} {
+			raw := scheme + "://" + user + ":" + secret + "@" + host + path + "?" + query
+			if shown := Redact(raw); strings.Contains(shown, canary) {
+				t.Errorf("redacted shows the password: %s", shown)
+			}
+			if _, err := Parse(raw); err != nil && strings.Contains(err.Error(), canary) {
+				t.Errorf("error shows the password: %v", err)
+			}
+		}
+	})
 }
