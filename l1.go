@@ -47,12 +47,16 @@ type entry struct {
 	updatedAt  int64    // unix nanoseconds
 	meta       *carried // nil for most items
 	seg        *segment // where the WAL holds the op; guarded by the queue's mutex; nil: not logged, or done
-	slot       uint32   // place in the sampler; guarded by its mutex
+	slot       uint32   // place in residents, whose mutex guards it
 	accesses   atomic.Uint32
 	lastAccess atomic.Uint32 // ticks of the engine's clock, see coarse
 	checked    atomic.Uint32 // ticks: when it was written, or last compared with a lower tier
 	state      atomic.Uint32
 	idLen      uint16
+	base       uint16 // the lowest bits of accesses when the era began; this and the next three: as slot
+	era        uint8  // of fame and base
+	fame       uint8  // uses before base, at most sketch.Max
+	arrival    bool   // slot is one of the arrivals
 	priority   Priority
 	deleted    bool
 	numbered   bool  // the caller gave the version
@@ -173,26 +177,29 @@ const stripes = 1024
 
 // l1 is the memory tier.
 type l1 struct {
-	m        *xsync.MapOf[string, *entry]
-	seed     maphash.Seed
-	clock    coarse
-	writes   [stripes]atomic.Uint64
-	samples  sampler
-	live     atomic.Int64 // items in the map, tombstones not counted
-	bytes    atomic.Int64 // of entries in the map
-	detached atomic.Int64 // of pinned entries no longer in the map
-	pinned   atomic.Int64 // of pinned entries, in the map or not
-	drained  atomic.Int64 // of entries the drain has read, see hold
-	evicted  atomic.Uint64
-	hits     *xsync.Counter // striped: readers don't share a cache line
-	manyHits atomic.Bool    // hits are sampled
-	misses   *xsync.Counter
-	budget   int64
+	m         *xsync.MapOf[string, *entry]
+	seed      maphash.Seed
+	clock     coarse
+	writes    [stripes]atomic.Uint64
+	residents *residents
+	live      atomic.Int64 // items in the map, tombstones not counted
+	bytes     atomic.Int64 // of entries in the map
+	detached  atomic.Int64 // of pinned entries no longer in the map
+	pinned    atomic.Int64 // of pinned entries, in the map or not
+	drained   atomic.Int64 // of entries the drain has read, see hold
+	evicted   atomic.Uint64
+	hits      *xsync.Counter // striped: readers don't share a cache line
+	manyHits  atomic.Bool    // hits are sampled
+	misses    *xsync.Counter
+	budget    int64
+
+	lastHits, lastInserts int64 // at the last tick; only housekeep uses them
 }
 
 func newL1(budget int64) *l1 {
 	c := &l1{m: xsync.NewMapOf[string, *entry](), seed: maphash.MakeSeed(), hits: xsync.NewCounter(), misses: xsync.NewCounter(), budget: budget}
 	c.clock.start = time.Now()
+	c.residents = newResidents(budget, c.hash, c.hits.Value)
 	return c
 }
 
@@ -213,7 +220,8 @@ const (
 	accessSample  = 8      // after that, one in so many counts as so many
 	exactHits     = 10_000 // of the engine
 	hitSample     = 16
-	accessStep    = 10 // ticks: how exact lastAccess is
+	fewInserts    = 1000 // hits per insert above which hits are sampled
+	accessStep    = 10   // ticks: how exact lastAccess is
 )
 
 func (c *l1) count(e *entry) {
@@ -233,12 +241,14 @@ func (c *l1) count(e *entry) {
 	}
 }
 
-// tick moves the clock and decides how hits are counted from now on.
+// tick moves the clock and decides how hits are counted from now on: exactly, unless there were
+// so many for each entry that came in that counting would be what costs, and eviction, which
+// wants to know the hit ratio, has nothing to gain from it.
 func (c *l1) tick() {
 	c.clock.tick()
-	if c.hits.Value() >= exactHits {
-		c.manyHits.Store(true)
-	}
+	hits, inserts := c.hits.Value(), c.residents.inserts.Load()
+	c.manyHits.Store(hits >= exactHits && hits-c.lastHits > fewInserts*(inserts-c.lastInserts))
+	c.lastHits, c.lastInserts = hits, inserts
 }
 
 // peek is get without counting.
@@ -250,7 +260,9 @@ func (c *l1) hash(id string) uint64 { return maphash.String(c.seed, id) }
 func (c *l1) stamp(id string) uint64 { return c.writes[c.hash(id)%stripes].Load() }
 
 // used is what L1 and the queue hold together.
-func (c *l1) used() int64 { return c.bytes.Load() + c.detached.Load() }
+func (c *l1) used() int64 {
+	return c.bytes.Load() + c.detached.Load() + c.residents.remembers.Load()
+}
 
 // accept puts the entry of an accepted op into the map unless a higher one is there.
 // pinned says whether the queue holds it; otherwise it is spooled.
@@ -296,12 +308,12 @@ func (c *l1) store(e *entry, still func() bool) (stored bool) {
 			e.lastAccess.Store(old.lastAccess.Load())
 			c.bytes.Add(e.size() - old.size())
 			c.live.Add(liveDelta(e) - liveDelta(old))
-			c.samples.replace(old, e)
+			c.residents.replace(old, e)
 			c.detach(old)
 		} else {
 			c.bytes.Add(e.size())
 			c.live.Add(liveDelta(e))
-			c.samples.add(e)
+			c.residents.add(e, c.used() > c.budget)
 		}
 		return e, false
 	})
@@ -371,7 +383,7 @@ func (c *l1) drop(e *entry) (dropped bool) {
 		}
 		c.bytes.Add(-e.size())
 		c.live.Add(-liveDelta(e))
-		c.samples.remove(e)
+		c.residents.remove(e)
 		// A write may be dropped before accept has counted it, and a reader that loaded the
 		// version before it must not promote that.
 		c.writes[c.hash(e.id())%stripes].Add(1)

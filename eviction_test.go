@@ -1,0 +1,295 @@
+package syncengine
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// sim reads ids from an l1 of room for so many items, as an engine does with a store below.
+type sim struct {
+	c          *l1
+	hits, n    int
+	hitsOf     map[string]int
+	contentLen int
+}
+
+const simContent = 4000
+
+func newSim(items int) *sim {
+	return &sim{c: newL1(int64(items) * (simContent + entryOverhead + 8)), hitsOf: make(map[string]int), contentLen: simContent}
+}
+
+func (s *sim) read(id string) {
+	s.n++
+	if _, ok := s.c.get(id); ok {
+		s.hits++
+		s.hitsOf[id]++
+		return
+	}
+	s.c.promote(newEntry(&Record{Item: Item{ID: id, Version: 1, Content: make([]byte, s.contentLen)}}), s.c.stamp(id))
+	s.c.evict(0)
+}
+
+// share returns the share of hits since the last call, in percent.
+func (s *sim) share() int {
+	p := 100 * s.hits / s.n
+	s.hits, s.n = 0, 0
+	return p
+}
+
+func TestALoopLargerThanMemoryIsMostlyHit(t *testing.T) {
+	s := newSim(500)
+	for range 30 {
+		for n := range 1000 {
+			s.read(fmt.Sprint("loop-", n))
+		}
+	}
+	if p := s.share(); p < 35 { // at best 50; an LRU has 0
+		t.Errorf("%d %% hits", p)
+	}
+}
+
+func TestAScanLeavesTheHotSetAlone(t *testing.T) {
+	s := newSim(500)
+	hot := func() {
+		for range 10 {
+			for n := range 400 {
+				s.read(fmt.Sprint("hot-", n))
+			}
+		}
+	}
+	hot()
+	s.share()
+	for n := range 5000 {
+		s.read(fmt.Sprint("scan-", n))
+	}
+	if p := s.share(); p != 0 {
+		t.Errorf("a scan is hit by %d %%", p)
+	}
+	for n := range 400 {
+		s.read(fmt.Sprint("hot-", n))
+	}
+	if p := s.share(); p < 95 {
+		t.Errorf("after a scan %d %% of the hot set are in memory", p)
+	}
+}
+
+func TestANewHotSetTakesOver(t *testing.T) {
+	s := newSim(500)
+	for set := range 3 {
+		for range 60 {
+			for n := range 400 {
+				s.read(fmt.Sprint(set, "-", n))
+			}
+		}
+		s.share()
+		for n := range 400 {
+			s.read(fmt.Sprint(set, "-", n))
+		}
+		if p := s.share(); p < 90 {
+			t.Errorf("set %d: %d %% hits after 60 rounds", set, p)
+		}
+	}
+}
+
+// Where only the newest is read again, arrivals get the memory.
+func TestTheShareOfArrivalsFollowsTheLoad(t *testing.T) {
+	s := newSim(500)
+	r := rand.New(rand.NewPCG(1, 2))
+	for n := range 400_000 { // each id is read often, soon after it came, and then never again
+		s.read(fmt.Sprint(n/10 - r.IntN(300)))
+	}
+	if s.share(); s.c.residents.share < .1 {
+		t.Errorf("arrivals have %.2f of memory", s.c.residents.share)
+	}
+	before := s.c.residents.share
+	for range 400 {
+		for n := range 1000 {
+			s.read(fmt.Sprint("loop-", n))
+		}
+	}
+	if s.c.residents.share >= before {
+		t.Errorf("arrivals have %.2f of memory in a loop, and had %.2f before", s.c.residents.share, before)
+	}
+}
+
+func TestManySmallItemsStayForFewLargeOnes(t *testing.T) {
+	s := newSim(500)
+	for round := range 40 {
+		s.contentLen = 400
+		for n := range 2000 {
+			s.read(fmt.Sprint("small-", n))
+		}
+		s.contentLen = 40_000
+		for n := range 100 {
+			s.read(fmt.Sprint("large-", n))
+		}
+		if round == 19 {
+			s.hitsOf = make(map[string]int)
+		}
+	}
+	small, large := 0, 0
+	for id, n := range s.hitsOf {
+		if id[0] == 's' {
+			small += n
+		} else {
+			large += n
+		}
+	}
+	if small < 20*2000*9/10 {
+		t.Errorf("%d of %d reads of small items were hit, and %d of %d of large ones, as often used", small, 20*2000, large, 20*100)
+	}
+}
+
+func TestINV6PinnedEntriesAreNeverTheLoser(t *testing.T) {
+	c := newL1(100_000)
+	var pinned []*entry
+	for n := range 60 {
+		e := newEntry(&Record{Item: Item{ID: fmt.Sprint("p", n), Version: 1, Content: make([]byte, 1000)}})
+		c.accept(e, true)
+		pinned = append(pinned, e)
+	}
+	for n := range 5000 {
+		id := fmt.Sprint("clean-", n)
+		c.promote(newEntry(&Record{Item: Item{ID: id, Version: 1, Content: make([]byte, 1000)}}), c.stamp(id))
+		c.evict(0)
+		if c.used() > 100_000 {
+			t.Fatalf("%d bytes are in use", c.used())
+		}
+	}
+	for _, e := range pinned {
+		if got, ok := c.peek(e.id()); !ok || got != e {
+			t.Fatalf("%s is gone", e.id())
+		}
+	}
+	c.evict(1 << 30) // all that may go
+	if c.live.Load() != 60 {
+		t.Errorf("%d items are left of 60 that may not go", c.live.Load())
+	}
+	for _, e := range pinned {
+		c.unpin(e)
+	}
+	c.evict(1 << 30)
+	if c.live.Load() != 0 || c.bytes.Load() != 0 || c.residents.arrived != 0 || c.residents.len() != 0 {
+		t.Errorf("%d items, %d bytes are left; arrivals: %d bytes", c.live.Load(), c.bytes.Load(), c.residents.arrived)
+	}
+}
+
+// TestResidentsAreThoseOfTheMap puts, replaces, drops, reads and evicts at random.
+func TestResidentsAreThoseOfTheMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := newL1(int64(rapid.IntRange(2_000, 40_000).Draw(t, "budget")))
+		version := uint64(0)
+		id := func(t *rapid.T) string { return fmt.Sprint("id-", rapid.IntRange(0, 50).Draw(t, "id")) }
+		var queued []*entry
+		put := func(t *rapid.T) {
+			version++
+			e := newEntry(&Record{Item: Item{ID: id(t), Version: version, Content: make([]byte, rapid.IntRange(0, 3000).Draw(t, "size"))}})
+			if rapid.Bool().Draw(t, "pinned") {
+				c.accept(e, true)
+				queued = append(queued, e)
+			} else {
+				c.accept(e, false)
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"put": put, "put again": put,
+			"get": func(t *rapid.T) { c.get(id(t)) },
+			"drop": func(t *rapid.T) {
+				if e, ok := c.peek(id(t)); ok {
+					c.drop(e)
+				}
+			},
+			"flush": func(*rapid.T) {
+				for _, e := range queued {
+					c.unpin(e)
+				}
+				queued = nil
+			},
+			"evict": func(t *rapid.T) { c.evict(int64(rapid.IntRange(0, 5000).Draw(t, "room"))) },
+			"tick":  func(*rapid.T) { c.tick() },
+			"": func(t *rapid.T) {
+				r := c.residents
+				var bytes, arrived int64
+				n := 0
+				c.m.Range(func(id string, e *entry) bool {
+					n++
+					bytes += e.size()
+					at := &r.main
+					if e.arrival {
+						arrived += e.size()
+						at = &r.arrivals.ring
+					}
+					if got := (*at)[int(e.slot)%len(*at)]; got != e {
+						t.Fatalf("%s is not where it says", id)
+					}
+					return true
+				})
+				if n != r.len() || arrived != r.arrived || bytes != c.bytes.Load() {
+					t.Fatalf("%d entries, %d bytes, %d of arrivals; counted are %d, %d, %d", n, bytes, arrived, r.len(), c.bytes.Load(), r.arrived)
+				}
+			},
+		})
+	})
+}
+
+func TestFrequencyIsRememberedAndHalved(t *testing.T) {
+	s := newSim(100)
+	for n := range 90 { // with few entries, an era is short
+		s.read(fmt.Sprint("other-", n))
+	}
+	for range 12 {
+		s.read("star")
+	}
+	star, _ := s.c.peek("star")
+	if f := s.c.residents.frequency(star); f < 12 {
+		t.Fatalf("12 reads count as %d", f)
+	}
+	if !s.c.drop(star) {
+		t.Fatal("not dropped")
+	}
+	s.read("star")
+	again, _ := s.c.peek("star")
+	if f := s.c.residents.frequency(again); f < 13 {
+		t.Errorf("after it was gone, 13 reads count as %d", f)
+	}
+	s.c.residents.era++
+	if f := s.c.residents.frequency(again); f < 6 || f > 7 {
+		t.Errorf("in the next era they count as %d", f)
+	}
+	for range 3 {
+		s.c.get("star")
+	}
+	if f := s.c.residents.frequency(again); f < 9 || f > 10 {
+		t.Errorf("with 3 more they count as %d", f)
+	}
+}
+
+// BenchmarkEvict is the cost of one item that comes and one that goes.
+func BenchmarkEvict(b *testing.B) {
+	for _, items := range []int{10_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprint(items), func(b *testing.B) {
+			const each = 100 + entryOverhead
+			c := newL1(int64(items) * each)
+			content := make([]byte, 90)
+			put := func(n int) {
+				e := newEntry(&Record{Item: Item{ID: fmt.Sprintf("i%09d", n), Version: 1, Content: content}})
+				c.store(e, nil)
+			}
+			for n := range items {
+				put(n)
+			}
+			c.evict(0)
+			n := items
+			b.ReportAllocs()
+			for b.Loop() {
+				put(n)
+				c.evict(0)
+				n++
+			}
+		})
+	}
+}
