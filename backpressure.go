@@ -6,6 +6,7 @@ package syncengine
 // No goroutines.
 
 import (
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 )
@@ -86,8 +87,7 @@ func levelFor(p float64, limits *[5]float64) BackpressureLevel {
 const (
 	// hysteresis is how far pressure must fall below a level's threshold to leave it.
 	hysteresis = .02
-	// throttleMax is the longest wait of one write at LevelThrottle, reached where
-	// LevelCritical begins.
+	// throttleMax is the average wait of a write at LevelThrottle where LevelCritical begins.
 	throttleMax = 50 * time.Millisecond
 )
 
@@ -119,10 +119,11 @@ func (g *pressureGauge) observe(p float64) BackpressureLevel {
 	}
 }
 
-// throttle is how long a write should wait at pressure p: nothing where LevelThrottle
-// begins, throttleMax where LevelCritical does, in proportion between.
+// throttle is how long a write should wait at pressure p: on average nothing where LevelThrottle
+// begins, throttleMax where LevelCritical does, in proportion between; each call half to
+// one and a half of that, so that those that came together don't go on together.
 func (g *pressureGauge) throttle(p float64) time.Duration {
 	low, high := g.limits[LevelThrottle-1], g.limits[LevelCritical-1]
 	part := min(1, max(0, (p-low)/(high-low)))
-	return time.Duration(part * float64(throttleMax))
+	return time.Duration(part * float64(throttleMax) * (.5 + rand.Float64()))
 }

@@ -99,7 +99,9 @@ const lanes = int(PriorityCritical-PriorityLow) + 1
 func laneOf(ops []*entry) int {
 	p := PriorityLow
 	for _, e := range ops {
-		p = max(p, e.priority)
+		if p = max(p, e.priority); e.state.Load()&stateRaised != 0 {
+			p = max(p, PriorityHigh)
+		}
 	}
 	return int(PriorityCritical - p)
 }
@@ -111,7 +113,7 @@ type queueLimits struct {
 	age        time.Duration
 	patience   time.Duration // wait after which a unit goes first whatever its priority
 	spoolAbove int64         // bytes in the queue above which ops are spooled
-	evictAhead int64         // size of a unit above which memory is made free before it is taken
+	evictAhead int64         // size of what comes at once above which memory is made free before it is taken
 }
 
 type queue struct {
@@ -177,13 +179,13 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 	ops := u.ops()
 	size := sizeOf(ops)
 	q.mu.Lock()
-	if size > q.lim.evictAhead { // small ones are made room for afterwards, by their callers
-		q.l1.evict(size)
-	}
 	if seg == nil {
+		q.makeRoom(size)
 		q.promised -= size
 	} else if !seg.decided { // all of it is spooled or nothing
-		seg.decided, seg.spooled = true, q.mustSpool(seg.bytes+int64(seg.live)*entryOverhead)
+		all := seg.bytes + int64(seg.live)*entryOverhead
+		q.makeRoom(all)
+		seg.decided, seg.spooled = true, q.mustSpool(all)
 		if !seg.spooled {
 			q.segments = append(q.segments, seg)
 		}
@@ -202,6 +204,13 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 		q.push(u)
 	}
 	q.mu.Unlock()
+}
+
+// makeRoom evicts for what is about to be accepted. For little, callers do it afterwards.
+func (q *queue) makeRoom(size int64) {
+	if size > q.lim.evictAhead {
+		q.l1.evict(size)
+	}
 }
 
 // push appends a unit to its lane.

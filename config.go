@@ -170,7 +170,9 @@ type Config struct {
 
 	// PriorityFunc decides the flush priority of a put whose id is in L1. It runs on the
 	// submitting goroutine and must not block; a panic in it is recovered and the
-	// item's own priority used. nil: Item.Priority.
+	// item's own priority used. nil: Item.Priority, but an op of PriorityNormal is flushed like
+	// one of PriorityHigh when its id was read 16 times from memory, the last time within the
+	// last minute; so are deletes. WithPriority is never changed.
 	PriorityFunc func(AccessStats) Priority
 
 	Logger     *slog.Logger          // state changes, never items [silent]

@@ -25,7 +25,6 @@ package syncengine
 import (
 	"context"
 	"errors"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -289,7 +288,7 @@ func (f *flusher) logBuffered() {
 	for i := range us {
 		ops, at := us[i].ops(), us[i].at
 		f.logging.Add(1)
-		f.wal.reserve(ops, math.MaxInt64, math.MaxInt64) // they were accepted: there is no refusing them
+		f.wal.claim(ops) // they were accepted: there is no refusing them
 		_ = f.wal.append(ops, asIs, func(seg *segment, last bool, err error) {
 			if err == nil {
 				f.q.logged(ops, at, seg, last)

@@ -77,7 +77,7 @@ func (e *Engine) insert(ctx context.Context, op *entry, stamp uint64) error {
 	if err := e.checkSize([]*entry{op}); err != nil {
 		return err
 	}
-	if err := e.admit(ctx); err != nil {
+	if err := e.admit(ctx, []*entry{op}, Logged); err != nil {
 		return err
 	}
 	return e.logOps(ctx, []*entry{op}, e.cfg.Durability, func(op *entry) error {

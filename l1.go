@@ -34,6 +34,8 @@ const metaOverhead = int(unsafe.Sizeof(carried{}))
 const (
 	statePinned   uint32 = 1 << iota // the queue waits to write this op: it must stay in memory
 	stateDetached                    // counted in l1.detached: the queue holds it, the map does not
+	stateAsked                       // of an op before accept: its priority was asked for, see raise
+	stateRaised                      // of a queued op: it is flushed as if its priority were high
 )
 
 // entry is an item or a tombstone in memory. A short id lies in the entry itself, so that the
@@ -268,7 +270,7 @@ func (c *l1) used() int64 {
 // pinned says whether the queue holds it; otherwise it is spooled.
 func (c *l1) accept(e *entry, pinned bool) {
 	if pinned {
-		e.state.Store(statePinned)
+		e.state.Store(statePinned | e.state.Load()&stateRaised)
 		c.pinned.Add(e.size())
 	}
 	if !c.store(e, nil) && pinned {

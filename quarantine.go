@@ -422,6 +422,9 @@ func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (int, erro
 			return 0, err
 		}
 		if len(left) > 0 {
+			if err := e.reserve(left); err != nil {
+				return 0, err
+			}
 			if err := e.logOps(ctx, left, Logged, retried); err != nil {
 				return 0, err
 			}

@@ -251,15 +251,30 @@ func (w *wal) append(ops []*entry, assign func(*entry) error, then func(seg *seg
 // asIs is an assign for ops that have their versions.
 func asIs(*entry) error { return nil }
 
-// reserve counts ops that are about to be appended, unless that would pass a limit. What is
-// on its way counts as well: it is in memory, and the log will hold it.
-func (w *wal) reserve(ops []*entry, maxItems, maxBytes int64) bool {
-	items, bytes := w.items.Add(int64(len(ops))), w.bytes.Add(opsBytes(ops))
-	if items <= maxItems && bytes <= maxBytes {
+// walLimits bound what the log holds.
+type walLimits struct {
+	items, bytes int64
+	full         float64 // part of them from which on nothing more is taken
+}
+
+// reserve counts ops that are about to be appended, unless the log is full or they would pass a
+// limit. What is on its way counts as well: it is in memory, and the log will hold it. So calls
+// side by side pass the mark of fullness by one unit, not by as many as there are.
+func (w *wal) reserve(ops []*entry, lim walLimits) bool {
+	n, size := int64(len(ops)), opsBytes(ops)
+	items, bytes := w.items.Add(n), w.bytes.Add(size)
+	if items <= lim.items && bytes <= lim.bytes &&
+		float64(items-n) < lim.full*float64(lim.items) && float64(bytes-size) < lim.full*float64(lim.bytes) {
 		return true
 	}
 	w.release(ops)
 	return false
+}
+
+// claim is reserve without limits, for ops that were accepted before.
+func (w *wal) claim(ops []*entry) {
+	w.items.Add(int64(len(ops)))
+	w.bytes.Add(opsBytes(ops))
 }
 
 // release takes a reservation back.

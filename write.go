@@ -109,10 +109,11 @@ func (e *Engine) submitOne(ctx context.Context, op *entry, d Durability) error {
 	if err := e.checkSize([]*entry{op}); err != nil {
 		return err
 	}
-	if err := e.admit(ctx); err != nil {
+	if err := e.admit(ctx, []*entry{op}, d); err != nil {
 		return err
 	}
 	if err := e.bad.revive(ctx, []*entry{op}); err != nil {
+		e.unadmit([]*entry{op}, d)
 		return err
 	}
 	if d == Buffered && e.queue.promise(op.size()) {
@@ -123,6 +124,11 @@ func (e *Engine) submitOne(ctx context.Context, op *entry, d Durability) error {
 		e.queue.accept(unit{one: op, at: time.Now().UnixNano()}, nil, false)
 		e.afterWrite()
 		return nil
+	}
+	if d == Buffered { // memory has no room, so it is logged
+		if err := e.reserve([]*entry{op}); err != nil {
+			return err
+		}
 	}
 	return e.logOps(ctx, []*entry{op}, d, e.assignVersion)
 }
@@ -186,23 +192,29 @@ func (e *Engine) submitGroup(ctx context.Context, ops []*entry, d Durability) (B
 	if err := e.checkSize(ops); err != nil {
 		return failed, err
 	}
-	if err := e.admit(ctx); err != nil {
+	if err := e.admit(ctx, ops, d); err != nil {
 		return failed, err
 	}
 	if err := e.bad.revive(ctx, ops); err != nil {
+		e.unadmit(ops, d)
 		return failed, err
 	}
 	ok := BatchResult{Total: total, Succeeded: total}
-	if d != Buffered || !e.queue.promise(sizeOf(ops)) {
-		if err := e.logOps(ctx, ops, d, e.assignVersion); err != nil {
+	if d == Buffered {
+		if e.queue.promise(sizeOf(ops)) {
+			if err := e.acceptBuffered(ops); err != nil {
+				return failed, err
+			}
+			e.afterWrite()
+			return ok, nil
+		}
+		if err := e.reserve(ops); err != nil { // memory has no room, so they are logged
 			return failed, err
 		}
-		return ok, nil
 	}
-	if err := e.acceptBuffered(ops); err != nil {
+	if err := e.logOps(ctx, ops, d, e.assignVersion); err != nil {
 		return failed, err
 	}
-	e.afterWrite()
 	return ok, nil
 }
 
@@ -259,18 +271,38 @@ func (e *Engine) newPut(it *Item, o *writeOptions) *entry {
 		rec.UpdatedAt = time.Now()
 	}
 	op := newEntry(&rec)
-	if o.priority != nil {
-		op.priority = *o.priority
-	} else if e.cfg.PriorityFunc != nil {
-		op.priority = e.askPriority(op)
+	switch {
+	case o.priority != nil:
+		op.setPriority(*o.priority)
+	case e.cfg.PriorityFunc != nil:
+		op.setPriority(e.askPriority(op))
 	}
 	return op
 }
 
+// setPriority sets a priority that counts as it is.
+func (e *entry) setPriority(p Priority) {
+	e.priority = p
+	e.state.Store(stateAsked)
+}
+
+// raise is the default scoring: an op of normal priority whose id is read often here, and was
+// read just now, is flushed before others, since elsewhere it is probably read, too. What is
+// stored is the priority it was submitted with.
+func (e *Engine) raise(op, known *entry) {
+	if op.priority == PriorityNormal && op.state.Load() != stateAsked && known.accesses.Load() >= exactAccesses &&
+		e.l1.clock.since(known.lastAccess.Load()) < freshAccess {
+		op.state.Store(stateRaised)
+	}
+}
+
+// freshAccess is how recent the last read of an id must be for its ops to be raised.
+const freshAccess = time.Minute
+
 func (e *Engine) newDelete(id string, o *writeOptions) *entry {
 	op := newEntry(&Record{Item: Item{ID: id, Version: o.version, UpdatedAt: time.Now()}, Deleted: true})
 	if o.priority != nil {
-		op.priority = *o.priority
+		op.setPriority(*o.priority)
 	}
 	return op
 }
@@ -297,18 +329,24 @@ func (e *Engine) askPriority(op *entry) (p Priority) {
 	return p
 }
 
-// admit lets a write in, slows it, or refuses it. Nothing has been changed when it returns
-// an error.
-func (e *Engine) admit(ctx context.Context) error {
+// admit lets a write in, slows it, or refuses it at once. Nothing has been changed when it returns
+// an error. Ops that are to be logged have their place in the WAL then, so that they don't wait
+// in vain.
+func (e *Engine) admit(ctx context.Context, ops []*entry, d Durability) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	p := e.MemoryPressure()
 	level := e.gauge.observe(p)
-	switch {
-	case !level.AcceptsWrites():
-		return &BackpressureError{Level: level, RetryAfter: level.RetryAfter(), Reason: e.pressureReason()}
-	case level < LevelThrottle:
+	if !level.AcceptsWrites() {
+		return e.refusal(level)
+	}
+	if d != Buffered {
+		if err := e.reserve(ops); err != nil {
+			return err
+		}
+	}
+	if level < LevelThrottle {
 		return nil
 	}
 	timer := time.NewTimer(e.gauge.throttle(p))
@@ -317,8 +355,28 @@ func (e *Engine) admit(ctx context.Context) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return errors.Join(&BackpressureError{Level: level, RetryAfter: level.RetryAfter(), Reason: e.pressureReason()}, ctx.Err())
+		e.unadmit(ops, d)
+		return errors.Join(e.refusal(level), ctx.Err())
 	}
+}
+
+// unadmit takes back what admit did.
+func (e *Engine) unadmit(ops []*entry, d Durability) {
+	if d != Buffered {
+		e.wal.release(ops)
+	}
+}
+
+// reserve gives ops a place in the WAL, or refuses them.
+func (e *Engine) reserve(ops []*entry) error {
+	if e.wal.reserve(ops, walLimits{e.cfg.WALMaxItems, e.cfg.WALMaxBytes, e.gauge.limits[LevelCritical-1]}) {
+		return nil
+	}
+	return &BackpressureError{Level: LevelCritical, RetryAfter: LevelCritical.RetryAfter(), Reason: "the WAL has no room for this call"}
+}
+
+func (e *Engine) refusal(level BackpressureLevel) error {
+	return &BackpressureError{Level: level, RetryAfter: level.RetryAfter(), Reason: e.pressureReason()}
 }
 
 // pressureReason names what the pressure is made of.
@@ -338,6 +396,9 @@ func (e *Engine) pressureReason() string {
 // assignVersion gives an op the next version, or checks the one its caller gave.
 func (e *Engine) assignVersion(op *entry) error {
 	known, ok := e.l1.peek(op.id())
+	if ok {
+		e.raise(op, known)
+	}
 	if op.version != 0 {
 		if ok && op.compare(known) < 0 {
 			return staleError(op, known.version)
@@ -363,12 +424,9 @@ func staleError(op *entry, known uint64) error {
 	return fmt.Errorf("%w: item %q: version %d, known is %d", ErrStaleVersion, op.id(), op.version, known)
 }
 
-// logOps gives ops their versions with assign, appends them to the WAL as one unit and waits for the
-// commit, and at Archived for L3.
+// logOps gives ops, which are reserved, their versions with assign, appends them to the WAL as
+// one unit and waits for the commit, and at Archived for L3.
 func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability, assign func(*entry) error) error {
-	if !e.wal.reserve(ops, e.cfg.WALMaxItems, e.cfg.WALMaxBytes) {
-		return &BackpressureError{Level: LevelCritical, RetryAfter: LevelCritical.RetryAfter(), Reason: "the WAL has no room for this call"}
-	}
 	done := make(chan error, 1) // the log's loop must not wait for a caller that left
 	at := time.Now().UnixNano()
 	err := e.wal.append(ops, assign, func(seg *segment, last bool, err error) {

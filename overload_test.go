@@ -1,0 +1,214 @@
+package syncengine_test
+
+// overload_test.go asks for more than there is: priorities on a slow L3, and more writes than
+// stores can take, from an open-loop generator, which goes on at its rate whatever becomes of
+// its calls.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/storetest"
+)
+
+// TestUrgentOpsLandFirstOnASlowL3AndLowOnesStillLand queues ops of all priorities behind a
+// batch under way, in the wrong order.
+func TestUrgentOpsLandFirstOnASlowL3AndLowOnesStillLand(t *testing.T) {
+	ctx := context.Background()
+	gate, release := hold()
+	var mu sync.Mutex
+	batch, batches := make(map[string]int), 0 // the last that an id was in
+	l3 := &hookedArchive{ArchiveStore: storetest.NewArchive(), apply: func(_ context.Context, recs []syncengine.Record) error {
+		<-gate
+		mu.Lock()
+		defer mu.Unlock()
+		batches++
+		for i := range recs {
+			batch[recs[i].ID] = batches
+		}
+		return nil
+	}}
+	e := open(t, syncengine.Config{L3: l3, FlushConcurrency: 1, BatchFlushCount: 5, BatchFlushInterval: time.Millisecond, L3Timeout: time.Minute})
+	put(t, e, "read often", 1)
+	for range 20 {
+		wantContent(t, e, "read often", 1)
+	}
+	for n := range 4 { // the first batch, which waits at the gate
+		put(t, e, fmt.Sprint("first-", n), 1)
+	}
+	eventually(t, "a batch is under way", func() bool { return e.Stats().L1Pinned > 0 })
+	names := []string{"low", "normal", "high", "critical"}
+	for n := range 5 {
+		for i, name := range names {
+			put(t, e, fmt.Sprint(name, "-", n), 1, syncengine.WithPriority(syncengine.Priority(i-1)))
+		}
+		put(t, e, fmt.Sprint("normal too-", n), 1)
+	}
+	put(t, e, "read often", 2) // is raised
+	release()
+	must(t, e.Flush(ctx))
+	for n := range 5 {
+		for i := range names[1:] {
+			urgent, other := fmt.Sprint(names[i+1], "-4"), fmt.Sprint(names[i], "-", n)
+			if batch[urgent] > batch[other] {
+				t.Errorf("%s landed in batch %d, %s in %d", urgent, batch[urgent], other, batch[other])
+			}
+		}
+	}
+	if batch["read often"] > batch["first-3"] { // which was there before
+		t.Errorf("what is read often landed in batch %d, others in %d", batch["read often"], batch["first-3"])
+	}
+	if it, err := e.Get(ctx, "read often"); err != nil || it.Priority != syncengine.PriorityNormal {
+		t.Errorf("its priority became %v, %v", it.Priority, err)
+	}
+}
+
+// TestALowOpWaitsABoundedTime keeps urgent ops coming faster than L3 takes them.
+func TestALowOpWaitsABoundedTime(t *testing.T) {
+	var low atomic.Bool
+	l3 := &hookedArchive{ArchiveStore: storetest.NewArchive(), apply: func(_ context.Context, recs []syncengine.Record) error {
+		time.Sleep(2 * time.Millisecond)
+		if slices.ContainsFunc(recs, func(r syncengine.Record) bool { return r.ID == "low" }) {
+			low.Store(true)
+		}
+		return nil
+	}}
+	e := open(t, syncengine.Config{L3: l3, FlushConcurrency: 1, BatchFlushCount: 10, BatchFlushInterval: time.Millisecond, Durability: syncengine.Buffered})
+	urgent := func(n int) {
+		err := e.Submit(context.Background(), syncengine.Item{ID: fmt.Sprint("urgent-", n), Content: doc("u", n), Priority: syncengine.PriorityCritical})
+		must(t, err)
+	}
+	for n := range 500 {
+		urgent(n)
+	}
+	put(t, e, "low", 1, syncengine.WithPriority(syncengine.PriorityLow))
+	for n := 500; !low.Load(); n++ { // 10 ops land in 2 ms, and there are always more waiting
+		for e.Stats().PendingOps > 1000 && !low.Load() {
+			time.Sleep(100 * time.Microsecond)
+		}
+		urgent(n)
+		if n > 200_000 {
+			t.Fatal("the low op starves")
+		}
+	}
+	if e.Stats().PendingOps < 100 {
+		t.Error("nothing urgent was waiting any more: this proves nothing")
+	}
+}
+
+// slowL3 takes so many rows a second, and keeps of them the number alone.
+type slowL3 struct {
+	syncengine.ArchiveStore
+	mu   sync.Mutex
+	rate float64
+	busy time.Time // until then
+	rows atomic.Int64
+}
+
+func (s *slowL3) Apply(ctx context.Context, recs []syncengine.Record) ([]syncengine.Meta, error) {
+	s.mu.Lock()
+	now := time.Now()
+	if s.busy.Before(now) {
+		s.busy = now
+	}
+	s.busy = s.busy.Add(time.Duration(float64(len(recs)) / s.rate * 1e9))
+	wait := s.busy.Sub(now)
+	s.mu.Unlock()
+	select {
+	case <-time.After(wait):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	s.rows.Add(int64(len(recs)))
+	return nil, nil
+}
+
+// TestINV10OverloadIsRefusedWithinBoundsAndEndsByItself offers four times what L3 takes to an
+// engine whose WAL is small, until the WAL is full, and beyond. What was accepted lands; what
+// was refused changed nothing; memory stays within L1MaxBytes, a tenth of that, and the index of
+// what is in the WAL alone; reads of what is in memory go on; and when the load ends,
+// so does the refusing.
+func TestINV10OverloadIsRefusedWithinBoundsAndEndsByItself(t *testing.T) {
+	const (
+		budget     = 4 << 20
+		walItems   = 20_000
+		rate       = 10_000 // rows a second
+		offered    = 4 * rate
+		lasts      = 3 * time.Second
+		constant   = 8 << 20 // SQLite's caches, the WAL's buffers, the runtime
+		perSpooled = 70
+	)
+	ctx := context.Background()
+	l3 := &slowL3{ArchiveStore: storetest.NewArchive(), rate: rate}
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	must(t, applied(l3.ArchiveStore.Apply(ctx, []syncengine.Record{storetest.Put("hot", 1, string(doc("hot", 1)))})))
+	e := open(t, syncengine.Config{L3: l3, L1MaxBytes: budget, WALMaxItems: walItems, BatchFlushInterval: 10 * time.Millisecond})
+	before := heap()
+	content := bigDoc(1)
+	var accepted, refused, slowRefusals, failed atomic.Int64
+	var wg sync.WaitGroup
+	var levels sync.Map
+	start := time.Now()
+	for n := 0; time.Since(start) < lasts; n++ {
+		if ahead := time.Duration(n)*time.Second/offered - time.Since(start); ahead > time.Millisecond {
+			time.Sleep(ahead)
+		}
+		wg.Go(func() {
+			call := time.Now()
+			err := e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("id-", n), Content: content})
+			var bp *syncengine.BackpressureError
+			switch {
+			case err == nil:
+				accepted.Add(1)
+			case errors.As(err, &bp):
+				if refused.Add(1); time.Since(call) > time.Second {
+					slowRefusals.Add(1)
+				}
+				if bp.RetryAfter <= 0 || bp.Reason == "" {
+					t.Errorf("a refusal without advice: %+v", bp)
+				}
+				levels.Store(bp.Level, true)
+			default:
+				failed.Add(1)
+			}
+		})
+		if n%1000 == 0 {
+			wantContent(t, e, "hot", 1)
+			if s := e.Stats(); s.L1Bytes > budget*11/10 || s.WALItems > walItems {
+				t.Errorf("L1Bytes %d of %d, WAL %d of %d", s.L1Bytes, budget, s.WALItems, walItems)
+			}
+		}
+	}
+	wg.Wait()
+	took := time.Since(start)
+	landed := l3.rows.Load()
+	if grown, limit := heap()-before, int64(budget*11/10+constant+walItems*perSpooled); grown > limit {
+		t.Errorf("the heap grew by %d bytes, more than %d", grown, limit)
+	}
+	t.Logf("%d accepted, %d refused, %d landed in %v", accepted.Load(), refused.Load(), landed, took.Round(time.Millisecond))
+	if failed.Load() > 0 || slowRefusals.Load() > refused.Load()/100 {
+		t.Errorf("%d calls failed otherwise; %d refusals took more than a second", failed.Load(), slowRefusals.Load())
+	}
+	if refused.Load() == 0 || accepted.Load() < landed {
+		t.Error("nothing was refused, or more landed than was accepted")
+	}
+	eventually(t, "the level falls", func() bool { return e.Backpressure() == syncengine.LevelNormal })
+	put(t, e, "afterwards", 1)
+	must(t, e.Flush(ctx))
+	if rows := l3.rows.Load(); rows != accepted.Load()+1 {
+		t.Errorf("%d ops were accepted, %d rows written", accepted.Load()+1, rows)
+	}
+}
