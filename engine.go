@@ -208,6 +208,7 @@ func (e *Engine) housekeep(ctx context.Context) {
 		case <-tick.C:
 			e.l1.tick()
 			e.Backpressure() // falls by itself when nobody writes
+			e.l1.press(e.MemoryPressure())
 			e.l1.evict(0)
 		case <-ctx.Done():
 			return

@@ -321,7 +321,7 @@ func (c *l1) evict(room int64) {
 	score := func(e *entry) float64 {
 		return tancurve.Score(c.clock.since(e.lastAccess.Load()), uint64(c.residents.frequency(e)), e.size())
 	}
-	for fruitless := 0; c.used()+room > c.budget && fruitless < evictAttempts; {
+	for fruitless := 0; c.over(room) > 0 && fruitless < evictAttempts; {
 		if e := c.residents.loser(score); e != nil && c.drop(e) {
 			c.evicted.Add(1)
 			fruitless = 0

@@ -293,3 +293,24 @@ func BenchmarkEvict(b *testing.B) {
 		})
 	}
 }
+
+// Under pressure a part of memory is left free, along the curve, and taken again afterwards.
+func TestPressureEvictsHarder(t *testing.T) {
+	s := newSim(500)
+	fill := func() float64 {
+		for n := range 2000 {
+			s.read(fmt.Sprint("id-", n))
+		}
+		return float64(s.c.used()) / float64(s.c.budget)
+	}
+	for pressure, want := range map[float64]float64{0: 1, .74: 1, .85: .95, .95: .9, 2: .9} {
+		s.c.press(pressure)
+		if used := fill(); used > want || used < want-.01 {
+			t.Errorf("at pressure %v memory is filled to %v, want %v", pressure, used, want)
+		}
+	}
+	s.c.press(0)
+	if used := fill(); used < .99 {
+		t.Errorf("afterwards memory is filled to %v", used)
+	}
+}

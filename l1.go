@@ -20,12 +20,15 @@ import (
 	"unsafe"
 
 	"github.com/puzpuzpuz/xsync/v3"
+
+	"github.com/syncengine-go/syncengine/internal/tancurve"
 )
 
-// entryOverhead is what an entry costs beside id and content: the struct (size class 144,
-// a short id within), the map's node and bucket share (47 bytes measured), the slot for the
-// sampler (8), and half a step of rounding in the allocation of the content.
-const entryOverhead = 200
+// entryOverhead is what an entry costs beside id and content: the struct (size class 128, a short
+// id within), the map's node and bucket share (47 bytes measured), the place in residents (8),
+// and half a step of rounding in the allocation of the content. What eviction remembers (16 to 32
+// bytes) is counted by itself.
+const entryOverhead = 190
 
 // metaOverhead is the struct of carried strings.
 const metaOverhead = int(unsafe.Sizeof(carried{}))
@@ -43,13 +46,17 @@ const (
 // allocation with the content. Nobody else holds either.
 type entry struct {
 	short      [shortID]byte
-	buf        []byte // the id unless it is short, then the content
-	hash       [32]byte
-	version    uint64
-	updatedAt  int64    // unix nanoseconds
+	deleted    bool
+	numbered   bool     // the caller gave the version
+	attempts   uint8    // how often L3 has refused the op, as far as quarantine knows; 255 and more are 255
+	data       *byte    // length bytes: the id unless it is short, then the content; nil for none
 	meta       *carried // nil for most items
 	seg        *segment // where the WAL holds the op; guarded by the queue's mutex; nil: not logged, or done
-	slot       uint32   // place in residents, whose mutex guards it
+	version    uint64
+	updatedAt  int64 // unix nanoseconds
+	hash       [32]byte
+	length     uint32
+	slot       uint32 // place in residents, whose mutex guards it
 	accesses   atomic.Uint32
 	lastAccess atomic.Uint32 // ticks of the engine's clock, see coarse
 	checked    atomic.Uint32 // ticks: when it was written, or last compared with a lower tier
@@ -60,13 +67,11 @@ type entry struct {
 	fame       uint8  // uses before base, at most sketch.Max
 	arrival    bool   // slot is one of the arrivals
 	priority   Priority
-	deleted    bool
-	numbered   bool  // the caller gave the version
-	attempts   uint8 // how often L3 has refused the op, as far as quarantine knows; 255 and more are 255
 }
 
-// shortID is the length up to which an id is kept in the entry.
-const shortID = 24
+// shortID is the length up to which an id is kept in the entry. With it an entry is two lines
+// of the processor's cache, and fills its size class.
+const shortID = 21
 
 // carried holds the fields that most items leave empty.
 type carried struct{ crdt, traceParent, traceState, home string }
@@ -86,28 +91,29 @@ func (e *entry) setBytes(id string, content []byte) {
 	e.idLen = uint16(len(id))
 	if len(id) <= shortID {
 		copy(e.short[:], id)
-		if len(content) > 0 {
-			e.buf = append(make([]byte, 0, len(content)), content...)
-		}
-		return
+		id = ""
 	}
-	e.buf = make([]byte, 0, len(id)+len(content))
-	e.buf = append(append(e.buf, id...), content...)
+	if n := len(id) + len(content); n > 0 {
+		buf := append(append(make([]byte, 0, n), id...), content...)
+		e.data, e.length = unsafe.SliceData(buf), uint32(n)
+	}
 }
 
-// id aliases the entry or its buffer, which never change.
+// id aliases the entry or its data, which never change.
 func (e *entry) id() string {
 	if e.idLen <= shortID {
 		return unsafe.String(&e.short[0], int(e.idLen))
 	}
-	return unsafe.String(unsafe.SliceData(e.buf), int(e.idLen))
+	return unsafe.String(e.data, int(e.idLen))
 }
 
+// content aliases the data; it has no room to append to.
 func (e *entry) content() json.RawMessage {
-	if e.idLen <= shortID {
-		return e.buf
+	buf := unsafe.Slice(e.data, int(e.length))
+	if e.idLen > shortID {
+		buf = buf[e.idLen:]
 	}
-	return e.buf[e.idLen:len(e.buf):len(e.buf)]
+	return buf
 }
 
 // bytes is the length of id and content.
@@ -194,6 +200,7 @@ type l1 struct {
 	manyHits  atomic.Bool    // hits are sampled
 	misses    *xsync.Counter
 	budget    int64
+	keepFree  atomic.Int64 // the part of the budget that is left free under pressure
 
 	lastHits, lastInserts int64 // at the last tick; only housekeep uses them
 }
@@ -266,6 +273,17 @@ func (c *l1) used() int64 {
 	return c.bytes.Load() + c.detached.Load() + c.residents.remembers.Load()
 }
 
+// over returns by how much memory with so many bytes more would exceed what may be filled.
+func (c *l1) over(more int64) int64 {
+	return c.used() + more - c.budget + c.keepFree.Load()
+}
+
+// press tells how full the engine is. From three quarters on a part of the budget is left free,
+// up to a tenth, along the tangent curve: bursts then find room without waiting for evictions.
+func (c *l1) press(pressure float64) {
+	c.keepFree.Store(int64(float64(c.budget) / 10 * (1 - tancurve.Multiplier(pressure))))
+}
+
 // accept puts the entry of an accepted op into the map unless a higher one is there.
 // pinned says whether the queue holds it; otherwise it is spooled.
 func (c *l1) accept(e *entry, pinned bool) {
@@ -315,7 +333,7 @@ func (c *l1) store(e *entry, still func() bool) (stored bool) {
 		} else {
 			c.bytes.Add(e.size())
 			c.live.Add(liveDelta(e))
-			c.residents.add(e, c.used() > c.budget)
+			c.residents.add(e, c.over(0) > 0)
 		}
 		return e, false
 	})

@@ -3,6 +3,7 @@ package syncengine
 import (
 	"bytes"
 	"fmt"
+	"runtime"
 	"testing"
 )
 
@@ -19,6 +20,33 @@ func TestINV2APromotionNeverUndoesAWriteThatWasEvictedAtOnce(t *testing.T) {
 	c.promote(before, stamp)
 	if e, ok := c.peek("x"); ok {
 		t.Errorf("L1 holds version %d after version 2 was accepted", e.version)
+	}
+}
+
+// What is counted is what the heap holds: entries, map, eviction's own memory, and contents.
+func TestINV10CountedBytesAreThoseOfTheHeap(t *testing.T) {
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	for _, size := range []int{10, 100, 1000} {
+		for _, idLen := range []int{12, 40} {
+			const items = 100_000
+			before := heap()
+			c := newL1(1 << 40)
+			for n := range items {
+				e := newEntry(&Record{Item: Item{ID: fmt.Sprintf("%0*d", idLen, n), Version: 1, Content: bytes.Repeat([]byte("1"), size)}})
+				c.store(e, nil)
+			}
+			grown, counted := heap()-before, c.used()
+			t.Logf("content of %d, id of %d bytes: %d bytes an item beside them, %d are counted", size, idLen, grown/items-int64(size+idLen), counted/items-int64(size+idLen))
+			if grown > counted*11/10 || grown < counted*7/10 {
+				t.Errorf("content of %d, id of %d bytes: the heap grew by %d, counted are %d", size, idLen, grown, counted)
+			}
+			runtime.KeepAlive(c)
+		}
 	}
 }
 

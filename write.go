@@ -458,7 +458,7 @@ func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability, assign 
 
 // afterWrite pays for the memory a write took.
 func (e *Engine) afterWrite() {
-	if e.l1.used() > e.l1.budget {
+	if e.l1.over(0) > 0 {
 		e.l1.evict(0)
 	}
 }

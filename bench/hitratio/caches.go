@@ -18,7 +18,7 @@ const (
 	// itemCost is what an item of itemBytes counts in all caches: its bytes and what the engine
 	// adds for itself.
 	itemBytes = 4000
-	itemCost  = itemBytes + 204
+	itemCost  = itemBytes + 194
 )
 
 // cache answers a read from memory, or loads the item. size is that of the content.

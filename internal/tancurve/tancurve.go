@@ -1,8 +1,8 @@
 // Package tancurve scores cache entries: the lowest score is evicted first.
 //
-// The score weighs recency, frequency and size; a multiplier that follows a tangent
-// curve lowers all scores as memory fills up. Formulas are of this project (DESIGN
-// notes, "Pressure, eviction, priority"); constants are below.
+// The score weighs recency, frequency and size. A multiplier that follows a tangent curve tells
+// how much of what memory could hold is to be held as pressure rises. Formulas are of this
+// project (DESIGN notes, "Pressure, eviction, priority"); constants are below.
 package tancurve
 
 import (
