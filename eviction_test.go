@@ -99,14 +99,14 @@ func TestANewHotSetTakesOver(t *testing.T) {
 func TestTheShareOfArrivalsFollowsTheLoad(t *testing.T) {
 	s := newSim(500)
 	r := rand.New(rand.NewPCG(1, 2))
-	for n := range 400_000 { // each id is read often, soon after it came, and then never again
+	for n := range 150_000 { // each id is read often, soon after it came, and then never again
 		s.read(fmt.Sprint(n/10 - r.IntN(300)))
 	}
 	if s.share(); s.c.residents.share < .1 {
 		t.Errorf("arrivals have %.2f of memory", s.c.residents.share)
 	}
 	before := s.c.residents.share
-	for range 400 {
+	for range 100 {
 		for n := range 1000 {
 			s.read(fmt.Sprint("loop-", n))
 		}

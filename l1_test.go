@@ -33,7 +33,7 @@ func TestINV10CountedBytesAreThoseOfTheHeap(t *testing.T) {
 	}
 	for _, size := range []int{10, 100, 1000} {
 		for _, idLen := range []int{12, 40} {
-			const items = 100_000
+			const items = 30_000
 			before := heap()
 			c := newL1(1 << 40)
 			for n := range items {

@@ -347,7 +347,7 @@ func checkMachines(t *testing.T, n, goroutines int, archive func(dir string) (sy
 }
 
 func TestINV2AnEngineAnswersLikeAMapWhateverItsOptions(t *testing.T) {
-	checkMachines(t, 3, 32, func(string) (syncengine.ArchiveStore, error) { return storetest.NewArchive(), nil })
+	checkMachines(t, 2, 32, func(string) (syncengine.ArchiveStore, error) { return storetest.NewArchive(), nil })
 }
 
 func TestINV2AnEngineOnSQLiteAnswersLikeAMap(t *testing.T) {

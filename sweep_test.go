@@ -396,7 +396,6 @@ func (s *sweeper) sweep(faults []fault) {
 }
 
 func TestINV1AStoreCallThatGoesWrongLosesNothingWhicheverItIs(t *testing.T) {
-	t.Parallel()
 	s := &sweeper{t: t, root: t.TempDir(), wider: 1, missed: 2}
 	s.archive = func(string) (syncengine.ArchiveStore, error) { return storetest.NewArchive(), nil }
 	s.sweep(sweepFaults)
@@ -405,7 +404,6 @@ func TestINV1AStoreCallThatGoesWrongLosesNothingWhicheverItIs(t *testing.T) {
 // TestINV1AStoreCallThatGoesWrongLosesNothingInSQLite is the same with a real L3, at every
 // seventh call.
 func TestINV1AStoreCallThatGoesWrongLosesNothingInSQLite(t *testing.T) {
-	t.Parallel()
 	s := &sweeper{t: t, root: t.TempDir(), wider: 7, missed: 1}
 	s.archive = func(dir string) (syncengine.ArchiveStore, error) {
 		return syncengine.OpenSQLStore("sqlite:" + filepath.Join(dir, "archive.db"))
