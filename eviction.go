@@ -267,30 +267,45 @@ func (s *residents) sample(score func(*entry) float64, without *entry) (worst *e
 
 // arrivals is a queue of entries, oldest first, any of which can be taken out.
 type arrivals struct {
-	ring  []*entry // its length is a power of two; the entry of slot n is at n % length
+	ring  []*entry // its length is a power of two
 	first uint32   // slot of the oldest
 	next  uint32   // slot of the next to come
 	n     int      // entries, without the gaps that others have left
 }
 
+// at is the place of a slot in the ring.
+func (a *arrivals) at(slot uint32) uint32 { return slot & uint32(len(a.ring)-1) }
+
 func (a *arrivals) push(e *entry) (slot uint32) {
 	if int(a.next-a.first) == len(a.ring) {
-		bigger := make([]*entry, max(16, 2*len(a.ring)))
-		for slot := a.first; slot != a.next; slot++ {
-			bigger[int(slot)%len(bigger)] = a.ring[int(slot)%len(a.ring)]
-		}
-		a.ring = bigger
+		a.closeGaps()
 	}
 	slot = a.next
-	a.ring[int(slot)%len(a.ring)] = e
+	a.ring[a.at(slot)] = e
 	a.next++
 	a.n++
 	return slot
 }
 
+// closeGaps moves all into a ring of which they fill half at most.
+func (a *arrivals) closeGaps() {
+	length := 16
+	for length < 2*a.n {
+		length *= 2
+	}
+	ring := make([]*entry, 0, length)
+	for slot := a.first; slot != a.next; slot++ {
+		if e := a.ring[a.at(slot)]; e != nil {
+			e.slot = uint32(len(ring))
+			ring = append(ring, e)
+		}
+	}
+	a.ring, a.first, a.next = ring[:length], 0, uint32(len(ring))
+}
+
 // put replaces the entry of a slot; nil takes it out.
 func (a *arrivals) put(slot uint32, e *entry) {
-	a.ring[int(slot)%len(a.ring)] = e
+	a.ring[a.at(slot)] = e
 	if e == nil {
 		a.n--
 		a.skip()
@@ -299,14 +314,14 @@ func (a *arrivals) put(slot uint32, e *entry) {
 
 // skip leaves gaps at the front behind.
 func (a *arrivals) skip() {
-	for a.first != a.next && a.ring[int(a.first)%len(a.ring)] == nil {
+	for a.first != a.next && a.ring[a.at(a.first)] == nil {
 		a.first++
 	}
 }
 
 // pop takes the oldest out. There must be one.
 func (a *arrivals) pop() *entry {
-	at := int(a.first) % len(a.ring)
+	at := a.at(a.first)
 	e := a.ring[at]
 	a.ring[at] = nil
 	a.first++

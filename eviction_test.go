@@ -178,6 +178,25 @@ func TestINV6PinnedEntriesAreNeverTheLoser(t *testing.T) {
 	}
 }
 
+// What is taken out of the middle leaves gaps, which must not add up.
+func TestGapsAmongTheArrivalsAreClosed(t *testing.T) {
+	c := newL1(1 << 30)
+	put := func(id string) *entry {
+		e := newEntry(&Record{Item: Item{ID: id, Version: 1, Content: []byte("1")}})
+		c.store(e, nil)
+		return e
+	}
+	oldest := put("oldest")
+	for n := range 10_000 {
+		if !c.drop(put(fmt.Sprint(n))) {
+			t.Fatal("not dropped")
+		}
+	}
+	if a := &c.residents.arrivals; len(a.ring) > 16 || a.n != 1 || a.pop() != oldest {
+		t.Errorf("the ring has %d places, %d entries", len(a.ring), a.n)
+	}
+}
+
 // TestResidentsAreThoseOfTheMap puts, replaces, drops, reads and evicts at random.
 func TestResidentsAreThoseOfTheMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
