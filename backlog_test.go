@@ -186,3 +186,34 @@ func TestINV1AnOpLoggedWhileItsIDDrainsIsNotTrimmedWithIt(t *testing.T) {
 		})
 	}
 }
+
+// TestBufferedOpsLoggedWhileOthersSpoolAreAccountedFor has ops in memory alone when memory is
+// full of others, and L3 fails: they go into the WAL, behind those.
+func TestBufferedOpsLoggedWhileOthersSpoolAreAccountedFor(t *testing.T) {
+	ctx := context.Background()
+	gate, release := hold()
+	var away atomic.Bool
+	away.Store(true)
+	l3 := &hookedArchive{ArchiveStore: storetest.NewArchive(), apply: func(context.Context, []syncengine.Record) error {
+		if <-gate; away.Load() {
+			return errAway
+		}
+		return nil
+	}}
+	e := open(t, syncengine.Config{L3: l3, L1MaxBytes: 64 << 10, FlushConcurrency: 1, BatchFlushCount: 5, BatchFlushInterval: time.Hour, L3Timeout: time.Minute})
+	for n := range 20 {
+		put(t, e, fmt.Sprint("in memory-", n), 1, syncengine.WithDurability(syncengine.Buffered))
+	}
+	for n := 0; e.Stats().SpooledOps == 0; n++ {
+		put(t, e, fmt.Sprint("logged-", n), 1)
+	}
+	logged := e.Stats().WALItems
+	release()
+	eventually(t, "the ops in memory are logged", func() bool { return e.Stats().WALItems >= logged+20 })
+	away.Store(false)
+	eventually(t, "Flush succeeds", func() bool { return e.Flush(ctx) == nil })
+	eventually(t, "nothing is left", func() bool { s := e.Stats(); return s.PendingOps == 0 && s.WALItems == 0 && s.SpooledOps == 0 })
+	for n := range 20 {
+		wantContent(t, e, fmt.Sprint("in memory-", n), 1)
+	}
+}

@@ -159,29 +159,24 @@ func TestINV10OverloadIsRefusedWithinBoundsAndEndsByItself(t *testing.T) {
 	e := open(t, syncengine.Config{L3: l3, L1MaxBytes: budget, WALMaxItems: walItems, BatchFlushInterval: 10 * time.Millisecond})
 	before := heap()
 	content := bigDoc(1)
-	var accepted, refused, slowRefusals, failed atomic.Int64
+	var accepted, refused, failed atomic.Int64
 	var wg sync.WaitGroup
-	var levels sync.Map
 	start := time.Now()
 	for n := 0; time.Since(start) < lasts; n++ {
 		if ahead := time.Duration(n)*time.Second/offered - time.Since(start); ahead > time.Millisecond {
 			time.Sleep(ahead)
 		}
 		wg.Go(func() {
-			call := time.Now()
 			err := e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("id-", n), Content: content})
 			var bp *syncengine.BackpressureError
 			switch {
 			case err == nil:
 				accepted.Add(1)
 			case errors.As(err, &bp):
-				if refused.Add(1); time.Since(call) > time.Second {
-					slowRefusals.Add(1)
-				}
+				refused.Add(1)
 				if bp.RetryAfter <= 0 || bp.Reason == "" {
 					t.Errorf("a refusal without advice: %+v", bp)
 				}
-				levels.Store(bp.Level, true)
 			default:
 				failed.Add(1)
 			}
@@ -201,8 +196,8 @@ func TestINV10OverloadIsRefusedWithinBoundsAndEndsByItself(t *testing.T) {
 	if limit := int64(budget*11/10 + constant + walItems*perSpooled); grown > limit {
 		t.Errorf("the heap grew by %d bytes, more than %d", grown, limit)
 	}
-	if failed.Load() > 0 || slowRefusals.Load() > refused.Load()/100 {
-		t.Errorf("%d calls failed otherwise; %d refusals took more than a second", failed.Load(), slowRefusals.Load())
+	if failed.Load() > 0 {
+		t.Errorf("%d calls failed otherwise", failed.Load())
 	}
 	if refused.Load() == 0 || accepted.Load() < landed {
 		t.Error("nothing was refused, or more landed than was accepted")
@@ -212,5 +207,29 @@ func TestINV10OverloadIsRefusedWithinBoundsAndEndsByItself(t *testing.T) {
 	must(t, e.Flush(ctx))
 	if rows := l3.rows.Load(); rows != accepted.Load()+1 {
 		t.Errorf("%d ops were accepted, %d rows written", accepted.Load()+1, rows)
+	}
+}
+
+// TestAWriteThatLeavesWhileItIsSlowedGivesItsPlaceBack fills the WAL until writes are slowed.
+func TestAWriteThatLeavesWhileItIsSlowedGivesItsPlaceBack(t *testing.T) {
+	e := open(t, syncengine.Config{L3: awayArchive(), WALMaxItems: 1000, BatchFlushCount: 100})
+	for n := 0; e.Backpressure() < syncengine.LevelThrottle; n++ {
+		put(t, e, fmt.Sprint("fill-", n), n)
+	}
+	before, left, stayed := e.Stats().WALItems, 0, int64(0)
+	for n := range 40 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Microsecond<<(n%12))
+		switch err := e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("late-", n), Content: doc("x", n)}); {
+		case err == nil || !errors.Is(err, syncengine.ErrBackpressure) && errors.Is(err, context.DeadlineExceeded):
+			stayed++ // or perhaps, when the commit was under way
+		case errors.Is(err, syncengine.ErrBackpressure) && errors.Is(err, context.DeadlineExceeded):
+			left++
+		default:
+			t.Fatal(err)
+		}
+		cancel()
+	}
+	if after := e.Stats().WALItems; left == 0 || after > before+stayed {
+		t.Errorf("%d writes left while they were slowed, %d may have stayed; the WAL held %d ops and holds %d", left, stayed, before, after)
 	}
 }
