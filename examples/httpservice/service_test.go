@@ -265,9 +265,15 @@ func TestOutageOfSQL(t *testing.T) {
 }
 
 func TestDeadlineIsATimeout(t *testing.T) {
-	f := start(t, syncengine.Config{})
+	cfg := syncengine.Config{Dir: t.TempDir()}
+	f := start(t, cfg)
+	f.want(http.StatusNoContent, "PUT", "/items/a", `1`)
+	if err := f.s.engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f = start(t, cfg) // with nothing in memory, and a filter that can't deny the id
 	f.s.timeout = time.Nanosecond
-	f.want(http.StatusGatewayTimeout, "PUT", "/items/a", `1`)
+	f.want(http.StatusGatewayTimeout, "PUT", "/items/a", `2`)
 	f.want(http.StatusGatewayTimeout, "GET", "/items/a", "")
 }
 
