@@ -32,8 +32,8 @@
 // Below the floors, internal/ holds what can be specified without a word about
 // tiers or items: a clock (hlc), a group-committing log (oplog), SQL dialects
 // (sqlkit), conditional Redis writes (rediskit), set digests (digest), an
-// approximate set (cuckoo), the eviction curve (tancurve), remembered frequencies
-// (sketch), a JSON validator (jsonvalid).
+// approximate set (cuckoo), who leaves a cache (evict) by a curve (tancurve) and
+// remembered frequencies (sketch), a JSON validator (jsonvalid).
 //
 // # Words
 //

@@ -2,7 +2,6 @@ package syncengine
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -95,27 +94,6 @@ func TestANewHotSetTakesOver(t *testing.T) {
 	}
 }
 
-// Where only the newest is read again, arrivals get the memory.
-func TestTheShareOfArrivalsFollowsTheLoad(t *testing.T) {
-	s := newSim(500)
-	r := rand.New(rand.NewPCG(1, 2))
-	for n := range 150_000 { // each id is read often, soon after it came, and then never again
-		s.read(fmt.Sprint(n/10 - r.IntN(300)))
-	}
-	if s.share(); s.c.residents.share < .1 {
-		t.Errorf("arrivals have %.2f of memory", s.c.residents.share)
-	}
-	before := s.c.residents.share
-	for range 100 {
-		for n := range 1000 {
-			s.read(fmt.Sprint("loop-", n))
-		}
-	}
-	if s.c.residents.share >= before {
-		t.Errorf("arrivals have %.2f of memory in a loop, and had %.2f before", s.c.residents.share, before)
-	}
-}
-
 func TestManySmallItemsStayForFewLargeOnes(t *testing.T) {
 	s := newSim(500)
 	for round := range 40 {
@@ -173,32 +151,13 @@ func TestINV6PinnedEntriesAreNeverTheLoser(t *testing.T) {
 		c.unpin(e)
 	}
 	c.evict(1 << 30)
-	if c.live.Load() != 0 || c.bytes.Load() != 0 || c.residents.arrived != 0 || c.residents.len() != 0 {
-		t.Errorf("%d items, %d bytes are left; arrivals: %d bytes", c.live.Load(), c.bytes.Load(), c.residents.arrived)
+	if c.live.Load() != 0 || c.bytes.Load() != 0 || c.residents.Len() != 0 {
+		t.Errorf("%d items, %d bytes are left; eviction knows %d", c.live.Load(), c.bytes.Load(), c.residents.Len())
 	}
 }
 
-// What is taken out of the middle leaves gaps, which must not add up.
-func TestGapsAmongTheArrivalsAreClosed(t *testing.T) {
-	c := newL1(1 << 30)
-	put := func(id string) *entry {
-		e := newEntry(&Record{Item: Item{ID: id, Version: 1, Content: []byte("1")}})
-		c.store(e, nil)
-		return e
-	}
-	oldest := put("oldest")
-	for n := range 10_000 {
-		if !c.drop(put(fmt.Sprint(n))) {
-			t.Fatal("not dropped")
-		}
-	}
-	if a := &c.residents.arrivals; len(a.ring) > 16 || a.n != 1 || a.pop() != oldest {
-		t.Errorf("the ring has %d places, %d entries", len(a.ring), a.n)
-	}
-}
-
-// TestResidentsAreThoseOfTheMap puts, replaces, drops, reads and evicts at random.
-func TestResidentsAreThoseOfTheMap(t *testing.T) {
+// TestEvictionKnowsWhatIsInTheMap puts, replaces, drops, reads and evicts at random.
+func TestEvictionKnowsWhatIsInTheMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := newL1(int64(rapid.IntRange(2_000, 40_000).Draw(t, "budget")))
 		version := uint64(0)
@@ -231,60 +190,19 @@ func TestResidentsAreThoseOfTheMap(t *testing.T) {
 			"evict": func(t *rapid.T) { c.evict(int64(rapid.IntRange(0, 5000).Draw(t, "room"))) },
 			"tick":  func(*rapid.T) { c.tick() },
 			"": func(t *rapid.T) {
-				r := c.residents
-				var bytes, arrived int64
+				var bytes int64
 				n := 0
-				c.m.Range(func(id string, e *entry) bool {
+				c.m.Range(func(_ string, e *entry) bool {
 					n++
 					bytes += e.size()
-					at := &r.main
-					if e.arrival {
-						arrived += e.size()
-						at = &r.arrivals.ring
-					}
-					if got := (*at)[int(e.slot)%len(*at)]; got != e {
-						t.Fatalf("%s is not where it says", id)
-					}
 					return true
 				})
-				if n != r.len() || arrived != r.arrived || bytes != c.bytes.Load() {
-					t.Fatalf("%d entries, %d bytes, %d of arrivals; counted are %d, %d, %d", n, bytes, arrived, r.len(), c.bytes.Load(), r.arrived)
+				if bytes != c.bytes.Load() || n != c.residents.Len() {
+					t.Fatalf("%d entries of %d bytes; counted are %d, and eviction knows %d", n, bytes, c.bytes.Load(), c.residents.Len())
 				}
 			},
 		})
 	})
-}
-
-func TestFrequencyIsRememberedAndHalved(t *testing.T) {
-	s := newSim(100)
-	for n := range 90 { // with few entries, an era is short
-		s.read(fmt.Sprint("other-", n))
-	}
-	for range 12 {
-		s.read("star")
-	}
-	star, _ := s.c.peek("star")
-	if f := s.c.residents.frequency(star); f < 12 {
-		t.Fatalf("12 reads count as %d", f)
-	}
-	if !s.c.drop(star) {
-		t.Fatal("not dropped")
-	}
-	s.read("star")
-	again, _ := s.c.peek("star")
-	if f := s.c.residents.frequency(again); f < 13 {
-		t.Errorf("after it was gone, 13 reads count as %d", f)
-	}
-	s.c.residents.era++
-	if f := s.c.residents.frequency(again); f < 6 || f > 7 {
-		t.Errorf("in the next era they count as %d", f)
-	}
-	for range 3 {
-		s.c.get("star")
-	}
-	if f := s.c.residents.frequency(again); f < 9 || f > 10 {
-		t.Errorf("with 3 more they count as %d", f)
-	}
 }
 
 // BenchmarkEvict is the cost of one item that comes and one that goes.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/puzpuzpuz/xsync/v3"
 
+	"github.com/syncengine-go/syncengine/internal/evict"
 	"github.com/syncengine-go/syncengine/internal/tancurve"
 )
 
@@ -47,31 +48,25 @@ const (
 type entry struct {
 	short      [shortID]byte
 	deleted    bool
-	numbered   bool     // the caller gave the version
-	attempts   uint8    // how often L3 has refused the op, as far as quarantine knows; 255 and more are 255
+	idLen      uint16
+	attempts   uint8 // how often L3 has refused the op, as far as quarantine knows; 255 and more are 255
+	priority   Priority
 	data       *byte    // length bytes: the id unless it is short, then the content; nil for none
 	meta       *carried // nil for most items
 	seg        *segment // where the WAL holds the op; guarded by the queue's mutex; nil: not logged, or done
 	version    uint64
 	updatedAt  int64 // unix nanoseconds
 	hash       [32]byte
+	place      evict.State
 	length     uint32
-	slot       uint32 // place in residents, whose mutex guards it
-	accesses   atomic.Uint32
 	lastAccess atomic.Uint32 // ticks of the engine's clock, see coarse
 	checked    atomic.Uint32 // ticks: when it was written, or last compared with a lower tier
 	state      atomic.Uint32
-	idLen      uint16
-	base       uint16 // the lowest bits of accesses when the era began; this and the next three: as slot
-	era        uint8  // of fame and base
-	fame       uint8  // uses before base, at most sketch.Max
-	arrival    bool   // slot is one of the arrivals
-	priority   Priority
 }
 
 // shortID is the length up to which an id is kept in the entry. With it an entry is two lines
 // of the processor's cache, and fills its size class.
-const shortID = 21
+const shortID = 19
 
 // carried holds the fields that most items leave empty.
 type carried struct{ crdt, traceParent, traceState, home string }
@@ -159,8 +154,11 @@ func (e *entry) pinned() bool { return e.state.Load()&statePinned != 0 }
 // the system for the time would cost half a Get.
 type coarse struct {
 	start time.Time
+	unix  int64 // start in unix nanoseconds
 	now   atomic.Uint32
 }
+
+func (c *coarse) begin(at time.Time) { c.start, c.unix = at, at.UnixNano() }
 
 // tickTime is the resolution of coarse. A uint32 of them lasts 13 years.
 const tickTime = 100 * time.Millisecond
@@ -168,11 +166,14 @@ const tickTime = 100 * time.Millisecond
 func (c *coarse) tick() { c.now.Store(uint32(time.Since(c.start) / tickTime)) }
 
 func (c *coarse) time(ticks uint32) time.Time {
-	return c.start.Add(time.Duration(ticks) * tickTime).UTC()
+	return time.Unix(0, c.unix+int64(ticks)*int64(tickTime)).UTC()
 }
 
-// since returns the age of a stamp; 0 for one that is ahead of a reader's view of the clock.
-func (c *coarse) since(ticks uint32) time.Duration {
+// Now is the present stamp.
+func (c *coarse) Now() uint32 { return c.now.Load() }
+
+// Since returns the age of a stamp; 0 for one that is ahead of a reader's view of the clock.
+func (c *coarse) Since(ticks uint32) time.Duration {
 	now := c.now.Load()
 	return time.Duration(now-min(now, ticks)) * tickTime
 }
@@ -189,7 +190,8 @@ type l1 struct {
 	seed      maphash.Seed
 	clock     coarse
 	writes    [stripes]atomic.Uint64
-	residents *residents
+	residents *evict.Policy[*entry]
+	sample    *evict.Sample
 	live      atomic.Int64 // items in the map, tombstones not counted
 	bytes     atomic.Int64 // of entries in the map
 	detached  atomic.Int64 // of pinned entries no longer in the map
@@ -197,18 +199,17 @@ type l1 struct {
 	drained   atomic.Int64 // of entries the drain has read, see hold
 	evicted   atomic.Uint64
 	hits      *xsync.Counter // striped: readers don't share a cache line
-	manyHits  atomic.Bool    // hits are sampled
 	misses    *xsync.Counter
 	budget    int64
 	keepFree  atomic.Int64 // the part of the budget that is left free under pressure
-
-	lastHits, lastInserts int64 // at the last tick; only housekeep uses them
+	lastHits  int64        // at the last tick
 }
 
 func newL1(budget int64) *l1 {
 	c := &l1{m: xsync.NewMapOf[string, *entry](), seed: maphash.MakeSeed(), hits: xsync.NewCounter(), misses: xsync.NewCounter(), budget: budget}
-	c.clock.start = time.Now()
-	c.residents = newResidents(budget, c.hash, c.hits.Value)
+	c.clock.begin(time.Now())
+	c.residents = evict.New[*entry](budget, &c.clock, c.hits.Value)
+	c.sample = c.residents.Sample()
 	return c
 }
 
@@ -221,43 +222,38 @@ func (c *l1) get(id string) (*entry, bool) {
 	return e, ok
 }
 
-// Reads are counted exactly while there are few of them and by sampling then: an atomic
-// write is a barrier, behind which the processor can't start the memory accesses of the next
-// read; with one in each, a Get takes three times as long.
+// While there are more hits than this in a tick, they are counted by sampling, and eviction
+// counts a use of an entry only if it has not lately.
 const (
-	exactAccesses = 16     // of an entry
-	accessSample  = 8      // after that, one in so many counts as so many
-	exactHits     = 10_000 // of the engine
-	hitSample     = 16
-	fewInserts    = 1000 // hits per insert above which hits are sampled
-	accessStep    = 10   // ticks: how exact lastAccess is
+	busyHits   = 10_000
+	hitSample  = 16
+	accessStep = 10 // ticks: how exact lastAccess is
 )
 
 func (c *l1) count(e *entry) {
-	r := rand.Uint32()
-	if e.accesses.Load() < exactAccesses {
-		e.accesses.Add(1)
-	} else if r%accessSample == 0 {
-		e.accesses.Add(accessSample)
+	pace := c.sample.Pace()
+	if !e.place.Counted(pace) {
+		if rank := e.place.Count(pace); c.sample.Wants(rank) {
+			c.sample.Note(&e.place, c.hash(e.id()), e.size())
+		}
 	}
 	if now := c.clock.now.Load(); now-e.lastAccess.Load() >= accessStep {
 		e.lastAccess.Store(now)
 	}
-	if !c.manyHits.Load() {
+	if !pace.Busy() {
 		c.hits.Inc()
-	} else if r>>16%hitSample == 0 {
+	} else if rand.Uint32()%hitSample == 0 {
 		c.hits.Add(hitSample)
+		e.place.AddUses(hitSample)
 	}
 }
 
-// tick moves the clock and decides how hits are counted from now on: exactly, unless there were
-// so many for each entry that came in that counting would be what costs, and eviction, which
-// wants to know the hit ratio, has nothing to gain from it.
+// tick moves the clock and decides how uses are counted from now on.
 func (c *l1) tick() {
 	c.clock.tick()
-	hits, inserts := c.hits.Value(), c.residents.inserts.Load()
-	c.manyHits.Store(hits >= exactHits && hits-c.lastHits > fewInserts*(inserts-c.lastInserts))
-	c.lastHits, c.lastInserts = hits, inserts
+	hits := c.hits.Value()
+	c.sample.SetBusy(hits-c.lastHits > busyHits)
+	c.lastHits = hits
 }
 
 // peek is get without counting.
@@ -270,7 +266,7 @@ func (c *l1) stamp(id string) uint64 { return c.writes[c.hash(id)%stripes].Load(
 
 // used is what L1 and the queue hold together.
 func (c *l1) used() int64 {
-	return c.bytes.Load() + c.detached.Load() + c.residents.remembers.Load()
+	return c.bytes.Load() + c.detached.Load() + c.residents.Bytes()
 }
 
 // over returns by how much memory with so many bytes more would exceed what may be filled.
@@ -301,7 +297,7 @@ func (c *l1) accept(e *entry, pinned bool) {
 // or the id was written since stamp was taken.
 func (c *l1) promote(e *entry, stamp uint64) {
 	e.lastAccess.Store(c.clock.now.Load())
-	e.accesses.Store(1)
+	e.place.AddUses(1)
 	c.store(e, func() bool { return c.stamp(e.id()) == stamp })
 }
 
@@ -324,16 +320,15 @@ func (c *l1) store(e *entry, still func() bool) (stored bool) {
 		stored = true
 		e.checked.Store(c.clock.now.Load())
 		if loaded {
-			e.accesses.Store(old.accesses.Load())
 			e.lastAccess.Store(old.lastAccess.Load())
 			c.bytes.Add(e.size() - old.size())
 			c.live.Add(liveDelta(e) - liveDelta(old))
-			c.residents.replace(old, e)
+			c.residents.Replace(old, e)
 			c.detach(old)
 		} else {
 			c.bytes.Add(e.size())
 			c.live.Add(liveDelta(e))
-			c.residents.add(e, c.over(0) > 0)
+			c.residents.Add(e, c.hash(e.id()), c.over(0) > 0)
 		}
 		return e, false
 	})
@@ -403,7 +398,7 @@ func (c *l1) drop(e *entry) (dropped bool) {
 		}
 		c.bytes.Add(-e.size())
 		c.live.Add(-liveDelta(e))
-		c.residents.remove(e)
+		c.residents.Remove(e, c.hash(e.id()))
 		// A write may be dropped before accept has counted it, and a reader that loaded the
 		// version before it must not promote that.
 		c.writes[c.hash(e.id())%stripes].Add(1)

@@ -458,8 +458,7 @@ func (e *Engine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, erro
 
 // retried is an assign for ops that keep their versions, though something newer may have
 // been written since.
-func retried(op *entry) error {
-	op.numbered = true
+func retried(*entry) error {
 	return nil
 }
 

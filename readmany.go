@@ -33,8 +33,8 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 		stamp := e.l1.stamp(id)
 		known, ok := e.l1.get(id)
 		if ok && e.fresh(known) {
-			if it, err := e.itemOf(known); err == nil {
-				out[i] = &it
+			if it := new(Item); e.show(known, it) == nil {
+				out[i] = it
 			}
 			continue
 		}

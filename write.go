@@ -290,14 +290,17 @@ func (e *entry) setPriority(p Priority) {
 // read just now, is flushed before others, since elsewhere it is probably read, too. What is
 // stored is the priority it was submitted with.
 func (e *Engine) raise(op, known *entry) {
-	if op.priority == PriorityNormal && op.state.Load() != stateAsked && known.accesses.Load() >= exactAccesses &&
-		e.l1.clock.since(known.lastAccess.Load()) < freshAccess {
+	if op.priority == PriorityNormal && op.state.Load() != stateAsked && known.place.Uses() >= oftenRead &&
+		e.l1.clock.Since(known.lastAccess.Load()) < freshAccess {
 		op.state.Store(stateRaised)
 	}
 }
 
-// freshAccess is how recent the last read of an id must be for its ops to be raised.
-const freshAccess = time.Minute
+// What is read so often, the last time so lately, is raised.
+const (
+	oftenRead   = 16
+	freshAccess = time.Minute
+)
 
 func (e *Engine) newDelete(id string, o *writeOptions) *entry {
 	op := newEntry(&Record{Item: Item{ID: id, Version: o.version, UpdatedAt: time.Now()}, Deleted: true})
@@ -319,7 +322,7 @@ func (e *Engine) askPriority(op *entry) (p Priority) {
 			p = op.priority
 		}
 	}()
-	st := AccessStats{ID: op.id(), Accesses: uint64(known.accesses.Load()), ContentBytes: len(op.content()), Priority: op.priority}
+	st := AccessStats{ID: op.id(), Accesses: uint64(known.place.Uses()), ContentBytes: len(op.content()), Priority: op.priority}
 	if st.Accesses > 0 {
 		st.Idle = max(0, time.Since(e.l1.clock.time(known.lastAccess.Load())))
 	}
@@ -406,7 +409,6 @@ func (e *Engine) assignVersion(op *entry) error {
 		if ref, spooled := e.wal.spooledAt(e.l1.hash(op.id())); spooled && ref.version > op.version {
 			return staleError(op, ref.version)
 		}
-		op.numbered = true
 		e.clock.Observe(op.version)
 		return nil
 	}

@@ -38,9 +38,13 @@ func run(traces, only string) error {
 		if only != "" && p.name != only {
 			continue
 		}
+		peer := newCountingOtter
+		if p.sizes != nil {
+			peer = newOtter
+		}
 		for _, room := range p.rooms() {
 			var got [4]float64
-			for i, mk := range []func(int64) (cache, error){newEngine, newOtter, newLRU, newRandom} {
+			for i, mk := range []func(int64) (cache, error){newEngine, peer, newLRU, newRandom} {
 				if got[i], err = p.hits(mk, room); err != nil {
 					return err
 				}
