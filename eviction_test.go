@@ -1,8 +1,10 @@
 package syncengine
 
 import (
+	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -90,6 +92,26 @@ func TestANewHotSetTakesOver(t *testing.T) {
 		}
 		if p := s.share(); p < 90 {
 			t.Errorf("set %d: %d %% hits after 60 rounds", set, p)
+		}
+	}
+}
+
+func TestReadsAreCountedAlsoOverAnOverwrite(t *testing.T) {
+	ctx := context.Background()
+	e, err := Open(ctx, Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = e.Close() }()
+	for want := uint64(1); want <= 40; want++ {
+		if want%20 == 1 {
+			if err := e.Submit(ctx, Item{ID: "a", Content: []byte(fmt.Sprint(want))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		it, err := e.Get(ctx, "a")
+		if err != nil || it.AccessCount != want || time.Since(it.LastAccessed).Abs() > 3*time.Second {
+			t.Fatalf("read %d: %d, last %v, %v", want, it.AccessCount, it.LastAccessed, err)
 		}
 	}
 }

@@ -257,6 +257,60 @@ func TestFrequencyIsRememberedAndHalved(t *testing.T) {
 	}
 }
 
+func TestWhatIsKnownOfAKeyOutlivesAnOverwrite(t *testing.T) {
+	c := newCache(1000)
+	for range 6 {
+		c.read(-1, 1)
+	}
+	old, i := c.at[-1], &item{key: -1, size: 2}
+	c.at[-1] = i
+	c.Replace(old, i)
+	if f, n := c.all.frequency(&i.state), i.state.Uses(); f != 6 || n != 5 {
+		t.Errorf("6 uses, 5 of them after it came, count as %d and %d", f, n)
+	}
+	c.check(t)
+}
+
+// While a cache is busy, a use is counted once per epoch, and epochs end as entries come in.
+func TestABusyCacheCountsOncePerEpoch(t *testing.T) {
+	c := newCache(1 << 30)
+	for key := range 640 {
+		c.read(key, 1)
+	}
+	c.put(&item{key: -1, size: 1})
+	state := &c.at[-1].state
+	for range 3 {
+		c.use(c.at[-1])
+	}
+	if f, n := c.all.frequency(state), state.Uses(); f != 4 || n != 3 {
+		t.Fatalf("3 uses after it came count as %d and %d", f, n)
+	}
+	c.Sample().SetBusy(true)
+	was, key := 4, 1000
+	for epoch := range 5 {
+		for begun := c.Sample().Pace(); c.Sample().Pace() == begun; key++ {
+			c.put(&item{key: key, size: 1})
+		}
+		for range 10 {
+			c.use(c.at[-1])
+		}
+		if f := c.all.frequency(state); f != was+1 {
+			t.Fatalf("10 uses in epoch %d count as %d", epoch, f-was)
+		}
+		was++
+	}
+	if n := state.Uses(); n != 3 {
+		t.Errorf("Uses went to %d, which is for others to count now", n)
+	}
+	c.Sample().SetBusy(false)
+	for range 2 {
+		c.use(c.at[-1])
+	}
+	if f, n := c.all.frequency(state), state.Uses(); f != was+2 || n != 5 {
+		t.Errorf("2 uses of a cache no longer busy count as %d and %d", f-was, n-3)
+	}
+}
+
 // What is taken out of the middle leaves gaps, which must not add up.
 func TestGapsAmongTheArrivalsAreClosed(t *testing.T) {
 	c := newCache(1 << 30)
