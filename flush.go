@@ -184,18 +184,23 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 		f.uncached(ctx, left)
 	}
 	failpoint.Hit(failpoint.L2Written)
+	f.count(b, len(a.refused)) // first: complete wakes Flush, whose caller may look at Stats
 	f.q.complete(b, a.refused, a.lost)
-	f.flushed.Add(uint64(b.ops - len(a.refused)))
+	f.landedOne.Store(true)
+	if f.down.CompareAndSwap(true, false) {
+		f.outage(false, nil)
+	}
+}
+
+// count adds a batch to the figures.
+func (f *flusher) count(b *batch, refused int) {
+	f.flushed.Add(uint64(b.ops - refused))
 	for i := range b.units {
 		if u := &b.units[i]; u.spooled {
 			f.drained.Add(uint64(len(u.ops())))
 		}
 	}
 	f.batches.Add(1)
-	f.landedOne.Store(true)
-	if f.down.CompareAndSwap(true, false) {
-		f.outage(false, nil)
-	}
 	f.landed(b.ops, b.bytes)
 }
 

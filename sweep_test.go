@@ -338,6 +338,10 @@ func (s *sweeper) method(f fault, call string) {
 		in := &injector{fault: f, call: call, at: at, seen: make(map[string]int)}
 		dir := filepath.Join(s.root, fmt.Sprint(s.runs.Add(1)))
 		problems := s.run(in, dir)
+		for again := 0; at == 0 && len(in.hits) == 0 && again < 2; again++ { // on a loaded machine L3 may have been given up before
+			in = &injector{fault: f, call: call, at: at, seen: make(map[string]int)}
+			problems = append(problems, s.run(in, filepath.Join(s.root, fmt.Sprint(s.runs.Add(1))))...)
+		}
 		if len(in.hits) == 0 {
 			missed++
 			if at == 0 {
