@@ -199,32 +199,40 @@ func TestTheShareOfArrivalsFollowsTheLoad(t *testing.T) {
 	c.check(t)
 }
 
-// However large a cache is, trials are small.
+// However many entries a cache has, trials hold some tens.
 func TestTrialsAreSmall(t *testing.T) {
 	c := newCache(200_000)
-	for range 3 {
-		for key := range 300_000 {
-			c.read(key, 1)
-			if n := c.trials.bytes(); n > max(20_000, 40*int64(len(c.at))) {
-				t.Fatalf("trials take %d bytes beside %d entries", n, len(c.at))
+	large := func() {
+		for round := range 20 {
+			for key := range 600 {
+				c.read(-key-1, 400)
+				if n := len(c.trials.each); n > 0 && round == 19 && len(c.trials.each[0].at) < mostShades/4 {
+					t.Fatalf("beside %d large entries a trial holds %d", len(c.at), len(c.trials.each[0].at))
+				}
 			}
 		}
+		if c.trials.each == nil {
+			t.Fatal("there are no trials")
+		}
+		c.check(t)
 	}
-	if n := len(c.trials.each[0].at); n < mostShades/3 || n > 2*mostShades {
-		t.Errorf("a trial holds %d", n)
+	large()
+	for key := range 300_000 {
+		c.read(key, 1)
 	}
-	for key := range 2000 { // entries become large: the trials follow
-		c.read(-key, 400)
-	}
-	for range 20 {
-		for key := range 2000 {
-			c.read(-key, 400)
+	for i := range c.trials.each {
+		if n := len(c.trials.each[i].at); n < mostShades/3 || n > 2*mostShades {
+			t.Errorf("beside %d entries, trial %d holds %d", len(c.at), i, n)
 		}
 	}
-	if n := len(c.trials.each[0].at); n < mostShades/6 {
-		t.Errorf("beside %d large entries a trial holds %d", len(c.at), n)
+	if n := c.trials.bytes(); n > 40_000 {
+		t.Errorf("trials take %d bytes", n)
 	}
 	c.check(t)
+	for _, i := range c.at {
+		c.drop(i)
+	}
+	large()
 }
 
 func TestFrequencyIsRememberedAndHalved(t *testing.T) {
