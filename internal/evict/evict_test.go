@@ -227,7 +227,7 @@ func TestTrialsAreSmall(t *testing.T) {
 		c.read(key, 1)
 	}
 	for i := range c.trials.each {
-		if n := len(c.trials.each[i].at); n < mostShades/3 || n > 2*mostShades {
+		if n := len(c.trials.each[i].at); n < mostShades/8 || n > 2*mostShades {
 			t.Errorf("beside %d entries, trial %d holds %d", len(c.at), i, n)
 		}
 	}
