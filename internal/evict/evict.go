@@ -113,12 +113,6 @@ func (s *State) Uses() uint32 { return uint32(s.bits.Load() >> usesShift) }
 // AddUses adds to Uses.
 func (s *State) AddUses(n uint32) { s.bits.Add(uint64(n) << usesShift) }
 
-// copyFrom takes over what was known of another entry of the same key.
-func (s *State) copyFrom(o *State) {
-	s.bits.Store(o.bits.Load())
-	s.slot = o.slot
-}
-
 func (s *State) isArrival() bool { return s.bits.Load()&arrival != 0 }
 
 // memory is what outlives an entry's stay.
@@ -194,10 +188,11 @@ func (s *stock[E]) leave() E {
 	}
 }
 
-// replace puts e in the place of an older entry of the same key.
+// replace puts e in the place of an older entry of the same key, and gives it what was known of that.
 func (s *stock[E]) replace(old, e E) {
-	st := e.EvictState()
-	st.copyFrom(old.EvictState())
+	st, was := e.EvictState(), old.EvictState()
+	st.bits.Store(was.bits.Load())
+	st.slot = was.slot
 	if st.isArrival() {
 		s.arrivals.put(st.slot, e)
 		s.arrived += e.Size() - old.Size()

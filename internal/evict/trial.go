@@ -95,9 +95,6 @@ type trials struct {
 }
 
 func (ts *trials) bytes() (n int64) {
-	if ts.each != nil {
-		n = sampleBytes
-	}
 	for i := range ts.each {
 		n += shadeBytes * int64(ts.each[i].len())
 	}
@@ -206,8 +203,6 @@ func (s *Sample) nextEpoch() {
 		}
 	}
 }
-
-const sampleBytes = 4 * 16 * 32
 
 // stripe is a part of them; readers choose one at random, so that they don't meet.
 type stripe struct {
