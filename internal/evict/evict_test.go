@@ -3,6 +3,7 @@ package evict
 import (
 	"fmt"
 	"hash/maphash"
+	"math/bits"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -100,8 +101,8 @@ func (c *cache) check(t interface{ Fatalf(string, ...any) }) {
 		tr := &c.trials.each[n]
 		var used, arrived int64
 		for hash, s := range tr.at {
-			if s.hash != hash {
-				t.Fatalf("trial %d: a shade under another hash", n)
+			if s.hash != hash || uint32(bits.LeadingZeros64(hash)) < c.trials.rank {
+				t.Fatalf("trial %d: a shade under another hash, or of a key that is not tried", n)
 			}
 			used += s.Size()
 			arrived += checkPlace(t, &tr.stock, s)
@@ -174,6 +175,31 @@ func TestPinnedEntriesStay(t *testing.T) {
 	c.shrink(0)
 	if len(c.at) != 60 {
 		t.Errorf("%d entries are left of 60 that may not go", len(c.at))
+	}
+}
+
+// Whoever is pinned after it came is not given out, even where there is nobody else.
+func TestAPinnedArrivalIsNoLoser(t *testing.T) {
+	c := newCache(100)
+	for key := range 3 {
+		c.put(&item{key: key, size: 100, pinned: true})
+		if i, ok := c.Loser(); ok {
+			t.Fatalf("%d, which is pinned, should go", i.key)
+		}
+	}
+}
+
+// An arrival that was read since it came stays one when its turn to leave comes, once for each look.
+func TestAnArrivalThatWasReadGetsASecondChance(t *testing.T) {
+	c := newCache(1 << 30)
+	for key := range 3 {
+		c.read(key, 1)
+	}
+	c.read(0, 1)
+	for _, want := range []int{1, 2, 0} {
+		if i := c.all.leave(); i.key != want {
+			t.Fatalf("%d leaves the arrivals, want %d", i.key, want)
+		}
 	}
 }
 
@@ -302,7 +328,8 @@ func TestABusyCacheCountsOncePerEpoch(t *testing.T) {
 	c.Sample().SetBusy(true)
 	was, key := 4, 1000
 	for epoch := range 5 {
-		for begun := c.Sample().Pace(); c.Sample().Pace() == begun; key++ {
+		begun := c.Sample().Pace()
+		for end := key + len(c.at); c.Sample().Pace() == begun && key < end; key++ {
 			c.put(&item{key: key, size: 1})
 		}
 		for range 10 {
