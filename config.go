@@ -125,6 +125,17 @@ type Config struct {
 	L1MaxBytes   int64 // bound on L1 and the queue together, in bytes [256 MiB]
 	MaxItemBytes int64 // largest Content, in bytes [16 MiB]
 
+	// One SubmitMany or DeleteMany is one transaction everywhere, so it is bounded: ops
+	// [10,000], and bytes of ids and contents [16 MiB].
+	GroupMaxItems int
+	GroupMaxBytes int64
+
+	// MaxClockSkew is how far ahead of this engine's clock a version given by WithVersion may
+	// lie [1 min].
+	MaxClockSkew time.Duration
+	// FactoryTimeout bounds the factory of GetOrInsertWith [30 s].
+	FactoryTimeout time.Duration
+
 	Durability Durability // of Submit and Delete without WithDurability [Logged]
 
 	BatchFlushInterval time.Duration // age at which the first op of a batch makes it due [100 ms]
@@ -195,6 +206,10 @@ func (c Config) withDefaults() Config {
 	}
 	def(&c.L1MaxBytes, 256<<20)
 	def(&c.MaxItemBytes, 16<<20)
+	def(&c.GroupMaxItems, 10_000)
+	def(&c.GroupMaxBytes, 16<<20)
+	def(&c.MaxClockSkew, time.Minute)
+	def(&c.FactoryTimeout, 30*time.Second)
 	def(&c.Durability, Logged)
 	def(&c.BatchFlushInterval, 100*time.Millisecond)
 	def(&c.BatchFlushCount, 1000)

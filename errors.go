@@ -47,6 +47,19 @@ var (
 	// ErrSchema means that the database holds a schema of a newer build. Nothing was
 	// changed.
 	ErrSchema = errors.New("syncengine: unknown database schema")
+	// ErrConflict means that the condition of a write does not hold: the id is not at the
+	// version asked for; see ConflictError. Nothing was changed.
+	ErrConflict = errors.New("syncengine: conflict")
+	// ErrExists means that an id that was to be new exists. It is ErrConflict, too, and like
+	// it comes as a *ConflictError.
+	ErrExists error = existsError{}
+	// ErrUnknownOutcome means that nobody can tell now whether a write with a condition took
+	// effect: its commit was sent to L3 and L3 can't be asked, or the caller left meanwhile. It
+	// took effect as a whole, or it never will.
+	ErrUnknownOutcome = errors.New("syncengine: outcome unknown")
+	// ErrNoChange is what the function given to Update returns when there is nothing to
+	// write. Update does not return it.
+	ErrNoChange = errors.New("syncengine: no change")
 	// ErrPending means that Shutdown or Close left ops in the WAL; see PendingError.
 	ErrPending = errors.New("syncengine: ops left in the WAL")
 )
@@ -82,6 +95,34 @@ func (e *ConfigError) Error() string {
 
 // Is makes errors.Is(err, ErrInvalidConfig) true.
 func (e *ConfigError) Is(target error) bool { return target == ErrInvalidConfig }
+
+// ConflictError tells at which version an id is instead of the one that a condition asked
+// for. It is ErrConflict, and ErrExists when the id was to be absent.
+type ConflictError struct {
+	ID         string
+	Want, Have uint64 // 0: absent
+}
+
+func (e *ConflictError) Error() string {
+	switch {
+	case e.Want == 0:
+		return fmt.Sprintf("syncengine: conflict: item %q exists, at version %d", e.ID, e.Have)
+	case e.Have == 0:
+		return fmt.Sprintf("syncengine: conflict: item %q does not exist, wanted at version %d", e.ID, e.Want)
+	}
+	return fmt.Sprintf("syncengine: conflict: item %q is at version %d, wanted at %d", e.ID, e.Have, e.Want)
+}
+
+// Is makes errors.Is work for ErrConflict, and for ErrExists when Want is 0.
+func (e *ConflictError) Is(target error) bool {
+	return target == ErrConflict || target == ErrExists && e.Want == 0
+}
+
+type existsError struct{}
+
+func (existsError) Error() string { return "syncengine: item exists" }
+
+func (existsError) Is(target error) bool { return target == ErrConflict }
 
 // BackpressureError refuses a call before anything is changed. It is
 // ErrBackpressure.

@@ -112,10 +112,10 @@ func (m *machine) content(t *rapid.T, id string) []byte {
 	return fmt.Appendf(nil, `{"id":%q,"n":%d,"pad":"%0*d"}`, id, m.n, size, 0)
 }
 
-func drawOptions(t *rapid.T) (syncengine.Durability, []syncengine.SubmitOption) {
+func drawOptions(t *rapid.T) (syncengine.Durability, []syncengine.WriteOption) {
 	d := syncengine.Durability(rapid.IntRange(0, 3).Draw(t, "durability"))
 	p := syncengine.Priority(rapid.IntRange(-1, 2).Draw(t, "priority"))
-	return d, []syncengine.SubmitOption{syncengine.WithDurability(d), syncengine.WithPriority(p)}
+	return d, []syncengine.WriteOption{syncengine.WithDurability(d), syncengine.WithPriority(p)}
 }
 
 // accepted tells from the error of a write whether it counts.

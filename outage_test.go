@@ -42,7 +42,7 @@ func doc(id string, n int) []byte {
 	return []byte(fmt.Sprintf(`{"id":%q,"n":%d,"pad":%q}`, id, n, strings.Repeat("x", 240)))
 }
 
-func put(t testing.TB, e *syncengine.Engine, id string, n int, opts ...syncengine.SubmitOption) {
+func put(t testing.TB, e *syncengine.Engine, id string, n int, opts ...syncengine.WriteOption) {
 	t.Helper()
 	must(t, e.Submit(context.Background(), syncengine.Item{ID: id, Content: doc(id, n)}, opts...))
 }

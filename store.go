@@ -121,3 +121,54 @@ type ArchiveStore interface {
 	// Close frees what the store opened itself.
 	Close() error
 }
+
+// Conditional is a record that is stored only if a condition holds.
+type Conditional struct {
+	Record
+	// Version that the id must be at: that of its live row. 0: it has none; a tombstone is
+	// none.
+	IfVersion uint64
+	// Always waives IfVersion: what decides is only that the record is not below the row.
+	Always bool
+}
+
+// Decision is what became of a unit of conditional records.
+type Decision uint8
+
+// The decisions. Only DecidedApplied has changed anything.
+const (
+	DecidedApplied   Decision = iota // stored; with Always also when the row was equal
+	DecidedConflict                  // a condition does not hold
+	DecidedOutranked                 // the conditions hold, but a record is not above the row of its id
+)
+
+// Verdict is the answer of ApplyIf for one unit.
+type Verdict struct {
+	Decision Decision
+	// Of the record that decided against the unit: its place in the unit, and the row of its
+	// id, zero when there is none. With DecidedOutranked it is the highest of those rows.
+	At  int
+	Row Meta
+}
+
+// ConditionalStore is an ArchiveStore that decides conditions in its transactions. Engines
+// that share an L3 need it for Insert, Update and the like; without it these return a
+// *ConfigError.
+type ConditionalStore interface {
+	ArchiveStore
+	// ApplyIf judges units in order, in one transaction: each sees what those before it
+	// have stored. A unit is stored as a whole or not at all. An id occurs at most once in a
+	// unit, and in as many units as you like.
+	//
+	// An error that wraps ErrUnknownOutcome means that the transaction may have been
+	// committed, now or later: then the verdicts are those that hold if it was, and Landed
+	// tells. After any other error nothing was stored, nor will be. A *RefusedError means
+	// that a row was refused for its own sake.
+	//
+	// nonce names the transaction. It rises from call to call, and calls follow each other:
+	// a call tells the store that nobody will ask about lower ones.
+	ApplyIf(ctx context.Context, nonce uint64, units [][]Conditional) ([]Verdict, error)
+	// Landed reports whether the ApplyIf of that nonce was committed. Once it has said no, that
+	// transaction is never committed.
+	Landed(ctx context.Context, nonce uint64) (bool, error)
+}

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// SubmitOption changes one call.
-type SubmitOption struct {
+// WriteOption changes one call.
+type WriteOption struct {
 	durability  Durability
 	version     uint64
 	priority    Priority
@@ -27,14 +27,14 @@ type SubmitOption struct {
 
 // WithDurability overrides Config.Durability for one call. DefaultDurability changes
 // nothing.
-func WithDurability(d Durability) SubmitOption { return SubmitOption{durability: d} }
+func WithDurability(d Durability) WriteOption { return WriteOption{durability: d} }
 
 // WithVersion numbers the ops of one call that have no version of their own. It is for
 // deletes by callers who number the versions of an id themselves. 0 changes nothing.
-func WithVersion(v uint64) SubmitOption { return SubmitOption{version: v} }
+func WithVersion(v uint64) WriteOption { return WriteOption{version: v} }
 
 // WithPriority overrides the priority of all ops of one call.
-func WithPriority(p Priority) SubmitOption { return SubmitOption{priority: p, hasPriority: true} }
+func WithPriority(p Priority) WriteOption { return WriteOption{priority: p, hasPriority: true} }
 
 // writeOptions are the options of a call with the config's defaults.
 type writeOptions struct {
@@ -43,7 +43,7 @@ type writeOptions struct {
 	priority   *Priority
 }
 
-func (e *Engine) options(opts []SubmitOption) (writeOptions, error) {
+func (e *Engine) options(opts []WriteOption) (writeOptions, error) {
 	o := writeOptions{durability: e.cfg.Durability}
 	for i := range opts {
 		switch opt := &opts[i]; {
@@ -76,7 +76,7 @@ func (e *Engine) options(opts []SubmitOption) (writeOptions, error) {
 // ErrUnavailable at Logged: the WAL could not be written, nothing was acknowledged. At
 // Archived, ErrUnavailable means that the item is in the WAL and will reach L3 later, and
 // ErrRefused that L3 refuses it and it is in quarantine.
-func (e *Engine) Submit(ctx context.Context, item Item, opts ...SubmitOption) error {
+func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) error {
 	o, err := e.options(opts)
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (e *Engine) Submit(ctx context.Context, item Item, opts ...SubmitOption) er
 // Delete removes an id. It is idempotent: deleting what does not exist succeeds. A delete
 // is an op like a put, with the same durability and errors, and is remembered for
 // TombstoneRetention: no older put brings the id back.
-func (e *Engine) Delete(ctx context.Context, id string, opts ...SubmitOption) error {
+func (e *Engine) Delete(ctx context.Context, id string, opts ...WriteOption) error {
 	o, err := e.options(opts)
 	if err != nil {
 		return err
@@ -136,7 +136,7 @@ func (e *Engine) submitOne(ctx context.Context, op *entry, d Durability) error {
 // SubmitMany stores a group of items: all of them or none are accepted, logged, and
 // committed to L3 in one transaction each. Durability and errors are those of Submit; an
 // error about one item refuses all. Of items with the same id the last one wins.
-func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...SubmitOption) (BatchResult, error) {
+func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOption) (BatchResult, error) {
 	o, err := e.options(opts)
 	if err != nil {
 		return BatchResult{Total: len(items), Failed: len(items)}, err
@@ -154,7 +154,7 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...SubmitOpt
 }
 
 // DeleteMany removes a group of ids, atomically as SubmitMany does.
-func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...SubmitOption) (BatchResult, error) {
+func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...WriteOption) (BatchResult, error) {
 	o, err := e.options(opts)
 	if err != nil {
 		return BatchResult{Total: len(ids), Failed: len(ids)}, err
