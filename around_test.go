@@ -5,6 +5,7 @@ package syncengine_test
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/syncengine-go/syncengine"
@@ -78,6 +79,31 @@ func (a *aroundArchive) Apply(ctx context.Context, recs []syncengine.Record) ([]
 		}
 		return above, err
 	})
+}
+
+func (a *aroundArchive) ApplyIf(ctx context.Context, nonce uint64, units [][]syncengine.Conditional) ([]syncengine.Verdict, error) {
+	made := false
+	var verdicts []syncengine.Verdict
+	err := a.fn(ctx, "L3", "ApplyIf", func() (err error) {
+		verdicts, err = a.in.(syncengine.ConditionalStore).ApplyIf(ctx, nonce, units)
+		made = err == nil
+		for i := range verdicts {
+			if made && a.applied != nil && verdicts[i].Decision == syncengine.DecidedApplied {
+				for k := range units[i] {
+					a.applied([]syncengine.Record{units[i][k].Record})
+				}
+			}
+		}
+		return err
+	})
+	if err != nil && made { // as a store does whose COMMIT had no reply
+		err = fmt.Errorf("%w: %w", syncengine.ErrUnknownOutcome, err)
+	}
+	return verdicts, err
+}
+
+func (a *aroundArchive) Landed(ctx context.Context, nonce uint64) (bool, error) {
+	return answer(ctx, a.fn, "L3", "Landed", func() (bool, error) { return a.in.(syncengine.ConditionalStore).Landed(ctx, nonce) })
 }
 
 func (a *aroundArchive) Scan(ctx context.Context, after string, limit int) ([]syncengine.Meta, error) {

@@ -21,7 +21,7 @@ const (
 	LevelThrottle                    // writes are slowed
 	LevelCritical                    // writes are refused
 	LevelEmergency                   // writes are refused, everything is flushed at once
-	LevelShutdown                    // reads are refused too
+	LevelShutdown                    // reads are refused too, but for what memory alone can answer
 )
 
 var levelNames = [...]string{"normal", "warn", "throttle", "critical", "emergency", "shutdown"}
@@ -40,7 +40,7 @@ func (l BackpressureLevel) MarshalText() ([]byte, error) { return []byte(l.Strin
 // AcceptsWrites reports whether writes are taken at this level.
 func (l BackpressureLevel) AcceptsWrites() bool { return l < LevelCritical }
 
-// AcceptsReads reports whether reads are served at this level.
+// AcceptsReads reports whether all reads are served at this level. Hits in L1 always are.
 func (l BackpressureLevel) AcceptsReads() bool { return l < LevelShutdown }
 
 // HTTPStatus is the status a service may answer a write with: 0 (none) up to LevelWarn,

@@ -12,15 +12,25 @@ package syncengine
 // the length of an outage (INV-10), and the order of ops is kept without sorting.
 //
 // A unit is one op or all ops of a group; it is never split (INV-5). A batch takes whole
-// units until it is full: the longest waiting first if they have waited long (nothing
-// starves), else by priority. An id that is in flight in one batch is not taken into
-// another, so with several batches in flight ops of one id still reach L3 in order
-// (INV-3). A failed batch goes back to the front of its lanes.
+// units until it is full: a quarter of it goes to those that have waited long (nothing
+// starves), the rest by priority (an urgent op does not wait behind a backlog). An id that
+// is in flight in one batch is not taken into another, so with several batches in flight
+// ops of one id still reach L3 in order (INV-3): a unit with such an id is parked with the
+// flight it waits for, where it costs nobody a look, and comes back when that lands. A
+// failed batch goes back to its place in its lanes.
+//
+// Units are numbered in the order in which they are accepted or read back (unit.seq). What
+// Flush waits for is one number: landing.go.
+//
+// Ages and waits are monotonic time: nanoseconds since the queue was made (queue.now).
 //
 // No goroutines, no I/O. The log's loop, callers of Submit (Buffered), and the flusher
 // call it.
 
 import (
+	"cmp"
+	"math"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -30,9 +40,11 @@ import (
 type unit struct {
 	one     *entry
 	many    []*entry
-	at      int64 // accepted, unix nanoseconds
-	epoch   *epoch
-	spooled bool // read back from the WAL
+	at      int64   // accepted, see queue.now
+	seq     int64   // its place in the order of acceptance
+	done    *waiter // of the Archived call that waits for it; nil: nobody does
+	spooled bool    // read back from the WAL
+	claimed bool    // done will get the verdict, see waiter.claim
 }
 
 // ops returns the ops of the unit without allocating.
@@ -79,11 +91,19 @@ func (l *lane) pop() unit {
 	return u
 }
 
-// unpop puts units back in front, in order.
+// unpop puts units back where they were: a lane is in the order of seq.
 func (l *lane) unpop(us []unit) {
 	if len(us) == 0 {
 		return
 	}
+	last := us[0].seq
+	for i := range us {
+		last = max(last, us[i].seq)
+	}
+	for l.len() > 0 && l.front().seq < last { // another batch came back before this one
+		us = append(us, l.pop())
+	}
+	slices.SortFunc(us, func(a, b unit) int { return cmp.Compare(a.seq, b.seq) })
 	if l.head >= len(us) {
 		l.head -= len(us)
 		copy(l.buf[l.head:], us)
@@ -117,9 +137,10 @@ type queueLimits struct {
 }
 
 type queue struct {
-	lim queueLimits
-	l1  *l1
-	wal *wal
+	lim   queueLimits
+	l1    *l1
+	wal   *wal
+	start time.Time // see now
 
 	wake chan struct{} // cap 1: the flusher should look again
 
@@ -128,14 +149,16 @@ type queue struct {
 	ops      int   // in the lanes
 	bytes    int64 // in the lanes
 	promised int64 // memory for Buffered units on their way here, see promise
+	takes    uint  // batches taken
 	flights  []*batch
-	inFlight map[string]struct{} // ids of flights
-	epochs   []*epoch            // oldest first; the last one is open
-	forced   int                 // Flush calls that wait
-	failed   chan struct{}       // closed and replaced when L3 or the drain fails
-	cause    error               // why it failed
-	ended    bool                // the flusher is gone: failed stays closed
-	moved    chan struct{}       // closed and replaced when the drain has read on
+	inFlight map[string]*batch // which flight an id is in, or waits for
+	accepted int64             // seq of the newest unit
+	waits    []landingWait     // Flush calls, in the order of what they wait for
+	forced   int               // Flush and Archived calls that wait
+	failed   chan struct{}     // closed and replaced when L3 or the drain fails
+	cause    error             // why it failed
+	ended    bool              // the flusher is gone: failed stays closed
+	moved    chan struct{}     // closed and replaced when the drain has read on
 
 	segments []*segment // that hold ops in memory, in log order, until they are trimmed
 
@@ -146,7 +169,9 @@ type queue struct {
 	whole    int64 // last segment of which all ops were spooled: the drain may read up to it
 	spooled  int   // ops not yet read by the drain
 	oldest   int64 // a lower bound on when the oldest of them was accepted
-	doubled  int   // ops that are both in memory and spooled, see elsewhere
+	ages     []segmentAge
+	doubled  int // ops that are both in memory and spooled, see elsewhere
+	awaited  map[awaitedOp][]*waiter
 }
 
 // batch is what one L3 transaction takes.
@@ -155,15 +180,21 @@ type batch struct {
 	units  []unit
 	ops    int
 	bytes  int64
-	oldest int64
+	low    int64    // lowest seq of units and parked
+	oldest int64    // when the first of them was accepted
+	parked []unit   // wait until this flight lands, since they share an id with it
+	also   []string // ids of parked units that no flight is with: later ops of theirs wait, too
 }
 
 func newQueue(lim queueLimits, mem *l1, w *wal) *queue {
 	return &queue{
-		lim: lim, l1: mem, wal: w, wake: make(chan struct{}, 1), inFlight: make(map[string]struct{}),
-		epochs: []*epoch{{done: make(chan struct{})}}, failed: make(chan struct{}), moved: make(chan struct{}),
+		lim: lim, l1: mem, wal: w, start: time.Now(), wake: make(chan struct{}, 1), inFlight: make(map[string]*batch),
+		failed: make(chan struct{}), moved: make(chan struct{}), awaited: make(map[awaitedOp][]*waiter),
 	}
 }
+
+// now is the clock of the queue: it does not follow the wall clock when that is set.
+func (q *queue) now() int64 { return int64(time.Since(q.start)) }
 
 func (q *queue) signal() {
 	select {
@@ -174,7 +205,7 @@ func (q *queue) signal() {
 
 // accept takes a unit that was just logged (seg set), or a Buffered one that memory was
 // promised (seg nil): it becomes readable in L1 and waits for L3. last tells that it is the
-// last unit of its segment.
+// last unit of its segment. Either has its place in the WAL (wal.reserve).
 func (q *queue) accept(u unit, seg *segment, last bool) {
 	ops := u.ops()
 	size := sizeOf(ops)
@@ -182,6 +213,7 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 	if seg == nil {
 		q.makeRoom(size)
 		q.promised -= size
+		q.wal.unlogged(ops, 1)
 	} else if !seg.decided { // all of it is spooled or nothing
 		all := seg.bytes + int64(seg.live)*entryOverhead
 		q.makeRoom(all)
@@ -191,10 +223,11 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 		}
 	}
 	if seg != nil && seg.spooled {
-		q.noteSpooled(ops, u.at, seg, last)
+		q.noteSpooled(&u, seg, last)
 		for _, e := range ops {
 			q.wal.addSpooled(q.l1.hash(e.id()), spoolRef{seg.id, e.version}) // before L1, which may evict it at once
 			q.l1.accept(e, false)
+			q.makeRoomAfter(e, size)
 		}
 	} else {
 		setSegment(ops, seg)
@@ -213,11 +246,22 @@ func (q *queue) makeRoom(size int64) {
 	}
 }
 
+// makeRoomAfter keeps a large spooled unit from passing the budget while its ops come in one
+// by one: the WAL answers for those that have to leave (INV-10).
+func (q *queue) makeRoomAfter(e *entry, unit int64) {
+	if unit <= q.lim.evictAhead || q.l1.over(0) <= 0 {
+		return
+	}
+	if q.l1.evict(0); q.l1.over(0) > 0 {
+		q.l1.drop(e)
+	}
+}
+
 // push appends a unit to its lane.
 func (q *queue) push(u unit) {
 	ops := u.ops()
-	u.epoch = q.epochs[len(q.epochs)-1]
-	u.epoch.ops += len(ops)
+	q.accepted++
+	u.seq = q.accepted
 	q.lanes[laneOf(ops)].push(u)
 	first := q.ops == 0
 	q.ops += len(ops)
@@ -231,7 +275,7 @@ func (q *queue) full() bool { return q.ops >= q.lim.count || q.bytes >= q.lim.by
 
 // due reports whether a batch should be taken now, and if not, when at the latest. In haste
 // any batch is due.
-func (q *queue) due(now time.Time, haste bool) (ok bool, wait time.Duration) {
+func (q *queue) due(haste bool) (ok bool, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.ops == 0 {
@@ -240,15 +284,16 @@ func (q *queue) due(now time.Time, haste bool) (ok bool, wait time.Duration) {
 	if q.full() || q.forced > 0 || q.spooling || haste {
 		return true, 0
 	}
-	wait = q.lim.age - time.Duration(now.UnixNano()-q.laneOldest())
+	wait = q.lim.age - time.Duration(q.now()-q.laneOldest())
 	return wait <= 0, max(wait, 0)
 }
 
 // laneOldest is when the first of the queued units was accepted.
-func (q *queue) laneOldest() (at int64) {
+func (q *queue) laneOldest() int64 {
+	at := int64(math.MaxInt64)
 	for i := range q.lanes {
-		if l := &q.lanes[i]; l.len() > 0 && (at == 0 || l.front().at < at) {
-			at = l.front().at
+		if l := &q.lanes[i]; l.len() > 0 {
+			at = min(at, l.front().at)
 		}
 	}
 	return at
@@ -256,54 +301,64 @@ func (q *queue) laneOldest() (at int64) {
 
 // take removes the next batch from the lanes, or returns nil when all ids that wait are
 // in flight.
-func (q *queue) take(now time.Time) *batch {
+func (q *queue) take() *batch {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	b := &batch{}
-	mine := make(map[string]struct{})
-	var blocked [lanes][]unit
+	b := &batch{low: math.MaxInt64, oldest: math.MaxInt64}
+	q.takes++
+	late, patience := q.lateShare(), q.now()-int64(q.lim.patience)
 	for b.ops < q.lim.count && b.bytes < q.lim.bytes {
-		l := q.nextLane(now)
+		l := q.nextLane(patience, b.ops < late)
 		if l < 0 {
 			break
 		}
 		u := q.lanes[l].pop()
-		if q.blocked(&u, mine) {
-			blocked[l] = append(blocked[l], u)
+		n, size := len(u.ops()), opsBytes(u.ops())
+		q.ops -= n
+		q.bytes -= size
+		if f := q.blockedBy(&u, b); f != nil {
+			q.park(u, f)
 			continue
 		}
 		for _, e := range u.ops() {
-			mine[e.id()] = struct{}{}
+			q.inFlight[e.id()] = b
 		}
 		b.memory = b.memory || u.ops()[0].seg == nil
-		b.add(u)
-	}
-	for l := range blocked {
-		q.lanes[l].unpop(blocked[l])
+		b.units = append(b.units, u)
+		b.note(&u)
+		b.ops += n
+		b.bytes += size
 	}
 	if b.ops == 0 {
 		return nil
 	}
-	for id := range mine {
-		q.inFlight[id] = struct{}{}
-	}
-	q.ops -= b.ops
-	q.bytes -= b.bytes
 	q.flights = append(q.flights, b)
 	return b
 }
 
-// nextLane picks the lane to take from: one whose first unit has waited too long, else the
-// most urgent one. -1: all are empty.
-func (q *queue) nextLane(now time.Time) int {
-	pick, late := -1, now.Add(-q.lim.patience).UnixNano()
+// lateShare is how many ops of a batch may be of units that waited too long. Batches too small
+// to be divided take turns.
+func (q *queue) lateShare() int {
+	if n := q.lim.count / 4; n > 0 {
+		return n
+	}
+	if q.takes%4 == 0 {
+		return 1
+	}
+	return 0
+}
+
+// nextLane picks the lane to take from: the most urgent one, or, if late is set, one whose
+// first unit was accepted before the given time. -1: all are empty.
+func (q *queue) nextLane(before int64, late bool) int {
+	pick := -1
 	for i := range q.lanes {
 		l := &q.lanes[i]
 		if l.len() == 0 {
 			continue
 		}
-		if at := l.front().at; at < late {
-			late, pick = at, i
+		if at := l.front().at; late && at < before {
+			before, pick = at, i
 		} else if pick < 0 {
 			pick = i
 		}
@@ -311,57 +366,60 @@ func (q *queue) nextLane(now time.Time) int {
 	return pick
 }
 
-// blocked reports whether an id of the unit is in flight elsewhere.
-func (q *queue) blocked(u *unit, mine map[string]struct{}) bool {
+// blockedBy returns the flight that one of the unit's ids is in, or waits for, if it is not b.
+func (q *queue) blockedBy(u *unit, b *batch) *batch {
 	if len(q.inFlight) == 0 {
-		return false
+		return nil
 	}
 	for _, e := range u.ops() {
-		if _, ok := q.inFlight[e.id()]; ok {
-			if _, own := mine[e.id()]; !own {
-				return true
-			}
+		if f := q.inFlight[e.id()]; f != nil && f != b {
+			return f
 		}
 	}
-	return false
+	return nil
 }
 
-func (b *batch) add(u unit) {
-	if b.ops == 0 || u.at < b.oldest {
-		b.oldest = u.at
+// park lets a unit wait for a flight. Its other ids wait with it, so that no later op of
+// theirs comes first.
+func (q *queue) park(u unit, f *batch) {
+	for _, e := range u.ops() {
+		if q.inFlight[e.id()] == nil {
+			q.inFlight[e.id()] = f
+			f.also = append(f.also, e.id())
+		}
 	}
-	b.units = append(b.units, u)
-	b.ops += len(u.ops())
-	b.bytes += opsBytes(u.ops())
+	f.parked = append(f.parked, u)
+	f.note(&u)
 }
 
-// land ends a flight.
+// note keeps what is asked of a flight's units often.
+func (b *batch) note(u *unit) {
+	b.low, b.oldest = min(b.low, u.seq), min(b.oldest, u.at)
+}
+
+// land ends a flight. What was parked with it goes back to its lanes.
 func (q *queue) land(b *batch) {
-	for i, f := range q.flights {
-		if f == b {
-			q.flights = append(q.flights[:i], q.flights[i+1:]...)
-			break
-		}
+	if i := slices.Index(q.flights, b); i >= 0 {
+		q.flights = slices.Delete(q.flights, i, i+1)
 	}
 	for i := range b.units {
 		for _, e := range b.units[i].ops() {
 			delete(q.inFlight, e.id())
 		}
 	}
+	for _, id := range b.also {
+		if q.inFlight[id] == b {
+			delete(q.inFlight, id)
+		}
+	}
+	q.putBack(b.parked)
+	b.parked = nil
 }
 
-// giveBack puts a batch that failed for an outage back to where it was, and tells those
-// who wait in Flush. Units that are in quarantine already stay out: they may be discarded there.
-func (q *queue) giveBack(b *batch, refused map[*entry]error, cause error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.land(b)
+// putBack returns units to their lanes.
+func (q *queue) putBack(us []unit) {
 	var back [lanes][]unit
-	for _, u := range b.units {
-		if _, ok := refused[u.ops()[0]]; ok {
-			q.finish(&u, refused, nil)
-			continue
-		}
+	for _, u := range us {
 		l := laneOf(u.ops())
 		back[l] = append(back[l], u)
 		q.ops += len(u.ops())
@@ -370,14 +428,31 @@ func (q *queue) giveBack(b *batch, refused map[*entry]error, cause error) {
 	for l := range back {
 		q.lanes[l].unpop(back[l])
 	}
+}
+
+// giveBack puts a batch that failed for an outage back to where it was, and tells those
+// who wait in Flush. Units that are in quarantine already stay out: they may be discarded there.
+func (q *queue) giveBack(b *batch, a *archived, cause error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.land(b)
+	var back []unit
+	for i := range b.units {
+		if u := &b.units[i]; a.refused[u.ops()[0]] != nil {
+			q.finish(u, a)
+		} else {
+			back = append(back, *u)
+		}
+	}
+	q.putBack(back)
 	q.trim()
-	q.retire()
+	q.tell()
 	q.fail(cause)
 }
 
 // complete notes that all units of a batch are in L3, or in quarantine (refused), or that L3
 // holds something higher of the id (lost): the next read gets that.
-func (q *queue) complete(b *batch, refused map[*entry]error, lost map[string]bool) {
+func (q *queue) complete(b *batch, a *archived) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.land(b)
@@ -385,35 +460,39 @@ func (q *queue) complete(b *batch, refused map[*entry]error, lost map[string]boo
 		q.cause = nil
 	}
 	for i := range b.units {
-		q.finish(&b.units[i], refused, lost)
+		q.finish(&b.units[i], a)
 	}
 	q.trim()
-	q.retire()
+	q.tell()
 }
 
-// finish lets go of a unit. q.mu is held.
-func (q *queue) finish(u *unit, refused map[*entry]error, lost map[string]bool) {
+// finish lets go of a unit and tells the call that waits for it. q.mu is held.
+func (q *queue) finish(u *unit, a *archived) {
 	ops := u.ops()
 	for _, e := range ops {
-		if _, ok := refused[e]; ok {
-			u.epoch.refused++
-		}
 		// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
 		q.wal.dropSpooled(q.l1.hash(e.id()), e.version)
 		q.l1.unpin(e)
-		if lost[e.id()] {
+		if _, lost := a.lost[e.id()]; lost {
 			q.l1.forget(e)
+		} else if a.healed[e] != nil {
+			q.l1.drop(e)
 		}
 	}
 	switch seg := ops[0].seg; seg {
-	case nil, beingLogged:
+	case nil:
+		q.wal.unlogged(ops, -1)
+		q.wal.release(ops)
+	case beingLogged: // the log will tell
 	case elsewhere:
 		q.doubled -= len(ops)
 	default:
 		q.wal.done(seg, ops)
 	}
 	setSegment(ops, nil)
-	u.epoch.ops -= len(ops)
+	if u.done != nil && (u.claimed || u.done.claim()) {
+		u.done.verdict <- a.verdictOf(ops)
+	}
 }
 
 // trim lets the log forget the segments in front whose ops are all done.
@@ -428,20 +507,25 @@ func (q *queue) trim() {
 	}
 }
 
-// pending returns how many ops wait for L3, how many of them in the WAL alone, and since
-// when the oldest waits (0: none does).
-func (q *queue) pending() (ops, spooled int, oldest int64) {
+// pending returns how many ops wait for L3, how many of them in the WAL alone, and for how
+// long the oldest has waited.
+func (q *queue) pending() (ops, spooled int, age time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	ops, spooled, oldest = q.ops+q.spooled-q.doubled, q.spooled, q.laneOldest()
+	ops, spooled = q.ops+q.spooled-q.doubled, q.spooled
+	oldest := q.laneOldest()
 	for _, b := range q.flights {
 		ops += b.ops
-		if oldest == 0 || b.oldest < oldest {
-			oldest = b.oldest
+		for i := range b.parked {
+			ops += len(b.parked[i].ops())
 		}
+		oldest = min(oldest, b.oldest)
 	}
-	if q.spooled > 0 && (oldest == 0 || q.oldest < oldest) {
-		oldest = q.oldest
+	if q.spooled > 0 {
+		oldest = min(oldest, q.oldest)
 	}
-	return ops, spooled, oldest
+	if ops > 0 {
+		age = max(0, time.Duration(q.now()-oldest))
+	}
+	return ops, spooled, age
 }

@@ -21,12 +21,17 @@ func (e *Engine) call2(ctx context.Context, op string, fn func(context.Context) 
 // call3 calls L3; with again it repeats after an outage, on the query schedule, unless a
 // try took the whole timeout: a server that hangs will hang again.
 func (e *Engine) call3(ctx context.Context, op string, again bool, fn func(context.Context) error) error {
+	return e.call3For(ctx, op, e.cfg.L3Timeout, again, fn)
+}
+
+// call3For is call3 with a timeout of its own.
+func (e *Engine) call3For(ctx context.Context, op string, timeout time.Duration, again bool, fn func(context.Context) error) error {
 	once := func() error {
 		if !e.l3Ready.Load() {
 			return unavailable("L3", errors.New("not connected yet"))
 		}
 		start := time.Now()
-		err := e.cb3.do(ctx, e.cfg.L3Timeout, fn)
+		err := e.cb3.do(ctx, timeout, fn)
 		e.meters.call("l3", op, start, err)
 		return err
 	}
@@ -35,7 +40,7 @@ func (e *Engine) call3(ctx context.Context, op string, again bool, fn func(conte
 	}
 	start := time.Now()
 	return retry(ctx, queryPreset, func() { e.retries.Add(1); start = time.Now() }, func(err error) bool {
-		return isOutage(err) && !errors.Is(err, errFenced) && time.Since(start) < e.cfg.L3Timeout && e.l3Ready.Load() && e.cb3.state() != "open"
+		return isOutage(err) && !errors.Is(err, errFenced) && !errors.Is(err, ErrUnknownOutcome) && time.Since(start) < e.cfg.L3Timeout && e.l3Ready.Load() && e.cb3.state() != "open"
 	}, once)
 }
 
@@ -72,7 +77,7 @@ func (e *Engine) applyL3(ctx context.Context, recs []Record) (above []Meta, err 
 	}
 	begun := e.filter.insert(recs, notBegun)
 	defer func() { e.filter.insert(recs, begun) }()
-	err = e.call3(ctx, "apply", true, func(ctx context.Context) (err error) {
+	err = e.call3For(ctx, "apply", e.timeFor(recs), true, func(ctx context.Context) (err error) {
 		above, err = e.l3.Apply(ctx, recs)
 		return err
 	})
@@ -85,6 +90,26 @@ func (e *Engine) applyL3(ctx context.Context, recs []Record) (above []Meta, err 
 		e.l3Cause.CompareAndSwap(nil, &err) // the first: later ones may only say that the circuit is open
 	}
 	return above, err
+}
+
+// What a transaction may hold within one L3Timeout; it gets another one for as much again.
+const (
+	rowsPerTimeout  = 1000
+	bytesPerTimeout = 4 << 20
+)
+
+// timeFor is how long a transaction over records may take: a large group must not be cut off for
+// ever by a bound that is meant for servers that hang (INV-9).
+func (e *Engine) timeFor(recs []Record) time.Duration {
+	var bytes int64
+	for i := range recs {
+		bytes += int64(len(recs[i].ID) + len(recs[i].Content))
+	}
+	times := 1 + time.Duration(max(0, len(recs)-1)/rowsPerTimeout) + time.Duration(max(0, bytes-1)/bytesPerTimeout)
+	if t := e.cfg.L3Timeout * times; t/times == e.cfg.L3Timeout {
+		return t
+	}
+	return e.cfg.L3Timeout // so long that it makes no difference
 }
 
 // notBegun is no value of filter.begun.

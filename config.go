@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -96,8 +95,8 @@ type AccessStats struct {
 // Config opens an engine. The zero value of a field means the default in brackets. Open
 // copies the struct, so changing it later changes nothing.
 type Config struct {
-	// Dir is an existing, writable directory, required. It holds wal.db, and archive.db
-	// when no other L3 is given.
+	// Dir is a writable directory, required. It holds wal.db, and archive.db when no other L3
+	// is given. Open creates it, for this user alone (0700), when the directory above it exists.
 	Dir string
 	// SQLURL names L3: "" is SQLite in Dir; "sqlite:PATH";
 	// "mysql://user:pass@host:3306/db?tls=true" for MySQL and MariaDB. Options: tls
@@ -149,21 +148,21 @@ type Config struct {
 
 	WALPath     string // [Dir/wal.db]
 	WALMaxItems int64  // ops the WAL holds at most; at least BatchFlushCount [1,000,000]
-	WALMaxBytes int64  // bytes of ops the WAL holds at most; at least BatchFlushBytes [1 GiB]
+	WALMaxBytes int64  // bytes of ops the WAL holds at most; at least BatchFlushBytes and 1 KiB [1 GiB]
 	WALNoSync   bool   // do not fsync the WAL: Logged survives a killed process, not power loss [false]
 
-	FilterWarmupBatch      int           // rows a filter rebuild reads at a time [10,000]
+	FilterWarmupBatch      int           // rows a filter rebuild reads at a time, at most 1,000,000 [10,000]
 	FilterSnapshotInterval time.Duration // [30 s]
 	FilterSnapshotInserts  int           // [10,000]
 
-	L2Timeout    time.Duration // bound on one L2 call [500 ms]
-	L3Timeout    time.Duration // bound on one L3 call [5 s]
+	L2Timeout    time.Duration // bound on one L2 call; from 1 ms [500 ms]
+	L3Timeout    time.Duration // bound on one L3 call; from 1 ms [5 s]
 	CloseTimeout time.Duration // bound on Close [30 s]
 	L2Breaker    BreakerPreset // [BreakerDefault]
 	L3Breaker    BreakerPreset // [BreakerDefault]
 
-	RetentionFullDays    int           // [7]
-	RetentionCompactDays int           // [90]
+	RetentionFullDays    int           // at most 100,000 [7]
+	RetentionCompactDays int           // the same, and at least RetentionFullDays [90]
 	CompactionInterval   time.Duration // [1 h]
 	TombstoneRetention   time.Duration // how long deletes are remembered [7 days]
 	// L1MaxAge is the age at which a clean L1 entry is compared with the tiers below, so that
@@ -173,7 +172,7 @@ type Config struct {
 	L1MaxAge time.Duration
 
 	// VerifyInterval is how often L2 is compared with L3 in the background, and repaired. It is
-	// also done soon after Open, and when L2 is back from an outage [1 h].
+	// also done soon after Open, and when L2 is back from an outage; from 1 ms [1 h].
 	VerifyInterval time.Duration
 
 	Compression      Compression // [off]
@@ -192,8 +191,13 @@ type Config struct {
 }
 
 const (
-	maxFlushCount = 100_000
-	lockSuffix    = ".lock"
+	maxFlushCount    = 100_000
+	maxWarmupBatch   = 1_000_000 // a page is in memory as a whole
+	maxRetentionDays = 100_000   // as nanoseconds an int64 holds 106,751 days
+	leastWAL         = 1 << 10   // bytes: a log that can't hold one op refuses everything
+	// leastWait bounds from below what nothing can be done in, and what a loop must not turn in.
+	leastWait  = time.Millisecond
+	lockSuffix = ".lock"
 )
 
 // withDefaults returns a copy of c in which zero values are replaced.
@@ -256,79 +260,67 @@ func (c *Config) validate() error {
 	v := &faults{}
 	c.checkPaths(v)
 	c.checkStores(v)
+	c.checkDurations(v)
+	c.checkThresholds(v)
 	v.min("L1MaxBytes", c.L1MaxBytes, 64<<10)
 	v.min("MaxItemBytes", c.MaxItemBytes, 1)
 	v.that(c.MaxItemBytes <= 1<<30, "MaxItemBytes", c.MaxItemBytes, "must be at most 1 GiB")
+	v.min("GroupMaxItems", int64(c.GroupMaxItems), 1)
+	v.min("GroupMaxBytes", c.GroupMaxBytes, 1)
 	v.that(c.Durability <= Archived, "Durability", c.Durability, "must be Buffered, Logged or Archived")
-	for _, d := range [...]struct {
-		name string
-		d    time.Duration
-	}{
-		{"BatchFlushInterval", c.BatchFlushInterval}, {"FilterSnapshotInterval", c.FilterSnapshotInterval},
-		{"L2Timeout", c.L2Timeout}, {"L3Timeout", c.L3Timeout}, {"CloseTimeout", c.CloseTimeout},
-		{"CompactionInterval", c.CompactionInterval}, {"TombstoneRetention", c.TombstoneRetention}, {"L1MaxAge", c.L1MaxAge},
-		{"VerifyInterval", c.VerifyInterval},
-	} {
-		v.that(d.d > 0, d.name, d.d, "must be positive")
-	}
-	v.that(c.BatchFlushCount >= 1 && c.BatchFlushCount <= maxFlushCount, "BatchFlushCount", c.BatchFlushCount,
-		fmt.Sprintf("must lie in 1 to %d", maxFlushCount))
+	v.within("BatchFlushCount", c.BatchFlushCount, 1, maxFlushCount)
 	v.min("BatchFlushBytes", c.BatchFlushBytes, 1)
-	v.that(c.FlushConcurrency >= 1 && c.FlushConcurrency <= 64, "FlushConcurrency", c.FlushConcurrency, "must lie in 1 to 64")
+	v.within("FlushConcurrency", c.FlushConcurrency, 1, 64)
 	v.that(c.L2Breaker <= BreakerLenient, "L2Breaker", c.L2Breaker, "must be one of the presets")
 	v.that(c.L3Breaker <= BreakerLenient, "L3Breaker", c.L3Breaker, "must be one of the presets")
-	c.checkThresholds(v)
-	v.min("WALMaxItems", c.WALMaxItems, int64(max(c.BatchFlushCount, 1)))
-	v.min("WALMaxBytes", c.WALMaxBytes, max(c.BatchFlushBytes, 1))
-	v.min("FilterWarmupBatch", int64(c.FilterWarmupBatch), 1)
+	v.that(c.WALMaxItems >= int64(max(c.BatchFlushCount, 1)), "WALMaxItems", c.WALMaxItems,
+		fmt.Sprintf("must be at least BatchFlushCount = %d", c.BatchFlushCount))
+	v.that(c.WALMaxBytes >= c.BatchFlushBytes, "WALMaxBytes", c.WALMaxBytes,
+		fmt.Sprintf("must be at least BatchFlushBytes = %d", c.BatchFlushBytes))
+	v.min("WALMaxBytes", c.WALMaxBytes, leastWAL)
+	v.within("FilterWarmupBatch", c.FilterWarmupBatch, 1, maxWarmupBatch)
 	v.min("FilterSnapshotInserts", int64(c.FilterSnapshotInserts), 1)
-	v.min("RetentionFullDays", int64(c.RetentionFullDays), 0)
+	v.within("RetentionFullDays", c.RetentionFullDays, 0, maxRetentionDays)
 	v.that(c.RetentionCompactDays >= c.RetentionFullDays, "RetentionCompactDays", c.RetentionCompactDays,
 		"must be at least RetentionFullDays")
-	if c.Compression != CompressionOff || c.CompressionLevel != 0 {
-		v.errs = append(v.errs, fmt.Errorf("syncengine: config Compression = %q: %w: build with -tags compression",
-			string(c.Compression), ErrFeatureNotBuilt))
+	v.that(c.RetentionCompactDays <= maxRetentionDays, "RetentionCompactDays", c.RetentionCompactDays,
+		fmt.Sprintf("must be at most %d", maxRetentionDays))
+	for _, set := range [...]struct {
+		field string
+		on    bool
+		value any
+	}{
+		{"Compression", c.Compression != CompressionOff, string(c.Compression)},
+		{"CompressionLevel", c.CompressionLevel != 0, c.CompressionLevel},
+	} {
+		if set.on {
+			v.errs = append(v.errs, fmt.Errorf("syncengine: config %s = %#v: %w: build with -tags compression",
+				set.field, set.value, ErrFeatureNotBuilt))
+		}
 	}
 	return errors.Join(v.errs...)
 }
 
-func (c *Config) checkPaths(v *faults) {
-	if c.Dir == "" {
-		v.add("Dir", `""`, "is required: an existing directory for wal.db and archive.db")
-		return
+func (c *Config) checkDurations(v *faults) {
+	for _, d := range [...]struct {
+		name  string
+		d     time.Duration
+		least time.Duration
+	}{
+		{"MaxClockSkew", c.MaxClockSkew, 0},
+		{"FactoryTimeout", c.FactoryTimeout, 1},
+		{"BatchFlushInterval", c.BatchFlushInterval, 1},
+		{"FilterSnapshotInterval", c.FilterSnapshotInterval, 1},
+		{"L2Timeout", c.L2Timeout, leastWait},
+		{"L3Timeout", c.L3Timeout, leastWait},
+		{"CloseTimeout", c.CloseTimeout, 1},
+		{"CompactionInterval", c.CompactionInterval, 1},
+		{"TombstoneRetention", c.TombstoneRetention, 1},
+		{"L1MaxAge", c.L1MaxAge, 1},
+		{"VerifyInterval", c.VerifyInterval, leastWait},
+	} {
+		v.that(d.d >= d.least, d.name, d.d, "must be at least "+d.least.String())
 	}
-	switch st, err := os.Stat(c.Dir); {
-	case errors.Is(err, os.ErrNotExist):
-		v.add("Dir", strconv.Quote(c.Dir), "must be an existing directory")
-		return
-	case err != nil:
-		v.add("Dir", strconv.Quote(c.Dir), "can't be read: "+err.Error())
-		return
-	case !st.IsDir():
-		v.add("Dir", strconv.Quote(c.Dir), "must be a directory, is a file")
-		return
-	}
-	if err := checkWritable(c.Dir); err != nil {
-		v.add("Dir", strconv.Quote(c.Dir), "must be writable: "+err.Error())
-	}
-	if d := filepath.Dir(c.WALPath); filepath.Clean(d) != filepath.Clean(c.Dir) {
-		if err := checkWritable(d); err != nil {
-			v.add("WALPath", strconv.Quote(c.WALPath), "must lie in a writable directory: "+err.Error())
-		}
-	}
-	if st, err := os.Stat(c.WALPath); err == nil && st.IsDir() {
-		v.add("WALPath", strconv.Quote(c.WALPath), "must be a file, is a directory")
-	}
-}
-
-// checkWritable proves it by a file, because permission bits do not tell the truth to
-// root, on read-only mounts or with access lists.
-func checkWritable(dir string) error {
-	f, err := os.CreateTemp(dir, ".syncengine-*")
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 func (c *Config) checkStores(v *faults) {
@@ -397,6 +389,10 @@ func (v *faults) that(ok bool, field string, value any, rule string) {
 	if !ok {
 		v.add(field, fmt.Sprint(value), rule)
 	}
+}
+
+func (v *faults) within(field string, value, least, most int) {
+	v.that(value >= least && value <= most, field, value, fmt.Sprintf("must lie in %d to %d", least, most))
 }
 
 func (v *faults) min(field string, value, least int64) {

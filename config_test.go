@@ -92,7 +92,12 @@ type configFault struct {
 func configFaults() []configFault {
 	faults := []configFault{
 		{"Dir", "empty", func(_ testing.TB, c *syncengine.Config) { c.Dir = "" }},
-		{"Dir", "missing", func(_ testing.TB, c *syncengine.Config) { c.Dir += "/missing" }},
+		{"Dir", "missing, with its parent", func(_ testing.TB, c *syncengine.Config) { c.Dir += "/missing/missing" }},
+		{"Dir", "a link to nothing", func(t testing.TB, c *syncengine.Config) {
+			noError(t, "symlink", os.Symlink(c.Dir+"/missing", c.Dir+"/link"))
+			c.Dir += "/link"
+		}},
+		{"Dir", "can't be created", func(t testing.TB, c *syncengine.Config) { c.Dir = notWritable(t) + "/missing" }},
 		{"Dir", "a file", func(t testing.TB, c *syncengine.Config) {
 			c.Dir += "/file"
 			noError(t, "write", os.WriteFile(c.Dir, nil, 0o600))
@@ -265,7 +270,7 @@ func TestThresholdsMustRise(t *testing.T) {
 
 func TestAllConfigFaultsComeInOneError(t *testing.T) {
 	cfg := syncengine.Config{
-		Dir: filepath.Join(t.TempDir(), "missing"), SQLURL: "mysql://h:99999/db", RedisURL: "http://h", Dialect: "oracle", KeyPrefix: "\xff",
+		Dir: filepath.Join(t.TempDir(), "missing", "missing"), SQLURL: "mysql://h:99999/db", RedisURL: "http://h", Dialect: "oracle", KeyPrefix: "\xff",
 		InstanceID: "\xff", L1MaxBytes: -1, MaxItemBytes: -1, Durability: 9, BatchFlushInterval: -1, BatchFlushCount: -1, BatchFlushBytes: -1,
 		FlushConcurrency: -1, BackpressureWarn: math.NaN(), BackpressureShutdown: 2, WALMaxItems: -1, WALMaxBytes: -1, FilterWarmupBatch: -1,
 		FilterSnapshotInterval: -1, FilterSnapshotInserts: -1, L2Timeout: -1, L3Timeout: -1, CloseTimeout: -1, RetentionFullDays: -1,

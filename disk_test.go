@@ -166,11 +166,30 @@ func smallDisk(t testing.TB, mib int) (dir string) {
 		t.Skipf("can't mount a small file system: %v: %s", err, out)
 	}
 	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
+		if held := openBelow(t, dir); len(held) > 0 {
+			t.Errorf("closed engines have left open: %q", held)
 		}
+		// A child that another test starts holds copies of this process's descriptors until it
+		// has executed its program, so the disk may be busy a while after all were closed.
+		eventually(t, "the small disk can be unmounted", func() bool {
+			return exec.Command("umount", dir).Run() == nil
+		})
 	})
 	return dir
+}
+
+// openBelow returns the files below a directory that this process has open.
+func openBelow(t testing.TB, dir string) (open []string) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	for _, fd := range fds {
+		// One that is gone meanwhile, such as that of ReadDir, is no error.
+		if to, _ := os.Readlink(filepath.Join("/proc/self/fd", fd.Name())); strings.HasPrefix(to, dir+"/") {
+			open = append(open, to)
+		}
+	}
+	return open
 }
 
 // ballast takes so many bytes of a disk, all that is left for 0.

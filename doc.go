@@ -8,23 +8,23 @@
 // No acknowledged write is lost. At the default durability, [Logged], a write is
 // fsynced into a local log before Submit returns, whatever Redis and the SQL
 // database are doing at that moment. Everything the engine promises is numbered
-// INV-1 to INV-13 in ROADMAP.md; code that enforces a promise names it.
+// INV-1 to INV-16 in ROADMAP.md; code that enforces a promise names it.
 //
 // # Reading the source
 //
 // The root package is a house of four floors; a file uses only lower floors.
 //
 //	3 engine    engine.go open.go lifecycle.go read.go readmany.go insert.go status.go
-//	            write.go calls.go verify.go heal.go warmup.go
-//	            quarantine.go l2sync.go l2servers.go promote.go recovery.go observe.go
+//	            write.go archived.go conditions.go update.go calls.go verify.go heal.go warmup.go
+//	            quarantine.go retry.go l2sync.go l2servers.go promote.go recovery.go observe.go
 //	            the only place that knows every room; starts and awaits every goroutine
-//	2 pipeline  batch.go epoch.go spool.go flush.go
+//	2 pipeline  versions.go batch.go landing.go spool.go flush.go sound.go
 //	            moves ops between stores; sees stores as functions
-//	1 rooms     l1.go l2.go l2digest.go l3.go l3row.go l3write.go l3digest.go l3fleet.go
+//	1 rooms     l1.go l2.go l2digest.go l3.go l3row.go l3write.go l3cond.go l3digest.go l3fleet.go
 //	            wal.go filter.go fleet.go merkle.go eviction.go backpressure.go
 //	            resilience.go flight.go eventloop.go metrics.go
 //	            each owns one structure or one server
-//	0 contracts doc.go item.go config.go errors.go store.go stats.go events.go
+//	0 contracts doc.go item.go config.go configdir.go errors.go store.go stats.go events.go
 //	            types and words
 //
 // A test keeps it so (house_test.go).
@@ -39,8 +39,8 @@
 //
 // item, id, version, content, content hash; tier; archive (what L3 stores); op (a
 // put or a delete of one id, with a version); tombstone (a delete that is
-// remembered); pending (accepted, not yet in L3); flush (write pending ops to L3
-// and L2); batch; group (the ops of one SubmitMany or DeleteMany); WAL (the local
+// remembered); pending (accepted, not yet in L3); superseded (accepted, but a later
+// op of another engine was in L3 first); flush (write pending ops to L3 and L2); batch; group (the ops of one SubmitMany or DeleteMany); WAL (the local
 // log); spool (ops that live only in the WAL); drain (flush of spooled ops);
 // pressure, level; quarantine (ops L3 refuses for good); heal (replace a corrupt
 // copy by a good one).

@@ -18,8 +18,10 @@ package syncengine
 //	l2 repair    brings ids that L2 missed up to date
 //	l2 verify    compares all of L2 with L3 now and then
 //	l2 promote   writes copies read from L3 to L2
+//	conditions   has L3 decide conditional writes, where it is shared
 //	load         one per id being loaded
-//	factory      one per id in GetOrInsertWith
+//	factory      one per id in GetOrInsertWith; what it calls has one more, which may be left
+//	             behind when it does not end
 
 import (
 	"context"
@@ -27,26 +29,27 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/syncengine-go/syncengine/internal/hlc"
 )
 
 // Engine keeps items in step across the tiers. Make one with Open. All methods are safe
 // for concurrent use.
 type Engine struct {
-	cfg   Config
-	log   *slog.Logger
-	clock *hlc.Clock
+	cfg Config
+	log *slog.Logger
 
-	l1     *l1
-	wal    *wal
-	queue  *queue
-	flush  *flusher
-	filter filter
-	fleet  *fleet
-	gauge  pressureGauge
-	l2     CacheStore // nil: none
-	l3     ArchiveStore
+	l1         *l1
+	wal        *wal
+	queue      *queue
+	flush      *flusher
+	numbers    *numbers
+	conditions conditions
+	lines      lines
+	makers     makers
+	filter     filter
+	fleet      *fleet
+	gauge      pressureGauge
+	l2         CacheStore // nil: none
+	l3         ArchiveStore
 	// What the stores can do besides; nil when they can't.
 	digest2 cacheDigester
 	digest3 archiveDigester
@@ -60,19 +63,19 @@ type Engine struct {
 	events *eventLoop
 
 	loads     flights
-	factories flights
 	promotes  chan promotion
 	l2Back    chan struct{} // cap 1: L2 was away
 	promoting atomic.Int64  // bytes in promotes
 
-	l2Cause  atomic.Pointer[error] // why writes to L2 fail; nil: the last one did not
-	l3Cause  atomic.Pointer[error] // the same for L3
-	l3Ready  atomic.Bool           // Prepare has succeeded once
-	retries  atomic.Uint64
-	corrupt  atomic.Uint64
-	healed   atomic.Uint64
-	l2Counts tierCounts
-	l3Counts tierCounts
+	l2Cause    atomic.Pointer[error] // why writes to L2 fail; nil: the last one did not
+	l3Cause    atomic.Pointer[error] // the same for L3
+	l3Ready    atomic.Bool           // Prepare has succeeded once
+	retries    atomic.Uint64
+	corrupt    atomic.Uint64
+	healed     atomic.Uint64
+	supersedes atomic.Uint64
+	l2Counts   tierCounts
+	l3Counts   tierCounts
 
 	state atomic.Uint32
 	// gate is 0 while reads are served without a second look; see the gate bits.
@@ -98,6 +101,14 @@ type Engine struct {
 
 // tierCounts counts the answers of a tier.
 type tierCounts struct{ hits, misses atomic.Uint64 }
+
+func (c *tierCounts) see(hit bool) {
+	if hit {
+		c.hits.Add(1)
+	} else {
+		c.misses.Add(1)
+	}
+}
 
 // Bits of Engine.gate.
 const (
@@ -161,7 +172,8 @@ func (e *Engine) State() State { return State(e.state.Load()) }
 func (e *Engine) Backpressure() BackpressureLevel { return e.gauge.observe(e.MemoryPressure()) }
 
 // MemoryPressure is the largest of: bytes that can't be evicted / L1MaxBytes; ops in the
-// WAL / WALMaxItems; bytes in the WAL / WALMaxBytes. It may pass 1 for a moment.
+// WAL, or accepted into memory alone, which an outage will put there / WALMaxItems; their bytes
+// / WALMaxBytes. It may pass 1 for a moment.
 func (e *Engine) MemoryPressure() float64 {
 	return max(float64(e.l1.pinned.Load())/float64(e.cfg.L1MaxBytes),
 		float64(e.wal.items.Load())/float64(e.cfg.WALMaxItems),
@@ -210,6 +222,9 @@ func (e *Engine) housekeep(ctx context.Context) {
 			e.Backpressure() // falls by itself when nobody writes
 			e.l1.press(e.MemoryPressure())
 			e.l1.evict(0)
+			if err := e.numbers.tick(ctx); err != nil && ctx.Err() == nil {
+				e.log.Warn("the bound of versions can't be kept in the WAL file", "error", err)
+			}
 		case <-ctx.Done():
 			return
 		}

@@ -152,7 +152,7 @@ func TestINV3VersionsOrderWrites(t *testing.T) {
 	ctx := context.Background()
 	e := open(t, syncengine.Config{})
 	submit := func(version uint64, n int) error {
-		return e.Submit(ctx, syncengine.Item{ID: "numbered", Version: version, Content: doc("numbered", n)})
+		return e.Submit(ctx, syncengine.Item{ID: "numbered", Version: 12345, Content: doc("numbered", n)}, syncengine.WithVersion(version))
 	}
 	must(t, submit(10, 1))
 	if err := submit(9, 2); !errors.Is(err, syncengine.ErrStaleVersion) {
@@ -162,8 +162,7 @@ func TestINV3VersionsOrderWrites(t *testing.T) {
 	must(t, submit(10, 1)) // a repetition is no conflict
 	must(t, submit(11, 3))
 	wantContent(t, e, "numbered", 3)
-	must(t, submit(syncengine.MaxVersion, 4))
-	must(t, e.Delete(ctx, "numbered")) // at equal versions a delete wins
+	must(t, e.Delete(ctx, "numbered", syncengine.WithVersion(11))) // at equal versions a delete wins
 	wantContent(t, e, "numbered", -1)
 	must(t, e.Flush(ctx))
 	wantContent(t, e, "numbered", -1)

@@ -12,6 +12,17 @@ type Events struct {
 	L2Outage            func(down bool, cause error) // writes to L2 began or ceased to fail
 	Quarantined         func(op QuarantinedOp)       // an op went to quarantine
 	Corrupted           func(err *CorruptionError)   // a copy did not match its hash
+	Superseded          func(op SupersededOp)        // an accepted op lost to a later one of another engine
 	Healed              func(id, tier string)        // a corrupt copy was replaced
 	Verified            func(report VerifyReport)    // a background verification ended
+}
+
+// SupersededOp is an accepted op that was not stored, since L3 held a later one of another engine.
+type SupersededOp struct {
+	ID       string
+	Version  uint64
+	Deleted  bool
+	Content  []byte // of a put
+	By       uint64 // version of what L3 holds
+	ByDelete bool   // and that is a delete
 }

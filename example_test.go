@@ -31,6 +31,29 @@ func Example() {
 	// Output: {"name":"Ada"} <nil>
 }
 
+// What Decode fills is the caller's own, to change at will.
+func ExampleItem_Decode() {
+	engine, done := exampleEngine()
+	defer done()
+	ctx := context.Background()
+
+	item, _ := syncengine.NewItem("user.42", map[string]any{"name": "Ada", "age": 36})
+	if err := engine.Submit(ctx, item); err != nil {
+		panic(err)
+	}
+	got, err := engine.Get(ctx, "user.42")
+	if err != nil {
+		panic(err)
+	}
+	var user struct {
+		Name string
+		Age  int
+	}
+	err = got.Decode(&user)
+	fmt.Println(user.Name, user.Age, err)
+	// Output: Ada 36 <nil>
+}
+
 // A group is accepted, logged and committed as a whole, or not at all.
 func ExampleEngine_SubmitMany() {
 	engine, done := exampleEngine()
@@ -127,4 +150,37 @@ func exampleEngine() (engine *syncengine.Engine, done func()) {
 		_ = engine.Close()
 		_ = os.RemoveAll(dir)
 	}
+}
+
+// ExampleEngine_Update counts, and nobody else's count is lost, in this process or in another.
+func ExampleEngine_Update() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "syncengine")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	engine, err := syncengine.Open(ctx, syncengine.Config{Dir: dir})
+	if err != nil {
+		panic(err)
+	}
+	defer engine.Close()
+	for range 3 {
+		_, err = engine.Update(ctx, "counter", func(cur syncengine.Item, exists bool) (syncengine.Item, error) {
+			n := 0
+			if exists {
+				if err := cur.Decode(&n); err != nil {
+					return cur, err
+				}
+			}
+			cur.Content = fmt.Appendf(nil, "%d", n+1)
+			return cur, nil
+		})
+	}
+	counter, _ := engine.Get(ctx, "counter")
+	fmt.Println(string(counter.Content), err)
+	fmt.Println(errors.Is(engine.Insert(ctx, counter), syncengine.ErrExists))
+	// Output:
+	// 3 <nil>
+	// true
 }

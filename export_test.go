@@ -46,3 +46,20 @@ func SetLeafWindow(s ArchiveStore, n int) { s.(*sqlStore).window = n }
 func RebuildFilter(ctx context.Context, e *Engine) error {
 	return e.warmFilter(ctx, roomNone)
 }
+
+// MakeDir creates Config.Dir as Open does.
+func MakeDir(dir string) error {
+	cfg := Config{Dir: dir}
+	return cfg.makeDir()
+}
+
+// Registrar is an L3 that keeps a table of its engines.
+type Registrar = registrar
+
+// FoldDeltas folds what may be folded.
+func FoldDeltas(ctx context.Context, s ArchiveStore) error { return s.(*sqlStore).fold(ctx) }
+
+// MigrateTo brings a database to the n-th of the migrations.
+func MigrateTo(ctx context.Context, db *sql.DB, d Dialect, n int) error {
+	return sqlkit.Migrate(ctx, db, sqlkit.Dialect(d), schemaTable, migrations[sqlkit.Dialect(d)][:n])
+}

@@ -188,6 +188,7 @@ func TestALostReplyToCommitIsAppliedOnceInEffect(t *testing.T) {
 	proxy := faultproxy.New(t, u.Host)
 	e := open(t, syncengine.Config{SQLURL: via(t, dbURL, proxy), BatchFlushInterval: time.Hour})
 	other := open(t, syncengine.Config{SQLURL: dbURL})
+	outside := testserver.OpenSQL(t, dbURL)
 	want := make(contents)
 	for n := 1; n <= 8; n++ {
 		proxy.SwallowReplyTo("COMMIT")
@@ -197,6 +198,9 @@ func TestALostReplyToCommitIsAppliedOnceInEffect(t *testing.T) {
 			done <- err
 		}()
 		eventually(t, "the reply is lost", func() bool { return proxy.Swallowed() == n })
+		eventually(t, "the group is there", func() bool { // it may have been the COMMIT of a heartbeat
+			return number(t, outside, "SELECT COUNT(*) FROM sync_items WHERE content LIKE ?", fmt.Sprintf(`%%"n":%d,%%`, n)) == 40
+		})
 		put(t, other, "g-07", 100+n, syncengine.WithDurability(syncengine.Archived))
 		must(t, other.Delete(ctx, "g-08", syncengine.WithDurability(syncengine.Archived)))
 		if err := <-done; err != nil {

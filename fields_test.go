@@ -74,6 +74,10 @@ var fieldTests = map[string]func(t *testing.T){
 		}
 		must(t, e.Submit(context.Background(), syncengine.Item{ID: "a", Content: []byte(`"12345678"`)}))
 	},
+	"GroupMaxItems":  notYet("groups have a fixed limit so far"),
+	"GroupMaxBytes":  notYet("groups have a fixed limit so far"),
+	"MaxClockSkew":   notYet("versions given by callers are not compared with the clock so far"),
+	"FactoryTimeout": notYet("factories have no limit so far"),
 	"Durability": func(t *testing.T) {
 		e := open(t, syncengine.Config{Durability: syncengine.Buffered, BatchFlushInterval: time.Hour})
 		put(t, e, "a", 1)
@@ -352,7 +356,7 @@ func levelAt(level syncengine.BackpressureLevel, ops int) func(*testing.T) {
 		if got := !errors.Is(err, syncengine.ErrBackpressure); got != level.AcceptsWrites() {
 			t.Errorf("a write at %v: %v", level, err)
 		}
-		_, err = e.Get(context.Background(), "id-0")
+		_, err = e.Get(context.Background(), "absent")
 		if got := !errors.Is(err, syncengine.ErrBackpressure); got != level.AcceptsReads() {
 			t.Errorf("a read at %v: %v", level, err)
 		}

@@ -152,9 +152,7 @@ func (f *fleet) tryJoin(ctx context.Context) (ok bool, err error) {
 
 // enter makes the row.
 func (f *fleet) enter(ctx context.Context) error {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // crypto/rand does not fail
-	id := hex.EncodeToString(b[:])
+	id := newEngineID()
 	if err := f.remember(ctx, append([]string{id}, f.dead...)); err != nil {
 		return err
 	}
@@ -173,6 +171,13 @@ func (f *fleet) enter(ctx context.Context) error {
 	f.id, f.ticket, f.dead = id, ticket, nil
 	f.reg.Fence(id)
 	return f.remember(ctx, []string{id})
+}
+
+// newEngineID returns an id that is never used again.
+func newEngineID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // crypto/rand does not fail
+	return hex.EncodeToString(b[:])
 }
 
 // look reads the other rows, and removes those that have stopped beating.

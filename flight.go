@@ -5,7 +5,8 @@ package syncengine
 // already seen acknowledged (INV-2), and the goroutine must come through the engine's
 // door.
 //
-// A load runs on the engine's context: a caller that leaves cancels only itself.
+// A load ends with the engine, not with a caller: one that leaves cancels only itself. Of its
+// first caller it has the context's values, so that a trace shows what the load asks.
 
 import (
 	"context"
@@ -25,6 +26,21 @@ type flight struct {
 	done  chan struct{}
 	rec   Record // valid once done is closed
 	err   error
+}
+
+// valued has the end of one context and the values of two.
+type valued struct {
+	context.Context
+	values context.Context
+}
+
+// Value asks values first. Package context asks it, too, for the parent that cancels: values, made
+// by WithoutCancel, don't name theirs, so that it gets the embedded one.
+func (v valued) Value(key any) any {
+	if value := v.values.Value(key); value != nil {
+		return value
+	}
+	return v.Context.Value(key)
 }
 
 // do returns the result of load for id, joining a load under way if no write came between.

@@ -7,7 +7,8 @@ package syncengine
 // One loop takes a batch when it is due and a slot is free, and hands it to a goroutine.
 // A batch is written in this order, and no step may be moved up:
 //
-//  1. coalesce: of each id the op that compares highest
+//  1. content is compared with its hash (sound.go); of each id the op that compares highest
+//     is left
 //  2. L3, in one transaction; a batch refused for a row's sake is split until the unit at
 //     fault is alone, which goes to quarantine (INV-9). L3 tells which ops lost to something
 //     higher that it holds, so that no other tier gets them
@@ -36,9 +37,6 @@ import (
 	"github.com/syncengine-go/syncengine/internal/failpoint"
 )
 
-// refillBytes is how much of the WAL the drain reads at a time.
-const refillBytes = 4 << 20
-
 type flusher struct {
 	q    *queue
 	wal  *wal
@@ -57,11 +55,20 @@ type flusher struct {
 	// unlogged is told before ops that are not in the WAL go to L3.
 	unlogged func(context.Context)
 	// dropped tells that a unit read from the WAL is not wanted any more.
-	dropped  func(ops []*entry) bool
-	landed   func(ops int, bytes int64)
-	uncached func(context.Context, []Record)
-	haste    func() bool
-	spawn    func(name string, fn func())
+	dropped   func(ops []*entry, segment int64) bool
+	landed    func(ops int, bytes int64)
+	uncached  func(context.Context, []Record)
+	corrupted func(error) // is told of content that does not match its hash
+	// outrank is told what L3 holds now, or holds something higher of: ops in quarantine that are
+	// below it are of no more use.
+	outrank func(context.Context, []Record) error
+	// superseded is told of ops that L3 holds a later op of another engine of, before the queue
+	// lets go of them.
+	superseded func([]lostOp)
+	// log puts units that are in memory alone into the WAL, see numbers.logLone.
+	log   func(u *unit, then func(seg *segment, last bool, err error))
+	haste func() bool
+	spawn func(name string, fn func())
 
 	waits     backoff.BackOff // between probes; only the loop uses it
 	landedOne atomic.Bool     // a batch landed since waits was last reset
@@ -111,9 +118,9 @@ func (f *flusher) next(ctx context.Context) *batch {
 			f.q.failNow(err)
 			continue
 		}
-		ok, wait := f.q.due(time.Now(), f.haste())
+		ok, wait := f.q.due(f.haste())
 		if ok {
-			if b := f.q.take(time.Now()); b != nil {
+			if b := f.q.take(); b != nil {
 				return b
 			}
 			wait = time.Hour // all that wait are in flight: landing wakes us
@@ -128,38 +135,46 @@ func (f *flusher) next(ctx context.Context) *batch {
 	return nil
 }
 
-// refill reads spooled ops into memory while there is room for them.
+// refill reads spooled ops into memory while there is room for them, a segment at a time.
 func (f *flusher) refill(ctx context.Context) error {
 	for {
-		after, upTo, ok := f.q.wantsRefill(f.conc + 1)
+		w, ok := f.q.wantsRefill(f.conc + 1)
 		if !ok {
 			return nil
 		}
-		segs, err := f.wal.log.ReadAfter(ctx, after, upTo, min(refillBytes, f.q.lim.spoolAbove/2))
+		next, size, ok, err := f.wal.log.Peek(ctx, w.after, w.upTo)
 		if err != nil {
 			return walError(err)
 		}
-		if len(segs) == 0 { // nothing left up to there
-			f.q.refill(nil, 0, &segment{id: upTo}, 0)
+		if !ok { // nothing left up to there
+			f.q.refill(nil, 0, &segment{id: w.upTo}, time.Now().UnixNano())
 			continue
 		}
-		for _, s := range segs {
-			units, err := decodeUnits(s.Payload)
-			if err != nil {
-				return walError(err)
-			}
-			failpoint.Hit(failpoint.SpoolRead)
-			dropped := 0
-			units = slices.DeleteFunc(units, func(ops []*entry) bool {
-				if !f.dropped(ops) {
-					return false
-				}
-				f.wal.release(ops)
-				dropped += len(ops)
-				return true
-			})
-			f.q.refill(units, dropped, &segment{id: s.ID, live: s.Ops - dropped}, s.At)
+		if size+int64(next.Ops)*entryOverhead > w.room && !w.empty {
+			return nil // a batch that lands makes room
 		}
+		s, ok, err := f.wal.log.Get(ctx, next.ID)
+		if err != nil {
+			return walError(err)
+		}
+		if !ok {
+			continue
+		}
+		units, err := decodeUnits(s.Payload)
+		if err != nil {
+			return walError(err)
+		}
+		failpoint.Hit(failpoint.SpoolRead)
+		dropped := 0
+		units = slices.DeleteFunc(units, func(ops []*entry) bool {
+			if !f.dropped(ops, s.ID) {
+				return false
+			}
+			f.wal.release(ops)
+			dropped += len(ops)
+			return true
+		})
+		f.q.refill(units, dropped, &segment{id: s.ID, live: s.Ops - dropped}, s.At)
 	}
 }
 
@@ -168,14 +183,24 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	if b.memory {
 		f.unlogged(ctx)
 	}
-	a := archived{refused: make(map[*entry]error), lost: make(map[string]bool)}
-	if err := f.archive(ctx, b.units, &a); err != nil {
+	a := &archived{refused: make(map[*entry]error), lost: make(map[string]lostOp)}
+	units, err := f.sound(ctx, b.units, a)
+	if err == nil && len(units) > 0 {
+		err = f.archive(ctx, units, a)
+	}
+	if err != nil {
 		f.errs.Add(1)
 		f.fail(ctx, err)
-		f.q.giveBack(b, a.refused, err)
+		f.q.giveBack(b, a, err)
 		return
 	}
 	failpoint.Hit(failpoint.L3Committed)
+	if err := f.outrank(ctx, a.recs); err != nil { // the WAL can't be written; nothing is let go of
+		f.errs.Add(1)
+		f.fail(ctx, err)
+		f.q.giveBack(b, a, err)
+		return
+	}
 	written, left := a.parted()
 	if len(written) > 0 {
 		f.cache(ctx, written)
@@ -184,31 +209,59 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 		f.uncached(ctx, left)
 	}
 	failpoint.Hit(failpoint.L2Written)
-	f.count(b, len(a.refused)) // first: complete wakes Flush, whose caller may look at Stats
-	f.q.complete(b, a.refused, a.lost)
+	f.count(b, a) // first: complete wakes Flush, whose caller may look at Stats
+	f.q.complete(b, a)
 	f.landedOne.Store(true)
 	if f.down.CompareAndSwap(true, false) {
 		f.outage(false, nil)
 	}
 }
 
-// count adds a batch to the figures.
-func (f *flusher) count(b *batch, refused int) {
-	f.flushed.Add(uint64(b.ops - refused))
+// count adds a batch to the figures, and tells of its ops that are superseded. One that a
+// later op of this engine has replaced is not: whatever becomes of that one is told then. Nor is
+// one whose Archived caller waits, since that one will see to it.
+func (f *flusher) count(b *batch, a *archived) {
+	var lost []lostOp
 	for i := range b.units {
-		if u := &b.units[i]; u.spooled {
+		u := &b.units[i]
+		if u.spooled {
 			f.drained.Add(uint64(len(u.ops())))
 		}
+		if u.claimed = u.done != nil && u.done.claim(); u.claimed || len(a.lost) == 0 {
+			continue
+		}
+		for _, e := range u.ops() {
+			if l, ok := a.lost[e.id()]; ok && a.refused[e] == nil && !f.q.replaced(e) {
+				lost = append(lost, lostOp{e.record(), l.row})
+			}
+		}
 	}
+	if len(lost) > 0 {
+		f.superseded(lost)
+	}
+	f.flushed.Add(uint64(b.ops - len(a.refused)))
 	f.batches.Add(1)
 	f.landed(b.ops, b.bytes)
 }
 
 // archived is what became of the units of a batch in L3.
 type archived struct {
-	recs    []Record         // handed to L3, one per id
-	lost    map[string]bool  // those of ids of which L3 holds something higher
-	refused map[*entry]error // ops that are now in quarantine
+	recs    []Record           // handed to L3, one per id
+	lost    map[string]lostOp  // those of ids of which L3 holds something higher
+	refused map[*entry]error   // ops that are now in quarantine
+	healed  map[*entry]*Record // of ops whose content has changed in memory: as they were logged
+}
+
+// verdictOf tells what became of a unit.
+func (a *archived) verdictOf(ops []*entry) (v verdict) {
+	for _, e := range ops {
+		if err := a.refused[e]; err != nil {
+			v.refused = err
+		} else if l, ok := a.lost[e.id()]; ok {
+			v.lost = append(v.lost, l)
+		}
+	}
+	return v
 }
 
 // parted divides the records into those that L3 holds now and those that lost: the version
@@ -219,7 +272,7 @@ func (a *archived) parted() (written, lost []Record) {
 		return a.recs, nil
 	}
 	for _, r := range a.recs {
-		if a.lost[r.ID] {
+		if _, ok := a.lost[r.ID]; ok {
 			lost = append(lost, r)
 		} else {
 			written = append(written, r)
@@ -230,13 +283,14 @@ func (a *archived) parted() (written, lost []Record) {
 
 // archive writes units to L3 in one transaction, splitting them when L3 refuses a row.
 func (f *flusher) archive(ctx context.Context, units []unit, a *archived) error {
-	recs := coalesce(units)
+	recs := coalesce(units, a.healed)
 	above, err := f.apply(ctx, recs)
 	switch {
 	case err == nil:
 		a.recs = append(a.recs, recs...)
 		for i := range above {
-			a.lost[above[i].ID] = true
+			at, _ := slices.BinarySearchFunc(recs, above[i].ID, func(r Record, id string) int { return strings.Compare(r.ID, id) })
+			a.lost[above[i].ID] = lostOp{recs[at], above[i]}
 		}
 		return nil
 	case !errors.Is(err, ErrRefused):
@@ -259,11 +313,15 @@ func (f *flusher) archive(ctx context.Context, units []unit, a *archived) error 
 
 // coalesce returns the highest op of each id, sorted by id: transactions that lock rows in
 // one order don't wait for each other in a circle.
-func coalesce(units []unit) []Record {
+func coalesce(units []unit, healed map[*entry]*Record) []Record {
 	recs := make([]Record, 0, len(units))
 	for i := range units {
 		for _, e := range units[i].ops() {
-			recs = append(recs, e.record())
+			if rec := healed[e]; rec != nil {
+				recs = append(recs, *rec)
+			} else {
+				recs = append(recs, e.record())
+			}
 		}
 	}
 	slices.SortFunc(recs, func(a, b Record) int {
@@ -291,14 +349,13 @@ func (f *flusher) fail(ctx context.Context, cause error) {
 func (f *flusher) logBuffered() {
 	us := f.q.unlogged()
 	for i := range us {
-		ops, at := us[i].ops(), us[i].at
+		u := &us[i]
 		f.logging.Add(1)
-		f.wal.claim(ops) // they were accepted: there is no refusing them
-		_ = f.wal.append(ops, asIs, func(seg *segment, last bool, err error) {
+		f.log(u, func(seg *segment, last bool, err error) {
 			if err == nil {
-				f.q.logged(ops, at, seg, last)
+				f.q.logged(u, seg, last)
 			} else {
-				f.q.notLogged(ops)
+				f.q.notLogged(u.ops())
 			}
 			f.logging.Done()
 		})
@@ -337,49 +394,70 @@ func (f *flusher) awaitL3(ctx context.Context) bool {
 	}
 }
 
-// flushAll waits until all ops accepted before the call are in L3, or tells why not. First
-// the drain must have read what is spooled now; then all that is in memory must land.
-func (f *flusher) flushAll(ctx context.Context) error {
-	spooledTo := f.q.force()
+// flushAll waits until all ops accepted before the call are in L3 or in quarantine, or tells
+// why not. First the drain must have read what is spooled now; then all that is in memory must
+// land. It returns the number of the last unit it has waited for. When there is nothing to wait
+// for it does not look at ctx.
+func (f *flusher) flushAll(ctx context.Context) (upTo int64, err error) {
+	spooledTo, _ := f.q.force()
 	defer f.q.unforce()
-	select {
-	case f.kick <- struct{}{}:
-	default: // a kick is already pending
-	}
+	f.tryNow()
 	for {
 		ok, moved, failed := f.q.drainedTo(spooledTo)
 		if ok {
 			break
 		}
 		if err := f.await(ctx, moved, failed); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	epochs, failed := f.q.seal()
-	if err := f.await(ctx, epochs[len(epochs)-1].done, failed); err != nil {
-		f.q.leave(epochs)
-		return err
+	upTo, done, failed := f.q.landing()
+	return upTo, f.await(ctx, done, failed)
+}
+
+// tryNow makes the loop ask L3 at once, if it waits for it.
+func (f *flusher) tryNow() {
+	select {
+	case f.kick <- struct{}{}:
+	default: // a kick is already pending
 	}
-	for _, ep := range epochs {
-		if ep.refused > 0 {
-			return &RefusedError{Err: errors.New("ops went to quarantine, see Quarantined")}
-		}
-	}
-	return nil
 }
 
 func (f *flusher) await(ctx context.Context, done, failed chan struct{}) error {
-	select {
-	case <-done:
-		return nil
-	case <-failed:
+	isDone := func(otherwise error) error {
 		select {
 		case <-done:
 			return nil
 		default:
-			return unavailable("flush", f.q.whyFailed())
+			return otherwise
 		}
-	case <-ctx.Done():
-		return ctx.Err()
 	}
+	select {
+	case <-done:
+		return nil
+	case <-failed:
+		return isDone(unavailable("flush", f.q.whyFailed()))
+	case <-ctx.Done():
+		return isDone(ctx.Err())
+	}
+}
+
+// awaitUnit waits for the verdict on a unit, or tells why there is none. When there is none
+// the unit is like any other from then on.
+func (f *flusher) awaitUnit(ctx context.Context, w *waiter) (v verdict, err error) {
+	_, failed := f.q.force()
+	defer f.q.unforce()
+	f.tryNow()
+	select {
+	case v := <-w.verdict:
+		return v, nil
+	case <-failed:
+		err = unavailable("flush", f.q.whyFailed())
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if f.q.leave(w) { // the verdict came first
+		return <-w.verdict, nil
+	}
+	return v, err
 }

@@ -231,8 +231,6 @@ func refusedItems(maxBytes int) []refusal {
 		refusal{"nil content", "Content", "empty", syncengine.Item{ID: "refused"}},
 		refusal{"empty content", "Content", "empty", syncengine.Item{ID: "refused", Content: []byte{}}},
 		refusal{"one byte too many", "Content", "MaxItemBytes", syncengine.Item{ID: "refused", Content: large}},
-		refusal{"version", "Version", "2^63", syncengine.Item{ID: "refused", Content: ok, Version: syncengine.MaxVersion + 1}},
-		refusal{"version -1", "Version", "2^63", syncengine.Item{ID: "refused", Content: ok, Version: ^uint64(0)}},
 		refusal{"priority 3", "Priority", "Priority", syncengine.Item{ID: "refused", Content: ok, Priority: 3}},
 		refusal{"priority -2", "Priority", "Priority", syncengine.Item{ID: "refused", Content: ok, Priority: -2}},
 		refusal{"long ago", "UpdatedAt", "years", syncengine.Item{ID: "refused", Content: ok, UpdatedAt: year(1677)}},
@@ -334,11 +332,11 @@ func TestRefusedInputChangesNothing(t *testing.T) {
 // A group whose one item is stale is refused as a whole, too.
 func TestAStaleItemRefusesItsGroup(t *testing.T) {
 	e := openInput(t, inputConfig(t))
-	noError(t, "submit", e.Submit(bounded(t), syncengine.Item{ID: "numbered", Version: 10, Content: []byte(`10`)}))
+	noError(t, "submit", e.Submit(bounded(t), syncengine.Item{ID: "numbered", Content: []byte(`10`)}, syncengine.WithVersion(10)))
 	for _, d := range []syncengine.Durability{syncengine.Buffered, syncengine.Logged, syncengine.Archived} {
 		res, err := e.SubmitMany(bounded(t), []syncengine.Item{
-			{ID: "a", Content: []byte(`1`)}, {ID: "numbered", Version: 9, Content: []byte(`9`)}, {ID: "b", Content: []byte(`1`)},
-		}, syncengine.WithDurability(d))
+			{ID: "a", Content: []byte(`1`)}, {ID: "numbered", Content: []byte(`9`)}, {ID: "b", Content: []byte(`1`)},
+		}, syncengine.WithDurability(d), syncengine.WithVersion(9))
 		if !errors.Is(err, syncengine.ErrStaleVersion) || res != (syncengine.BatchResult{Total: 3, Failed: 3}) {
 			t.Errorf("%v: %+v, %v, want ErrStaleVersion", d, res, err)
 		}

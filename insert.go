@@ -1,91 +1,198 @@
 package syncengine
 
-// insert.go is get-or-insert: a read that ends in a write when there is nothing to read.
+// insert.go is get-or-insert: Get, then a factory, then Insert. What makes the last step right
+// is in conditions.go: a write that came meanwhile, acknowledged or not, decides against it.
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 )
 
-// GetOrInsertWith returns the item of id, or calls factory and submits what it returns.
+// GetOrInsertWith returns the item of id, or calls factory and inserts what it returns, at
+// Config.Durability (see WithIfVersion for what that means where L3 is shared).
+//
 // At a time factory runs once per id in this engine; callers that come meanwhile share its
-// result. It runs on a goroutine of the engine with ctx's values, and is cancelled only
-// when the engine closes. It is called only after L3 or a tombstone said that the id does
-// not exist, never after an error. Its item's ID may be empty; another id is
-// ErrInvalidItem. A panic in it is returned as an error. A write that was submitted while
-// factory ran wins over its result and is returned instead.
+// result. It runs on a goroutine of the engine with ctx's values, is called only after L3 or
+// a tombstone said that the id does not exist, never after an error, and is cancelled when the
+// engine closes or after Config.FactoryTimeout: then its callers get an error that is
+// context.DeadlineExceeded, and what it returns later is thrown away. Its item's ID may be
+// empty; another id is ErrInvalidItem, and so is a factory that asks for the id it makes. A
+// panic in it is returned as an error. When somebody else, here or on another engine, wrote the
+// id while factory ran, that is returned instead.
 func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error)) (Item, error) {
-	it, err := e.Get(ctx, id)
-	if !errors.Is(err, ErrNotFound) {
-		return it, err
+	if err := checkID(id); err != nil {
+		return Item{}, err
+	}
+	if ent, ok := e.l1.peek(id); ok && !ent.deleted && e.fresh(ent) {
+		return e.Get(ctx, id)
 	}
 	if err := e.enterRead(ctx); err != nil {
 		return Item{}, err
 	}
 	defer e.leave()
-	values := context.WithoutCancel(ctx)
-	rec, err := e.factories.do(ctx, id, 0, e.spawn, func() (Record, error) {
-		it, err := e.insertWith(values, id, factory)
-		return Record{Item: it}, err
-	})
-	return rec.Item, err
+	if made, _ := ctx.Value(madeKey{}).(*madeID); made.holds(id) {
+		return Item{}, &InvalidItemError{ID: id, Field: "factory", Rule: "must not ask GetOrInsertWith for the id it makes: it would wait for itself"}
+	}
+	for try := 0; ; try++ {
+		known := e.numbers.newest(id).version // a result below it began before a write that has ended
+		m := e.makers.join(id, func(m *making) {
+			e.spawn("factory", func() { e.makers.fly(m, func() (Record, error) { return e.findOrMake(ctx, id, factory) }) })
+		})
+		select {
+		case <-m.done:
+		case <-ctx.Done():
+			return Item{}, ctx.Err()
+		}
+		if m.err != nil || m.rec.Version >= known || try == 2 { // memory may know what L3 has lost
+			return m.rec.Item, m.err
+		}
+	}
 }
 
-func (e *Engine) insertWith(ctx context.Context, id string, factory func(context.Context) (Item, error)) (Item, error) {
-	ctx, cancel := context.WithCancel(ctx)
+// madeKey is the key of a context's *madeID: the ids that factories are making for which it
+// was made.
+type madeKey struct{}
+
+type madeID struct {
+	id    string
+	outer *madeID
+}
+
+func (m *madeID) holds(id string) bool {
+	for ; m != nil; m = m.outer {
+		if m.id == id {
+			return true
+		}
+	}
+	return false
+}
+
+// makers holds the factories under way, by id.
+type makers struct {
+	mu sync.Mutex // guards m
+	m  map[string]*making
+}
+
+type making struct {
+	id   string
+	done chan struct{}
+	rec  Record // valid once done is closed
+	err  error
+}
+
+func (f *makers) join(id string, start func(*making)) *making {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m, ok := f.m[id]
+	if !ok {
+		m = &making{id: id, done: make(chan struct{})}
+		if f.m == nil {
+			f.m = make(map[string]*making)
+		}
+		f.m[id] = m
+		start(m)
+	}
+	return m
+}
+
+func (f *makers) fly(m *making, fn func() (Record, error)) {
+	m.rec, m.err = fn()
+	f.mu.Lock()
+	delete(f.m, m.id)
+	f.mu.Unlock()
+	close(m.done)
+}
+
+// findOrMake looks for id in all tiers, and makes and inserts it when it is absent.
+func (e *Engine) findOrMake(values context.Context, id string, factory func(context.Context) (Item, error)) (Record, error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(values))
 	defer cancel()
 	defer context.AfterFunc(e.bg, cancel)()
-	var made *Item
-	for {
-		// Stamp and version are taken before the last look: a write that comes later changes
-		// the one, so that the insert is refused, and is above the other.
-		stamp, version := e.l1.stamp(id), e.clock.Next()
-		rec, err := e.find(ctx, id)
-		switch {
-		case err == nil && !rec.Deleted:
-			return rec.Item, nil
-		case err != nil && !errors.Is(err, ErrNotFound):
-			return Item{}, err
-		case rec.Version >= version: // deleted just now, or by a clock ahead of ours
-			version = e.clock.NextAfter(rec.Version)
-		}
-		if made == nil {
-			it, err := callFactory(ctx, factory)
-			if err != nil {
-				return Item{}, err
-			}
-			if def(&it.ID, id); it.ID != id {
-				return Item{}, &InvalidItemError{ID: it.ID, Field: "ID", Rule: fmt.Sprintf("of the factory's item must be %q", id)}
-			}
-			if err := checkItem(&it, e.cfg.MaxItemBytes); err != nil {
-				return Item{}, err
-			}
-			made = &it
-		}
-		op := e.newPut(made, &writeOptions{version: version})
-		err = e.insert(ctx, op, stamp)
-		if errors.Is(err, ErrStaleVersion) {
-			continue // somebody wrote meanwhile, to this id or to one of its stripe: look again
-		}
-		return op.record().Item, err
+	ids := []string{id}
+	failed := e.numbers.watch(ids) // before the look, so that nothing comes in between unseen
+	defer e.numbers.unwatch(ids)
+	rec, err := e.find(ctx, id)
+	switch {
+	case err == nil && !rec.Deleted:
+		return rec, nil
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return Record{}, err
 	}
+	it, err := e.runFactory(ctx, id, factory)
+	if err != nil {
+		return Record{}, err
+	}
+	if def(&it.ID, id); it.ID != id {
+		return Record{}, &InvalidItemError{ID: it.ID, Field: "ID", Rule: fmt.Sprintf("of the factory's item must be %q", id)}
+	}
+	if err := checkItem(&it, e.cfg.MaxItemBytes); err != nil {
+		return Record{}, err
+	}
+	o := writeOptions{durability: e.cfg.Durability, conditional: true}
+	c := o.call(1)
+	c.put(e, &it, &o)
+	return e.insertMade(ctx, c, knownAs(&rec, failed[0]))
 }
 
-// insert submits an op unless its id was written since stamp was taken.
-func (e *Engine) insert(ctx context.Context, op *entry, stamp uint64) error {
-	if err := e.checkSize([]*entry{op}); err != nil {
-		return err
-	}
-	if err := e.admit(ctx, []*entry{op}, Logged); err != nil {
-		return err
-	}
-	return e.logOps(ctx, []*entry{op}, e.cfg.Durability, func(op *entry) error {
-		if e.l1.stamp(op.id()) != stamp {
-			return ErrStaleVersion
+// insertMade inserts what a factory made for an id that held nothing.
+func (e *Engine) insertMade(ctx context.Context, c *call, at known) (Record, error) {
+	err := e.checkSize(c.ops)
+	if err == nil && e.fleet.private { // no second look at what is known
+		if err = e.admitLevel(ctx); err == nil {
+			err = e.logKnown(ctx, c, []known{at})
 		}
-		return e.assignVersion(op)
+	} else if err == nil {
+		err = e.writeIf(ctx, c)
+	}
+	if errors.Is(err, errUnsettled) {
+		err = e.writeIf(ctx, c)
+	}
+	if !errors.Is(err, ErrExists) {
+		return c.ops[0].record(), err
+	}
+	there, terr := e.truth(ctx, idsOf(c.ops))
+	if terr != nil {
+		return Record{}, terr
+	}
+	if there[0].Version == 0 || there[0].Deleted { // and was deleted since
+		return Record{}, err
+	}
+	return there[0], nil
+}
+
+// runFactory calls factory, for FactoryTimeout at most, whether it looks at its context or not.
+func (e *Engine) runFactory(ctx context.Context, id string, factory func(context.Context) (Item, error)) (Item, error) {
+	outer, _ := ctx.Value(madeKey{}).(*madeID)
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, madeKey{}, &madeID{id, outer}), e.cfg.FactoryTimeout)
+	defer cancel()
+	type result struct {
+		it  Item
+		err error
+	}
+	made := make(chan result, 1) // one that comes too late is for nobody
+	var alone sync.WaitGroup     // nobody waits for a factory that does not end
+	goIn(&alone, func() {
+		r := result{err: errors.New("syncengine: the factory ended its goroutine")} // by runtime.Goexit
+		defer func() { made <- r }()
+		r.it, r.err = callFactory(ctx, factory)
 	})
+	patience := time.NewTimer(e.cfg.FactoryTimeout)
+	defer patience.Stop()
+	late := func() error {
+		return fmt.Errorf("syncengine: the factory of item %q gave no result within FactoryTimeout = %s: %w", id, e.cfg.FactoryTimeout, context.DeadlineExceeded)
+	}
+	select {
+	case r := <-made:
+		if r.err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return Item{}, errors.Join(late(), r.err)
+		}
+		return r.it, r.err
+	case <-patience.C:
+		return Item{}, late()
+	}
 }
 
 func callFactory(ctx context.Context, factory func(context.Context) (Item, error)) (it Item, err error) {

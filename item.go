@@ -3,12 +3,14 @@ package syncengine
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/syncengine-go/syncengine/internal/hlc"
 	"github.com/syncengine-go/syncengine/internal/jsonvalid"
 )
 
@@ -16,7 +18,7 @@ import (
 // never refused by the next for its form.
 const (
 	MaxIDBytes       = 512           // length of an id
-	MaxVersion       = math.MaxInt64 // largest version a caller may give
+	MaxVersion       = math.MaxInt64 // largest version there is
 	maxJSONDepth     = 10_000        // nesting of arrays and objects in Content
 	maxTraceParent   = 64            // a W3C traceparent has 55 bytes
 	maxTraceState    = 512           // W3C asks for at least 512
@@ -64,9 +66,10 @@ type Item struct {
 	// ID is 1 to MaxIDBytes bytes of valid UTF-8 without control characters. Ids are
 	// compared byte by byte in every tier: "a" and "A" are two ids.
 	ID string
-	// Version orders the writes of one id. 0 on Submit asks the engine for the next
-	// one, which is above every version it has seen. A caller may number the versions
-	// of an id itself (always or never), up to MaxVersion.
+	// Version orders the writes of one id. It is a time, made by the engine (see VersionAt).
+	// Writes ignore it, so an item that was read can be changed and submitted again; with
+	// IfUnchanged it is the version that the id must still be at. Replicators that carry
+	// versions from elsewhere use WithVersion.
 	Version uint64
 	// UpdatedAt is stamped by the engine when zero on Submit. It is kept to the
 	// nanosecond and comes back in UTC.
@@ -105,6 +108,31 @@ func NewItem(id string, v any) (Item, error) {
 	}
 	return Item{ID: id, Content: b}, nil
 }
+
+// Decode unmarshals Content into v with encoding/json, by whose rules v must be a pointer. What v
+// then holds shares no memory with Content. The error wraps that of encoding/json and names the
+// id; an item without content, or a nil one as GetMany returns it for not found, is an error.
+func (it *Item) Decode(v any) error {
+	if it == nil {
+		return errors.New("syncengine: decode: no item")
+	}
+	if len(it.Content) == 0 {
+		return fmt.Errorf("syncengine: decode item %q: no content", it.ID)
+	}
+	content := it.Content
+	if raw, ok := v.(*json.RawMessage); ok && raw != nil {
+		*raw = nil // else written in place, where it may be a slice of some item's Content
+	}
+	if err := json.Unmarshal(content, v); err != nil {
+		return fmt.Errorf("syncengine: decode item %q: %w", it.ID, err)
+	}
+	return nil
+}
+
+// VersionAt returns the lowest version of the millisecond of t. A version is the milliseconds
+// since 1970, shifted left by 16 bits, plus a counter, so versions and times order alike. It
+// is 0, which is no version, for a time before 1970, and at most MaxVersion.
+func VersionAt(t time.Time) uint64 { return hlc.At(t) }
 
 // checkID reports whether id may name an item. The rules are those of Item.ID.
 func checkID(id string) error {
@@ -159,9 +187,6 @@ func checkItem(it *Item, maxBytes int64) error {
 // checkCarried checks the fields beside id and content.
 func checkCarried(it *Item) error {
 	refuse := func(field, rule string) error { return &InvalidItemError{ID: it.ID, Field: field, Rule: rule} }
-	if it.Version > MaxVersion {
-		return refuse("Version", "must be at most 2^63 - 1")
-	}
 	if !it.Priority.valid() {
 		return refuse("Priority", "must be PriorityLow, PriorityNormal, PriorityHigh or PriorityCritical")
 	}

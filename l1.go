@@ -36,10 +36,13 @@ const metaOverhead = int(unsafe.Sizeof(carried{}))
 
 // Bits of entry.state.
 const (
-	statePinned   uint32 = 1 << iota // the queue waits to write this op: it must stay in memory
-	stateDetached                    // counted in l1.detached: the queue holds it, the map does not
-	stateAsked                       // of an op before accept: its priority was asked for, see raise
-	stateRaised                      // of a queued op: it is flushed as if its priority were high
+	statePinned     uint32 = 1 << iota // the queue waits to write this op: it must stay in memory
+	stateDetached                      // counted in l1.detached: the queue holds it, the map does not
+	stateAsked                         // of an op before accept: its priority was asked for, see raise
+	stateSuperseded                    // of an op read from quarantine: a later one of its id is in L3
+	stateDamaged                       // of an op read from the WAL: its content does not match its hash
+	stateLost                          // of an op before accept: the log did not take it
+	stateRaised                        // of a queued op: it is flushed as if its priority were high
 )
 
 // entry is an item or a tombstone in memory. A short id lies in the entry itself, so that the

@@ -73,7 +73,10 @@ var migrations = map[sqlkit.Dialect][][]string{
 		name   VARBINARY(255) NOT NULL,
 		seen   BIGINT NOT NULL,
 		beats  BIGINT NOT NULL
-	) ENGINE=InnoDB`}},
+	) ENGINE=InnoDB`},
+		// One statement: it happens as a whole or not at all, and may be repeated (sqlkit.Migrate).
+		{`ALTER TABLE sync_deltas ADD COLUMN engine VARBINARY(64) NULL, ADD COLUMN nonce BIGINT NULL,
+		ADD UNIQUE KEY sync_deltas_nonce (engine, nonce)`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -92,7 +95,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 		`INSERT OR IGNORE INTO sync_digest (id, digest) VALUES (1, X'')`,
 		`CREATE TABLE IF NOT EXISTS sync_deltas (id INTEGER PRIMARY KEY AUTOINCREMENT, delta BLOB NOT NULL)`,
 		`CREATE TABLE IF NOT EXISTS sync_instances (ticket INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
-		name TEXT NOT NULL, seen INTEGER NOT NULL, beats INTEGER NOT NULL)`}},
+		name TEXT NOT NULL, seen INTEGER NOT NULL, beats INTEGER NOT NULL)`},
+		{`ALTER TABLE sync_deltas ADD COLUMN engine TEXT NULL`, `ALTER TABLE sync_deltas ADD COLUMN nonce INTEGER NULL`,
+			`CREATE UNIQUE INDEX IF NOT EXISTS sync_deltas_nonce ON sync_deltas (engine, nonce)`}},
 }
 
 const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"
@@ -112,13 +117,17 @@ type sqlStore struct {
 	packet   int64 // bytes one statement may have
 	stmts    map[stmtKey]*sql.Stmt
 
+	self   string                 // see engine
 	fence  atomic.Pointer[string] // the engine whose row Apply demands
+	asker  atomic.Pointer[string] // the engine of the last ApplyIf
 	window int                    // ids that one call of Leaves looks at
 	deltas atomic.Int32           // digest deltas this store wrote since it last folded
+	plain  unresolved             // transactions of Apply
+	nonce  atomic.Uint64          // of the last ApplyIf: nobody asks about lower ones
 }
 
 func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, owned bool) *sqlStore {
-	return &sqlStore{dialect: d, pools: pools, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow}
+	return &sqlStore{dialect: d, pools: pools, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow, self: newEngineID()}
 }
 
 func (s *sqlStore) Prepare(ctx context.Context) error {

@@ -74,11 +74,11 @@ func readDigest(ctx context.Context, db queryer) (set *digest.Set, broken []any,
 
 // add puts a stored part into set: a whole digest or a delta.
 func add(set *digest.Set, b []byte, whole bool) error {
+	if len(b) == 0 {
+		return nil // as the schema makes it, or a probe (l3cond.go)
+	}
 	if !whole {
 		return set.Apply(b)
-	}
-	if len(b) == 0 {
-		return nil // as the schema makes it
 	}
 	base, err := digest.Decode(b)
 	if err == nil {
@@ -128,22 +128,6 @@ func (s *sqlStore) fold(ctx context.Context) error {
 
 // foldMost bounds how many deltas one transaction folds.
 const foldMost = 1000
-
-func (s *sqlStore) applyDeltas(ctx context.Context, tx *sql.Tx, set *digest.Set) (ids []any, err error) {
-	rows, err := tx.QueryContext(ctx, "SELECT id, delta FROM sync_deltas ORDER BY id LIMIT ?", foldMost)
-	if err != nil {
-		return nil, err
-	}
-	for rows.Next() && err == nil {
-		var id int64
-		var b sql.RawBytes
-		if err = rows.Scan(&id, &b); err == nil {
-			err = set.Apply(b)
-		}
-		ids = append(ids, id)
-	}
-	return ids, errors.Join(err, rows.Err(), rows.Close())
-}
 
 // Leaves returns the live rows of branches, without content, among the next rows with ids
 // above after, and where to go on; last is "" at the end. No index knows the branch of a row:
@@ -244,11 +228,12 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 	return wrong, s.run(ctx, "recount", func() error {
 		return s.inTx(ctx, func(tx *sql.Tx) error {
 			for _, id := range broken {
-				text := "DELETE FROM sync_deltas WHERE id = ?"
+				// The row of a delta stays: it may be what tells that its transaction landed.
+				text, empty := "UPDATE sync_deltas SET delta = ? WHERE id = ?", new(digest.Delta).AppendBinary(nil)
 				if id == int64(0) {
-					text = "UPDATE sync_digest SET digest = '' WHERE id <> ?"
+					text, empty = "UPDATE sync_digest SET digest = ? WHERE id <> ?", []byte{}
 				}
-				if _, err := tx.ExecContext(ctx, text, id); err != nil {
+				if _, err := tx.ExecContext(ctx, text, empty, id); err != nil {
 					return err
 				}
 			}

@@ -60,6 +60,9 @@ func (s *sqlStore) Apply(ctx context.Context, recs []Record) (above []Meta, err 
 	if err := s.prepareWrites(ctx, len(recs)); err != nil {
 		return nil, s.describe("apply", err)
 	}
+	if err := s.resolve(ctx); err != nil {
+		return nil, err
+	}
 	err = s.run(ctx, "apply", func() (err error) {
 		above, err = s.applyOnce(ctx, recs)
 		return err
@@ -67,6 +70,7 @@ func (s *sqlStore) Apply(ctx context.Context, recs []Record) (above []Meta, err 
 	if err != nil {
 		return nil, err
 	}
+	above = s.plain.forgive(recs, above)
 	s.foldSome(ctx)
 	return above, nil
 }
@@ -85,8 +89,12 @@ func (s *sqlStore) checkSizes(recs []Record) error {
 	return nil
 }
 
-// inTx runs fn in a transaction on the writing pool.
-func (s *sqlStore) inTx(ctx context.Context, fn func(tx *sql.Tx) error) (err error) {
+// inTx runs fn in a transaction on the writing pool. An error of COMMIT is a *commitError.
+func (s *sqlStore) inTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	return s.transact(ctx, fn, (*sql.Tx).Commit)
+}
+
+func (s *sqlStore) transact(ctx context.Context, fn, commit func(tx *sql.Tx) error) error {
 	var opts *sql.TxOptions
 	if s.dialect == sqlkit.MySQL {
 		opts = &sql.TxOptions{Isolation: sql.LevelReadCommitted} // set for each transaction: a pool's connections differ
@@ -102,10 +110,23 @@ func (s *sqlStore) inTx(ctx context.Context, fn func(tx *sql.Tx) error) (err err
 		_ = tx.Rollback() // its error adds nothing: the connection is given up
 		return err
 	}
-	return tx.Commit()
+	if ctx.Err() != nil { // Commit would not send anything either, but not tell it from a lost reply
+		_ = tx.Rollback()
+		return ctx.Err()
+	}
+	if err := commit(tx); err != nil {
+		return &commitError{err}
+	}
+	return nil
 }
 
 func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (above []Meta, err error) {
+	nonce, engine := s.plain.begin(), s.engine()
+	var wrote []Meta
+	defer func() {
+		ce, ok := errors.AsType[*commitError](err)
+		s.plain.end(nonce, ok && ce.unknown(), engine, wrote)
+	}()
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
 		if err := s.demandFence(ctx, tx); err != nil {
 			return err
@@ -116,19 +137,17 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (above []Meta, 
 		}
 		p := planOf(recs, heads)
 		above = p.above
-		if s.dialect == sqlkit.SQLite {
-			err = s.writeSQLite(ctx, tx, append(p.fresh, p.over...))
-		} else {
-			err = s.writeMySQL(ctx, tx, p)
-		}
-		if err != nil {
+		if err := s.writePlan(ctx, tx, p); err != nil {
 			return err
 		}
-		if !p.delta.Empty() {
-			if err := s.exec(ctx, tx, insertDelta, p.delta.AppendBinary(nil)); err != nil {
+		wrote = wrote[:0]
+		for _, r := range append(p.fresh, p.over...) {
+			wrote = append(wrote, r.meta())
+		}
+		if len(wrote) > 0 {
+			if err := s.noteDelta(ctx, tx, p, nonce); err != nil {
 				return err
 			}
-			s.deltas.Add(1)
 		}
 		failpoint.Hit(failpoint.L3Committing)
 		return nil
@@ -214,7 +233,7 @@ func (s *sqlStore) lockText(n int) string {
 // prepareWrites prepares what a transaction over n records may need, before it: preparing
 // takes a connection of the pool, which may have only one.
 func (s *sqlStore) prepareWrites(ctx context.Context, n int) error {
-	texts := []string{insertDelta, s.fenceText()}
+	texts := []string{insertNonce, s.fenceText()}
 	for k := 1; ; k *= 2 {
 		texts = append(texts, s.lockText(k))
 		if s.dialect == sqlkit.SQLite {

@@ -47,15 +47,19 @@ func (e *Engine) Close() error {
 }
 
 // Flush waits until all ops accepted before the call are in L3. When L3 can't be written it
-// returns ErrUnavailable after the attempt, and the ops stay pending. When L3 has refused ops
-// since the last Flush that could say so, it returns ErrRefused: those are in quarantine, the
-// rest is in L3.
+// returns ErrUnavailable after the attempt, and the ops stay pending. While an op that was
+// accepted before the call is in quarantine it returns ErrRefused: the rest is in L3. When
+// nothing is pending it does not look at ctx.
 func (e *Engine) Flush(ctx context.Context) error {
 	if err := e.enter(); err != nil {
 		return err
 	}
 	defer e.leave()
-	return e.flush.flushAll(ctx)
+	upTo, err := e.flush.flushAll(ctx)
+	if err == nil && e.bad.refusedUpTo(upTo) {
+		err = &RefusedError{Err: errors.New("ops are in quarantine, see Quarantined")}
+	}
+	return err
 }
 
 func (e *Engine) shut(ctx context.Context, busy bool) error {
@@ -74,7 +78,7 @@ func (e *Engine) shut(ctx context.Context, busy bool) error {
 		}
 	}
 	if cause == nil {
-		cause = e.flush.flushAll(ctx)
+		_, cause = e.flush.flushAll(ctx)
 	}
 	e.stop()
 	e.wg.Wait()
@@ -97,7 +101,7 @@ func (e *Engine) settle(cause error) error {
 	e.flush.logBuffered()
 	e.flush.logging.Wait()
 	pending, _, _ := e.queue.pending()
-	lost := e.queue.unsafe()
+	lost := int(e.wal.loneItems.Load())
 	if lost > 0 {
 		errs = append(errs, unavailable("syncengine: the WAL could not be written, Buffered ops are lost",
 			fmt.Errorf("%d ops: %w", lost, errors.Join(cause, errNotLogged))))
@@ -117,6 +121,9 @@ func (e *Engine) retire(ctx context.Context) {
 		if err := e.wal.log.SetMeta(context.WithoutCancel(ctx), unsureKey, []byte{0}); err != nil {
 			e.log.Warn("L2 will be compared at the next Open", "error", err)
 		}
+	}
+	if err := e.numbers.close(context.WithoutCancel(ctx)); err != nil {
+		e.log.Warn("the next engine's versions begin a little later", "error", err)
 	}
 	if !e.l3Ready.Load() || ctx.Err() != nil || e.flush.down.Load() {
 		return
@@ -153,8 +160,11 @@ func (e *Engine) endEvents(ctx context.Context) {
 	}
 }
 
-// abandon undoes a failed open.
-func (e *Engine) abandon() error {
+// abandon undoes a failed open. An event function may wait for Open itself, so events are not
+// awaited beyond ctx, nor beyond CloseTimeout when ctx has no end.
+func (e *Engine) abandon(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.CloseTimeout)
+	defer cancel()
 	e.stop()
 	e.wg.Wait()
 	var err error
@@ -164,6 +174,6 @@ func (e *Engine) abandon() error {
 		err = e.wal.log.CloseFiles()
 	}
 	err = errors.Join(err, e.closeStores())
-	e.endEvents(context.Background())
+	e.endEvents(ctx)
 	return err
 }

@@ -119,7 +119,7 @@ func drawOptions(t *rapid.T) (syncengine.Durability, []syncengine.WriteOption) {
 }
 
 // accepted tells from the error of a write whether it counts.
-func (m *machine) accepted(t *rapid.T, what string, err error, d syncengine.Durability) bool {
+func (m *machine) accepted(t *rapid.T, what string, err error, d syncengine.Durability, decided bool) bool {
 	if d == syncengine.DefaultDurability {
 		d = m.cfg.Durability
 	}
@@ -128,6 +128,8 @@ func (m *machine) accepted(t *rapid.T, what string, err error, d syncengine.Dura
 		return true
 	case errors.Is(err, syncengine.ErrBackpressure):
 		return false
+	case decided && m.shaky && errors.Is(err, syncengine.ErrUnavailable):
+		return false // L3 was to decide, and was sent nothing
 	case d == archived && m.shaky && errors.Is(err, syncengine.ErrUnavailable):
 		return true // it is in the WAL
 	}
@@ -140,7 +142,7 @@ func (m *machine) submit(t *rapid.T) {
 	content := m.content(t, id)
 	d, opts := drawOptions(t)
 	err := m.e.Submit(context.Background(), syncengine.Item{ID: id, Content: content}, opts...)
-	if m.accepted(t, "Submit", err, d) {
+	if m.accepted(t, "Submit", err, d, false) {
 		m.wrote(id, content, m.away3.Load())
 	}
 }
@@ -153,7 +155,7 @@ func (m *machine) submitMany(t *rapid.T) {
 	}
 	d, opts := drawOptions(t)
 	res, err := m.e.SubmitMany(context.Background(), items, opts...)
-	if !m.accepted(t, "SubmitMany", err, d) {
+	if !m.accepted(t, "SubmitMany", err, d, false) {
 		return
 	}
 	if err == nil && (res.Succeeded != len(ids) || res.Failed != 0) {
@@ -167,7 +169,7 @@ func (m *machine) submitMany(t *rapid.T) {
 func (m *machine) delete(t *rapid.T) {
 	id := rapid.SampledFrom(plainIDs).Draw(t, "id")
 	d, opts := drawOptions(t)
-	if m.accepted(t, "Delete", m.e.Delete(context.Background(), id, opts...), d) {
+	if m.accepted(t, "Delete", m.e.Delete(context.Background(), id, opts...), d, false) {
 		m.wrote(id, nil, m.away3.Load())
 	}
 }
@@ -176,7 +178,7 @@ func (m *machine) deleteMany(t *rapid.T) {
 	ids := rapid.SliceOfN(rapid.SampledFrom(plainIDs), 0, 5).Draw(t, "ids")
 	d, opts := drawOptions(t)
 	_, err := m.e.DeleteMany(context.Background(), ids, opts...)
-	if m.accepted(t, "DeleteMany", err, d) {
+	if m.accepted(t, "DeleteMany", err, d, false) {
 		for _, id := range ids {
 			m.wrote(id, nil, m.away3.Load())
 		}
@@ -192,13 +194,13 @@ func (m *machine) submitNumbered(t *rapid.T) {
 		err = m.e.Delete(context.Background(), rec.ID, append(opts, syncengine.WithVersion(rec.Version))...)
 	} else {
 		rec.Content = m.content(t, rec.ID)
-		err = m.e.Submit(context.Background(), rec.Item, opts...)
+		err = m.e.Submit(context.Background(), rec.Item, append(opts, syncengine.WithVersion(rec.Version))...)
 	}
 	if errors.Is(err, syncengine.ErrStaleVersion) {
 		if !m.isStale(&rec) {
 			t.Fatalf("refused as stale: version %d of %s, the highest is %+v", rec.Version, rec.ID, m.held[rec.ID])
 		}
-	} else if m.accepted(t, "a numbered op", err, d) {
+	} else if m.accepted(t, "a numbered op", err, d, d == archived || d == syncengine.DefaultDurability && m.cfg.Durability == archived) {
 		m.wroteNumbered(&rec, m.away3.Load())
 	}
 }
@@ -220,7 +222,7 @@ func (m *machine) getOrInsert(t *rapid.T) {
 	if m.held[id].now != "" {
 		t.Fatalf("GetOrInsertWith called the factory though %s exists", id)
 	}
-	if m.accepted(t, "GetOrInsertWith", err, syncengine.DefaultDurability) {
+	if m.accepted(t, "GetOrInsertWith", err, syncengine.DefaultDurability, true) {
 		m.wrote(id, content, m.away3.Load())
 	}
 }

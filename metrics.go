@@ -166,6 +166,7 @@ func newEngineCollector(stats func() Stats, circuit func(string) string, retries
 	add("memory_pressure", "See Engine.MemoryPressure.", gauge, func(s *Stats) float64 { return s.Pressure })
 	add("backpressure_level", "0 normal to 5 shutdown.", gauge, func(s *Stats) float64 { return float64(s.Level) })
 	add("quarantined_ops", "Ops that L3 refuses.", gauge, func(s *Stats) float64 { return float64(s.Quarantined) })
+	add("superseded_ops_total", "Accepted ops that lost to a later one of another engine.", counter, func(s *Stats) float64 { return float64(s.Superseded) })
 	add("healed_total", "Corrupt copies that were replaced.", counter, func(s *Stats) float64 { return float64(s.Healed) })
 	add("l2_missed_ids", "Ids not read from L2 until repaired; -1 is all.", gauge, func(s *Stats) float64 { return float64(s.L2Missed) })
 	return c

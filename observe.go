@@ -11,7 +11,7 @@ import (
 // Stats returns a snapshot. It does no I/O, takes no lock for long, and also works on a
 // closed engine.
 func (e *Engine) Stats() Stats {
-	pending, spooled, oldest := e.queue.pending()
+	pending, spooled, age := e.queue.pending()
 	s := Stats{
 		State: e.State(), Pressure: e.MemoryPressure(), Level: e.gauge.current(),
 		L1Items: e.Len(), L1Bytes: e.l1.used(), L1Pinned: e.l1.pinned.Load(),
@@ -19,15 +19,12 @@ func (e *Engine) Stats() Stats {
 		L2Hits: e.l2Counts.hits.Load(), L2Misses: e.l2Counts.misses.Load(),
 		L3Hits: e.l3Counts.hits.Load(), L3Misses: e.l3Counts.misses.Load(),
 		Evictions:  e.l1.evicted.Load(),
-		PendingOps: pending, SpooledOps: spooled,
-		WALItems: e.wal.items.Load(), WALBytes: e.wal.bytes.Load(),
-		FlushedOps: e.flush.flushed.Load(), DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
+		PendingOps: pending, SpooledOps: spooled, OldestPending: age,
+		WALItems: e.wal.items.Load() - e.wal.loneItems.Load(), WALBytes: e.wal.bytes.Load() - e.wal.loneBytes.Load(),
+		FlushedOps: e.flush.flushed.Load(), Superseded: e.supersedes.Load(), DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
 		FilterEntries: e.filter.entries(), FilterTrusted: e.filter.trusted(),
 		Quarantined: e.bad.count(), L3Down: e.flush.down.Load(), L2Missed: e.missed.count(),
 		Corruptions: e.corrupt.Load(), Healed: e.healed.Load(),
-	}
-	if oldest > 0 {
-		s.OldestPending = max(0, time.Duration(time.Now().UnixNano()-oldest))
 	}
 	return s
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/syncengine-go/syncengine/internal/hlc"
 	"github.com/syncengine-go/syncengine/internal/oplog"
 	"github.com/syncengine-go/syncengine/internal/rediskit"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
@@ -19,8 +18,9 @@ import (
 // WAL, and returns a running engine. The caller must Close it.
 //
 // When Redis or the SQL database does not answer, Open tries for about three seconds, or one
-// L3Timeout when the database hangs, and then returns an engine that accepts writes into the WAL, serves what it has, and goes on
-// trying. ctx bounds Open only.
+// L3Timeout when the database hangs, and then returns an engine that accepts writes into the
+// WAL, serves what it has, and goes on trying. ctx bounds Open only. When Open fails, it waits
+// for event functions under way until ctx ends, at most CloseTimeout.
 //
 // Errors: ErrInvalidConfig (all faults joined), ErrLocked, ErrWALCorrupt, ErrSchema,
 // ErrFeatureNotBuilt, a wrong password or unknown database, and what the file system says.
@@ -29,9 +29,12 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	if err := cfg.makeDir(); err != nil {
+		return nil, err
+	}
 	e := newEngine(cfg)
 	if err := e.open(ctx); err != nil {
-		return nil, errors.Join(err, e.abandon())
+		return nil, errors.Join(err, e.abandon(ctx))
 	}
 	return e, nil
 }
@@ -39,7 +42,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 // newEngine makes the rooms that need no I/O.
 func newEngine(cfg Config) *Engine {
 	e := &Engine{
-		cfg: cfg, log: cfg.Logger.With("instance", cfg.InstanceID), clock: &hlc.Clock{},
+		cfg: cfg, log: cfg.Logger.With("instance", cfg.InstanceID),
 		l1: newL1(cfg.L1MaxBytes), wal: &wal{}, missed: &l2Missed{}, bad: &quarantine{},
 		promotes: make(chan promotion, promoteRoom), l2Back: make(chan struct{}, 1), idle: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
@@ -58,15 +61,20 @@ func newEngine(cfg Config) *Engine {
 	e.filter.fleet = e.fleet
 	e.cb2 = newBreaker("L2", breakerPresets[cfg.L2Breaker], e.circuitChanged("L2"))
 	e.cb3 = newBreaker("L3", breakerPresets[cfg.L3Breaker], e.circuitChanged("L3"))
+	// The queue multiplies these two: huge values mean the same as these.
+	batchBytes, age := min(cfg.BatchFlushBytes, 1<<40), min(cfg.BatchFlushInterval, 10*365*24*time.Hour)
 	e.queue = newQueue(queueLimits{
-		count: cfg.BatchFlushCount, bytes: cfg.BatchFlushBytes, age: cfg.BatchFlushInterval,
-		patience: max(10*cfg.BatchFlushInterval, time.Second), spoolAbove: cfg.L1MaxBytes / 2, evictAhead: min(32<<10, cfg.L1MaxBytes/64),
+		count: cfg.BatchFlushCount, bytes: batchBytes, age: age,
+		patience: max(10*age, time.Second), spoolAbove: cfg.L1MaxBytes / 2, evictAhead: min(32<<10, cfg.L1MaxBytes/64),
 	}, e.l1, e.wal)
+	e.numbers = newNumbers(e.l1, e.wal, e.queue)
+	e.conditions.wake = make(chan struct{}, 1)
+	e.conditions.nonce = uint64(time.Now().UnixNano()) // above those of an earlier engine on the same store
 	e.flush = &flusher{
 		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.spawn,
 		apply: e.applyL3,
 		cache: e.writeL2, refuse: e.refuse, dropped: e.bad.wasDiscarded, unlogged: e.noteUnsure, probe: e.probeL3, outage: e.l3Outage, landed: func(ops int, bytes int64) { e.meters.batch(ops, bytes) },
-		uncached: e.outrankedL2, haste: func() bool { return e.gauge.current() >= LevelWarn },
+		uncached: e.outrankedL2, superseded: e.superseded, outrank: e.bad.landed, corrupted: e.noteCorruption, log: e.logLone, haste: func() bool { return e.gauge.current() >= LevelWarn },
 	}
 	return e
 }
@@ -103,6 +111,7 @@ func (e *Engine) openStores() error {
 	e.digest2, _ = e.l2.(cacheDigester)
 	e.digest3, _ = e.l3.(archiveDigester)
 	e.healer, _ = e.l3.(healer)
+	e.conditions.store, _ = e.l3.(ConditionalStore)
 	e.fleet.reg, _ = e.l3.(registrar)
 	if e.cfg.L2 != nil {
 		e.l2 = keepOpen2{e.l2}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,23 @@ func (h *hookedArchive) Apply(ctx context.Context, recs []syncengine.Record) ([]
 		}
 	}
 	return h.ArchiveStore.Apply(ctx, recs)
+}
+
+func (h *hookedArchive) ApplyIf(ctx context.Context, nonce uint64, units [][]syncengine.Conditional) ([]syncengine.Verdict, error) {
+	if h.apply != nil {
+		for _, unit := range units {
+			for i := range unit {
+				if err := h.apply(ctx, []syncengine.Record{unit[i].Record}); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return h.ArchiveStore.(syncengine.ConditionalStore).ApplyIf(ctx, nonce, units)
+}
+
+func (h *hookedArchive) Landed(ctx context.Context, nonce uint64) (bool, error) {
+	return h.ArchiveStore.(syncengine.ConditionalStore).Landed(ctx, nonce)
 }
 
 func (h *hookedArchive) Heads(ctx context.Context, ids []string) ([]syncengine.Meta, error) {
@@ -288,8 +306,10 @@ func TestINV10SmallItemsMakeRoomForLargeOnes(t *testing.T) {
 	for n := range items {
 		items[n] = syncengine.Item{ID: fmt.Sprint("small-", n), Content: doc("s", n)}
 	}
-	_, err := e.SubmitMany(ctx, items)
-	must(t, err)
+	for group := range slices.Chunk(items, 1000) {
+		_, err := e.SubmitMany(ctx, group)
+		must(t, err)
+	}
 	must(t, e.Flush(ctx))
 	for n := range items {
 		if _, err := e.Get(ctx, items[n].ID); err != nil {
@@ -793,7 +813,7 @@ func TestINV2ARetriedOpIsNotServedOverANewerOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, e, "x", 2)
-	must(t, e.Flush(ctx))
+	must(t, e.Flush(ctx)) // the refused op is superseded
 	must(t, e.Close())
 	e = open(t, cfg) // with nothing in L1
 	if n, err := e.RetryQuarantined(ctx, "x"); err != nil || n != 1 {
@@ -991,5 +1011,53 @@ func TestINV9ARefusalIsToldToTheNextFlushWhenTheFirstMetAnOutage(t *testing.T) {
 	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
 		t.Errorf("the next Flush: %v, want ErrRefused", err)
 	}
-	must(t, e.Flush(ctx)) // it was told
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Errorf("Flush while an op is in quarantine: %v, want ErrRefused", err)
+	}
+}
+
+// TestADiscardedOpThatTheWALStillHeldAnswersNoRead: it was still in the index of spooled ops, so
+// reads answered with it, and once its segment was trimmed they looked for it for ever.
+func TestADiscardedOpThatTheWALStillHeldAnswersNoRead(t *testing.T) {
+	ctx := context.Background()
+	var down atomic.Bool
+	l3 := &hookedArchive{ArchiveStore: storetest.NewArchive(), apply: func(ctx context.Context, recs []syncengine.Record) error {
+		if err := refusePoison(ctx, recs); err != nil {
+			return err
+		}
+		return errAway
+	}, prepare: func(context.Context) error {
+		if down.Load() {
+			return errAway
+		}
+		return nil
+	}}
+	dir := t.TempDir()
+	cfg := syncengine.Config{Dir: dir, L3: l3, BatchFlushInterval: time.Hour}
+	e := open(t, cfg)
+	put(t, e, "good", 1) // its segment is the first one, and stays
+	must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: poison}, syncengine.WithPriority(syncengine.PriorityCritical)))
+	_ = e.Flush(ctx)
+	if ops, err := e.Quarantined(ctx); err != nil || len(ops) != 1 {
+		t.Fatalf("quarantine: %+v, %v", ops, err)
+	}
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	_ = e.Shutdown(over)
+	down.Store(true)
+	e = open(t, cfg)
+	if n, err := e.DiscardQuarantined(ctx); err != nil || n != 1 {
+		t.Fatalf("DiscardQuarantined: %d, %v", n, err)
+	}
+	if it, err := e.Get(ctx, "x"); err == nil {
+		t.Errorf("Get answers with what was discarded: %s", it.Content)
+	}
+	l3.apply = nil // nobody calls it while L3 is not prepared
+	down.Store(false)
+	must(t, e.Flush(ctx))
+	soon, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := e.Get(soon, "x"); !errors.Is(err, syncengine.ErrNotFound) {
+		t.Errorf("Get of what was discarded: %v", err)
+	}
 }

@@ -52,7 +52,7 @@ func (e *Engine) promoteBatch(ctx context.Context, p promotion) {
 		e.promoting.Add(-int64(len(p.rec.Content)) - entryOverhead)
 		if p.heal != "" {
 			heal = append(heal, p.heal)
-		} else {
+		} else if p.rec.Deleted || hashOf(p.rec.Content) == p.rec.ContentHash { // readers share it
 			recs, stamps = append(recs, p.rec), append(stamps, p.stamp)
 		}
 		select {

@@ -235,7 +235,7 @@ func genUnits() *rapid.Generator[[][]Record] {
 
 func encodeUnits(units [][]Record) (payload []byte) {
 	for _, recs := range units {
-		payload = encodeUnit(payload, opsOf(recs))
+		payload = encodeUnit(payload, opsOf(recs), false)
 	}
 	return payload
 }
@@ -276,7 +276,7 @@ func TestUnitSizeIsAnUpperBound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		for _, recs := range genUnits().Draw(t, "units") {
 			ops := opsOf(recs)
-			if n := len(encodeUnit(nil, ops)); n > unitSize(ops) {
+			if n := len(encodeUnit(nil, ops, true)); n > unitSize(ops) {
 				t.Fatalf("%d bytes, unitSize said %d", n, unitSize(ops))
 			}
 		}
@@ -308,7 +308,7 @@ func soundUnits(t interface {
 			switch {
 			case len(r.ID) == 0 || len(r.ID) > MaxIDBytes || r.Version > MaxVersion || !r.Priority.valid():
 				t.Fatalf("%+v from %x", r, payload)
-			case !r.Deleted && r.ContentHash != hashOf(r.Content):
+			case !r.Deleted && r.ContentHash != hashOf(r.Content) && e.state.Load()&stateDamaged == 0:
 				t.Fatalf("content that does not match its hash: %+v from %x", r, payload)
 			}
 			_ = e.size()

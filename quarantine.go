@@ -4,19 +4,33 @@ package syncengine
 // WAL file, until somebody retries or discards them. A refused op of a group takes the
 // group with it. Reads go on answering with a quarantined put or delete: it was
 // acknowledged (INV-2).
+//
+// What must hold:
+//
+//   - An op that a later one of its id has outranked in L3 is superseded: it stays listed, and
+//     answers nothing. That is noted in its row before the WAL forgets the later one.
+//   - A row is retried or discarded by one call at a time, which claims it first: so each is
+//     counted once, and no two calls undo each other.
+//   - The WAL may still hold what is discarded, in a segment that waits for others. So it is
+//     remembered as: this op, in segments up to the newest there was. In the transaction that
+//     deletes its row; and until those segments are gone. Submitted again it is in a later one.
+//   - A retried op is in the WAL before its row goes. A crash in between leaves it in both, and
+//     its row goes when it lands.
+//
+// retry.go has the calls. No goroutines.
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/syncengine-go/syncengine/internal/failpoint"
 	"github.com/syncengine-go/syncengine/internal/oplog"
 )
 
@@ -30,164 +44,149 @@ type QuarantinedOp struct {
 	Error    string    // L3's words
 	Attempts int       // how often L3 has refused it
 	At       time.Time // when it was accepted, or put back by RetryQuarantined
+	// Superseded: L3 holds a later op of the id. This one answers no reads and is not wanted any
+	// more, unless by a person.
+	Superseded bool
 }
 
 // quarantine is the index of the table.
 type quarantine struct {
 	log  *oplog.Log
-	some atomic.Bool // so that readers need no lock when it is empty
+	some atomic.Bool // there are rows; so that readers need no lock when there are none
 
-	mu   sync.Mutex // guards the fields below
-	rows map[string][]badRow
-	ops  int
-	// Ops that were discarded, newest last. The WAL may hold them still, and a crash would bring
-	// them back.
-	discarded []discardedOp
-	dropped   map[discardedOp]struct{} // the same, to look up
-	lists     atomic.Bool              // there are some
+	mu        sync.Mutex // guards the fields below
+	rows      map[int64]*badRow
+	byID      map[string][]*badOp
+	ops       int
+	discarded map[discardedOp]int64 // up to which segment
+
+	saving  sync.Mutex // held from a copy of discarded until it is stored
+	marking sync.Mutex // held from reading a row until it is stored with its marks
 }
 
+// badRow is a row of the table: a unit.
+type badRow struct {
+	id       int64
+	err      string
+	seq      int64 // of the unit, 0 when an earlier engine put it here
+	ops      []*badOp
+	claimed  bool // by a Retry or Discard under way
+	retrying bool // the op is on its way to L3 again: refused again, it needs a new row
+}
+
+// badOp is an op of a row, without content.
+type badOp struct {
+	id         string
+	head       *entry
+	row        *badRow
+	superseded bool
+}
+
+// discardedOp is an op that is not wanted any more.
 type discardedOp struct {
+	id      string
+	version uint64
+	deleted bool
+	hash    [32]byte
+}
+
+// savedDiscard is a discardedOp in the WAL file.
+type savedDiscard struct {
 	ID      string `json:"id"`
 	Version uint64 `json:"version"`
+	Deleted bool   `json:"deleted,omitempty"`
+	Hash    []byte `json:"hash,omitempty"`
+	UpTo    int64  `json:"up_to"`
 }
 
-const (
-	discardedKey  = "discarded"
-	discardedKept = 10_000
-)
+func discardOf(e *entry) discardedOp { return discardedOp{e.id(), e.version, e.deleted, e.hash} }
 
-// badRow tells which row of the table holds a quarantined op of an id.
-type badRow struct {
-	row      int64
-	version  uint64
-	err      string
-	retrying bool // the op is on its way to L3 again; the row goes soon
-}
+const discardedKey = "discarded"
 
 // load fills the index when the engine opens.
 func (q *quarantine) load(ctx context.Context) error {
+	q.rows, q.byID, q.discarded = make(map[int64]*badRow), make(map[string][]*badOp), make(map[discardedOp]int64)
 	bads, err := q.log.Bads(ctx, 0, math.MaxInt64)
 	if err != nil {
 		return walError(err)
 	}
-	if b, err := q.log.Meta(ctx, discardedKey); err != nil {
-		return walError(err)
-	} else if len(b) > 0 {
-		var list []discardedOp
-		if err := json.Unmarshal(b, &list); err != nil {
-			return walError(fmt.Errorf("%w: list of discarded ops: %w", errBadPayload, err))
-		}
-		q.setDiscarded(list)
-	}
-	q.rows = make(map[string][]badRow)
-	for _, b := range bads {
-		units, err := decodeUnits(b.Payload)
+	for i := range bads {
+		ops, err := unitIn(&bads[i])
 		if err != nil {
-			return walError(err)
+			return err
 		}
-		for _, ops := range units {
-			q.index(ops, b.ID, b.Error)
+		q.index(ops, bads[i].ID, bads[i].Error, 0)
+	}
+	b, err := q.log.Meta(ctx, discardedKey)
+	if err != nil || len(b) == 0 {
+		return walError(err)
+	}
+	var list []savedDiscard
+	if err := json.Unmarshal(b, &list); err != nil {
+		return walError(fmt.Errorf("%w: list of discarded ops: %w", errBadPayload, err))
+	}
+	_, trimmed := q.log.Extent()
+	for _, d := range list {
+		if d.UpTo > trimmed {
+			op := discardedOp{id: d.ID, version: d.Version, deleted: d.Deleted}
+			copy(op.hash[:], d.Hash)
+			q.discarded[op] = d.UpTo
 		}
 	}
 	return nil
 }
 
-// discard notes durably that units are to be forgotten wherever they are found again.
-func (q *quarantine) discard(ctx context.Context, us []quarantinedUnit) error {
-	q.mu.Lock()
-	list := q.discarded
-	for _, u := range us {
-		for _, op := range u.ops {
-			list = append(list, discardedOp{op.id(), op.version})
-		}
-	}
-	q.setDiscarded(list[max(0, len(list)-discardedKept):])
-	list = q.discarded
-	q.mu.Unlock()
-	return q.saveDiscarded(ctx, list)
-}
-
-func (q *quarantine) saveDiscarded(ctx context.Context, list []discardedOp) error {
-	b, err := json.Marshal(list)
+// unitIn returns the ops of a row.
+func unitIn(b *oplog.Bad) ([]*entry, error) {
+	units, err := decodeUnits(b.Payload)
 	if err != nil {
-		return err
+		return nil, walError(err)
 	}
-	return walError(q.log.SetMeta(ctx, discardedKey, b))
+	return slices.Concat(units...), nil
 }
 
-// revive forgets that ops were discarded: their caller submits them again, with the same
-// versions.
-func (q *quarantine) revive(ctx context.Context, ops []*entry) error {
-	if !q.lists.Load() {
-		return nil
-	}
-	q.mu.Lock()
-	list := slices.DeleteFunc(slices.Clone(q.discarded), func(d discardedOp) bool {
-		return slices.ContainsFunc(ops, func(op *entry) bool { return op.version == d.Version && op.id() == d.ID })
-	})
-	changed := len(list) != len(q.discarded)
-	if changed {
-		q.setDiscarded(list)
-	}
-	q.mu.Unlock()
-	if !changed {
-		return nil
-	}
-	return q.saveDiscarded(ctx, list)
-}
-
-// wasDiscarded reports whether a unit read from the WAL was discarded from quarantine.
-func (q *quarantine) wasDiscarded(ops []*entry) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.dropped) > 0 && slices.ContainsFunc(ops, func(op *entry) bool {
-		_, ok := q.dropped[discardedOp{op.id(), op.version}]
-		return ok
-	})
-}
-
-// setDiscarded sets the list. q.mu is held.
-func (q *quarantine) setDiscarded(list []discardedOp) {
-	q.lists.Store(len(list) > 0)
-	q.discarded, q.dropped = list, make(map[discardedOp]struct{}, len(list))
-	for _, d := range list {
-		q.dropped[d] = struct{}{}
-	}
-}
-
-func (q *quarantine) index(ops []*entry, row int64, why string) {
+// index adds a row. q.mu is held, or nobody else knows q yet.
+func (q *quarantine) index(ops []*entry, row int64, why string, seq int64) {
+	r := &badRow{id: row, err: why, seq: seq}
 	for _, e := range ops {
-		q.rows[e.id()] = append(q.rows[e.id()], badRow{row: row, version: e.version, err: why})
+		op := &badOp{id: e.id(), head: e.shadow(), row: r, superseded: e.state.Load()&stateSuperseded != 0}
+		r.ops = append(r.ops, op)
+		q.byID[op.id] = append(q.byID[op.id], op)
 	}
+	q.rows[row] = r
 	q.ops += len(ops)
-	q.some.Store(q.ops > 0)
+	q.some.Store(true)
 }
 
-// newest returns the row with the highest version of an id. q.mu is held.
-func (q *quarantine) newest(id string) (best badRow, ok bool) {
-	for _, r := range q.rows[id] {
-		if !ok || r.version > best.version {
-			best, ok = r, true
+// forget removes rows from the index. q.mu is held.
+func (q *quarantine) forget(rows ...*badRow) {
+	for _, r := range rows {
+		for _, op := range r.ops {
+			left := slices.DeleteFunc(q.byID[op.id], func(o *badOp) bool { return o.row == r })
+			if q.byID[op.id] = left; len(left) == 0 {
+				delete(q.byID, op.id)
+			}
 		}
+		delete(q.rows, r.id)
+		q.ops -= len(r.ops)
 	}
-	return best, ok
+	q.some.Store(len(q.rows) > 0)
 }
 
 // add stores a unit, unless it is there already: L3 refuses it again when the rest of its
 // batch met an outage, or when a crash came before the WAL was trimmed. The caller lets go of
 // the unit only after a nil result. added tells whether it is new.
-func (q *quarantine) add(ctx context.Context, u *unit, why error) (added bool, err error) {
+func (q *quarantine) add(ctx context.Context, u *unit, acceptedAt int64, why error) (added bool, err error) {
 	ops := u.ops()
 	if q.holds(ops) {
 		return false, nil
 	}
-	row, err := q.log.AddBad(ctx, oplog.Bad{Ops: len(ops), At: u.at, Attempts: attempts(ops), Error: why.Error(), Payload: encodeUnit(nil, ops)})
+	row, err := q.log.AddBad(ctx, oplog.Bad{Ops: len(ops), At: acceptedAt, Attempts: attempts(ops), Error: why.Error(), Payload: encodeUnit(nil, ops, true)})
 	if err != nil {
 		return false, walError(err)
 	}
 	q.mu.Lock()
-	q.index(ops, row, why.Error())
+	q.index(ops, row, why.Error(), u.seq)
 	q.mu.Unlock()
 	return true, nil
 }
@@ -195,125 +194,282 @@ func (q *quarantine) add(ctx context.Context, u *unit, why error) (added bool, e
 // attempts counts the refusal that has just happened.
 func attempts(ops []*entry) int { return int(ops[0].attempts) + 1 } // a unit is refused as a whole
 
-// holds reports whether each of these very ops has a row that will stay.
+// holds reports whether each of these very ops has a row that will stay, or that a call is
+// about to discard.
 func (q *quarantine) holds(ops []*entry) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, e := range ops {
-		if !slices.ContainsFunc(q.rows[e.id()], func(r badRow) bool { return r.version == e.version && !r.retrying }) {
+		if !slices.ContainsFunc(q.byID[e.id()], func(o *badOp) bool { return o.head.compare(e) == 0 && !o.row.retrying }) {
 			return false
 		}
 	}
 	return true
 }
 
-// retry marks the rows of units that are about to be put back into the queue: if L3 refuses
-// them again before their rows are gone, they need new ones.
-func (q *quarantine) retry(us []quarantinedUnit) {
+// landed is told what L3 holds now, or holds something higher of. Ops below are superseded; one
+// that is in L3 itself after all is not needed here any more.
+func (q *quarantine) landed(ctx context.Context, recs []Record) error {
+	if !q.some.Load() {
+		return nil
+	}
+	rows := make(map[*badRow]map[*badOp]int) // what to change: ops by how they compare with what landed
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, u := range us {
-		for _, e := range u.ops {
-			for i := range q.rows[e.id()] {
-				if r := &q.rows[e.id()][i]; r.row == u.row.ID {
-					r.retrying = true
+	for i := range recs {
+		for _, op := range q.byID[recs[i].ID] {
+			have := Record{Item: Item{Version: op.head.version, ContentHash: op.head.hash}, Deleted: op.head.deleted}
+			if c := recs[i].Compare(&have); c >= 0 && !op.superseded {
+				if rows[op.row] == nil {
+					rows[op.row] = make(map[*badOp]int)
 				}
+				rows[op.row][op] = c
 			}
 		}
 	}
+	q.mu.Unlock()
+	for r, ops := range rows {
+		if err := q.outrank(context.WithoutCancel(ctx), r, ops); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
+// outrank marks ops of a row as superseded, first in the file. A row all of whose ops are in L3
+// goes.
+func (q *quarantine) outrank(ctx context.Context, r *badRow, ops map[*badOp]int) error {
+	q.marking.Lock()
+	defer q.marking.Unlock()
+	same := 0
+	for _, c := range ops {
+		if c == 0 {
+			same++
+		}
+	}
+	if same == len(r.ops) {
+		if err := q.log.DeleteBad(ctx, r.id); err != nil {
+			return walError(err)
+		}
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.rows[r.id] == r {
+			q.forget(r)
+		}
+		return nil
+	}
+	bads, err := q.log.Bads(ctx, r.id, r.id)
+	if err != nil || len(bads) == 0 { // none: retried or discarded just now
+		return walError(err)
+	}
+	unit, err := unitIn(&bads[0])
+	if err != nil {
+		return err
+	}
+	for _, e := range unit {
+		for op := range ops {
+			if op.superseded || op.id == e.id() && op.head.compare(e) == 0 {
+				e.state.Or(stateSuperseded)
+			}
+		}
+	}
+	bads[0].Payload = encodeUnit(nil, unit, true)
+	if err := q.log.UpdateBad(ctx, bads[0]); err != nil {
+		return walError(err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for op := range ops {
+		op.superseded = true
+	}
+	return nil
+}
+
+// claim takes the rows that hold any of ids, all of them without ids, and that no other call has
+// claimed, oldest first.
+func (q *quarantine) claim(ids []string) (rows []*badRow) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(q.rows)) {
+		r := q.rows[id]
+		wanted := len(ids) == 0 || slices.ContainsFunc(r.ops, func(op *badOp) bool { return slices.Contains(ids, op.id) })
+		if wanted && !r.claimed {
+			r.claimed = true
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// unclaim gives back what is left of claimed rows.
+func (q *quarantine) unclaim(rows []*badRow) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, r := range rows {
+		r.claimed, r.retrying = false, false
+	}
+}
+
+// retrying notes that the op of a claimed row is about to be in the queue again.
+func (q *quarantine) retrying(r *badRow) {
+	q.mu.Lock()
+	r.retrying = true
+	q.mu.Unlock()
+}
+
+// remove deletes a claimed row.
+func (q *quarantine) remove(ctx context.Context, r *badRow) error {
+	if err := q.log.DeleteBad(ctx, r.id); err != nil {
+		return walError(err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.rows[r.id] == r { // else its op has landed meanwhile
+		q.forget(r)
+	}
+	return nil
+}
+
+// discard deletes claimed rows for good, and returns up to which segment the WAL may still hold
+// their ops.
+func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, err error) {
+	q.saving.Lock()
+	defer q.saving.Unlock()
+	last, trimmed := q.log.Extent()
+	q.mu.Lock()
+	next := maps.Clone(q.discarded)
+	q.mu.Unlock()
+	maps.DeleteFunc(next, func(_ discardedOp, upTo int64) bool { return upTo <= trimmed })
+	ids := make([]int64, len(rows))
+	for i, r := range rows {
+		ids[i] = r.id
+		for _, op := range r.ops {
+			next[discardedOp{op.id, op.head.version, op.head.deleted, op.head.hash}] = last
+		}
+	}
+	list := make([]savedDiscard, 0, len(next))
+	for d, upTo := range next {
+		list = append(list, savedDiscard{ID: d.id, Version: d.version, Deleted: d.deleted, Hash: slices.Clone(d.hash[:]), UpTo: upTo})
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		return 0, err
+	}
+	if err := q.log.DiscardBad(ctx, ids, discardedKey, b); err != nil {
+		return 0, walError(err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.discarded = next
+	q.forget(slices.DeleteFunc(slices.Clone(rows), func(r *badRow) bool { return q.rows[r.id] != r })...)
+	return last, nil
+}
+
+// wasDiscarded reports whether a unit read from a segment of the WAL was discarded since.
+func (q *quarantine) wasDiscarded(ops []*entry, segment int64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.discarded) > 0 && slices.ContainsFunc(ops, func(op *entry) bool { return q.discarded[discardOf(op)] >= segment })
+}
+
+// newest returns the newest op of an id that is not superseded, or nil. q.mu is held.
+func (q *quarantine) newest(id string) (best *badOp) {
+	for _, op := range q.byID[id] {
+		if !op.superseded && (best == nil || op.head.compare(best.head) > 0) {
+			best = op
+		}
+	}
+	return best
+}
+
+// has reports whether an op of id is here that may answer reads.
 func (q *quarantine) has(id string) bool {
 	if !q.some.Load() {
 		return false
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	_, ok := q.rows[id]
-	return ok
+	return q.newest(id) != nil
 }
 
+// count returns how many ops are here.
 func (q *quarantine) count() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.ops
 }
 
-// errorOf returns why one of these very ops is in quarantine, nil when none is.
-func (q *quarantine) errorOf(ops []*entry) error {
+// refusedUpTo reports whether an op is here, and not superseded, of a unit up to a number.
+func (q *quarantine) refusedUpTo(seq int64) bool {
+	if !q.some.Load() {
+		return false
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, e := range ops {
-		for _, r := range q.rows[e.id()] {
-			if r.version == e.version {
-				return &RefusedError{Err: errors.New(r.err)}
-			}
+	for _, r := range q.rows {
+		if r.seq <= seq && slices.ContainsFunc(r.ops, func(op *badOp) bool { return !op.superseded }) {
+			return true
 		}
 	}
-	return nil
+	return false
 }
 
-// find returns the quarantined op of id, or nil.
+// find returns the newest op of id that is not superseded, or nil.
 func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
 	if !q.some.Load() {
 		return nil, nil
 	}
-	q.mu.Lock()
-	r, ok := q.newest(id)
-	q.mu.Unlock()
-	if !ok {
-		return nil, nil
+	for {
+		q.mu.Lock()
+		op := q.newest(id)
+		q.mu.Unlock()
+		if op == nil {
+			return nil, nil
+		}
+		bads, err := q.log.Bads(ctx, op.row.id, op.row.id)
+		if err != nil {
+			return nil, walError(err)
+		}
+		if len(bads) > 0 {
+			return newestIn(oplog.Segment{Payload: bads[0].Payload}, id)
+		}
+		q.mu.Lock()
+		if q.rows[op.row.id] == op.row && !op.row.claimed { // gone from the file alone: it landed
+			q.forget(op.row)
+		}
+		q.mu.Unlock()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 	}
-	bads, err := q.log.Bads(ctx, r.row, r.row)
-	if err != nil || len(bads) == 0 { // none: retried or discarded just now
-		return nil, walError(err)
-	}
-	return newestIn(oplog.Segment{Payload: bads[0].Payload}, id)
 }
 
 // list returns all rows, decoded.
-func (q *quarantine) list(ctx context.Context) ([]quarantinedUnit, error) {
+func (q *quarantine) list(ctx context.Context) (out []quarantinedUnit, err error) {
 	bads, err := q.log.Bads(ctx, 0, math.MaxInt64)
 	if err != nil {
 		return nil, walError(err)
 	}
-	var out []quarantinedUnit
 	for _, b := range bads {
-		units, err := decodeUnits(b.Payload)
+		ops, err := unitIn(&b)
 		if err != nil {
-			return nil, walError(err)
+			return nil, err
 		}
-		for _, ops := range units {
-			out = append(out, quarantinedUnit{b, ops})
-		}
+		out = append(out, quarantinedUnit{b, ops})
 	}
 	return out, nil
 }
 
-// remove deletes rows from the table and the index.
-func (q *quarantine) remove(ctx context.Context, us []quarantinedUnit) error {
-	ids := make([]int64, len(us))
-	for i := range us {
-		ids[i] = us[i].row.ID
+// read returns a row, nil when it is not there any more.
+func (q *quarantine) read(ctx context.Context, r *badRow) (*quarantinedUnit, error) {
+	bads, err := q.log.Bads(ctx, r.id, r.id)
+	if err != nil || len(bads) == 0 {
+		return nil, walError(err)
 	}
-	if err := q.log.DeleteBad(ctx, ids...); err != nil {
-		return walError(err)
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, u := range us {
-		for _, e := range u.ops {
-			left := slices.DeleteFunc(q.rows[e.id()], func(r badRow) bool { return r.row == u.row.ID })
-			if q.rows[e.id()] = left; len(left) == 0 {
-				delete(q.rows, e.id())
-			}
-		}
-		q.ops -= len(u.ops)
-	}
-	q.some.Store(q.ops > 0)
-	return nil
+	ops, err := unitIn(&bads[0])
+	return &quarantinedUnit{bads[0], ops}, err
 }
 
+// quarantinedUnit is a row with its ops.
 type quarantinedUnit struct {
 	row oplog.Bad
 	ops []*entry
@@ -322,15 +478,13 @@ type quarantinedUnit struct {
 func (u *quarantinedUnit) public() []QuarantinedOp {
 	var group []string
 	if len(u.ops) > 1 {
-		for _, e := range u.ops {
-			group = append(group, e.id())
-		}
+		group = idsOf(u.ops)
 	}
 	out := make([]QuarantinedOp, len(u.ops))
 	for i, e := range u.ops {
 		out[i] = QuarantinedOp{
 			ID: e.id(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.row.Error,
-			Attempts: u.row.Attempts, At: time.Unix(0, u.row.At).UTC(),
+			Attempts: u.row.Attempts, At: time.Unix(0, u.row.At).UTC(), Superseded: e.state.Load()&stateSuperseded != 0,
 		}
 		if !e.deleted {
 			out[i].Content = e.content()
@@ -339,152 +493,13 @@ func (u *quarantinedUnit) public() []QuarantinedOp {
 	return out
 }
 
-// refuse is the flusher's way into quarantine.
-func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
-	var re *RefusedError
-	if errors.As(why, &re) {
-		why = re.Err
-	}
-	added, err := e.bad.add(context.WithoutCancel(ctx), u, why)
-	if err != nil || !added {
-		return err
-	}
-	failpoint.Hit(failpoint.Quarantined)
-	e.log.Warn("L3 refused an op, now in quarantine", "ops", len(u.ops())) // its words could quote content
-	if fn := e.cfg.OnEvent.Quarantined; fn != nil {
-		q := quarantinedUnit{oplog.Bad{Error: why.Error(), Attempts: attempts(u.ops()), At: u.at}, u.ops()}
-		for _, op := range q.public() {
-			e.events.send(func() { fn(op) })
+// damaged returns the error of an op that is not what was submitted, nil when all are.
+func (u *quarantinedUnit) damaged() error {
+	var errs []error
+	for _, e := range u.ops {
+		if e.state.Load()&(stateDamaged|stateSuperseded) == stateDamaged {
+			errs = append(errs, e.damage("WAL"))
 		}
 	}
-	return nil
-}
-
-// Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file.
-func (e *Engine) Quarantined(ctx context.Context) ([]QuarantinedOp, error) {
-	if err := e.enter(); err != nil {
-		return nil, err
-	}
-	defer e.leave()
-	units, err := e.bad.list(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []QuarantinedOp
-	for i := range units {
-		out = append(out, units[i].public()...)
-	}
-	return out, nil
-}
-
-// selectBad returns the quarantined units that hold any of ids, all of them without ids.
-func (e *Engine) selectBad(ctx context.Context, ids []string) (us []quarantinedUnit, ops int, err error) {
-	all, err := e.bad.list(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	want := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		want[id] = true
-	}
-	for _, u := range all {
-		pick := len(ids) == 0
-		for _, op := range u.ops {
-			pick = pick || want[op.id()]
-		}
-		if pick {
-			us, ops = append(us, u), ops+len(u.ops)
-		}
-	}
-	return us, ops, nil
-}
-
-// RetryQuarantined puts quarantined ops back into the queue, as if submitted again with
-// the same version: those of ids with their groups, or all without ids. It returns how many
-// ops left quarantine; they are in the WAL then, but for those that L3 holds something newer
-// of, which are forgotten. An op that L3 refuses again comes back to quarantine.
-func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (int, error) {
-	if err := e.enter(); err != nil {
-		return 0, err
-	}
-	defer e.leave()
-	us, ops, err := e.selectBad(ctx, ids)
-	if err != nil || len(us) == 0 {
-		return 0, err
-	}
-	e.bad.retry(us)
-	for _, u := range us {
-		for _, op := range u.ops {
-			op.attempts = uint8(min(u.row.Attempts, math.MaxUint8))
-		}
-		left, err := e.notOutranked(ctx, u.ops)
-		if err != nil {
-			return 0, err
-		}
-		if len(left) > 0 {
-			if err := e.reserve(left); err != nil {
-				return 0, err
-			}
-			if err := e.logOps(ctx, left, Logged, retried); err != nil {
-				return 0, err
-			}
-		}
-	}
-	return ops, e.bad.remove(ctx, us)
-}
-
-// notOutranked returns the ops that L3 holds nothing higher of. The others were overtaken
-// while they waited in quarantine: they would lose, and until then reads would answer with
-// them.
-func (e *Engine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, error) {
-	ids := make([]string, len(ops))
-	for i, op := range ops {
-		ids[i] = op.id()
-	}
-	heads, err := e.heads(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	above := make(map[string]Record, len(heads))
-	for _, h := range heads {
-		above[h.ID] = h.record()
-	}
-	return slices.DeleteFunc(slices.Clone(ops), func(op *entry) bool {
-		head, ok := above[op.id()]
-		rec := op.record()
-		return ok && head.Compare(&rec) > 0
-	}), nil
-}
-
-// retried is an assign for ops that keep their versions, though something newer may have
-// been written since.
-func retried(*entry) error {
-	return nil
-}
-
-// DiscardQuarantined forgets quarantined ops: those of ids with their groups, or all
-// without ids. Reads then answer with what L3 holds. It returns how many ops it removed.
-func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (int, error) {
-	if err := e.enter(); err != nil {
-		return 0, err
-	}
-	defer e.leave()
-	us, ops, err := e.selectBad(ctx, ids)
-	if err != nil || len(us) == 0 {
-		return 0, err
-	}
-	if err := e.bad.discard(ctx, us); err != nil {
-		return 0, err
-	}
-	if err := e.bad.remove(ctx, us); err != nil {
-		return 0, err
-	}
-	for _, u := range us {
-		for _, op := range u.ops {
-			if ent, ok := e.l1.peek(op.id()); ok && ent.version == op.version {
-				e.l1.drop(ent)
-			}
-		}
-	}
-	return ops, nil
+	return errors.Join(errs...)
 }

@@ -17,14 +17,16 @@ import (
 	"errors"
 )
 
-// Get returns the item of id, or ErrNotFound. A hit in L1 takes no lock, allocates nothing
-// and does not look at ctx; so does an id that a trusted filter denies. Otherwise it asks the WAL, Redis and SQL in turn; callers that
-// miss the same id share one load, and ctx bounds only this caller's wait.
+// Get returns the item of id, or ErrNotFound. A hit in L1 takes no lock, allocates nothing and
+// does not look at ctx; so does an id that a trusted filter denies. Otherwise it asks the WAL,
+// Redis and SQL in turn; callers that miss the same id share one load, which carries the values
+// of the first caller's ctx, and ctx bounds only this caller's wait.
 //
-// Errors: ErrNotFound, ErrInvalidItem, ErrClosed, ErrBackpressure (at LevelShutdown),
-// ErrCorruption (L3's row does not match its hash), ErrUnavailable.
+// Errors: ErrNotFound, ErrInvalidItem, ErrClosed, ErrBackpressure (at LevelShutdown, and only
+// when memory alone can't answer), ErrCorruption (L3's row does not match its hash),
+// ErrUnavailable.
 func (e *Engine) Get(ctx context.Context, id string) (it Item, err error) {
-	if e.gate.Load() == 0 {
+	if e.gate.Load()&gateClosed == 0 {
 		ent, ok := e.l1.get(id)
 		if ok && e.fresh(ent) {
 			err = e.show(ent, &it)
@@ -47,7 +49,11 @@ func (e *Engine) denies(id string) bool {
 	if _, spooled := e.wal.spooledAt(e.l1.hash(id)); spooled || e.bad.has(id) {
 		return false
 	}
-	return !e.filter.mayContain(id)
+	if e.filter.mayContain(id) {
+		return false
+	}
+	_, retried := e.l1.peek(id) // it may just have left quarantine, where it was not any more
+	return !retried
 }
 
 // fresh reports whether an L1 entry may be served without asking the tiers below: another
@@ -67,20 +73,29 @@ func (e *Engine) show(ent *entry, it *Item) error {
 	return nil
 }
 
-// enterRead begins a read that is not an L1 hit.
+// enterRead begins a read that memory alone can't answer.
 func (e *Engine) enterRead(ctx context.Context) error {
 	if err := e.enter(); err != nil {
 		return err
 	}
 	err := ctx.Err()
-	if err == nil && e.gate.Load()&gateReadsRefused != 0 {
-		l := e.gauge.current()
-		err = &BackpressureError{Level: l, RetryAfter: l.RetryAfter(), Reason: "reads are refused: " + e.pressureReason()}
+	if err == nil {
+		err = e.readRefusal()
 	}
 	if err != nil {
 		e.leave()
 	}
 	return err
+}
+
+// readRefusal is not nil at LevelShutdown: what a read brings from the tiers below needs room.
+// What is in memory already needs none, and is never refused.
+func (e *Engine) readRefusal() error {
+	if e.gate.Load()&gateReadsRefused == 0 {
+		return nil
+	}
+	l := e.gauge.current()
+	return &BackpressureError{Level: l, RetryAfter: l.RetryAfter(), Reason: "reads are refused: " + e.pressureReason()}
 }
 
 func (e *Engine) getSlow(ctx context.Context, id string) (Item, error) {
@@ -118,10 +133,13 @@ func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 	if !ok {
 		e.l1.misses.Inc()
 	}
+	refused := e.bad.some.Load()
 	waiting, recovered, err := e.inWAL(ctx, id)
 	switch {
 	case err != nil:
 		return Record{}, err
+	case refused && waiting == nil && !ok && e.l1.stamp(id) != stamp: // it may just have left quarantine
+		return e.find(ctx, id)
 	case waiting != nil && !recovered:
 		rec := waiting.record()
 		e.promote(&rec, stamp, false)
@@ -129,11 +147,18 @@ func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 	case waiting == nil && !ok && !e.filter.mayContain(id):
 		return Record{}, ErrNotFound
 	}
-	rec, err := e.loads.do(ctx, id, stamp, e.spawn, func() (Record, error) { return e.load(e.bg, id, stamp, waiting) })
+	shared := e.background(ctx)
+	rec, err := e.loads.do(ctx, id, stamp, e.spawn, func() (Record, error) { return e.load(shared, id, stamp, waiting) })
 	if ok {
 		return e.refreshed(ent, rec, err)
 	}
 	return rec, err
+}
+
+// background returns a context that ends when the engine's background work does, with the
+// values of a caller's.
+func (e *Engine) background(values context.Context) context.Context {
+	return valued{e.bg, context.WithoutCancel(values)}
 }
 
 // refreshed decides between an L1 entry past its age and what the tiers below said.
@@ -258,7 +283,6 @@ func (e *Engine) noteCorruption(err error) {
 
 // promote puts a record read from a lower tier into L1, and one read from L3 into L2.
 func (e *Engine) promote(rec *Record, stamp uint64, toL2 bool) {
-	e.clock.Observe(rec.Version)
 	e.l1.promote(newEntry(rec), stamp)
 	e.afterWrite()
 	if toL2 && e.l2 != nil {
@@ -273,10 +297,13 @@ func (e *Engine) GetVerified(ctx context.Context, id string) (Item, error) {
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
-	if err := e.enterRead(ctx); err != nil {
+	if err := e.enter(); err != nil {
 		return Item{}, err
 	}
 	defer e.leave()
+	if err := ctx.Err(); err != nil {
+		return Item{}, err
+	}
 	for {
 		ent, ok := e.l1.get(id)
 		if !ok {
@@ -296,6 +323,9 @@ func (e *Engine) GetVerified(ctx context.Context, id string) (Item, error) {
 		if !e.l1.drop(ent) {
 			return Item{}, err // the only copy there is
 		}
+	}
+	if err := e.readRefusal(); err != nil && !e.denies(id) {
+		return Item{}, err
 	}
 	rec, err := e.find(ctx, id) // L2 and L3 check hashes on every read
 	if err != nil {

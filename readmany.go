@@ -11,18 +11,23 @@ import (
 
 // GetMany returns the items of ids, aligned with them; nil stands for not found. Each tier
 // is asked once for all that the tiers above did not have. When some ids could not be
-// answered, the others are returned together with an error: ErrUnavailable, or one
-// ErrCorruption per corrupt row, joined.
+// answered, the others are returned together with an error: ErrUnavailable, one ErrCorruption
+// per corrupt row, joined, or ErrBackpressure at LevelShutdown, when memory has not all of them.
 func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 	for _, id := range ids {
 		if err := checkID(id); err != nil {
 			return nil, err
 		}
 	}
-	if err := e.enterRead(ctx); err != nil {
+	if err := e.enter(); err != nil {
 		return nil, err
 	}
 	defer e.leave()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	refusal := e.readRefusal()
+	var refused error // refusal, once it has met an id
 	out := make([]*Item, len(ids))
 	m := &manyLoad{at: make(map[string][]int), out: out}
 	for i, id := range ids {
@@ -42,6 +47,12 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 			e.l1.misses.Inc()
 		}
 		m.at[id] = []int{i}
+		if refusal != nil {
+			if ok || !e.denies(id) {
+				refused = refusal
+			}
+			continue
+		}
 		waiting, recovered, err := e.inWAL(ctx, id)
 		switch {
 		case err != nil:
@@ -53,6 +64,9 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 		case waiting != nil || ok || e.filter.mayContain(id):
 			m.asks = append(m.asks, ask{id, stamp, waiting, known})
 		}
+	}
+	if refused != nil {
+		return out, refused
 	}
 	return out, e.loadMany(ctx, m)
 }

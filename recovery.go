@@ -62,6 +62,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	}
 	e.spawn("fleet", func() { e.keepFleet(e.bg) })
 	e.spawn("filter", func() { e.keepFilter(e.bg) })
+	e.spawn("conditions", func() { e.decide(e.bg) })
 	e.spawn("flusher", func() { e.flush.run(e.bg) })
 	e.spawn("housekeeping", func() { e.housekeep(e.bg) })
 	e.spawn("l3 watch", func() { e.watchL3(e.bg) })
@@ -105,7 +106,9 @@ func (e *Engine) l3Outage(down bool, cause error) {
 
 // indexWAL makes what the WAL holds readable, and starts the queue with it.
 func (e *Engine) indexWAL(ctx context.Context) error {
-	e.clock.Observe(e.wal.log.Max())
+	if err := e.numbers.load(ctx); err != nil {
+		return err
+	}
 	t, err := e.wal.log.Totals(ctx)
 	if err != nil {
 		return walError(err)
@@ -126,9 +129,9 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 				return walError(fmt.Errorf("segment %d: %w", s.ID, err))
 			}
 			for _, u := range units {
-				dropped := e.bad.wasDiscarded(u)
+				dropped := e.bad.wasDiscarded(u, s.ID)
 				for _, op := range u {
-					if e.clock.Observe(op.version); dropped {
+					if dropped {
 						continue
 					}
 					e.wal.addSpooled(e.l1.hash(op.id()), spoolRef{s.ID, op.version})

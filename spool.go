@@ -2,30 +2,58 @@ package syncengine
 
 // spool.go is the part of the queue (batch.go) that lives in the WAL alone: ops that memory
 // did not take, their way back through the drain, and Buffered ops that an outage puts into
-// the WAL. mustSpool, noteSpooled, endSpool and setSegment are called with the lock held.
+// the WAL. mustSpool, noteSpooled, ageOf, endSpool and setSegment are called with the lock
+// held.
+
+import "time"
 
 // mustSpool decides whether memory takes more ops.
 func (q *queue) mustSpool(bytes int64) bool {
 	return q.spooling || q.l1.queued()+q.promised+bytes > q.lim.spoolAbove
 }
 
+// segmentAge tells when the first op of a spooled segment was accepted: the log keeps it by
+// the wall clock, which may have been set since.
+type segmentAge struct{ seg, at int64 }
+
 // noteSpooled accounts for ops that the drain will read from the WAL.
-func (q *queue) noteSpooled(ops []*entry, at int64, seg *segment, last bool) {
+func (q *queue) noteSpooled(u *unit, seg *segment, last bool) {
 	if !q.spooling {
-		q.spooling, q.read, q.whole, q.oldest = true, seg.id-1, seg.id-1, at
+		q.spooling, q.read, q.whole, q.oldest = true, seg.id-1, seg.id-1, u.at
+	}
+	if q.written != seg.id || len(q.ages) == 0 {
+		q.ages = append(q.ages, segmentAge{seg.id, u.at})
 	}
 	q.written = seg.id
-	q.spooled += len(ops)
+	q.spooled += len(u.ops())
+	if w := u.done; w != nil {
+		w.op = awaitedOp{u.ops()[0].id(), u.ops()[0].version}
+		if !w.over.Load() { // else its caller left before it could be found here
+			q.awaited[w.op] = append(q.awaited[w.op], w)
+		}
+	}
 	if last {
 		q.whole = seg.id
 		q.signal()
 	}
 }
 
+// ageOf returns when the first op of a segment was accepted. wall is what the log says.
+func (q *queue) ageOf(seg, wall int64) int64 {
+	for len(q.ages) > 0 && q.ages[0].seg < seg {
+		q.ages = q.ages[1:]
+	}
+	if len(q.ages) > 0 && q.ages[0].seg == seg {
+		return q.ages[0].at
+	}
+	return q.now() - max(0, time.Now().UnixNano()-wall) // of an earlier engine
+}
+
 // refill takes units the drain has read. They are not pinned: the WAL holds them.
-func (q *queue) refill(units [][]*entry, dropped int, seg *segment, at int64) {
+func (q *queue) refill(units [][]*entry, dropped int, seg *segment, wall int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	at := q.ageOf(seg.id, wall)
 	q.spooled -= dropped
 	if len(units) > 0 {
 		q.segments = append(q.segments, seg)
@@ -34,6 +62,15 @@ func (q *queue) refill(units [][]*entry, dropped int, seg *segment, at int64) {
 		q.l1.evict(sizeOf(ops)) // not sooner: writers make room for themselves, too
 		u := unitOf(ops, at)
 		u.spooled = true
+		if len(q.awaited) > 0 {
+			key := awaitedOp{ops[0].id(), ops[0].version}
+			if ws := q.awaited[key]; len(ws) > 1 {
+				u.done, q.awaited[key] = ws[0], ws[1:]
+			} else if len(ws) == 1 {
+				u.done = ws[0]
+				delete(q.awaited, key)
+			}
+		}
 		setSegment(ops, seg)
 		for _, e := range ops {
 			q.l1.hold(e)
@@ -50,18 +87,27 @@ func (q *queue) refill(units [][]*entry, dropped int, seg *segment, at int64) {
 // endSpool returns to direct mode when the drain has read all there is.
 func (q *queue) endSpool() {
 	if q.spooling && q.read >= q.written {
-		q.spooling, q.spooled = false, 0
+		q.spooling, q.spooled, q.ages = false, 0, nil
 	}
 }
 
-// wantsRefill returns the range of segments the drain should read next, when fewer than
-// batches batches wait in memory.
-func (q *queue) wantsRefill(batches int) (after, upTo int64, ok bool) {
+// wanted is what the drain may read next: segments in (after, upTo]. One that takes more
+// memory than room waits, unless there is nothing else in memory.
+type wanted struct {
+	after, upTo int64
+	room        int64
+	empty       bool
+}
+
+// wantsRefill tells what to read, when fewer than batches batches wait in memory. What is in
+// the queue then stays below the budget of L1, with the segment that is read (INV-10).
+func (q *queue) wantsRefill(batches int) (w wanted, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	room := q.ops < q.lim.count*batches && q.bytes < q.lim.bytes*int64(batches) &&
-		q.l1.queued()+q.promised < q.lim.spoolAbove
-	return q.read, q.whole, q.spooling && q.read < q.whole && room
+	held := q.l1.queued() + q.promised
+	few := q.ops/q.lim.count < batches && q.bytes/q.lim.bytes < int64(batches) && held < q.lim.spoolAbove
+	w = wanted{after: q.read, upTo: q.whole, room: 2*q.lim.spoolAbove - held, empty: held == 0}
+	return w, q.spooling && q.read < q.whole && few
 }
 
 // Two values of entry.seg stand for no segment of the queue's own. beingLogged: a Buffered
@@ -72,9 +118,11 @@ var beingLogged, elsewhere = &segment{}, &segment{}
 
 // logged notes that a Buffered unit, still waiting, is now in the WAL too. last tells that
 // it is the last unit of its segment.
-func (q *queue) logged(ops []*entry, at int64, seg *segment, last bool) {
+func (q *queue) logged(u *unit, seg *segment, last bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	ops := u.ops()
+	q.wal.unlogged(ops, -1)
 	if !seg.decided {
 		seg.decided, seg.spooled = true, q.spooling
 		if !seg.spooled {
@@ -84,7 +132,9 @@ func (q *queue) logged(ops []*entry, at int64, seg *segment, last bool) {
 	waiting := ops[0].pinned() // else it reached L3 meanwhile
 	switch {
 	case seg.spooled:
-		q.noteSpooled(ops, at, seg, last)
+		spooled := *u
+		spooled.done = nil // of the one that is in memory
+		q.noteSpooled(&spooled, seg, last)
 		if waiting {
 			q.doubled += len(ops)
 			setSegment(ops, elsewhere)
@@ -121,6 +171,7 @@ func (q *queue) unlogged() (us []unit) {
 	}
 	for _, b := range q.flights {
 		pick(b.units)
+		pick(b.parked)
 	}
 	return us
 }
@@ -131,7 +182,10 @@ func (q *queue) notLogged(ops []*entry) {
 	defer q.mu.Unlock()
 	if ops[0].seg == beingLogged {
 		setSegment(ops, nil)
+		return
 	}
+	q.wal.unlogged(ops, -1) // it reached L3 meanwhile
+	q.wal.release(ops)
 }
 
 // drainedTo reports whether the drain has read up to a segment, with the channels that tell
@@ -140,21 +194,6 @@ func (q *queue) drainedTo(seg int64) (ok bool, moved, failed chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return !q.spooling || q.read >= seg, q.moved, q.failed
-}
-
-// unsafe returns how many ops are in memory alone.
-func (q *queue) unsafe() (ops int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for i := range q.lanes {
-		l := &q.lanes[i]
-		for j := l.head; j < len(l.buf); j++ {
-			if seg := l.buf[j].ops()[0].seg; seg == nil || seg == beingLogged {
-				ops += len(l.buf[j].ops())
-			}
-		}
-	}
-	return ops
 }
 
 // promise sets memory aside for a Buffered unit of that size, which its accept takes, unless
@@ -181,6 +220,16 @@ func (q *queue) restore(ops int, first, last, oldest int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.spooling, q.read, q.written, q.whole = true, first-1, last, last
-	q.spooled, q.oldest = ops, oldest
+	q.spooled, q.oldest = ops, q.ageOf(0, oldest)
 	q.signal()
+}
+
+// replaced reports whether a later op of this engine stands for an op that the queue still
+// holds: it took its place in memory, or waits in the WAL.
+func (q *queue) replaced(e *entry) bool {
+	if st := e.state.Load(); st&statePinned != 0 && st&stateDetached != 0 {
+		return true // only a write can replace a pinned entry, see l1.store
+	}
+	ref, ok := q.wal.spooledAt(q.l1.hash(e.id()))
+	return ok && ref.version > e.version
 }

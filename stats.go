@@ -95,8 +95,11 @@ type Stats struct {
 	WALBytes      int64         // their bytes
 	FlushedOps    uint64        // ops that reached L3
 	DrainedOps    uint64        // the part of them that was read back from the WAL
-	FlushBatches  uint64
-	FlushErrors   uint64
+	// Superseded counts accepted ops of which L3 held a later op of another engine: they were
+	// not stored (INV-1). An Archived one counts only if its caller has left.
+	Superseded   uint64
+	FlushBatches uint64
+	FlushErrors  uint64
 
 	FilterEntries int
 	FilterTrusted bool

@@ -172,3 +172,58 @@ type ConditionalStore interface {
 	// transaction is never committed.
 	Landed(ctx context.Context, nonce uint64) (bool, error)
 }
+
+// Judge decides units by the rows of their ids, in order, each in sight of what those before it
+// have stored. It returns what is to be written, of each id once. It is for writers of a
+// ConditionalStore; rows is not changed.
+func Judge(rows map[string]Meta, units [][]Conditional) (verdicts []Verdict, write []Record) {
+	changed := make(map[string]int) // id -> its place in write
+	at := func(id string) Meta {
+		if i, ok := changed[id]; ok {
+			return write[i].meta()
+		}
+		return rows[id]
+	}
+	for _, unit := range units {
+		v := judgeUnit(at, unit)
+		if verdicts = append(verdicts, v); v.Decision != DecidedApplied {
+			continue
+		}
+		for i := range unit {
+			r := &unit[i].Record
+			if row := at(r.ID); row == r.meta() {
+				continue // an identical repetition
+			}
+			if k, ok := changed[r.ID]; ok {
+				write[k] = *r
+			} else {
+				changed[r.ID] = len(write)
+				write = append(write, *r)
+			}
+		}
+	}
+	return verdicts, write
+}
+
+func judgeUnit(at func(id string) Meta, unit []Conditional) Verdict {
+	v := Verdict{Decision: DecidedApplied}
+	for i := range unit {
+		c, row := &unit[i], at(unit[i].ID)
+		live := row.Version
+		if row.Deleted {
+			live = 0
+		}
+		if !c.Always && live != c.IfVersion {
+			return Verdict{DecidedConflict, i, row}
+		}
+		head := row.record()
+		cmp := 1
+		if row.Version != 0 {
+			cmp = c.Record.Compare(&head)
+		}
+		if (cmp < 0 || cmp == 0 && !c.Always) && (v.Decision == DecidedApplied || row.Version > v.Row.Version) {
+			v = Verdict{DecidedOutranked, i, row}
+		}
+	}
+	return v
+}

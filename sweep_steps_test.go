@@ -199,7 +199,11 @@ func (r *sweepRun) getOrInsert(id string, n int) {
 	switch {
 	case err != nil && !called: // nothing was changed
 		r.mayFail("GetOrInsertWith", err)
-	case called: // its write is Logged
+	case err != nil: // L3 decides the insert; only a lost reply leaves open whether it did
+		if r.mayFail("GetOrInsertWith", err); errors.Is(err, syncengine.ErrUnknownOutcome) {
+			r.truth[id] = append(slices.Clone(may), n)
+		}
+	case called:
 		r.wrote("GetOrInsertWith", err, []string{id}, n, logged)
 	default:
 		if rec := (syncengine.Record{Item: it}); !slices.Contains(may, valueOf(&rec)) {

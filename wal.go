@@ -6,8 +6,8 @@ package syncengine
 // A unit is one op, or all ops of a group. A payload is a sequence of units, so a group is
 // never torn (INV-5).
 //
-// Ops get their versions under the same lock that puts them into the log, so that the log
-// holds the ops of one id in version order; and segments are trimmed from the front only.
+// Ops get their versions under the same lock that puts them into the log (versions.go), so
+// that the log holds the ops of one id in version order; and segments are trimmed from the front only.
 // So when the log holds an op it holds all later ones of that id, too, and a crash never
 // brings back an old op alone. (Two exceptions remain, where L3 may hold something newer
 // than what is recovered: a Buffered op that was flushed but never logged, and a write of
@@ -16,19 +16,20 @@ package syncengine
 // Format of a unit: uvarint number of ops, then each op: flags byte, priority byte,
 // uvarint version, varint updated-at (unix ns), uvarint-prefixed id, content, and, if
 // flagged, crdt kind, traceparent, tracestate, home instance, and, if flagged, a byte that
-// tells how often L3 has refused the op. Hashes are not stored: the
-// log's checksum guards the bytes and the hash is computed again.
+// tells how often L3 has refused the op, and, if flagged, the hash. Hashes are not stored but
+// for content that no longer matches its own (sound.go): the log's checksum guards the bytes and
+// the hash is computed again. One more flag tells of an op in quarantine that it is superseded.
 
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/syncengine-go/syncengine/internal/hlc"
 	"github.com/syncengine-go/syncengine/internal/oplog"
 )
 
@@ -36,13 +37,16 @@ const (
 	opDeleted byte = 1 << iota
 	opCarried
 	opRetried
-	opKnown = opDeleted | opCarried | opRetried
+	opHashed
+	opSuperseded
+	opKnown = opDeleted | opCarried | opRetried | opHashed | opSuperseded
 )
 
 var errBadPayload = errors.New("payload can't be decoded")
 
-// encodeUnit appends a unit to b.
-func encodeUnit(b []byte, ops []*entry) []byte {
+// encodeUnit appends a unit to b. check tells that readers have seen the ops, and may have
+// changed their content.
+func encodeUnit(b []byte, ops []*entry, check bool) []byte {
 	b = binary.AppendUvarint(b, uint64(len(ops)))
 	for _, e := range ops {
 		var flags byte
@@ -54,6 +58,12 @@ func encodeUnit(b []byte, ops []*entry) []byte {
 		}
 		if e.attempts > 0 {
 			flags |= opRetried
+		}
+		if check && !e.deleted && hashOf(e.content()) != e.hash {
+			flags |= opHashed
+		}
+		if e.state.Load()&stateSuperseded != 0 {
+			flags |= opSuperseded
 		}
 		b = append(b, flags, byte(e.priority))
 		b = binary.AppendUvarint(b, e.version)
@@ -70,6 +80,9 @@ func encodeUnit(b []byte, ops []*entry) []byte {
 		if e.attempts > 0 {
 			b = append(b, e.attempts)
 		}
+		if flags&opHashed != 0 {
+			b = append(b, e.hash[:]...)
+		}
 	}
 	return b
 }
@@ -78,7 +91,7 @@ func encodeUnit(b []byte, ops []*entry) []byte {
 func unitSize(ops []*entry) int {
 	n := binary.MaxVarintLen64
 	for _, e := range ops {
-		n += 3 + 4*binary.MaxVarintLen64 + e.bytes()
+		n += 3 + 4*binary.MaxVarintLen64 + len(e.hash) + e.bytes()
 		if m := e.meta; m != nil {
 			n += 4*binary.MaxVarintLen64 + len(m.crdt) + len(m.traceParent) + len(m.traceState) + len(m.home)
 		}
@@ -88,22 +101,33 @@ func unitSize(ops []*entry) int {
 
 // decodeUnits returns the units of a payload. Entries have memory of their own. Any
 // payload yields units or an error, never a panic, and memory in proportion to its size.
-func decodeUnits(payload []byte) (units [][]*entry, err error) {
-	d := decoder{b: payload}
+func decodeUnits(payload []byte) (units [][]*entry, err error) { return decodeOps(payload, "") }
+
+// decodeOps is decodeUnits for the ops of one id: the others are skipped, and nothing is
+// allocated for them. No id stands for all.
+func decodeOps(payload []byte, id string) (units [][]*entry, err error) {
+	d := decoder{b: payload, only: id}
 	for len(d.b) > 0 && !d.bad {
 		n := d.uvarint()
 		if n == 0 || n > uint64(len(d.b)) { // an op has more than one byte
 			return nil, errBadPayload
 		}
-		ops := make([]*entry, 0, n)
+		var ops []*entry
+		if id == "" {
+			ops = make([]*entry, 0, n)
+		}
 		for range n {
 			e := d.op()
 			if d.bad {
 				return nil, errBadPayload
 			}
-			ops = append(ops, e)
+			if e != nil {
+				ops = append(ops, e)
+			}
 		}
-		units = append(units, ops)
+		if len(ops) > 0 {
+			units = append(units, ops)
+		}
 	}
 	if d.bad {
 		return nil, errBadPayload
@@ -113,8 +137,9 @@ func decodeUnits(payload []byte) (units [][]*entry, err error) {
 
 // decoder reads from the front of b; after an error bad is set and all results are zero.
 type decoder struct {
-	b   []byte
-	bad bool
+	b    []byte
+	bad  bool
+	only string // the id of the ops to decode, "" for all
 }
 
 func (d *decoder) uvarint() uint64 {
@@ -149,15 +174,18 @@ func (d *decoder) op() *entry {
 		d.bad = true
 		return nil
 	}
-	e := &entry{deleted: head[0]&opDeleted != 0, priority: Priority(int8(head[1]))}
-	e.version = d.uvarint()
-	e.updatedAt = d.varint()
+	version, updatedAt := d.uvarint(), d.varint()
 	idLen, contentLen := d.uvarint(), d.uvarint()
-	if idLen == 0 || idLen > MaxIDBytes || contentLen > uint64(len(d.b)) || e.version > MaxVersion {
+	if idLen == 0 || idLen > MaxIDBytes || contentLen > uint64(len(d.b)) || version > MaxVersion {
 		d.bad = true
 		return nil
 	}
 	id := d.take(idLen)
+	if d.only != "" && string(id) != d.only {
+		d.skip(contentLen, head[0])
+		return nil
+	}
+	e := &entry{deleted: head[0]&opDeleted != 0, priority: Priority(int8(head[1])), version: version, updatedAt: updatedAt}
 	e.setBytes(string(id), d.take(contentLen))
 	if head[0]&opCarried != 0 {
 		e.meta = &carried{}
@@ -170,25 +198,47 @@ func (d *decoder) op() *entry {
 			e.attempts = n[0]
 		}
 	}
+	if head[0]&opSuperseded != 0 {
+		e.state.Store(stateSuperseded)
+	}
+	if head[0]&opHashed != 0 {
+		copy(e.hash[:], d.take(uint64(len(e.hash))))
+		e.state.Or(stateDamaged)
+	} else if !e.deleted && !d.bad {
+		e.hash = hashOf(e.content())
+	}
 	if d.bad {
 		return nil
 	}
-	if !e.deleted {
-		e.hash = hashOf(e.content())
-	}
 	return e
+}
+
+// skip passes over what follows the id of an op.
+func (d *decoder) skip(contentLen uint64, flags byte) {
+	d.take(contentLen)
+	if flags&opCarried != 0 {
+		for range 4 {
+			d.take(d.uvarint())
+		}
+	}
+	if flags&opRetried != 0 {
+		d.take(1)
+	}
+	if flags&opHashed != 0 {
+		d.take(32)
+	}
 }
 
 // wal is the engine's view of the log.
 type wal struct {
 	log   *oplog.Log
-	items atomic.Int64 // ops in the log, or on their way there, that are not done
-	bytes atomic.Int64 // their share of the payloads
+	items atomic.Int64 // ops that are not done and have a place in the log, see reserve
+	bytes atomic.Int64 // of their ids and contents
+	// The part of them that is in memory alone: Buffered ops, which go into the log in an outage.
+	loneItems, loneBytes atomic.Int64
 
 	current   *segment // only the log's loop uses it: the segment of the last request
 	recovered int64    // segments up to this one were written by an earlier engine; set by Open
-
-	order sync.Mutex // held while ops get versions and enter the log, see append
 
 	// The spool index costs some 40 bytes per spooled id. It knows ids by their 64-bit
 	// hash: at a million spooled ids the chance that any two share one is 3e-8.
@@ -214,28 +264,18 @@ type segment struct {
 	spooled bool  // memory did not take its ops; the drain will read them
 }
 
-// append hands a unit to the log, unless assign, which gives the ops their versions,
-// fails. then runs on the log's loop, in log order, with the segment of the unit or the
-// error that kept it out; last is true for the last unit of the segment. The ops must have
-// been reserved; when append or then gets an error, they no longer are.
-func (w *wal) append(ops []*entry, assign func(*entry) error, then func(seg *segment, last bool, err error)) error {
-	payload := make([]byte, 0, unitSize(ops))
-	w.order.Lock()
-	defer w.order.Unlock()
-	var newest uint64
-	for _, e := range ops {
-		if err := assign(e); err != nil {
-			w.release(ops)
-			return err
-		}
-		if e.version <= hlc.MaxObserved { // the clock takes no notice of others
-			newest = max(newest, e.version)
-		}
-	}
-	payload = encodeUnit(payload, ops)
-	w.log.Append(&oplog.Request{Payload: payload, Ops: len(ops), Max: newest, At: time.Now().UnixNano(), Done: func(s *oplog.Segment, err error) {
+// append hands a unit, whose ops have their versions and their place (reserve), to the log.
+// then runs on the log's loop, in log order, with the segment of the unit or the error that
+// kept it out; last is true for the last unit of the segment. unless, if not nil, is asked on
+// the loop just before the commit: an error keeps the unit out. newest is the largest version
+// the clock has given out.
+//
+// Units enter the log in the order of these calls, so whoever gives out versions holds a lock
+// from then until append has returned (versions.go).
+func (w *wal) append(ops []*entry, newest uint64, unless func() error, then func(seg *segment, last bool, err error)) {
+	payload := encodeUnit(make([]byte, 0, unitSize(ops)), ops, ops[0].pinned()) // accepted before: a Buffered unit
+	w.log.Append(&oplog.Request{Payload: payload, Ops: len(ops), Max: newest, At: time.Now().UnixNano(), Unless: unless, Done: func(s *oplog.Segment, err error) {
 		if err != nil {
-			w.release(ops)
 			then(nil, false, walError(err))
 			return
 		}
@@ -245,11 +285,7 @@ func (w *wal) append(ops []*entry, assign func(*entry) error, then func(seg *seg
 		w.current.pending -= len(ops)
 		then(w.current, w.current.pending == 0, nil)
 	}})
-	return nil
 }
-
-// asIs is an assign for ops that have their versions.
-func asIs(*entry) error { return nil }
 
 // walLimits bound what the log holds.
 type walLimits struct {
@@ -257,8 +293,9 @@ type walLimits struct {
 	full         float64 // part of them from which on nothing more is taken
 }
 
-// reserve counts ops that are about to be appended, unless the log is full or they would pass a
-// limit. What is on its way counts as well: it is in memory, and the log will hold it. So calls
+// reserve gives ops their place in the log, unless it is full or they would pass a limit. They
+// keep it until they are in L3: those in the log, those on their way there, and Buffered ops,
+// which an outage of L3 will put there. So the log has room for whatever was accepted, and calls
 // side by side pass the mark of fullness by one unit, not by as many as there are.
 func (w *wal) reserve(ops []*entry, lim walLimits) bool {
 	n, size := int64(len(ops)), opsBytes(ops)
@@ -271,16 +308,16 @@ func (w *wal) reserve(ops []*entry, lim walLimits) bool {
 	return false
 }
 
-// claim is reserve without limits, for ops that were accepted before.
-func (w *wal) claim(ops []*entry) {
-	w.items.Add(int64(len(ops)))
-	w.bytes.Add(opsBytes(ops))
-}
-
-// release takes a reservation back.
+// release takes a place back.
 func (w *wal) release(ops []*entry) {
 	w.items.Add(-int64(len(ops)))
 	w.bytes.Add(-opsBytes(ops))
+}
+
+// unlogged notes that accepted ops are in memory alone (by is 1), or no longer (-1).
+func (w *wal) unlogged(ops []*entry, by int64) {
+	w.loneItems.Add(by * int64(len(ops)))
+	w.loneBytes.Add(by * opsBytes(ops))
 }
 
 // done notes that ops of a segment are done.
@@ -313,6 +350,16 @@ func (w *wal) dropSpooled(hash, version uint64) {
 	}
 	if len(w.spool) == 0 {
 		w.spool = nil // a map never shrinks
+	}
+	w.spooln.Store(int64(len(w.spool)))
+	w.mu.Unlock()
+}
+
+// dropDiscarded forgets where an op is spooled that is not wanted any more, in segments up to one.
+func (w *wal) dropDiscarded(hash, version uint64, upTo int64) {
+	w.mu.Lock()
+	if ref, ok := w.spool[hash]; ok && ref.version == version && ref.seg <= upTo {
+		delete(w.spool, hash)
 	}
 	w.spooln.Store(int64(len(w.spool)))
 	w.mu.Unlock()
@@ -353,19 +400,29 @@ func (w *wal) findSpooled(ctx context.Context, id string, hash uint64) (op *entr
 	}
 }
 
+// newestIn returns the newest op of an id in a segment, nil when there is none.
 func newestIn(s oplog.Segment, id string) (best *entry, err error) {
-	units, err := decodeUnits(s.Payload)
+	units, err := decodeOps(s.Payload, id)
 	if err != nil {
 		return nil, walError(err)
 	}
 	for _, ops := range units {
 		for _, e := range ops {
-			if e.id() == id && (best == nil || e.compare(best) > 0) {
+			if best == nil || e.compare(best) > 0 {
 				best = e
 			}
 		}
 	}
+	if best != nil && best.state.Load()&stateDamaged != 0 {
+		return nil, best.damage("WAL")
+	}
 	return best, nil
+}
+
+// damage is the error of an op whose content does not match its hash.
+func (e *entry) damage(tier string) error {
+	actual := hashOf(e.content())
+	return &CorruptionError{ID: e.id(), Tier: tier, Expected: hex.EncodeToString(e.hash[:]), Actual: hex.EncodeToString(actual[:])}
 }
 
 // sizeOf is what ops take in memory.

@@ -2,13 +2,16 @@ package syncengine
 
 // write.go is the one write path. Put or delete, one op or a group, at any durability:
 //
-//	validate → admit (pressure) → assign versions → WAL (Logged, Archived) → L1 and queue
-//	→ acknowledge [→ wait for L3 (Archived)]
+//	validate → admit (pressure, a place in the WAL) → version → WAL (Logged, Archived)
+//	→ L1 and queue → acknowledge [→ wait for L3 (Archived)]
 //
 // Nothing is changed before the op is admitted, so a refusal leaves no trace. After the
 // WAL has an op nothing can refuse it any more. The step "L1 and queue" runs on the log's
 // loop, in log order, and also when the caller has left meanwhile: what is in the log is
 // what the engine answers with (INV-2).
+//
+// Writes with a condition leave this path after validation: conditions.go. What an Archived
+// call waits for in the end is in archived.go.
 
 import (
 	"context"
@@ -17,52 +20,133 @@ import (
 	"time"
 )
 
-// WriteOption changes one call.
+// WriteOption changes one call. The zero value changes nothing.
 type WriteOption struct {
-	durability  Durability
-	version     uint64
-	priority    Priority
-	hasPriority bool
+	kind       optionKind
+	durability Durability
+	priority   Priority
+	version    uint64
 }
+
+type optionKind uint8
+
+const (
+	optionNone optionKind = iota
+	optionDurability
+	optionPriority
+	optionVersion
+	optionIfVersion
+	optionIfUnchanged
+)
 
 // WithDurability overrides Config.Durability for one call. DefaultDurability changes
 // nothing.
-func WithDurability(d Durability) WriteOption { return WriteOption{durability: d} }
-
-// WithVersion numbers the ops of one call that have no version of their own. It is for
-// deletes by callers who number the versions of an id themselves. 0 changes nothing.
-func WithVersion(v uint64) WriteOption { return WriteOption{version: v} }
+func WithDurability(d Durability) WriteOption {
+	return WriteOption{kind: optionDurability, durability: d}
+}
 
 // WithPriority overrides the priority of all ops of one call.
-func WithPriority(p Priority) WriteOption { return WriteOption{priority: p, hasPriority: true} }
+func WithPriority(p Priority) WriteOption { return WriteOption{kind: optionPriority, priority: p} }
+
+// WithVersion numbers the ops of one call. It is for replicators, which carry versions from
+// elsewhere: all others let the engine number, since a version decides which write wins. It
+// orders its id only. A version that lies more than Config.MaxClockSkew ahead of this engine's
+// clock (see VersionAt) is ErrInvalidItem. One that is older than what the id is known at is
+// ErrStaleVersion; an identical repetition is no error. At Archived L3 decides that, before
+// anything is stored; at the other levels an op that L3 holds something higher of is
+// superseded (Stats.Superseded). 0 changes nothing.
+func WithVersion(v uint64) WriteOption { return WriteOption{kind: optionVersion, version: v} }
+
+// WithIfVersion makes the ops of one call conditional: they are stored only if the id of
+// each is at version v, as a read returned it; 0: only if the id does not exist. Otherwise
+// the error is a *ConflictError and nothing is changed. Where L3 is shared it decides, in the
+// transaction that stores the ops, whatever durability was asked for: then the call fails with
+// ErrUnavailable while L3 is away, and nothing was sent; with ErrUnknownOutcome when the
+// connection broke, or ctx ended, while the commit was under way; and with ErrRefused when L3
+// refuses the op, or this engine's own last op of the id, which is in quarantine. On the SQLite
+// file in Dir, which this engine alone writes, durability is that of the call.
+func WithIfVersion(v uint64) WriteOption { return WriteOption{kind: optionIfVersion, version: v} }
+
+// IfUnchanged is WithIfVersion(item.Version) for each item of the call: compare and set. A
+// Delete has no item: there it is ErrInvalidItem.
+func IfUnchanged() WriteOption { return WriteOption{kind: optionIfUnchanged} }
 
 // writeOptions are the options of a call with the config's defaults.
 type writeOptions struct {
-	durability Durability
-	version    uint64
-	priority   *Priority
+	durability  Durability
+	version     uint64
+	priority    *Priority
+	conditional bool
+	unchanged   bool   // the condition is the version of each item,
+	ifVersion   uint64 // else this one
 }
 
 func (e *Engine) options(opts []WriteOption) (writeOptions, error) {
 	o := writeOptions{durability: e.cfg.Durability}
 	for i := range opts {
-		switch opt := &opts[i]; {
-		case opt.hasPriority && !opt.priority.valid():
-			return o, &InvalidItemError{Field: "WithPriority", Rule: "must be one of the four priorities"}
-		case opt.hasPriority:
-			p := opt.priority
-			o.priority = &p
-		case opt.version > MaxVersion:
-			return o, &InvalidItemError{Field: "WithVersion", Rule: "must be at most 2^63 - 1"}
-		case opt.version != 0:
+		switch opt := &opts[i]; opt.kind {
+		case optionDurability:
+			if opt.durability > Archived {
+				return o, &InvalidItemError{Field: "WithDurability", Rule: "must be Buffered, Logged or Archived"}
+			}
+			if opt.durability != DefaultDurability {
+				o.durability = opt.durability
+			}
+		case optionPriority:
+			if !opt.priority.valid() {
+				return o, &InvalidItemError{Field: "WithPriority", Rule: "must be one of the four priorities"}
+			}
+			o.priority = &opt.priority
+		case optionVersion:
+			if e.numbers.tooFarAhead(opt.version, e.cfg.MaxClockSkew) {
+				return o, &InvalidItemError{Field: "WithVersion", Rule: fmt.Sprintf(
+					"must lie at most MaxClockSkew = %s ahead of now, which is VersionAt(time.Now()) = %d; is %d", e.cfg.MaxClockSkew, VersionAt(time.Now()), opt.version)}
+			}
 			o.version = opt.version
-		case opt.durability > Archived:
-			return o, &InvalidItemError{Field: "WithDurability", Rule: "must be Buffered, Logged or Archived"}
-		case opt.durability != DefaultDurability:
-			o.durability = opt.durability
+		case optionIfVersion, optionIfUnchanged:
+			o.conditional, o.unchanged, o.ifVersion = true, opt.kind == optionIfUnchanged, opt.version
 		}
 	}
 	return o, nil
+}
+
+// call is one write: its ops, and what its caller asked for.
+type call struct {
+	ops      []*entry
+	want     []uint64 // versions that the ids must be at, aligned with ops; nil: none in particular
+	d        Durability
+	numbered bool // by the caller
+}
+
+func (o *writeOptions) call(n int) *call {
+	c := &call{ops: make([]*entry, 0, n), d: o.durability, numbered: o.version != 0}
+	if o.conditional {
+		c.want = make([]uint64, 0, n)
+	}
+	return c
+}
+
+// put adds the put of a checked item.
+func (c *call) put(e *Engine, it *Item, o *writeOptions) {
+	c.ops = append(c.ops, e.newPut(it, o))
+	switch {
+	case o.unchanged:
+		c.want = append(c.want, it.Version)
+	case o.conditional:
+		c.want = append(c.want, o.ifVersion)
+	}
+}
+
+// remove adds the delete of a checked id.
+func (c *call) remove(e *Engine, id string, o *writeOptions) error {
+	if o.unchanged {
+		return &InvalidItemError{ID: id, Field: "IfUnchanged", Rule: "needs an item: use WithIfVersion to delete an id at a version"}
+	}
+	c.ops = append(c.ops, e.newDelete(id, o))
+	if o.conditional {
+		c.want = append(c.want, o.ifVersion)
+	}
+	return nil
 }
 
 // Submit stores an item. It returns once the item has reached the durability of the call
@@ -81,10 +165,28 @@ func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) err
 	if err != nil {
 		return err
 	}
-	if err := checkItem(&item, e.cfg.MaxItemBytes); err != nil {
+	return e.submit(ctx, &item, &o)
+}
+
+// Insert is Submit of an item that must not exist: else the error is ErrExists, a
+// *ConflictError that says at which version it does, and nothing is changed. Deleted ids do not
+// exist. See WithIfVersion for durability and the other errors.
+func (e *Engine) Insert(ctx context.Context, item Item, opts ...WriteOption) error {
+	o, err := e.options(opts)
+	if err != nil {
 		return err
 	}
-	return e.submitOne(ctx, e.newPut(&item, &o), o.durability)
+	o.conditional, o.unchanged, o.ifVersion = true, false, 0
+	return e.submit(ctx, &item, &o)
+}
+
+func (e *Engine) submit(ctx context.Context, item *Item, o *writeOptions) error {
+	if err := checkItem(item, e.cfg.MaxItemBytes); err != nil {
+		return err
+	}
+	c := o.call(1)
+	c.put(e, item, o)
+	return e.write(ctx, c)
 }
 
 // Delete removes an id. It is idempotent: deleting what does not exist succeeds. A delete
@@ -98,75 +200,61 @@ func (e *Engine) Delete(ctx context.Context, id string, opts ...WriteOption) err
 	if err := checkID(id); err != nil {
 		return err
 	}
-	return e.submitOne(ctx, e.newDelete(id, &o), o.durability)
-}
-
-func (e *Engine) submitOne(ctx context.Context, op *entry, d Durability) error {
-	if err := e.enter(); err != nil {
+	c := o.call(1)
+	if err := c.remove(e, id, &o); err != nil {
 		return err
 	}
-	defer e.leave()
-	if err := e.checkSize([]*entry{op}); err != nil {
-		return err
-	}
-	if err := e.admit(ctx, []*entry{op}, d); err != nil {
-		return err
-	}
-	if err := e.bad.revive(ctx, []*entry{op}); err != nil {
-		e.unadmit([]*entry{op}, d)
-		return err
-	}
-	if d == Buffered && e.queue.promise(op.size()) {
-		if err := e.assignVersion(op); err != nil {
-			e.queue.unpromise(op.size())
-			return err
-		}
-		e.queue.accept(unit{one: op, at: time.Now().UnixNano()}, nil, false)
-		e.afterWrite()
-		return nil
-	}
-	if d == Buffered { // memory has no room, so it is logged
-		if err := e.reserve([]*entry{op}); err != nil {
-			return err
-		}
-	}
-	return e.logOps(ctx, []*entry{op}, d, e.assignVersion)
+	return e.write(ctx, c)
 }
 
 // SubmitMany stores a group of items: all of them or none are accepted, logged, and
 // committed to L3 in one transaction each. Durability and errors are those of Submit; an
 // error about one item refuses all. Of items with the same id the last one wins.
 func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOption) (BatchResult, error) {
-	o, err := e.options(opts)
-	if err != nil {
-		return BatchResult{Total: len(items), Failed: len(items)}, err
-	}
-	ops := make([]*entry, 0, len(items))
-	for i := range items {
-		if err := checkItem(&items[i], e.cfg.MaxItemBytes); err != nil {
-			return BatchResult{Total: len(items), Failed: len(items)}, at(i, err)
-		}
-	}
-	for i := range items {
-		ops = append(ops, e.newPut(&items[i], &o))
-	}
-	return e.submitGroup(ctx, ops, o.durability)
+	return e.writeMany(ctx, opts, len(items), func(i int) error {
+		return checkItem(&items[i], e.cfg.MaxItemBytes)
+	}, func(c *call, i int, o *writeOptions) error {
+		c.put(e, &items[i], o)
+		return nil
+	})
 }
 
 // DeleteMany removes a group of ids, atomically as SubmitMany does.
 func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...WriteOption) (BatchResult, error) {
+	return e.writeMany(ctx, opts, len(ids), func(i int) error {
+		return checkID(ids[i])
+	}, func(c *call, i int, o *writeOptions) error {
+		return c.remove(e, ids[i], o)
+	})
+}
+
+// writeMany writes n ops as a group. All are checked before anything is copied.
+func (e *Engine) writeMany(ctx context.Context, opts []WriteOption, n int, check func(i int) error, add func(c *call, i int, o *writeOptions) error) (BatchResult, error) {
+	failed := BatchResult{Total: n, Failed: n}
 	o, err := e.options(opts)
 	if err != nil {
-		return BatchResult{Total: len(ids), Failed: len(ids)}, err
+		return failed, err
 	}
-	ops := make([]*entry, 0, len(ids))
-	for i, id := range ids {
-		if err := checkID(id); err != nil {
-			return BatchResult{Total: len(ids), Failed: len(ids)}, at(i, err)
+	if n > e.cfg.GroupMaxItems {
+		return failed, &InvalidItemError{Field: "items", TooLarge: true, Index: e.cfg.GroupMaxItems,
+			Rule: fmt.Sprintf("of one call must be at most GroupMaxItems = %d, are %d: they are one transaction", e.cfg.GroupMaxItems, n)}
+	}
+	for i := range n {
+		if err := check(i); err != nil {
+			return failed, at(i, err)
 		}
-		ops = append(ops, e.newDelete(id, &o))
 	}
-	return e.submitGroup(ctx, ops, o.durability)
+	c := o.call(n)
+	for i := range n {
+		if err := add(c, i, &o); err != nil {
+			return failed, at(i, err)
+		}
+	}
+	c.keepLast()
+	if err := e.write(ctx, c); err != nil {
+		return failed, err
+	}
+	return BatchResult{Total: n, Succeeded: n}, nil
 }
 
 // at notes in an error which op of a group it is about.
@@ -178,95 +266,85 @@ func at(i int, err error) error {
 	return err
 }
 
-func (e *Engine) submitGroup(ctx context.Context, ops []*entry, d Durability) (BatchResult, error) {
-	total := len(ops)
-	failed := BatchResult{Total: total, Failed: total}
-	if err := e.enter(); err != nil {
-		return failed, err
+// keepLast drops all but the last op of each id, keeping order.
+func (c *call) keepLast() {
+	last := make(map[string]int, len(c.ops))
+	for i, op := range c.ops {
+		last[op.id()] = i
 	}
-	defer e.leave()
-	if total == 0 {
-		return BatchResult{}, ctx.Err()
+	if len(last) == len(c.ops) {
+		return
 	}
-	ops = lastOfEach(ops)
-	if err := e.checkSize(ops); err != nil {
-		return failed, err
-	}
-	if err := e.admit(ctx, ops, d); err != nil {
-		return failed, err
-	}
-	if err := e.bad.revive(ctx, ops); err != nil {
-		e.unadmit(ops, d)
-		return failed, err
-	}
-	ok := BatchResult{Total: total, Succeeded: total}
-	if d == Buffered {
-		if e.queue.promise(sizeOf(ops)) {
-			if err := e.acceptBuffered(ops); err != nil {
-				return failed, err
+	ops, want := c.ops[:0], c.want[:0]
+	for i, op := range c.ops {
+		if last[op.id()] == i {
+			if ops = append(ops, op); c.want != nil {
+				want = append(want, c.want[i])
 			}
-			e.afterWrite()
-			return ok, nil
-		}
-		if err := e.reserve(ops); err != nil { // memory has no room, so they are logged
-			return failed, err
 		}
 	}
-	if err := e.logOps(ctx, ops, d, e.assignVersion); err != nil {
-		return failed, err
-	}
-	return ok, nil
+	c.ops, c.want = ops, want
 }
 
-// acceptBuffered gives the ops of a group, for which memory is promised, their versions and hands them over, in one turn with
-// other groups: two of the same ids must not be mixed, each ahead of the other for some of them
-// (INV-5).
-func (e *Engine) acceptBuffered(ops []*entry) error {
-	e.wal.order.Lock()
-	defer e.wal.order.Unlock()
-	for _, op := range ops {
-		if err := e.assignVersion(op); err != nil {
-			e.queue.unpromise(sizeOf(ops))
-			return err
-		}
+// write takes a call from validation to its acknowledgement.
+func (e *Engine) write(ctx context.Context, c *call) error {
+	if err := e.enter(); err != nil {
+		return err
 	}
-	e.queue.accept(unitOf(ops, time.Now().UnixNano()), nil, false)
+	defer e.leave()
+	if len(c.ops) == 0 {
+		return ctx.Err()
+	}
+	if err := e.checkSize(c.ops); err != nil {
+		return err
+	}
+	if c.want != nil || c.numbered && c.d == Archived && (e.fleet.private || e.conditions.store != nil) {
+		return e.writeIf(ctx, c)
+	}
+	if err := e.admit(ctx, c.ops); err != nil {
+		return err
+	}
+	if c.d == Buffered && e.queue.promise(sizeOf(c.ops)) {
+		return e.accept(c.ops, e.numbers.assign)
+	}
+	return e.logIf(ctx, c, func(op *entry) (*entry, error) { return nil, e.numbers.assign(op) })
+}
+
+// accept takes ops into memory alone: room there is promised to them.
+func (e *Engine) accept(ops []*entry, assign func(*entry) error) error {
+	if err := e.numbers.acceptUnit(unitOf(ops, e.queue.now()), assign); err != nil {
+		e.queue.unpromise(sizeOf(ops))
+		e.wal.release(ops)
+		return err
+	}
+	e.afterWrite()
 	return nil
 }
 
-// checkSize refuses what the WAL could never hold, or would be too much for one transaction.
+// checkSize refuses what could never be held: by the WAL, by memory when it is read back from
+// there (INV-10), or by one transaction.
 func (e *Engine) checkSize(ops []*entry) error {
-	limit := min(maxGroupBytes, e.cfg.WALMaxBytes)
-	if opsBytes(ops) <= limit && int64(len(ops)) <= e.cfg.WALMaxItems {
+	bytes, tooLarge := opsBytes(ops), ""
+	switch {
+	case len(ops) > 1 && bytes > e.cfg.GroupMaxBytes:
+		tooLarge = fmt.Sprintf("GroupMaxBytes = %d bytes: they are one transaction", e.cfg.GroupMaxBytes)
+	case sizeOf(ops) > e.cfg.L1MaxBytes:
+		tooLarge = fmt.Sprintf("L1MaxBytes = %d bytes with %d for each op", e.cfg.L1MaxBytes, entryOverhead)
+	case bytes > e.cfg.WALMaxBytes:
+		tooLarge = fmt.Sprintf("WALMaxBytes = %d", e.cfg.WALMaxBytes)
+	case int64(len(ops)) > e.cfg.WALMaxItems:
+		tooLarge = fmt.Sprintf("WALMaxItems = %d ops", e.cfg.WALMaxItems)
+	default:
 		return nil
 	}
 	return &InvalidItemError{ID: ops[0].id(), Field: "items", TooLarge: true,
-		Rule: fmt.Sprintf("of one call must be at most %d bytes and WALMaxItems = %d ops, since they are one transaction", limit, e.cfg.WALMaxItems)}
-}
-
-// lastOfEach drops all but the last op of each id, keeping order.
-func lastOfEach(ops []*entry) []*entry {
-	last := make(map[string]int, len(ops))
-	for i, op := range ops {
-		last[op.id()] = i
-	}
-	if len(last) == len(ops) {
-		return ops
-	}
-	out := ops[:0]
-	for i, op := range ops {
-		if last[op.id()] == i {
-			out = append(out, op)
-		}
-	}
-	return out
+		Rule: fmt.Sprintf("of one call (%d ops, %d bytes) must fit in ", len(ops), bytes) + tooLarge}
 }
 
 // newPut copies a checked item.
 func (e *Engine) newPut(it *Item, o *writeOptions) *entry {
 	rec := Record{Item: *it}
-	rec.ContentHash = hashOf(it.Content)
-	def(&rec.Version, o.version)
+	rec.ContentHash, rec.Version = hashOf(it.Content), o.version
 	if rec.UpdatedAt.IsZero() {
 		rec.UpdatedAt = time.Now()
 	}
@@ -285,22 +363,6 @@ func (e *entry) setPriority(p Priority) {
 	e.priority = p
 	e.state.Store(stateAsked)
 }
-
-// raise is the default scoring: an op of normal priority whose id is read often here, and was
-// read just now, is flushed before others, since elsewhere it is probably read, too. What is
-// stored is the priority it was submitted with.
-func (e *Engine) raise(op, known *entry) {
-	if op.priority == PriorityNormal && op.state.Load() != stateAsked && known.place.Uses() >= oftenRead &&
-		e.l1.clock.Since(known.lastAccess.Load()) < freshAccess {
-		op.state.Store(stateRaised)
-	}
-}
-
-// What is read so often, the last time so lately, is raised.
-const (
-	oftenRead   = 16
-	freshAccess = time.Minute
-)
 
 func (e *Engine) newDelete(id string, o *writeOptions) *entry {
 	op := newEntry(&Record{Item: Item{ID: id, Version: o.version, UpdatedAt: time.Now()}, Deleted: true})
@@ -333,40 +395,46 @@ func (e *Engine) askPriority(op *entry) (p Priority) {
 }
 
 // admit lets a write in, slows it, or refuses it at once. Nothing has been changed when it returns
-// an error. Ops that are to be logged have their place in the WAL then, so that they don't wait
-// in vain.
-func (e *Engine) admit(ctx context.Context, ops []*entry, d Durability) error {
+// an error. Its ops have their place in the WAL then, so that they don't wait in vain, and so that
+// what is accepted into memory alone can be logged when L3 goes away.
+func (e *Engine) admit(ctx context.Context, ops []*entry) error {
+	if err := e.admitLevel(ctx); err != nil {
+		return err
+	}
+	if err := e.reserve(ops); err != nil {
+		return err
+	}
+	if err := e.slow(ctx); err != nil {
+		e.wal.release(ops)
+		return err
+	}
+	return nil
+}
+
+// admitLevel refuses a write at a level that takes none.
+func (e *Engine) admitLevel(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	p := e.MemoryPressure()
-	level := e.gauge.observe(p)
-	if !level.AcceptsWrites() {
+	if level := e.gauge.observe(e.MemoryPressure()); !level.AcceptsWrites() {
 		return e.refusal(level)
 	}
-	if d != Buffered {
-		if err := e.reserve(ops); err != nil {
-			return err
-		}
-	}
+	return nil
+}
+
+// slow makes a write wait at LevelThrottle.
+func (e *Engine) slow(ctx context.Context) error {
+	level := e.gauge.current()
 	if level < LevelThrottle {
 		return nil
 	}
-	timer := time.NewTimer(e.gauge.throttle(p))
+	timer := time.NewTimer(e.gauge.throttle(e.MemoryPressure()))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		e.unadmit(ops, d)
 		return errors.Join(e.refusal(level), ctx.Err())
-	}
-}
-
-// unadmit takes back what admit did.
-func (e *Engine) unadmit(ops []*entry, d Durability) {
-	if d != Buffered {
-		e.wal.release(ops)
 	}
 }
 
@@ -396,66 +464,76 @@ func (e *Engine) pressureReason() string {
 	return "memory is full of ops that L3 has not taken"
 }
 
-// assignVersion gives an op the next version, or checks the one its caller gave.
-func (e *Engine) assignVersion(op *entry) error {
-	known, ok := e.l1.peek(op.id())
-	if ok {
-		e.raise(op, known)
-	}
-	if op.version != 0 {
-		if ok && op.compare(known) < 0 {
-			return staleError(op, known.version)
-		}
-		if ref, spooled := e.wal.spooledAt(e.l1.hash(op.id())); spooled && ref.version > op.version {
-			return staleError(op, ref.version)
-		}
-		e.clock.Observe(op.version)
-		return nil
-	}
-	op.version = e.clock.Next()
-	if ok && known.version >= op.version { // a caller numbered this id far ahead of the clock
-		op.version = e.clock.NextAfter(known.version)
-		if op.compare(known) < 0 {
-			return staleError(op, known.version)
-		}
-	}
-	return nil
-}
-
-func staleError(op *entry, known uint64) error {
-	return fmt.Errorf("%w: item %q: version %d, known is %d", ErrStaleVersion, op.id(), op.version, known)
-}
-
-// logOps gives ops, which are reserved, their versions with assign, appends them to the WAL as
+// logOps gives ops, which have their place in the WAL, their versions with assign, appends them as
 // one unit and waits for the commit, and at Archived for L3.
 func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability, assign func(*entry) error) error {
-	done := make(chan error, 1) // the log's loop must not wait for a caller that left
-	at := time.Now().UnixNano()
-	err := e.wal.append(ops, assign, func(seg *segment, last bool, err error) {
-		if err == nil {
-			e.queue.accept(unitOf(ops, at), seg, last)
-		}
-		done <- err
-	})
+	return e.logIf(ctx, &call{ops: ops, d: d}, func(op *entry) (*entry, error) { return nil, assign(op) })
+}
+
+// logIf is logOps for an assign that may rest on another op, see numbers.logUnit.
+func (e *Engine) logIf(ctx context.Context, c *call, assign func(*entry) (*entry, error)) error {
+	ops := c.ops
+	if c.d == Archived { // to know what came later, if it is outranked
+		ids := idsOf(ops)
+		e.numbers.watch(ids)
+		defer e.numbers.unwatch(ids)
+	}
+	logged := make(chan error, 1) // the log's loop must not wait for a caller that left
+	w, err := e.startLog(ops, c.d, assign, func(err error) { logged <- err })
 	if err != nil {
 		return err
 	}
 	select {
-	case err := <-done:
+	case err := <-logged:
 		if err != nil {
 			return err
 		}
 	case <-ctx.Done():
+		if w != nil {
+			w.over.Store(true)
+		}
 		return fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())
 	}
 	e.afterWrite()
-	if d != Archived {
+	if w == nil {
 		return nil
 	}
-	if err = e.flush.flushAll(ctx); err != nil && !errors.Is(err, ErrRefused) {
-		return err
+	return e.awaitArchived(ctx, w, c.numbered)
+}
+
+func idsOf(ops []*entry) []string {
+	ids := make([]string, len(ops))
+	for i, op := range ops {
+		ids[i] = op.id()
 	}
-	return e.bad.errorOf(ops) // those that were refused may be other callers' ops
+	return ids
+}
+
+// startLog hands ops to the log; logged runs on its loop. At Archived it returns what to wait
+// for then. After an error the ops have no place in the log any more.
+func (e *Engine) startLog(ops []*entry, d Durability, assign func(*entry) (*entry, error), logged func(error)) (w *waiter, err error) {
+	if d == Archived {
+		w = newWaiter()
+	}
+	u := unitOf(ops, e.queue.now())
+	u.done = w
+	err = e.numbers.logUnit(ops, assign, func(seg *segment, last bool, err error) {
+		if err == nil {
+			e.queue.accept(u, seg, last)
+		} else {
+			e.wal.release(ops)
+		}
+		logged(err)
+	})
+	if err != nil {
+		e.wal.release(ops)
+	}
+	return w, err
+}
+
+// logLone puts a unit that is in memory alone, and has its place there, into the WAL.
+func (e *Engine) logLone(u *unit, then func(seg *segment, last bool, err error)) {
+	_ = e.numbers.logUnit(u.ops(), func(*entry) (*entry, error) { return nil, nil }, then)
 }
 
 // afterWrite pays for the memory a write took.

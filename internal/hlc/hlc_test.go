@@ -19,16 +19,38 @@ func atMilli(ms int64) *wallClock { return &wallClock{time.UnixMilli(ms)} }
 
 func TestVersionIsMillisecondsAndCounter(t *testing.T) {
 	wall := atMilli(1_700_000_000_123)
-	c := New(wall.now)
-	if got, want := c.Next(), uint64(1_700_000_000_123<<16); got != want {
-		t.Fatalf("first version of a millisecond is %#x, want %#x", got, want)
+	c := New(wall.now, 0)
+	for range 100 {
+		first := c.Next()
+		if ms, counter := first>>16, first&math.MaxUint16; ms != uint64(wall.t.UnixMilli()) || counter >= 1<<15 {
+			t.Fatalf("first version of millisecond %d is of %d, counter %d", wall.t.UnixMilli(), ms, counter)
+		}
+		if got := c.Next(); got != first+1 {
+			t.Fatalf("%#x is followed by %#x", first, got)
+		}
+		wall.t = wall.t.Add(time.Millisecond)
 	}
-	if got, want := c.Next(), uint64(1_700_000_000_123<<16+1); got != want {
-		t.Fatalf("second version of a millisecond is %#x, want %#x", got, want)
+}
+
+// Clocks that read the same time must not hand out the same versions, each time it moves on.
+func TestClocksThatReadOneTimeDoNotTie(t *testing.T) {
+	const rounds = 1000
+	wall := atMilli(1_700_000_000_000)
+	a, b := New(wall.now, 0), New(wall.now, 0)
+	ties, low, high := 0, uint64(math.MaxUint64), uint64(0)
+	for range rounds {
+		wall.t = wall.t.Add(time.Millisecond)
+		v, w := a.Next(), b.Next()
+		if v == w {
+			ties++
+		}
+		low, high = min(low, v&math.MaxUint16), max(high, v&math.MaxUint16)
 	}
-	wall.t = wall.t.Add(time.Millisecond)
-	if got, want := c.Next(), uint64(1_700_000_000_124<<16); got != want {
-		t.Fatalf("first version of the next millisecond is %#x, want %#x", got, want)
+	if ties > 5 { // 0.03 are expected
+		t.Errorf("%d ties in %d milliseconds", ties, rounds)
+	}
+	if low > 1<<10 || high < 1<<15-1<<10 { // each is missed once in 10^13 runs
+		t.Errorf("counters start at %d to %d, want all of the lower half", low, high)
 	}
 }
 
@@ -46,7 +68,7 @@ func TestZeroClockTellsTheTime(t *testing.T) {
 
 func TestVersionsGrowWhenTheWallClockGoesBack(t *testing.T) {
 	wall := atMilli(1_700_000_000_000)
-	c := New(wall.now)
+	c := New(wall.now, 0)
 	before := c.Next()
 	wall.t = wall.t.Add(-time.Hour)
 	if after := c.Next(); after != before+1 {
@@ -56,10 +78,9 @@ func TestVersionsGrowWhenTheWallClockGoesBack(t *testing.T) {
 
 func TestCounterRunsOverIntoTheNextMillisecond(t *testing.T) {
 	wall := atMilli(5)
-	c := New(wall.now)
-	first := c.NextN(1 << 16)
-	if next := c.Next(); first != 5<<16 || next != 6<<16 {
-		t.Fatalf("65536 versions from %#x are followed by %#x", first, next)
+	c := New(wall.now, 5<<16|math.MaxUint16)
+	if next := c.Next(); next != 6<<16 {
+		t.Fatalf("a counter that is used up is followed by %#x", next)
 	}
 	wall.t = wall.t.Add(time.Millisecond)
 	if next := c.Next(); next != 6<<16+1 {
@@ -67,95 +88,68 @@ func TestCounterRunsOverIntoTheNextMillisecond(t *testing.T) {
 	}
 }
 
-func TestWallClockOutsideOfItsRangeIsHeldBack(t *testing.T) {
-	before1970 := New(atMilli(-5).now)
-	if got := before1970.Next(); got != 1 {
-		t.Errorf("before 1970: %d", got)
-	}
-	farAway := New(atMilli(math.MaxInt64).now)
-	if got := farAway.Next(); got != MaxObserved {
-		t.Errorf("far future: %#x", got)
-	}
-	if got := farAway.Next(); got != MaxObserved+1 {
-		t.Errorf("far future, second: %#x", got)
+func TestVersionsStartAboveTheFloor(t *testing.T) {
+	for _, floor := range []uint64{1, 10<<16 - 1, 10 << 16, 99 << 16, MaxFloor} {
+		c := New(atMilli(10).now, floor)
+		if c.Last() != floor {
+			t.Errorf("floor %#x: last is %#x", floor, c.Last())
+		}
+		if got := c.Next(); got <= floor {
+			t.Errorf("floor %#x: first is %#x", floor, got)
+		}
 	}
 }
 
-func TestObservedVersionIsPassed(t *testing.T) {
-	c := New(atMilli(10).now)
-	c.Observe(99 << 16)
-	c.Observe(98 << 16)
-	if c.Last() != 99<<16 {
-		t.Fatalf("last is %#x", c.Last())
-	}
+func TestARaisedFloorIsPassedAndALowerOneIgnored(t *testing.T) {
+	c := New(atMilli(10).now, 0)
+	c.Raise(99 << 16)
+	c.Raise(98 << 16)
 	if got := c.Next(); got != 99<<16+1 {
 		t.Fatalf("next is %#x", got)
 	}
 }
 
-func TestHugeObservedVersionDoesNotMoveTheClock(t *testing.T) {
-	for _, huge := range []uint64{MaxObserved + 1, MaxVersion - 1, MaxVersion, MaxVersion + 1, math.MaxUint64} {
-		c := New(atMilli(10).now)
-		c.Observe(huge)
-		if got := c.Next(); got != 10<<16 {
-			t.Errorf("after observing %#x next is %#x", huge, got)
+// A floor that only a damaged file can name must not use up the versions there are.
+func TestAnAbsurdFloorLeavesVersions(t *testing.T) {
+	for _, floor := range []uint64{MaxFloor + 1, MaxVersion, math.MaxUint64} {
+		c := New(atMilli(10).now, floor)
+		c.Raise(floor)
+		if a, b := c.Next(), c.Next(); a != MaxFloor+1 || b != a+1 {
+			t.Errorf("floor %#x: %#x, then %#x", floor, a, b)
 		}
-	}
-	c := New(atMilli(10).now)
-	c.Observe(MaxObserved)
-	if got := c.Next(); got != MaxObserved+1 {
-		t.Errorf("after observing MaxObserved itself next is %#x", got)
 	}
 }
 
-func TestNextAfter(t *testing.T) {
-	const wall, seen = 10 << 16, 20 << 16
-	for _, test := range []struct{ v, want, last uint64 }{
-		{0, seen + 1, seen + 1},
-		{wall, seen + 1, seen + 1},
-		{seen, seen + 1, seen + 1},
-		{seen + 7, seen + 8, seen + 8},
-		{MaxObserved - 1, MaxObserved, MaxObserved},
-		{MaxObserved, MaxObserved + 1, seen},
-		{MaxVersion - 1, MaxVersion, seen},
-		{MaxVersion, MaxVersion, seen},
-		{math.MaxUint64, MaxVersion, seen},
+func TestWallClockOutsideOfItsRangeIsHeldBack(t *testing.T) {
+	if got := New(atMilli(-5).now, 0).Next(); got != 1 {
+		t.Errorf("before 1970: %d", got)
+	}
+	for _, ms := range []int64{math.MaxInt64, MaxVersion >> 16, MaxFloor >> 16} {
+		if got := New(atMilli(ms).now, 0).Next(); got>>15 != MaxFloor>>15 {
+			t.Errorf("millisecond %d: %#x", ms, got)
+		}
+	}
+}
+
+func TestAfterIsAboveAndLeavesTheClockAlone(t *testing.T) {
+	const floor = 20 << 16 // ahead of the wall clock, so that what Next returns is known
+	for _, test := range []struct{ v, want uint64 }{
+		{0, floor + 1},
+		{floor, floor + 1},
+		{floor + 1, floor + 2},
+		{floor + 700, floor + 701},
+		{1 << 60, 1<<60 + 1},
+		{MaxVersion - 1, MaxVersion},
+		{MaxVersion, MaxVersion},
+		{math.MaxUint64, MaxVersion},
 	} {
-		c := New(atMilli(10).now)
-		c.Observe(seen)
-		if got := c.NextAfter(test.v); got != test.want || c.Last() != test.last {
-			t.Errorf("NextAfter(%#x) = %#x and last is %#x, want %#x and %#x", test.v, got, c.Last(), test.want, test.last)
+		c := New(atMilli(10).now, floor)
+		if got := c.After(test.v); got != test.want {
+			t.Errorf("After(%#x) = %#x, want %#x", test.v, got, test.want)
 		}
-	}
-	if got := New(atMilli(10).now).NextAfter(3); got != wall {
-		t.Errorf("a version older than the wall clock is followed by %#x, want %#x", got, wall)
-	}
-}
-
-func TestReservedRangeIsSkipped(t *testing.T) {
-	c := New(atMilli(10).now)
-	if first, next := c.NextN(100), c.Next(); first != 10<<16 || next != 10<<16+100 {
-		t.Fatalf("100 from %#x, then %#x", first, next)
-	}
-	for _, n := range []int{0, -1, math.MinInt} {
-		last := c.Last()
-		if got := c.NextN(n); got != 0 || c.Last() != last {
-			t.Errorf("NextN(%d) = %#x", n, got)
+		if last, next := c.Last(), c.Next(); last != floor+1 || next != floor+2 {
+			t.Errorf("after After(%#x) last is %#x and next %#x", test.v, last, next)
 		}
-	}
-}
-
-func TestExhaustedClockReturnsNoVersion(t *testing.T) {
-	c := New(atMilli(0).now)
-	if got := c.reserve(0, MaxVersion); got != 1 || c.Last() != MaxVersion {
-		t.Fatalf("all versions start at %d and end at %#x", got, c.Last())
-	}
-	if a, b := c.Next(), c.NextN(2); a != 0 || b != 0 || c.Last() != MaxVersion {
-		t.Fatalf("an exhausted clock returned %#x and %#x", a, b)
-	}
-	c = New(atMilli(1).now)
-	if got := c.reserve(0, MaxVersion); got != 0 || c.Last() != 0 {
-		t.Fatalf("more versions than are left start at %#x", got)
 	}
 }
 
@@ -163,39 +157,37 @@ func TestExhaustedClockReturnsNoVersion(t *testing.T) {
 func TestClockAgainstItsRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		wall := atMilli(1000)
-		c := New(wall.now)
-		var seen uint64 // largest version returned or observed
-		version := rapid.OneOf(rapid.Uint64Range(0, 2000<<16), rapid.Uint64(), rapid.Uint64Range(MaxObserved-2, MaxObserved+2))
-		above := func(got, floor uint64, n int) {
-			if got <= floor {
-				t.Fatalf("returned %#x, not above %#x", got, floor)
+		version := rapid.OneOf(rapid.Uint64Range(0, 2000<<16), rapid.Uint64(), rapid.Uint64Range(MaxFloor-2, MaxFloor+2))
+		seen := version.Draw(t, "floor") // largest version of Next, or floor
+		c := New(wall.now, seen)
+		seen = min(seen, MaxFloor)
+		next := func(got uint64) {
+			now := uint64(max(wall.t.UnixMilli(), 0))
+			switch {
+			case now > seen>>16 && (got>>16 != now || got&math.MaxUint16 >= 1<<15):
+				t.Fatalf("%#x follows %#x in millisecond %d", got, seen, now)
+			case now <= seen>>16 && got != seen+1:
+				t.Fatalf("%#x follows %#x while the wall clock stands", got, seen)
 			}
-			if got < uint64(max(wall.t.UnixMilli(), 0))<<16 {
-				t.Fatalf("returned %#x, behind the wall clock", got)
-			}
-			seen = got + uint64(n) - 1
+			seen = got
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"jump": func(t *rapid.T) { wall.t = time.UnixMilli(rapid.Int64Range(-10, 2000).Draw(t, "ms")) },
-			"next": func(*rapid.T) { above(c.Next(), seen, 1) },
-			"nextN": func(t *rapid.T) {
-				n := rapid.IntRange(1, 1<<18).Draw(t, "n")
-				above(c.NextN(n), seen, n)
-			},
-			"nextAfter": func(t *rapid.T) {
+			"next": func(*rapid.T) { next(c.Next()) },
+			"after": func(t *rapid.T) {
 				v := version.Draw(t, "v")
-				if v < MaxObserved {
-					above(c.NextAfter(v), max(v, seen), 1)
-				} else if got := c.NextAfter(v); got > MaxVersion || got <= v && got != MaxVersion {
-					t.Fatalf("NextAfter(%#x) = %#x", v, got)
+				got := c.After(v)
+				if got > MaxVersion || got <= v && got != MaxVersion || got < c.Last() {
+					t.Fatalf("After(%#x) = %#x", v, got)
+				}
+				if next(c.Last()); got != seen && got != min(v, MaxVersion-1)+1 {
+					t.Fatalf("After(%#x) = %#x, neither the next nor one more", v, got)
 				}
 			},
-			"observe": func(t *rapid.T) {
+			"raise": func(t *rapid.T) {
 				v := version.Draw(t, "v")
-				c.Observe(v)
-				if v <= MaxObserved {
-					seen = max(seen, v)
-				}
+				c.Raise(v)
+				seen = max(seen, min(v, MaxFloor))
 			},
 			"": func(t *rapid.T) {
 				if c.Last() != seen {
@@ -209,27 +201,22 @@ func TestClockAgainstItsRules(t *testing.T) {
 func TestConcurrentVersionsAreUniqueAndGrow(t *testing.T) {
 	const callers, calls = 4, 100_000
 	var c Clock
-	const observed = 1 << 61 // far ahead, so that calls meet on the counter and not on the wall clock
+	const floor = 1 << 61 // far ahead, so that calls meet on the counter and not on the wall clock
 	versions := make([][]uint64, callers)
 	var wg sync.WaitGroup
 	start := make(chan struct{})
 	for caller := range callers {
 		wg.Go(func() {
-			mine := make([]uint64, 0, 2*calls) // so that callers spend their time in the clock
+			mine := make([]uint64, 0, calls) // so that callers spend their time in the clock
 			<-start
 			for call := range calls {
 				switch {
 				case call == calls/2:
-					c.Observe(observed)
-					mine = append(mine, c.Next())
+					c.Raise(floor)
 				case call%3 == 0:
-					mine = append(mine, c.Next())
-				case call%3 == 1:
-					first := c.NextN(3)
-					mine = append(mine, first, first+1, first+2)
+					mine = append(mine, c.After(0))
 				default:
-					c.Observe(c.Last() + 1)
-					mine = append(mine, c.NextAfter(c.Last()))
+					mine = append(mine, c.Next())
 				}
 			}
 			versions[caller] = mine
@@ -253,19 +240,21 @@ func TestConcurrentVersionsAreUniqueAndGrow(t *testing.T) {
 			t.Fatalf("version %#x was handed out twice", all[i])
 		}
 	}
-	if last := all[len(all)-1]; c.Last() != last || last <= observed {
+	if last := all[len(all)-1]; c.Last() != last || last <= floor {
 		t.Fatalf("last is %#x, largest is %#x", c.Last(), last)
 	}
 }
 
 func TestNothingIsAllocated(t *testing.T) {
-	var c Clock
-	if n := testing.AllocsPerRun(100, func() { c.Observe(c.NextAfter(c.Next()) + 1); c.NextN(5) }); n != 0 {
+	ms := int64(0)
+	c := New(func() time.Time { ms++; return time.UnixMilli(ms) }, 0) // each call starts a counter
+	if n := testing.AllocsPerRun(100, func() { c.Raise(c.After(c.Next())) }); n != 0 {
 		t.Fatalf("%v allocations", n)
 	}
 }
 
 func BenchmarkNext(b *testing.B) {
+	b.ReportAllocs()
 	var c Clock
 	for b.Loop() {
 		c.Next()
@@ -273,6 +262,7 @@ func BenchmarkNext(b *testing.B) {
 }
 
 func BenchmarkNextParallel(b *testing.B) {
+	b.ReportAllocs()
 	var c Clock
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
@@ -285,5 +275,31 @@ func BenchmarkNextParallel(b *testing.B) {
 func BenchmarkTimeNow(b *testing.B) {
 	for b.Loop() {
 		_ = time.Now().UnixMilli()
+	}
+}
+
+func TestAtIsTheLowestVersionOfAMillisecond(t *testing.T) {
+	const last = MaxVersion >> 16
+	for _, test := range []struct {
+		t    time.Time
+		want uint64
+	}{
+		{time.UnixMilli(0), 0},
+		{time.UnixMilli(1), 1 << 16},
+		{time.Unix(0, 1_999_999), 1 << 16},
+		{time.UnixMilli(1_700_000_000_123), 1_700_000_000_123 << 16},
+		{time.UnixMilli(1_700_000_000_123).In(time.FixedZone("", 7*3600)), 1_700_000_000_123 << 16},
+		{time.Unix(0, -1), 0},
+		{time.UnixMilli(-1), 0},
+		{time.Time{}, 0},
+		{time.Unix(math.MinInt64, 0), 0},
+		{time.UnixMilli(last), last << 16},
+		{time.UnixMilli(last + 1), MaxVersion},
+		{time.UnixMilli(math.MaxInt64), MaxVersion},
+		{time.Unix(1<<60, 0), MaxVersion}, // UnixMilli overflows
+	} {
+		if got := At(test.t); got != test.want {
+			t.Errorf("At(%v) = %#x, want %#x", test.t, got, test.want)
+		}
 	}
 }

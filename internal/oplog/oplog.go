@@ -39,8 +39,10 @@ import (
 	"hash/crc32"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/failpoint"
@@ -91,6 +93,9 @@ type Request struct {
 	Ops     int    // how many ops the payload holds, for Segment.Ops
 	Max     uint64 // a number below 2^63 of which the log remembers the largest (Log.Max)
 	At      int64  // when the request was made, unix nanoseconds
+	// Unless, if not nil, is asked on the loop just before the commit, after the Done of all
+	// requests of earlier commits: an error keeps the request out, and is what Done gets.
+	Unless func() error
 	// Done runs exactly once, on the loop, with the whole segment the request became part of,
 	// or with the error that kept it out. It must be quick, must not keep the segment, and must
 	// not call the log except Trim. The requests of one segment follow each other.
@@ -132,6 +137,8 @@ type Log struct {
 	gone   bool          // CloseFiles was called
 	opened chan struct{} // closed and replaced when the readers are open again
 	sideDB *sql.DB       // small writes beside the loop: quarantine, meta
+
+	last, trimmed atomic.Int64 // of the ledger, for Extent
 }
 
 // Open locks and opens the log, or creates it when neither the file nor a memory of it
@@ -207,6 +214,7 @@ func (l *Log) openFiles(ctx context.Context, used bool) error {
 	if err := readLedger(ctx, l.w.conn, ledgerKey, l.ledger.fields()); err != nil {
 		return l.describe(err)
 	}
+	l.extend()
 	l.next = max(l.next, l.ledger.last+1) // ids are never reused, also not those of failed commits
 	if l.sideDB, err = sqlkit.OpenSQLite(l.opts.Path, "_pragma=synchronous(FULL)&_txlock=immediate"); err != nil {
 		return err
@@ -294,6 +302,14 @@ func (l *Log) CloseFiles() error {
 	return errors.Join(l.closeFiles(), l.lock.Release())
 }
 
+// Extent returns the newest segment there ever was, and the one up to which all are gone.
+func (l *Log) Extent() (last, trimmed int64) { return l.last.Load(), l.trimmed.Load() }
+
+func (l *Log) extend() {
+	l.last.Store(l.ledger.last)
+	l.trimmed.Store(l.ledger.trimmed)
+}
+
 // Max returns the largest Request.Max ever committed. Call it before Run.
 func (l *Log) Max() uint64 { return uint64(l.ledger.max) }
 
@@ -365,7 +381,7 @@ func (l *Log) gather(crowd int) {
 
 // commit writes one transaction, reports to every request, and tells whether it succeeded.
 func (l *Log) commit(reqs []*Request, trimTo int64) bool {
-	if reqs = l.admit(reqs); len(reqs) == 0 && !l.chores(trimTo) {
+	if reqs = standing(l.admit(reqs)); len(reqs) == 0 && !l.chores(trimTo) {
 		return true
 	}
 	err := l.ensureOpen()
@@ -400,6 +416,20 @@ func (l *Log) commit(reqs []*Request, trimTo int64) bool {
 	return err == nil
 }
 
+// standing drops the requests that are not to be committed after all.
+func standing(reqs []*Request) []*Request {
+	return slices.DeleteFunc(reqs, func(r *Request) bool {
+		if r.Unless == nil {
+			return false
+		}
+		err := r.Unless()
+		if err != nil {
+			r.Done(nil, err)
+		}
+		return err != nil
+	})
+}
+
 // settle notes how a transaction ended that was to bring the ledger to a new state.
 func (l *Log) settle(to ledger, segs []Segment, err error) {
 	if err != nil {
@@ -407,6 +437,7 @@ func (l *Log) settle(to ledger, segs []Segment, err error) {
 		return
 	}
 	l.ledger = to
+	l.extend()
 	l.witness.saw(claim{commits: to.commits})
 }
 

@@ -162,7 +162,30 @@ func (l *Log) AddBad(ctx context.Context, b Bad) (id int64, err error) {
 
 // DeleteBad removes payloads from quarantine.
 func (l *Log) DeleteBad(ctx context.Context, ids ...int64) error {
+	return l.side(ctx, deleteBad(ids))
+}
+
+// DiscardBad removes payloads from quarantine and stores a small value, both or neither.
+func (l *Log) DiscardBad(ctx context.Context, ids []int64, key string, value []byte) error {
 	return l.side(ctx, func(ctx context.Context, tx *sql.Tx, to *sideLedger) error {
+		if err := deleteBad(ids)(ctx, tx, to); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, putMeta, key, seal(key, value))
+		return err
+	})
+}
+
+// UpdateBad changes the payload of a quarantined one, if it is still there.
+func (l *Log) UpdateBad(ctx context.Context, b Bad) error {
+	return l.side(ctx, func(ctx context.Context, tx *sql.Tx, _ *sideLedger) error {
+		_, err := tx.ExecContext(ctx, "UPDATE quarantine SET payload = ?, crc = ? WHERE id = ?", b.Payload, badSum(&b), b.ID)
+		return err
+	})
+}
+
+func deleteBad(ids []int64) func(ctx context.Context, tx *sql.Tx, to *sideLedger) error {
+	return func(ctx context.Context, tx *sql.Tx, to *sideLedger) error {
 		for _, id := range ids {
 			res, err := tx.ExecContext(ctx, "DELETE FROM quarantine WHERE id = ?", id)
 			if err != nil {
@@ -176,7 +199,7 @@ func (l *Log) DeleteBad(ctx context.Context, ids ...int64) error {
 			to.sum -= n * id
 		}
 		return nil
-	})
+	}
 }
 
 // Bads lists the quarantine in order, from id first up to id last.

@@ -71,6 +71,7 @@ const (
 	sqliteFull                                 = 13
 	sqliteCorrupt, sqliteNotADB                = 11, 26
 	sqliteTooBig, sqliteConstraint, sqliteType = 18, 19, 20
+	sqlitePrimaryKey, sqliteUnique             = 1555, 2067 // extended codes
 )
 
 func classifySQLite(code int) Class {
@@ -94,6 +95,15 @@ func RolledBack(err error) bool {
 
 // IsDuplicate reports whether err means that a row with that key exists.
 func IsDuplicate(err error) bool {
+	if se, ok := errors.AsType[*sqlite.Error](err); ok {
+		return se.Code() == sqliteUnique || se.Code() == sqlitePrimaryKey
+	}
 	me, ok := errors.AsType[*mysql.MySQLError](err)
 	return ok && me.Number == 1062
+}
+
+// isThere reports whether err means that a column or key that was to be added exists.
+func isThere(err error) bool {
+	me, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && (me.Number == 1060 || me.Number == 1061)
 }

@@ -16,7 +16,7 @@ const migrationLock = "syncengine_schema"
 // Migrate brings the database to the last of the migrations and records each in the
 // table named by table. Migrations are numbered from 1 by their place; one that has
 // landed never changes. Each is a list of statements, idempotent for MySQL, whose DDL
-// can't be rolled back. Several processes may call it at once. When the database
+// can't be rolled back; one that adds what is there counts as done. Several processes may call it at once. When the database
 // records a higher number, Migrate changes nothing and returns ErrNewer.
 func Migrate(ctx context.Context, db *sql.DB, d Dialect, table string, migrations [][]string) (err error) {
 	conn, err := db.Conn(ctx)
@@ -47,7 +47,7 @@ func Migrate(ctx context.Context, db *sql.DB, d Dialect, table string, migration
 	}
 	for n := have; n < len(migrations); n++ {
 		for _, stmt := range migrations[n] {
-			if _, err = conn.ExecContext(ctx, stmt); err != nil {
+			if _, err = conn.ExecContext(ctx, stmt); err != nil && !isThere(err) {
 				return fmt.Errorf("migration %d: %w", n+1, err)
 			}
 		}

@@ -98,3 +98,21 @@ func FuzzURL(f *testing.F) {
 		}
 	})
 }
+
+func TestDuplicatesOfSQLiteAreKnown(t *testing.T) {
+	db, err := OpenSQLite(filepath.Join(t.TempDir(), "d.db"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for stmt, want := range map[string]bool{
+		"INSERT INTO a VALUES ('x', 2, 1)": true, "INSERT INTO a VALUES ('y', 1, 1)": true, "INSERT INTO a VALUES ('y', 2, NULL)": false, "no SQL": false,
+	} {
+		if _, err := db.Exec("DROP TABLE IF EXISTS a; CREATE TABLE a (k TEXT PRIMARY KEY, u INTEGER UNIQUE, n INTEGER NOT NULL); INSERT INTO a VALUES ('x', 1, 1)"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.Exec(stmt); err == nil || IsDuplicate(err) != want {
+			t.Errorf("%s: %v, want a duplicate: %v", stmt, err, want)
+		}
+	}
+}

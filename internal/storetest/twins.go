@@ -136,14 +136,18 @@ func (c *cache) Ping(ctx context.Context) error { return ctx.Err() }
 func (c *cache) Close() error { return nil }
 
 type archive struct {
-	mu     sync.Mutex // guards the fields below
+	mu     sync.Mutex      // guards the fields below
+	asked  uint64          // nonce of the last ApplyIf
+	landed map[uint64]bool // whether it was committed, if it was or somebody has asked
 	rows   rows
 	ids    []string // of rows, in byte order if sorted
 	sorted bool
 }
 
-// NewArchive returns an empty L3 in memory.
-func NewArchive() syncengine.ArchiveStore { return &archive{rows: rows{}} }
+// NewArchive returns an empty L3 in memory. It is a ConditionalStore.
+func NewArchive() syncengine.ArchiveStore {
+	return &archive{rows: rows{}, landed: make(map[uint64]bool)}
+}
 
 func (a *archive) Prepare(ctx context.Context) error { return ctx.Err() }
 
@@ -165,6 +169,11 @@ func (a *archive) Apply(ctx context.Context, recs []syncengine.Record) (above []
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	return a.apply(recs), nil
+}
+
+// apply is Apply with a.mu held.
+func (a *archive) apply(recs []syncengine.Record) (above []syncengine.Meta) {
 	for i := range recs {
 		old, ok := a.rows[recs[i].ID]
 		if ok && recs[i].Compare(&old) < 0 {
@@ -178,7 +187,7 @@ func (a *archive) Apply(ctx context.Context, recs []syncengine.Record) (above []
 		}
 		a.rows[recs[i].ID] = stored(&recs[i])
 	}
-	return above, nil
+	return above
 }
 
 func metaOf(r *syncengine.Record) syncengine.Meta {

@@ -1,0 +1,138 @@
+package syncengine
+
+// archived.go is what an Archived call waits for after its op is logged: that L3 holds this op,
+// or a later one of this engine. An op that L3 holds something higher of, by another engine, is
+// submitted again above that while its caller waits: as a new op with a new version, since a
+// renumbered one could overtake what came later. Without a caller it is superseded (INV-1).
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// awaitArchived waits until L3 holds a unit, or a later op of this engine. What it holds something
+// higher of, by another engine, is submitted again, unless its caller has numbered it. The ids are
+// watched.
+func (e *Engine) awaitArchived(ctx context.Context, w *waiter, numbered bool) error {
+	for {
+		v, err := e.flush.awaitUnit(ctx, w)
+		switch {
+		case err != nil:
+			return err
+		case v.refused != nil:
+			return v.refused
+		case len(v.lost) == 0:
+			return nil
+		}
+		if numbered {
+			e.superseded(v.lost)
+			return fmt.Errorf("%w: item %q: version %d, L3 holds %d", ErrStaleVersion, v.lost[0].rec.ID, v.lost[0].rec.Version, v.lost[0].row.Version)
+		}
+		if w, err = e.again(ctx, v.lost); err != nil {
+			e.superseded(v.lost) // nobody will see to them any more
+			return err
+		}
+		if w == nil {
+			return nil // a later op of this engine is in L3
+		}
+	}
+}
+
+// again submits ops anew, above what L3 holds, and waits for the log. If a later op of this
+// engine stands for one of them, that is left to it: nil when all are.
+func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error) {
+	for len(lost) > 0 {
+		of := make(map[*entry]lostOp, len(lost))
+		ops := make([]*entry, len(lost))
+		for i, l := range lost {
+			if err := e.numbers.settle(ctx, l.rec.ID); err != nil { // a later op may be on its way
+				return nil, err
+			}
+			if l.rec, err = e.newestOwn(ctx, l.rec); err != nil {
+				return nil, err
+			}
+			rec := l.rec
+			rec.Version = 0
+			ops[i] = newEntry(&rec)
+			of[ops[i]] = l
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := e.reserve(ops); err != nil {
+			return nil, err
+		}
+		logged := make(chan error, 1)
+		w, err = e.startLog(ops, Archived, func(op *entry) (*entry, error) { return nil, e.numbers.above(op, of[op]) }, func(err error) { logged <- err })
+		if err == nil {
+			select {
+			case err = <-logged:
+				return w, err
+			case <-ctx.Done(): // it goes on by itself, as an ordinary op
+				w.over.Store(true)
+				return nil, fmt.Errorf("syncengine: outranked in L3, submitted again, outcome unknown: %w", ctx.Err())
+			}
+		}
+		if !errors.Is(err, errNewer) {
+			return nil, err
+		}
+		if lost, err = e.stillLost(ctx, lost); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// newestOwn returns a later op of this engine that waits in the WAL, or rec.
+func (e *Engine) newestOwn(ctx context.Context, rec Record) (Record, error) {
+	waiting, _, err := e.inWAL(ctx, rec.ID)
+	if err != nil || waiting == nil || waiting.version <= rec.Version {
+		return rec, err
+	}
+	return waiting.record(), nil
+}
+
+// stillLost waits for the later ops that stand for lost ones and returns what L3 holds something
+// higher of even so.
+func (e *Engine) stillLost(ctx context.Context, lost []lostOp) (left []lostOp, err error) {
+	if _, err := e.flush.flushAll(ctx); err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(lost))
+	for i := range lost {
+		ids[i] = lost[i].rec.ID
+	}
+	heads, err := e.heads(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	rows := make(map[string]Meta, len(heads))
+	for _, h := range heads {
+		rows[h.ID] = h
+	}
+	for _, l := range lost {
+		if row, ok := rows[l.rec.ID]; ok && !e.numbers.isNewestOwn(row) {
+			left = append(left, lostOp{l.rec, row})
+		}
+	}
+	return left, nil
+}
+
+// superseded counts ops that L3 holds something higher of, by another engine, and tells the user.
+func (e *Engine) superseded(lost []lostOp) {
+	e.supersedes.Add(uint64(len(lost)))
+	e.log.Warn("another engine's later write was in L3 first", "ops", len(lost))
+	fn := e.cfg.OnEvent.Superseded
+	if fn == nil {
+		return
+	}
+	for _, l := range lost {
+		op := SupersededOp{ID: l.rec.ID, Version: l.rec.Version, Deleted: l.rec.Deleted, By: l.row.Version, ByDelete: l.row.Deleted}
+		if !l.rec.Deleted {
+			op.Content = slices.Clone(l.rec.Content)
+		}
+		e.events.send(func() { fn(op) })
+	}
+}

@@ -1,0 +1,547 @@
+package syncengine
+
+// conditions.go decides writes that have a condition: Insert, WithIfVersion, IfUnchanged,
+// Update, the write of GetOrInsertWith, and at Archived WithVersion (INV-14). They are decided
+// where the truth is.
+//
+// # L3 is shared
+//
+// L3 decides, in the transaction that stores the op. So the op is never in the WAL, nobody sees
+// it before L3 has it, and L3's commit is its durability. It gets its version under the order
+// lock; what this engine has accepted of the id before lands first; then it is handed to a loop
+// that puts all that wait into one transaction, each with a verdict of its own. One that holds
+// but is numbered below the row (a tombstone, or a clock ahead of ours) gets a number above
+// that and another round.
+//
+// A COMMIT whose reply was lost is resolved by asking L3 for the transaction's nonce
+// (ConditionalStore.Landed). Only if that can't be asked the caller gets ErrUnknownOutcome.
+//
+// # L3 is this engine's own
+//
+// Nobody else writes, so the newest op of the id decides: what the tiers held before, and what
+// any call has got a version for since (versions.go). The comparison is made under the order
+// lock, without I/O; then the op is an op like any other, at the durability of the call. If it
+// rests on an op whose commit is under way, the log takes it only together with that one.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// writeIf is write for a call with conditions, or numbered by its caller at Archived.
+func (e *Engine) writeIf(ctx context.Context, c *call) error {
+	if err := e.admitLevel(ctx); err != nil {
+		return err
+	}
+	if err := e.slow(ctx); err != nil {
+		return err
+	}
+	if e.fleet.private {
+		return e.writeIfAlone(ctx, c)
+	}
+	return e.writeIfShared(ctx, c)
+}
+
+// writeIfAlone decides by what this engine knows.
+func (e *Engine) writeIfAlone(ctx context.Context, c *call) error {
+	ids := idsOf(c.ops)
+	for {
+		at, err := e.watchTruth(ctx, ids)
+		if err == nil {
+			err = e.logKnown(ctx, c, at)
+		}
+		e.numbers.unwatch(ids)
+		if !errors.Is(err, errUnsettled) {
+			return err
+		}
+		if err := e.numbers.settle(ctx, ids...); err != nil {
+			return err
+		}
+	}
+}
+
+// watchTruth watches ids and returns what they hold. unwatch must follow, after an error, too.
+func (e *Engine) watchTruth(ctx context.Context, ids []string) ([]known, error) {
+	failed := e.numbers.watch(ids)
+	recs, err := e.truth(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	at := make([]known, len(ids))
+	for i := range recs {
+		at[i] = knownAs(&recs[i], failed[i])
+	}
+	return at, nil
+}
+
+func knownAs(rec *Record, failed uint64) known {
+	return known{at: &entry{version: rec.Version, deleted: rec.Deleted, hash: rec.ContentHash}, failed: failed}
+}
+
+// judge returns the assign of a call whose ids are watched.
+func (e *Engine) judge(c *call, at []known) func(*entry) (*entry, error) {
+	next := 0 // ops are asked for in order
+	return func(op *entry) (*entry, error) {
+		i := next
+		next++
+		if c.want == nil {
+			return e.numbers.judge(op, &at[i], 0, true)
+		}
+		return e.numbers.judge(op, &at[i], c.want[i], false)
+	}
+}
+
+// logKnown decides a call whose ids are watched, and logs it or takes it into memory.
+func (e *Engine) logKnown(ctx context.Context, c *call, at []known) error {
+	if err := e.reserve(c.ops); err != nil {
+		return err
+	}
+	var err error
+	if assign := e.judge(c, at); c.d == Buffered && e.queue.promise(sizeOf(c.ops)) {
+		err = e.accept(c.ops, settled(assign))
+	} else {
+		err = e.logIf(ctx, c, assign)
+	}
+	if errors.Is(err, errUnsettled) {
+		c.renumber()
+	}
+	return err
+}
+
+// settled is an assign that rests on no op whose commit is under way.
+func settled(assign func(*entry) (*entry, error)) func(*entry) error {
+	return func(op *entry) error {
+		on, err := assign(op)
+		if err == nil && on != nil {
+			err = errUnsettled
+		}
+		return err
+	}
+}
+
+// renumber takes versions back that ops got in a round that decided nothing.
+func (c *call) renumber() {
+	if !c.numbered {
+		for _, op := range c.ops {
+			op.version = 0
+		}
+	}
+}
+
+// truth returns what ids hold: what L3 holds or what this engine has accepted, whichever is
+// higher; of version 0 when that is nothing. Where L3 is this engine's own, it is asked only
+// about ids of which memory and the WAL know nothing. What L3 says is promoted.
+func (e *Engine) truth(ctx context.Context, ids []string) ([]Record, error) {
+	out, stamps := make([]Record, len(ids)), make([]uint64, len(ids))
+	var ask []string
+	var at []int
+	for i, id := range ids {
+		stamps[i] = e.l1.stamp(id)
+		ent, ok := e.l1.get(id)
+		if ok && (ent.pinned() || e.fleet.private) {
+			out[i] = ent.record()
+		}
+		waiting, recovered, err := e.inWAL(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if waiting != nil {
+			if rec := waiting.record(); out[i].Version == 0 || rec.Compare(&out[i]) > 0 {
+				out[i] = rec
+			}
+		}
+		if !ok {
+			e.l1.misses.Inc()
+		}
+		own := out[i].Version != 0 && !recovered
+		if e.fleet.private && (own || waiting == nil && !e.filter.mayContain(id)) {
+			continue
+		}
+		ask, at = append(ask, id), append(at, i)
+	}
+	if len(ask) == 0 {
+		return out, nil
+	}
+	found, err := e.readL3(ctx, ask)
+	if err != nil {
+		return nil, unavailableUnless(ctx, err)
+	}
+	for k := range found {
+		rec, i := found[k].Record, at[k]
+		if found[k].Err != nil {
+			if rec, err = e.healedOr(ctx, ask[k], found[k].Err); err != nil {
+				return nil, err
+			}
+		}
+		e.l3Counts.see(rec.Version != 0)
+		if rec.Version != 0 && (out[i].Version == 0 || rec.Compare(&out[i]) > 0) {
+			e.promote(&rec, stamps[i], true)
+			out[i] = rec
+		}
+	}
+	return out, nil
+}
+
+// conditions is what the loop "conditions" works on.
+type conditions struct {
+	store ConditionalStore // nil: L3 decides none
+	wake  chan struct{}    // cap 1: something waits
+	nonce uint64           // of the last transaction; only the loop uses it
+
+	mu      sync.Mutex // guards waiting and ended
+	waiting []*question
+	ended   bool
+}
+
+// question is a unit that waits for L3's verdict.
+type question struct {
+	ops   []*entry
+	unit  []Conditional
+	stage atomic.Uint32 // see the stages
+	done  chan struct{} // closed when the fields below are set
+	chain *decision     // of an Update that others may build on; nil: none
+
+	verdict Verdict
+	err     error
+}
+
+// The stages of a question.
+const (
+	stageWaiting uint32 = iota
+	stageSent           // L3 may decide it at any moment
+	stageLeft           // the caller is gone, nothing was sent
+)
+
+// writeIfShared lets L3 decide.
+func (e *Engine) writeIfShared(ctx context.Context, c *call) error {
+	var floor uint64
+	for {
+		q, err := e.askL3(ctx, c, floor)
+		if err == nil {
+			err = e.conditions.enqueue(q)
+		}
+		if err != nil {
+			return err
+		}
+		if floor, err = e.answered(ctx, c, q); err != nil || floor == 0 {
+			return err
+		}
+		c.renumber()
+	}
+}
+
+// askL3 numbers a call above floor and makes a question of it, once L3 has what this engine
+// has accepted of its ids before.
+func (e *Engine) askL3(ctx context.Context, c *call, floor uint64) (*question, error) {
+	if e.conditions.store == nil {
+		return nil, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a ConditionalStore for writes with a condition"}
+	}
+	ids := idsOf(c.ops)
+	if err := e.numberAbove(c, floor); err != nil {
+		return nil, err
+	}
+	if err := e.landOwn(ctx, ids); err != nil {
+		return nil, err
+	}
+	q := &question{ops: c.ops, done: make(chan struct{})}
+	for i, op := range c.ops {
+		cond := Conditional{Record: op.record(), Always: c.want == nil}
+		if c.want != nil {
+			cond.IfVersion = c.want[i]
+		}
+		q.unit = append(q.unit, cond)
+	}
+	return q, nil
+}
+
+// numberAbove gives the ops of a call versions for L3 to judge.
+func (e *Engine) numberAbove(c *call, floor uint64) error {
+	if c.numbered {
+		return nil
+	}
+	n := e.numbers
+	n.order.Lock()
+	defer n.order.Unlock()
+	for _, op := range c.ops {
+		least := max(floor, n.newest(op.id()).version)
+		if op.version = n.clock.Next(); op.version <= least {
+			op.version = n.clock.After(least)
+		}
+	}
+	return n.within(n.clock.Last())
+}
+
+// landOwn waits until L3 has what this engine has accepted of ids.
+func (e *Engine) landOwn(ctx context.Context, ids []string) error {
+	if err := e.numbers.settle(ctx, ids...); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(ids, e.isPending) {
+		if _, err := e.flush.flushAll(ctx); err != nil {
+			return err
+		}
+	}
+	for _, id := range ids {
+		if e.bad.has(id) {
+			return &RefusedError{Err: fmt.Errorf("the last op of item %q is in quarantine", id)}
+		}
+	}
+	return nil
+}
+
+func (c *conditions) enqueue(q *question) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return ErrClosed
+	}
+	c.waiting = append(c.waiting, q)
+	select {
+	case c.wake <- struct{}{}:
+	default: // a signal is already pending
+	}
+	return nil
+}
+
+// answered waits for the verdict and puts it into the words of a write. floor is not 0 when the
+// condition holds and the call has to be numbered above it.
+func (e *Engine) answered(ctx context.Context, c *call, q *question) (floor uint64, err error) {
+	select {
+	case <-q.done:
+	case <-ctx.Done():
+		if q.stage.CompareAndSwap(stageWaiting, stageLeft) { // nobody else answers it now
+			q.answer(Verdict{}, errAgain) // for those who built on it
+			return 0, ctx.Err()
+		}
+		return 0, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	}
+	if q.err != nil {
+		return 0, q.err
+	}
+	op := c.ops[q.verdict.At]
+	switch row := &q.verdict.Row; q.verdict.Decision {
+	case DecidedConflict:
+		have := row.Version
+		if row.Deleted {
+			have = 0
+		}
+		return 0, &ConflictError{ID: op.id(), Want: c.want[q.verdict.At], Have: have}
+	case DecidedOutranked:
+		if c.numbered || row.Version == MaxVersion {
+			return 0, staleError(op, row.Version)
+		}
+		return row.Version, nil
+	}
+	return 0, nil
+}
+
+// decide is the loop "conditions".
+func (e *Engine) decide(ctx context.Context) {
+	defer e.conditions.end()
+	for {
+		qs := e.conditions.take(e.cfg.BatchFlushCount, e.cfg.BatchFlushBytes)
+		if len(qs) > 0 {
+			e.decideMany(ctx, qs)
+			continue
+		}
+		select {
+		case <-e.conditions.wake:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// take removes the questions of one transaction.
+func (c *conditions) take(count int, bytes int64) (qs []*question) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, ops, size := 0, 0, int64(0)
+	for n < len(c.waiting) && ops < count && size < bytes {
+		q := c.waiting[n]
+		n++
+		if q.stage.CompareAndSwap(stageWaiting, stageSent) {
+			qs = append(qs, q)
+			ops += len(q.ops)
+			size += opsBytes(q.ops)
+		}
+	}
+	rest := copy(c.waiting, c.waiting[n:])
+	clear(c.waiting[rest:])
+	c.waiting = c.waiting[:rest]
+	return qs
+}
+
+// end answers those that nobody will ask about any more.
+func (c *conditions) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	for _, q := range c.waiting {
+		if q.stage.CompareAndSwap(stageWaiting, stageSent) {
+			q.answer(Verdict{}, ErrClosed)
+		}
+	}
+	c.waiting = nil
+}
+
+func (q *question) answer(v Verdict, err error) {
+	q.verdict, q.err = v, err
+	close(q.done)
+	if q.chain != nil {
+		if q.chain.err = err; err == nil && v.Decision != DecidedApplied {
+			q.chain.err = errAgain
+		}
+		close(q.chain.done)
+	}
+}
+
+// decideMany asks L3 about questions, in one transaction unless it refuses a row.
+func (e *Engine) decideMany(ctx context.Context, qs []*question) {
+	verdicts, err := e.applyIf(ctx, qs)
+	var refused *RefusedError
+	if errors.As(err, &refused) && len(qs) > 1 { // one of them is at fault
+		e.decideMany(ctx, qs[:len(qs)/2])
+		e.decideMany(ctx, qs[len(qs)/2:])
+		return
+	}
+	if err != nil {
+		for _, q := range qs {
+			if errors.Is(err, ErrUnknownOutcome) { // what memory holds may be old
+				e.forgetCopies(q.ops)
+			}
+			q.answer(Verdict{}, err)
+		}
+		return
+	}
+	if err := e.landed(ctx, qs, verdicts); err != nil {
+		e.log.Error("can't note in the WAL file which ops in quarantine are superseded", "error", err)
+	}
+	for i, q := range qs {
+		q.answer(verdicts[i], nil)
+	}
+}
+
+// landed brings what L3 has stored to the other tiers, before anybody is told.
+func (e *Engine) landed(ctx context.Context, qs []*question, verdicts []Verdict) error {
+	last := make(map[string]int)
+	var recs []Record
+	for i, q := range qs {
+		if verdicts[i].Decision != DecidedApplied {
+			e.forgetBelow(q.ops[verdicts[i].At].id(), &verdicts[i].Row)
+			continue
+		}
+		e.flush.flushed.Add(uint64(len(q.ops)))
+		for _, op := range q.ops {
+			if at, ok := last[op.id()]; ok { // a later unit has replaced it
+				recs[at] = op.record()
+				continue
+			}
+			last[op.id()] = len(recs)
+			recs = append(recs, op.record())
+		}
+	}
+	if len(recs) == 0 {
+		return nil
+	}
+	e.writeL2(ctx, recs)
+	for i, q := range qs {
+		if verdicts[i].Decision == DecidedApplied {
+			for _, op := range q.ops {
+				e.l1.accept(op, false)
+			}
+			e.numbers.note(q.ops)
+		}
+	}
+	e.afterWrite()
+	return e.bad.landed(ctx, recs)
+}
+
+// forgetBelow drops a clean copy in L1 that L3 has shown to be old.
+func (e *Engine) forgetBelow(id string, row *Meta) {
+	ent, ok := e.l1.peek(id)
+	if !ok {
+		return
+	}
+	have, rec := ent.record(), row.record()
+	if row.Version == 0 || have.Compare(&rec) < 0 {
+		e.l1.drop(ent)
+	}
+}
+
+// forgetCopies drops the clean copies of ids in L1: the next read asks.
+func (e *Engine) forgetCopies(ops []*entry) {
+	for _, op := range ops {
+		if ent, ok := e.l1.peek(op.id()); ok {
+			e.l1.drop(ent)
+		}
+	}
+}
+
+// applyIf is one transaction, repeated as long as it is certain that the last one stored
+// nothing.
+func (e *Engine) applyIf(ctx context.Context, qs []*question) ([]Verdict, error) {
+	units := make([][]Conditional, len(qs))
+	var recs []Record
+	for i, q := range qs {
+		units[i] = q.unit
+		for k := range q.unit {
+			recs = append(recs, q.unit[k].Record)
+		}
+	}
+	if err := e.fleet.join(ctx); err != nil {
+		return nil, unavailableUnless(ctx, err)
+	}
+	e.noteUnsure(ctx)
+	begun := e.filter.insert(recs, notBegun) // before L3 gets them
+	defer func() { e.filter.insert(recs, begun) }()
+	for {
+		verdicts, err := e.applyIfOnce(ctx, units, recs)
+		if !errors.Is(err, ErrUnknownOutcome) {
+			if err == nil {
+				e.l3Cause.Store(nil)
+			}
+			return verdicts, err
+		}
+		landed, lerr := e.resolve(ctx)
+		switch {
+		case lerr != nil:
+			return nil, fmt.Errorf("%w; asking L3 about it: %w", err, lerr)
+		case landed:
+			return verdicts, nil
+		}
+	}
+}
+
+func (e *Engine) applyIfOnce(ctx context.Context, units [][]Conditional, recs []Record) (verdicts []Verdict, err error) {
+	err = e.call3For(ctx, "apply_if", e.timeFor(recs), true, func(ctx context.Context) (err error) {
+		e.conditions.nonce++
+		verdicts, err = e.conditions.store.ApplyIf(ctx, e.conditions.nonce, units)
+		return err
+	})
+	if errors.Is(err, errFenced) {
+		e.fleet.fenced()
+	}
+	if err != nil && !errors.Is(err, ErrRefused) {
+		err = unavailableUnless(ctx, err)
+	}
+	return verdicts, err
+}
+
+// resolve asks L3 what became of the last transaction.
+func (e *Engine) resolve(ctx context.Context) (landed bool, err error) {
+	for start := time.Now(); ; {
+		err = e.call3(ctx, "landed", true, func(ctx context.Context) (err error) {
+			landed, err = e.conditions.store.Landed(ctx, e.conditions.nonce)
+			return err
+		})
+		if err == nil || errors.Is(err, errFenced) || ctx.Err() != nil || time.Since(start) > e.cfg.L3Timeout {
+			return landed, err
+		}
+	}
+}

@@ -1,0 +1,84 @@
+package syncengine
+
+// sound.go is the flusher's look at what it is about to write: content must match its hash
+// (INV-11). Items that reads return share their bytes with the engine, and a caller may have
+// changed them, although it must not. What the WAL holds is what was submitted; an op that is
+// in memory alone then goes to quarantine as it is, with its hash: nobody can tell any more
+// what it was.
+
+import "context"
+
+// sound returns the units that may be written, after those that can't were refused. Records
+// that were found in the WAL are in a.healed.
+func (f *flusher) sound(ctx context.Context, units []unit, a *archived) ([]unit, error) {
+	out := units[:0:0]
+	for i := range units {
+		var damage error
+		for _, e := range units[i].ops() {
+			if e.deleted || hashOf(e.content()) == e.hash {
+				continue
+			}
+			bad := e.damage("L1")
+			f.corrupted(bad)
+			if rec := f.fromWAL(ctx, e); rec != nil {
+				a.heal(e, rec)
+			} else {
+				damage = bad
+			}
+		}
+		if damage == nil {
+			out = append(out, units[i])
+			continue
+		}
+		if err := f.refuse(ctx, &units[i], damage); err != nil {
+			return nil, err
+		}
+		for _, e := range units[i].ops() {
+			a.refused[e] = damage
+		}
+	}
+	return out, nil
+}
+
+func (a *archived) heal(e *entry, rec *Record) {
+	if a.healed == nil {
+		a.healed = make(map[*entry]*Record)
+	}
+	a.healed[e] = rec
+}
+
+// fromWAL returns the op as it was logged, nil when it was not, or can't be read.
+func (f *flusher) fromWAL(ctx context.Context, e *entry) *Record {
+	seg := f.q.segmentOf(e)
+	if seg == 0 {
+		return nil
+	}
+	s, ok, err := f.wal.log.Get(ctx, seg)
+	if err != nil || !ok {
+		return nil
+	}
+	units, err := decodeUnits(s.Payload)
+	if err != nil {
+		return nil
+	}
+	for _, ops := range units {
+		for _, op := range ops {
+			if op.version == e.version && op.hash == e.hash && op.id() == e.id() {
+				rec := op.record()
+				rec.Priority = e.priority
+				return &rec
+			}
+		}
+	}
+	return nil
+}
+
+// segmentOf returns where the log holds an op of the queue, 0 when it does not.
+func (q *queue) segmentOf(e *entry) int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e.seg == nil {
+		return 0
+	}
+	return e.seg.id // 0 for beingLogged and elsewhere
+}

@@ -1,0 +1,332 @@
+package syncengine
+
+// update.go is read-change-write. Callers of one id form a line: one at a time reads, runs its
+// function and hands a conditional write to conditions.go. It does not wait for the decision
+// before the next one's turn: that one gets its result, and its condition is that this result
+// is there. So a line of callers is decided in one transaction, or in one commit of the log;
+// and if the first write of a chain is not made, none is, and all read again.
+//
+// What a function says without a write (an error, ErrNoChange) counts only once what it was
+// given is known to be there.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// Update changes an item: it calls fn with the item of id, or with exists false and an item
+// that has the id only, and stores what fn returns if the id is still what fn was given.
+// Otherwise it begins again: fn may run more than once, on the caller's goroutine, one at a
+// time per id in this engine, so it must not do anything else, nor call Update for the same id.
+// N callers on M engines that add 1 have added N.
+//
+// fn is given what L3 holds, and what this engine has accepted since, never an aged copy. Its
+// item's ID may be empty; another id is ErrInvalidItem. An error of fn ends Update and is
+// returned as it is, but for ErrNoChange, with which Update returns what is there (the zero
+// Item when there is nothing) and nil.
+//
+// Update returns the item as it was stored. ctx bounds waiting and retries. Durability and the
+// other errors are those of WithIfVersion, except that a conflict is only returned when opts
+// has a WithIfVersion of its own; after ErrUnknownOutcome fn is not run again.
+func (e *Engine) Update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts ...WriteOption) (Item, error) {
+	o, err := e.options(opts)
+	if err != nil {
+		return Item{}, err
+	}
+	if err := checkID(id); err != nil {
+		return Item{}, err
+	}
+	if err := e.enter(); err != nil {
+		return Item{}, err
+	}
+	defer e.leave()
+	u := &update{e: e, id: id, ids: []string{id}, fn: fn, o: o}
+	if o.conditional && !o.unchanged {
+		u.only = &o.ifVersion
+	}
+	u.o.conditional, u.o.unchanged = true, false
+	l := e.lines.enter(id)
+	defer e.lines.leave(id, l)
+	for try := 0; ; try++ {
+		it, err := u.try(ctx, l)
+		if !errors.Is(err, errAgain) {
+			return it, err
+		}
+		if err := pause(ctx, try); err != nil {
+			return Item{}, err
+		}
+	}
+}
+
+// errAgain: what fn was given is not what is there.
+var errAgain = errors.New("the item has changed")
+
+// pause waits a random while, longer with every try: engines that met once should not meet again.
+func pause(ctx context.Context, try int) error {
+	timer := time.NewTimer(rand.N(min(time.Millisecond<<min(try, 10), 50*time.Millisecond)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// lines are the callers of Update, by id.
+type lines struct {
+	mu sync.Mutex // guards m, and callers of each
+	m  map[string]*line
+}
+
+type line struct {
+	callers int
+	turn    chan baton // cap 1: whoever takes the baton puts one back
+}
+
+// baton is what the caller before leaves: the result of its write, which is decided by after.
+type baton struct {
+	rec   Record
+	after *decision // nil: nothing is known
+}
+
+// decision of a write. err is valid once done is closed.
+type decision struct {
+	done chan struct{}
+	err  error
+}
+
+func (ls *lines) enter(id string) *line {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	l, ok := ls.m[id]
+	if !ok {
+		l = &line{turn: make(chan baton, 1)}
+		l.turn <- baton{}
+		if ls.m == nil {
+			ls.m = make(map[string]*line)
+		}
+		ls.m[id] = l
+	}
+	l.callers++
+	return l
+}
+
+func (ls *lines) leave(id string, l *line) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l.callers--; l.callers == 0 {
+		delete(ls.m, id)
+	}
+}
+
+// update is one call.
+type update struct {
+	e    *Engine
+	id   string
+	ids  []string
+	fn   func(Item, bool) (Item, error)
+	o    writeOptions
+	only *uint64 // the version that the id must be at
+}
+
+// try takes one turn.
+func (u *update) try(ctx context.Context, l *line) (Item, error) {
+	var b baton
+	select {
+	case b = <-l.turn:
+	case <-ctx.Done():
+		return Item{}, ctx.Err()
+	}
+	failed := u.e.numbers.watch(u.ids)
+	defer u.e.numbers.unwatch(u.ids)
+	rest, err := u.turn(ctx, l, b.valid(), failed[0])
+	if err != nil {
+		return Item{}, err
+	}
+	return rest()
+}
+
+// turn does what only one caller at a time may do, and returns what is left to do. The baton is
+// put back even if fn ends its goroutine (runtime.Goexit).
+func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (rest func() (Item, error), err error) {
+	next := baton{}
+	defer func() { l.turn <- next }()
+	if b.after == nil {
+		recs, err := u.e.truth(ctx, u.ids)
+		if err != nil {
+			return nil, err
+		}
+		b.rec = recs[0]
+	}
+	at := knownAs(&b.rec, failed)
+	it, exists, why := u.run(&b.rec, &at)
+	if why != nil {
+		next = b
+		return func() (Item, error) { return u.nothing(ctx, it, exists, why, b.after) }, nil
+	}
+	w, err := u.start(ctx, &it, &at)
+	if err != nil {
+		return nil, err
+	}
+	next = baton{w.op.record(), &w.decision}
+	return func() (Item, error) { return w.wait(ctx) }, nil
+}
+
+// valid drops what can't be built on: a write that failed, or one that was decided long ago, as
+// far as anybody knows.
+func (b baton) valid() baton {
+	if b.after == nil {
+		return baton{}
+	}
+	select {
+	case <-b.after.done:
+		return baton{}
+	default:
+		return b
+	}
+}
+
+// run calls fn.
+func (u *update) run(rec *Record, at *known) (it Item, exists bool, err error) {
+	cur := Item{ID: u.id}
+	if exists = rec.Version != 0 && !rec.Deleted; exists {
+		cur = rec.Item
+	}
+	if live := liveVersion(at.at); u.only != nil && *u.only != live {
+		return cur, exists, &ConflictError{ID: u.id, Want: *u.only, Have: live}
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("syncengine: the function given to Update panicked: %v", p)
+		}
+	}()
+	if it, err = u.fn(cur, exists); err != nil {
+		return cur, exists, err
+	}
+	if def(&it.ID, u.id); it.ID != u.id {
+		return cur, exists, &InvalidItemError{ID: it.ID, Field: "ID", Rule: fmt.Sprintf("of Update's item must be %q", u.id)}
+	}
+	return it, exists, checkItem(&it, u.e.cfg.MaxItemBytes)
+}
+
+// nothing ends a try that writes nothing, once it is certain that cur is there.
+func (u *update) nothing(ctx context.Context, cur Item, exists bool, err error, after *decision) (Item, error) {
+	if after != nil {
+		select {
+		case <-after.done:
+			if after.err != nil {
+				return Item{}, errAgain
+			}
+		case <-ctx.Done():
+			return Item{}, ctx.Err()
+		}
+	}
+	switch {
+	case !errors.Is(err, ErrNoChange):
+		return Item{}, err
+	case !exists:
+		return Item{}, nil
+	}
+	return cur, nil
+}
+
+// handed is a write that was handed over.
+type handed struct {
+	decision
+	e  *Engine
+	op *entry
+	c  *call
+	q  *question // nil: it is decided and on its way into the log
+	w  *waiter   // of an Archived one
+}
+
+// start hands over the write of a result, on the condition that the id is what fn was given.
+func (u *update) start(ctx context.Context, it *Item, at *known) (w *handed, err error) {
+	e := u.e
+	if err := e.admitLevel(ctx); err != nil {
+		return nil, err
+	}
+	if err := e.slow(ctx); err != nil {
+		return nil, err
+	}
+	o := u.o
+	o.ifVersion = liveVersion(at.at)
+	c := o.call(1)
+	c.put(e, it, &o)
+	if err := e.checkSize(c.ops); err != nil {
+		return nil, err
+	}
+	w = &handed{decision: decision{done: make(chan struct{})}, e: e, op: c.ops[0], c: c}
+	if !e.fleet.private {
+		w.q, err = e.askL3(ctx, c, at.at.version)
+		if err == nil {
+			w.q.chain = &w.decision
+			err = e.conditions.enqueue(w.q)
+		}
+		return w, err
+	}
+	return w, u.log(ctx, w, at)
+}
+
+// log decides the write by what this engine knows, and logs it or takes it into memory.
+func (u *update) log(ctx context.Context, w *handed, at *known) (err error) {
+	e, assign := u.e, u.e.judge(w.c, []known{*at})
+	if err := e.reserve(w.c.ops); err != nil {
+		return err
+	}
+	if w.c.d == Buffered && e.queue.promise(sizeOf(w.c.ops)) {
+		if err = e.accept(w.c.ops, settled(assign)); err == nil {
+			close(w.done)
+		}
+	} else {
+		w.w, err = e.startLog(w.c.ops, w.c.d, assign, func(err error) {
+			w.err = err
+			close(w.done)
+		})
+	}
+	if errors.Is(err, errUnsettled) || errors.Is(err, ErrConflict) {
+		err = errors.Join(e.numbers.settle(ctx, u.ids...), errAgain)
+	}
+	return err
+}
+
+// wait returns what became of the write.
+func (w *handed) wait(ctx context.Context) (Item, error) {
+	if w.q != nil {
+		return w.waitL3(ctx)
+	}
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		if w.w != nil {
+			w.w.over.Store(true)
+		}
+		return Item{}, fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())
+	}
+	switch {
+	case w.err != nil:
+		return Item{}, w.err
+	case w.w != nil:
+		if err := w.e.awaitArchived(ctx, w.w, w.c.numbered); err != nil {
+			return Item{}, err
+		}
+	}
+	w.e.afterWrite()
+	return w.op.record().Item, nil
+}
+
+func (w *handed) waitL3(ctx context.Context) (Item, error) {
+	floor, err := w.e.answered(ctx, w.c, w.q)
+	if floor != 0 || errors.Is(err, ErrConflict) {
+		return Item{}, errAgain
+	}
+	if err != nil {
+		return Item{}, err
+	}
+	return w.op.record().Item, nil
+}

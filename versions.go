@@ -1,0 +1,493 @@
+package syncengine
+
+// versions.go gives ops their versions (INV-3, INV-16).
+//
+// A version is a time, made here (internal/hlc). The clock follows no item: what a caller
+// numbers with WithVersion orders that id alone. Only an op whose id is known at a version
+// above the clock gets that one's successor, or it would lose unseen.
+//
+// # The order lock
+//
+// An op gets its version under one lock, which is held until the op is on its way to the log
+// or in memory. So the log holds the ops of one id in version order, two groups of the same
+// ids are not mixed, and a condition (conditions.go) is decided against the newest version
+// that any op of the id has, acknowledged or not.
+//
+// # Marks
+//
+// Between its version and L1 an op is nowhere to be found: its commit is under way. A mark
+// tells the newest such op of an id. Marks are also kept for ids that somebody watches, who
+// reads what an id holds, decides, and must know what came in between: an op may be accepted,
+// flushed and evicted in that time.
+//
+// # The bound
+//
+// A clock that starts lower than an earlier one of this Dir ended, since the host's clock was
+// set back, would give out versions that lose to what is in L3. So a bound of all versions
+// given out is kept in the WAL file: for logged ops by the log itself, in their commits; for
+// Buffered ops, and those that go to L3 directly, by a value that is at most boundAhead ahead.
+// It is moved on before it is reached, by the loop "housekeeping" while versions are in use;
+// the first op after a pause does it for itself. A clean end makes it exact.
+//
+// The clock is that of the host. (An offset to the clock of L3 belongs into numbers.time.)
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/hlc"
+)
+
+const (
+	boundKey   = "versions"
+	boundAhead = time.Second
+	boundEarly = boundAhead / 2 // it is moved on when so much of it is left
+)
+
+// numbers hands out the versions of an engine.
+type numbers struct {
+	clock *hlc.Clock
+	time  func() time.Time
+	l1    *l1
+	wal   *wal
+	queue *queue
+
+	order sync.Mutex // see above
+
+	mu    sync.Mutex // guards marks
+	marks map[string]mark
+
+	bound   atomic.Uint64 // durable: no version above it was given to an op outside the log
+	boundMu sync.Mutex    // held while it is moved on
+	used    atomic.Bool   // since housekeeping looked last
+}
+
+// mark is what is known of an id between versions and L1.
+type mark struct {
+	op       *entry // the newest op that got its version while the mark was there
+	begun    uint64 // ops that went on their way into the log
+	ended    uint64 // the part of them that got there, or not
+	failed   uint64 // the part of those that did not
+	watchers int    // see watch
+	waits    []landingWait
+}
+
+func newNumbers(mem *l1, w *wal, q *queue) *numbers {
+	return &numbers{clock: hlc.New(nil, 0), time: time.Now, l1: mem, wal: w, queue: q, marks: make(map[string]mark)}
+}
+
+// head is what is known of the newest op of an id: an entry, or of a spooled one its version.
+type head struct {
+	op      *entry // nil: only the version is known
+	version uint64 // 0: nothing is known
+}
+
+// newest returns the newest op of an id that is known without I/O. The order lock is held.
+func (n *numbers) newest(id string) (h head) {
+	see := func(e *entry) {
+		if e != nil && (h.op == nil || e.compare(h.op) > 0) {
+			h = head{e, e.version}
+		}
+	}
+	if e, ok := n.l1.peek(id); ok {
+		see(e)
+	}
+	n.mu.Lock()
+	see(n.marks[id].op)
+	n.mu.Unlock()
+	if ref, ok := n.wal.spooledAt(n.l1.hash(id)); ok && ref.version > h.version {
+		h = head{nil, ref.version}
+	}
+	return h
+}
+
+// assign gives an op the next version, or checks the one its caller gave. The order lock is held.
+func (n *numbers) assign(op *entry) error {
+	known := n.newest(op.id())
+	if known.op != nil {
+		n.raise(op, known.op)
+	}
+	if op.version == 0 {
+		op.version = n.clock.Next()
+		if known.version >= op.version {
+			op.version = n.clock.After(known.version)
+		}
+	}
+	if op.version < known.version || op.version == known.version && known.op != nil && op.compare(known.op) < 0 {
+		return staleError(op, known.version)
+	}
+	return nil
+}
+
+func staleError(op *entry, known uint64) error {
+	return fmt.Errorf("%w: item %q: version %d, known is %d", ErrStaleVersion, op.id(), op.version, known)
+}
+
+// raise is the default scoring: an op of normal priority whose id is read often here, and was
+// read just now, is flushed before others, since elsewhere it is probably read, too. What is
+// stored is the priority it was submitted with.
+func (n *numbers) raise(op, known *entry) {
+	if op.priority == PriorityNormal && op.state.Load() != stateAsked && known.place.Uses() >= oftenRead &&
+		n.l1.clock.Since(known.lastAccess.Load()) < freshAccess {
+		op.state.Store(stateRaised)
+	}
+}
+
+// What is read so often, the last time so lately, is raised.
+const (
+	oftenRead   = 16
+	freshAccess = time.Minute
+)
+
+// errRestsOnLost keeps an op out of the log whose condition was decided by another one that
+// the log did not take.
+var errRestsOnLost = errors.New("the log did not take the op that a condition was decided by")
+
+// logUnit gives ops their versions and appends them to the log as one unit. assign is called
+// for each, and may refuse them all; what it finds the decision to rest on, ops whose commits
+// are under way, must be committed as well. then runs on the log's loop. The ops have their
+// place in the log; when logUnit or then gets an error, they have it still.
+func (n *numbers) logUnit(ops []*entry, assign func(*entry) (restsOn *entry, err error), then func(seg *segment, last bool, err error)) error {
+	n.order.Lock()
+	defer n.order.Unlock()
+	var rests []*entry
+	for _, op := range ops {
+		on, err := assign(op)
+		if err != nil {
+			return err
+		}
+		if on != nil {
+			rests = append(rests, on)
+		}
+	}
+	n.begin(ops)
+	n.wal.append(ops, n.clock.Last(), unlessLost(rests), func(seg *segment, last bool, err error) {
+		if err != nil {
+			for _, op := range ops {
+				if !op.pinned() { // a Buffered one is still in memory
+					op.state.Or(stateLost)
+				}
+			}
+		}
+		then(seg, last, err)
+		n.end(ops, err) // after L1 has them
+	})
+	return nil
+}
+
+func unlessLost(rests []*entry) func() error {
+	if len(rests) == 0 {
+		return nil
+	}
+	return func() error {
+		for _, op := range rests {
+			if op.state.Load()&stateLost != 0 {
+				return errRestsOnLost
+			}
+		}
+		return nil
+	}
+}
+
+// acceptUnit gives ops, for which memory is promised, their versions and hands them over.
+func (n *numbers) acceptUnit(u unit, assign func(*entry) error) error {
+	n.order.Lock()
+	defer n.order.Unlock()
+	for _, op := range u.ops() {
+		if err := assign(op); err != nil {
+			return err
+		}
+		if err := n.within(op.version); err != nil {
+			return err
+		}
+	}
+	n.note(u.ops())
+	n.queue.accept(u, nil, false)
+	return nil
+}
+
+// errNewer means that a later op of this engine stands for one that was outranked.
+var errNewer = errors.New("a later op of the id has come")
+
+// above numbers the copy of an op that L3 holds something higher of. If another op of this engine
+// came later, and would lose as well, the copy is of that one. The order lock is held, and the id
+// is watched since before the op was accepted.
+func (n *numbers) above(op *entry, l lostOp) error {
+	n.mu.Lock()
+	own := n.marks[op.id()].op
+	n.mu.Unlock()
+	if own != nil && own.version > l.rec.Version {
+		if own.version > l.row.Version {
+			return errNewer
+		}
+		if e, ok := n.l1.peek(op.id()); ok && e.version == own.version {
+			op.become(e)
+		}
+	}
+	op.version = n.clock.Next()
+	if op.version <= l.row.Version {
+		op.version = n.clock.After(l.row.Version)
+	}
+	return nil
+}
+
+// become makes an op that nobody has seen yet a copy of another one.
+func (e *entry) become(o *entry) {
+	e.deleted, e.hash, e.meta, e.priority, e.updatedAt = o.deleted, o.hash, o.meta, o.priority, o.updatedAt
+	e.setBytes(o.id(), o.content())
+}
+
+// isNewestOwn reports whether a row of L3 is the newest op of this engine of a watched id.
+func (n *numbers) isNewestOwn(row Meta) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	own := n.marks[row.ID].op
+	return own != nil && own.version == row.Version && own.deleted == row.Deleted && own.hash == row.ContentHash
+}
+
+// judge decides the condition of an op by what its id held when it was watched and by what came
+// since. The order lock is held; the answer errUnsettled means that it rests on an op whose
+// commit is under way or failed, and shall be asked again.
+func (n *numbers) judge(op *entry, k *known, want uint64, always bool) (restsOn *entry, err error) {
+	n.mu.Lock()
+	m := n.marks[op.id()]
+	n.mu.Unlock()
+	if m.failed != k.failed {
+		return nil, errUnsettled
+	}
+	cur, underWay := k.at, false
+	if m.op != nil && m.op.compare(cur) >= 0 {
+		cur, underWay = m.op, m.underWay()
+	}
+	switch {
+	case !always && liveVersion(cur) != want:
+		err = &ConflictError{ID: op.id(), Want: want, Have: liveVersion(cur)}
+	case op.version != 0 && (op.compare(cur) < 0 || !always && op.version <= cur.version):
+		err = staleError(op, cur.version)
+	}
+	if err != nil {
+		if underWay {
+			err = errUnsettled
+		}
+		return nil, err
+	}
+	if op.version == 0 {
+		if op.version = n.clock.Next(); op.version <= cur.version {
+			op.version = n.clock.After(cur.version)
+		}
+	}
+	if underWay {
+		restsOn = cur
+	}
+	return restsOn, nil
+}
+
+// known is what a watched id held: a shadow, of version 0 when it held nothing.
+type known struct {
+	at     *entry
+	failed uint64 // see watch
+}
+
+func liveVersion(e *entry) uint64 {
+	if e.deleted {
+		return 0
+	}
+	return e.version
+}
+
+// errUnsettled: see judge.
+var errUnsettled = errors.New("a condition rests on an op whose commit is under way")
+
+// begin marks ops that are about to be appended to the log.
+func (n *numbers) begin(ops []*entry) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, op := range ops {
+		m := n.marks[op.id()]
+		m.begun++
+		m.see(op)
+		n.marks[op.id()] = m
+	}
+}
+
+// note tells those who watch the ids of ops.
+func (n *numbers) note(ops []*entry) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.marks) == 0 {
+		return
+	}
+	for _, op := range ops {
+		if m, ok := n.marks[op.id()]; ok {
+			m.see(op.shadow())
+			n.marks[op.id()] = m
+		}
+	}
+}
+
+// underWay reports whether the newest op is on its way into the log. Of others the mark keeps
+// no content.
+func (m *mark) underWay() bool { return m.op != nil && m.op.idLen > 0 }
+
+// shadow is an entry without id and content, to compare with.
+func (e *entry) shadow() *entry { return &entry{version: e.version, deleted: e.deleted, hash: e.hash} }
+
+func (m *mark) see(op *entry) {
+	if m.op == nil || op.compare(m.op) > 0 {
+		m.op = op
+	}
+}
+
+// end takes the marks of begin back: the ops are in memory now, or the log did not take them.
+func (n *numbers) end(ops []*entry, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, op := range ops {
+		m := n.marks[op.id()]
+		m.ended++ // the log tells in order
+		if err != nil {
+			m.failed++
+		}
+		if m.op == op {
+			if m.op = nil; err == nil && m.watchers > 0 {
+				m.op = op.shadow()
+			}
+		}
+		for len(m.waits) > 0 && m.waits[0].upTo <= int64(m.ended) {
+			close(m.waits[0].done)
+			m.waits = m.waits[1:]
+		}
+		n.put(op.id(), m)
+	}
+}
+
+func (n *numbers) put(id string, m mark) {
+	if m.begun == m.ended && m.watchers == 0 {
+		delete(n.marks, id)
+	} else {
+		n.marks[id] = m
+	}
+}
+
+// watch keeps the marks of ids until unwatch, and returns how many of their ops the log had
+// not taken by then.
+func (n *numbers) watch(ids []string) (failed []uint64) {
+	failed = make([]uint64, len(ids))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i, id := range ids {
+		m := n.marks[id]
+		m.watchers++
+		n.marks[id] = m
+		failed[i] = m.failed
+	}
+	return failed
+}
+
+func (n *numbers) unwatch(ids []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, id := range ids {
+		m := n.marks[id]
+		m.watchers--
+		n.put(id, m)
+	}
+}
+
+// settle waits for the ops of ids that are on their way into the log.
+func (n *numbers) settle(ctx context.Context, ids ...string) error {
+	for _, id := range ids {
+		n.mu.Lock()
+		m := n.marks[id]
+		if m.begun == m.ended {
+			n.mu.Unlock()
+			continue
+		}
+		w := landingWait{int64(m.begun), make(chan struct{})}
+		m.waits = append(m.waits, w)
+		n.marks[id] = m
+		n.mu.Unlock()
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// within makes sure that the bound in the WAL file covers a version.
+func (n *numbers) within(version uint64) error {
+	if !n.used.Load() {
+		n.used.Store(true)
+	}
+	if version <= n.bound.Load() || version > n.clock.Last() { // numbered by its caller, or above such a one
+		return nil
+	}
+	return n.moveBound(context.Background())
+}
+
+// moveBound moves the bound on.
+func (n *numbers) moveBound(ctx context.Context) error {
+	n.boundMu.Lock()
+	defer n.boundMu.Unlock()
+	to := max(n.clock.Last(), hlc.At(n.time())) + uint64(boundAhead/time.Millisecond)<<16
+	if n.bound.Load() >= to-uint64(boundEarly/time.Millisecond)<<16 {
+		return nil // another caller has just done it
+	}
+	return n.saveBound(ctx, to)
+}
+
+func (n *numbers) saveBound(ctx context.Context, to uint64) error {
+	if err := n.wal.log.SetMeta(ctx, boundKey, binary.BigEndian.AppendUint64(nil, to)); err != nil {
+		return walError(err)
+	}
+	n.bound.Store(to)
+	return nil
+}
+
+// tick moves the bound on in time, if versions were needed lately.
+func (n *numbers) tick(ctx context.Context) error {
+	left := int64(n.bound.Load() - hlc.At(n.time()))
+	if left > int64(boundEarly/time.Millisecond)<<16 || !n.used.Swap(false) {
+		return nil
+	}
+	return n.moveBound(ctx)
+}
+
+// load starts the clock above all that was given out on this Dir before.
+func (n *numbers) load(ctx context.Context) error {
+	b, err := n.wal.log.Meta(ctx, boundKey)
+	if err != nil {
+		return walError(err)
+	}
+	if len(b) != 0 && len(b) != 8 {
+		return walError(fmt.Errorf("%w: bound of versions", errBadPayload))
+	}
+	var bound uint64
+	if len(b) == 8 {
+		bound = binary.BigEndian.Uint64(b)
+	}
+	n.clock.Raise(max(bound, n.wal.log.Max()))
+	n.bound.Store(bound)
+	return nil
+}
+
+// close makes the bound exact: no more versions are given out.
+func (n *numbers) close(ctx context.Context) error {
+	if n.bound.Load() == 0 {
+		return nil
+	}
+	return n.saveBound(ctx, n.clock.Last())
+}
+
+// tooFarAhead reports whether a version given by a caller lies beyond what clocks may differ by.
+func (n *numbers) tooFarAhead(version uint64, skew time.Duration) bool {
+	return version > max(n.clock.Last(), hlc.At(n.time().Add(skew))|math.MaxUint16)
+}
