@@ -41,6 +41,10 @@ func answerTo(err error) (status int, retryAfter time.Duration) {
 		return http.StatusUnprocessableEntity, 0
 	case errors.Is(err, syncengine.ErrNotFound):
 		return http.StatusNotFound, 0
+	case errors.Is(err, syncengine.ErrConflict), errors.Is(err, errPrecondition):
+		return http.StatusPreconditionFailed, 0
+	case errors.Is(err, syncengine.ErrUnknownOutcome): // it may have been stored
+		return http.StatusGatewayTimeout, 0
 	case errors.Is(err, syncengine.ErrStaleVersion), errors.Is(err, syncengine.ErrKindMismatch):
 		return http.StatusConflict, 0
 	case errors.As(err, &pressure):

@@ -58,9 +58,10 @@ func (s *service) bounded(next http.Handler) http.Handler {
 	})
 }
 
-// put stores the body. 204 means that it is in the local log, on disk.
+// put stores the body. 204 means that it is in the local log, on disk; with a condition (If-Match,
+// or If-None-Match: *), that the database has it. A condition that does not hold is 412.
 func (s *service) put(w http.ResponseWriter, r *http.Request) {
-	version, err := versionOf(r)
+	opts, err := optionsOf(r)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -74,8 +75,8 @@ func (s *service) put(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	item := syncengine.Item{ID: r.PathValue("id"), Version: version, Content: body, TraceParent: traceParent(r)}
-	if err := s.engine.Submit(r.Context(), item); err != nil {
+	item := syncengine.Item{ID: r.PathValue("id"), Content: body, TraceParent: traceParent(r)}
+	if err := s.store(r, item, opts); err != nil {
 		s.fail(w, r, err)
 		return
 	}
@@ -83,18 +84,39 @@ func (s *service) put(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// versionOf reads ?version=N, for callers that number the versions of an id themselves.
-// If-Match is not used for it: that would promise a compare-and-swap.
-func versionOf(r *http.Request) (uint64, error) {
+// errPrecondition means that If-Match names none of what is there.
+var errPrecondition = errors.New("the item is not what If-Match says")
+
+// store submits an item on the conditions of the request. A tag is a content hash, so the item has
+// to be looked at: Update gives it to us and stores ours only if nobody writes in between.
+func (s *service) store(r *http.Request, item syncengine.Item, opts []syncengine.WriteOption) error {
+	match := r.Header.Get("If-Match")
+	switch {
+	case match != "":
+		_, err := s.engine.Update(r.Context(), item.ID, func(cur syncengine.Item, exists bool) (syncengine.Item, error) {
+			if !exists || !matches(match, cur.ContentHash) {
+				return cur, errPrecondition
+			}
+			return item, nil
+		}, opts...)
+		return err
+	case strings.TrimSpace(r.Header.Get("If-None-Match")) == "*":
+		return s.engine.Insert(r.Context(), item, opts...)
+	}
+	return s.engine.Submit(r.Context(), item, opts...)
+}
+
+// optionsOf reads ?version=N, for replicators that carry versions from elsewhere.
+func optionsOf(r *http.Request) ([]syncengine.WriteOption, error) {
 	text := r.URL.Query().Get("version")
 	if text == "" {
-		return 0, nil // the engine assigns the next one
+		return nil, nil // the engine gives the next one
 	}
 	version, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || version == 0 || version > syncengine.MaxVersion {
-		return 0, &badRequest{"version must be a number from 1 to 2^63 - 1"}
+		return nil, &badRequest{"version must be a number from 1 to 2^63 - 1"}
 	}
-	return version, nil
+	return []syncengine.WriteOption{syncengine.WithVersion(version)}, nil
 }
 
 // traceParent carries a trace context along with the item, if it is one.
@@ -128,7 +150,7 @@ func (s *service) get(w http.ResponseWriter, r *http.Request) {
 // etag is the content hash: equal tags mean equal bytes.
 func etag(hash [32]byte) string { return `"` + hex.EncodeToString(hash[:]) + `"` }
 
-// matches reports whether an If-None-Match header names the hash.
+// matches reports whether an If-Match or If-None-Match header names the hash.
 func matches(header string, hash [32]byte) bool {
 	if strings.TrimSpace(header) == "*" {
 		return true
@@ -141,13 +163,33 @@ func matches(header string, hash [32]byte) bool {
 	return false
 }
 
-// delete removes an id. 204 also when there was nothing to remove.
+// delete removes an id. 204 also when there was nothing to remove, unless If-Match asks for
+// something.
 func (s *service) delete(w http.ResponseWriter, r *http.Request) {
-	if err := s.engine.Delete(r.Context(), r.PathValue("id")); err != nil {
+	if err := s.remove(r, r.PathValue("id")); err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// remove deletes an id on the condition of the request: what If-Match names is looked up, and the
+// delete holds for that version only.
+func (s *service) remove(r *http.Request, id string) error {
+	match := r.Header.Get("If-Match")
+	if match == "" {
+		return s.engine.Delete(r.Context(), id)
+	}
+	cur, err := s.engine.Get(r.Context(), id)
+	switch {
+	case errors.Is(err, syncengine.ErrNotFound):
+		return errPrecondition
+	case err != nil:
+		return err
+	case !matches(match, cur.ContentHash):
+		return errPrecondition
+	}
+	return s.engine.Delete(r.Context(), id, syncengine.WithIfVersion(cur.Version))
 }
 
 // getMany answers with an array aligned with the ids. It is put together by hand, since

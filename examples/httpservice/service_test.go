@@ -342,6 +342,44 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// TestConditionsOfARequest: If-Match and If-None-Match make PUT and DELETE conditional.
+func TestConditionsOfARequest(t *testing.T) {
+	f := start(t, syncengine.Config{})
+	with := func(want int, method, body, header, value string) {
+		t.Helper()
+		req, err := http.NewRequest(method, f.url+"/items/c", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(header, value)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("%s with %s: %s is %d, want %d", method, header, value, res.StatusCode, want)
+		}
+	}
+	tag := func() string {
+		res, _ := f.want(http.StatusOK, "GET", "/items/c", "")
+		return res.Header.Get("ETag")
+	}
+	with(http.StatusPreconditionFailed, "PUT", `1`, "If-Match", "*")
+	with(http.StatusPreconditionFailed, "DELETE", "", "If-Match", "*")
+	with(http.StatusNoContent, "PUT", `1`, "If-None-Match", "*")
+	with(http.StatusPreconditionFailed, "PUT", `2`, "If-None-Match", "*")
+	first := tag()
+	with(http.StatusNoContent, "PUT", `3`, "If-Match", first)
+	with(http.StatusPreconditionFailed, "PUT", `4`, "If-Match", first)
+	with(http.StatusPreconditionFailed, "DELETE", "", "If-Match", first)
+	if _, got := f.want(http.StatusOK, "GET", "/items/c", ""); got != "3" {
+		t.Errorf("the item is %s", got)
+	}
+	with(http.StatusNoContent, "DELETE", "", "If-Match", `"other", `+tag())
+	f.want(http.StatusNotFound, "GET", "/items/c", "")
+}
+
 func TestOtherMethodsAreRefused(t *testing.T) {
 	f := start(t, syncengine.Config{})
 	if res, _ := f.do("POST", "/items/a", "1"); res.StatusCode != http.StatusMethodNotAllowed {
@@ -365,6 +403,9 @@ func TestAnswerTo(t *testing.T) {
 		{fmt.Errorf("x: %w", syncengine.ErrNotFound), 404, 0},
 		{syncengine.ErrStaleVersion, 409, 0},
 		{syncengine.ErrKindMismatch, 409, 0},
+		{&syncengine.ConflictError{ID: "a", Want: 1, Have: 2}, 412, 0},
+		{errPrecondition, 412, 0},
+		{fmt.Errorf("%w: %w", syncengine.ErrUnknownOutcome, syncengine.ErrUnavailable), 504, 0},
 		{&syncengine.InvalidItemError{Field: "ID"}, 422, 0},
 		{&syncengine.InvalidItemError{Field: "Content", TooLarge: true}, 413, 0},
 		{&syncengine.RefusedError{Err: errors.New("too long for a column")}, 422, 0},
