@@ -1,0 +1,99 @@
+package syncengine_test
+
+// update_bench_test.go measures read-change-write beside what one would do by hand on the same
+// server, in the same run, in turns.
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// BenchmarkUpdate: 16 goroutines add to one counter. By hand it is UPDATE … SET n = n + 1, each a
+// transaction of its own.
+func BenchmarkUpdate(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		engines int
+		url     func(b *testing.B) string
+	}{
+		{"private SQLite", 1, func(*testing.B) string { return "" }},
+		{"MariaDB, 1 engine", 1, func(b *testing.B) string { return testserver.SharedMariaDB(b).NewDatabase(b) }},
+		{"MariaDB, 2 engines", 2, func(b *testing.B) string { return testserver.SharedMariaDB(b).NewDatabase(b) }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			url := c.url(b)
+			var engines []*syncengine.Engine
+			for range c.engines {
+				engines = append(engines, open(b, syncengine.Config{SQLURL: url}))
+			}
+			hand := byHand(b, url)
+			var ours, theirs time.Duration
+			total := 0
+			for total < b.N {
+				n := min(1600, b.N-total) / 16
+				n = max(n, 1)
+				ours += race16(b, n, func(g int) error {
+					_, err := engines[g%len(engines)].Update(context.Background(), "counter", increment)
+					return err
+				})
+				theirs += race16(b, n, func(int) error {
+					_, err := hand.Exec("UPDATE counter SET n = n + 1 WHERE id = 1")
+					return err
+				})
+				total += 16 * n
+			}
+			b.ReportMetric(float64(total)/ours.Seconds(), "updates/s")
+			b.ReportMetric(float64(total)/theirs.Seconds(), "by-hand/s")
+			it, err := engines[0].Get(context.Background(), "counter")
+			if len(engines) == 1 && (err != nil || string(it.Content) != fmt.Sprint(total)) {
+				b.Errorf("the counter is %s, %v, want %d", it.Content, err, total)
+			}
+		})
+	}
+}
+
+// byHand opens a table with one counter, in SQLite when there is no url.
+func byHand(b *testing.B, url string) *sql.DB {
+	b.Helper()
+	var db *sql.DB
+	if url == "" {
+		var err error
+		db, err = sql.Open("sqlite", "file:"+b.TempDir()+"/hand.db?_pragma=busy_timeout(30000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_txlock=immediate")
+		must(b, err)
+		db.SetMaxOpenConns(1)
+		b.Cleanup(func() { _ = db.Close() })
+	} else {
+		db = testserver.OpenSQL(b, url)
+		db.SetMaxIdleConns(16)
+	}
+	for _, text := range []string{"CREATE TABLE counter (id INT PRIMARY KEY, n BIGINT)", "INSERT INTO counter VALUES (1, 0)"} {
+		_, err := db.Exec(text)
+		must(b, err)
+	}
+	return db
+}
+
+// race16 has 16 goroutines do something n times each.
+func race16(b *testing.B, n int, do func(g int) error) time.Duration {
+	start := time.Now()
+	var wg sync.WaitGroup
+	for g := range 16 {
+		wg.Go(func() {
+			for range n {
+				if err := do(g); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(start)
+}
