@@ -97,6 +97,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
 		"Submit": m.submit, "Submit (again)": m.submit, "Submit (once more)": m.submit,
 		"SubmitMany": m.submitMany, "Delete": m.delete, "DeleteMany": m.deleteMany,
+		"Insert": m.insert, "Update": m.update, "Submit unchanged": m.submitUnchanged,
 		"Submit numbered": m.submitNumbered, "GetOrInsertWith": m.getOrInsert,
 		"Get": m.get, "Get (again)": m.get, "GetMany": m.getMany, "Status": m.status,
 		"Flush": m.flush, "Verify": m.verify,
@@ -182,6 +183,60 @@ func (m *machine) deleteMany(t *rapid.T) {
 		for _, id := range ids {
 			m.wrote(id, nil, m.away3.Load())
 		}
+	}
+}
+
+// insert puts what must not exist. L3 decides it, whatever the durability.
+func (m *machine) insert(t *rapid.T) {
+	id := rapid.SampledFrom(plainIDs).Draw(t, "id")
+	content := m.content(t, id)
+	d, opts := drawOptions(t)
+	err := m.e.Insert(context.Background(), syncengine.Item{ID: id, Content: content}, opts...)
+	if errors.Is(err, syncengine.ErrExists) {
+		if m.held[id].now == "" {
+			t.Fatalf("Insert of absent %s: %v", id, err)
+		}
+	} else if m.accepted(t, "Insert", err, d, true) {
+		if m.held[id].now != "" {
+			t.Fatalf("Insert of %s, which exists, succeeds", id)
+		}
+		m.wrote(id, content, m.away3.Load())
+	}
+}
+
+// update changes what its function is given, which is what the map holds.
+func (m *machine) update(t *rapid.T) {
+	id := rapid.SampledFrom(plainIDs).Draw(t, "id")
+	content := m.content(t, id)
+	d, opts := drawOptions(t)
+	it, err := m.e.Update(context.Background(), id, func(cur syncengine.Item, exists bool) (syncengine.Item, error) {
+		if exists != (m.held[id].now != "") || string(cur.Content) != m.held[id].now {
+			t.Fatalf("Update of %s is given %.40s, want %.40s", id, cur.Content, m.held[id].now)
+		}
+		cur.Content = content
+		return cur, nil
+	}, opts...)
+	if m.accepted(t, "Update", err, d, true) {
+		if string(it.Content) != string(content) || it.Version == 0 {
+			t.Fatalf("Update of %s returns %+v", id, it)
+		}
+		m.wrote(id, content, m.away3.Load())
+	}
+}
+
+// submitUnchanged reads, changes and submits. Nobody writes in between.
+func (m *machine) submitUnchanged(t *rapid.T) {
+	id := rapid.SampledFrom(plainIDs).Draw(t, "id")
+	content := m.content(t, id)
+	it, err := m.e.Get(context.Background(), id)
+	if err != nil {
+		t.Skip("nothing to change")
+	}
+	it.Content = content
+	d, opts := drawOptions(t)
+	err = m.e.Submit(context.Background(), it, append(opts, syncengine.IfUnchanged())...)
+	if m.accepted(t, "Submit unchanged", err, d, true) {
+		m.wrote(id, content, m.away3.Load())
 	}
 }
 
