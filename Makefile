@@ -20,7 +20,7 @@ TESTFLAGS ?=
 # unless .ci/allowed-skips names it. go test's own verdict counts too (pipefail).
 define tests
 set -o pipefail; SYNCENGINE_REQUIRE_SERVERS=1 \
-	go test -json -count=1 -timeout=14m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) ./... \
+	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) ./... \
 	| go run ./internal/testreport -allow .ci/allowed-skips
 endef
 
