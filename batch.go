@@ -44,7 +44,6 @@ type unit struct {
 	seq     int64   // its place in the order of acceptance
 	done    *waiter // of the Archived call that waits for it; nil: nobody does
 	spooled bool    // read back from the WAL
-	claimed bool    // done will get the verdict, see waiter.claim
 }
 
 // ops returns the ops of the unit without allocating.
@@ -490,7 +489,7 @@ func (q *queue) finish(u *unit, a *archived) {
 		q.wal.done(seg, ops)
 	}
 	setSegment(ops, nil)
-	if u.done != nil && (u.claimed || u.done.claim()) {
+	if u.done != nil && (a.claimed[u.done] || u.done.claim()) {
 		u.done.verdict <- a.verdictOf(ops)
 	}
 }

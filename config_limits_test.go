@@ -233,7 +233,9 @@ func (w *worker) work(e *syncengine.Engine, name string, n int) (accepted int) {
 func (w *worker) check(e *syncengine.Engine) {
 	w.t.Helper()
 	ctx := bounded(w.t)
-	refused := func(err error) bool { return errors.Is(err, syncengine.ErrBackpressure) }
+	refused := func(err error) bool { // no answer is not a wrong one
+		return errors.Is(err, syncengine.ErrBackpressure) || errors.Is(err, syncengine.ErrUnavailable)
+	}
 	for id, exists := range w.acked {
 		it, err := e.Get(ctx, id)
 		if exists && (err != nil || string(it.Content) != string(w.content())) || !exists && !errors.Is(err, syncengine.ErrNotFound) {

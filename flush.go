@@ -183,7 +183,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	if b.memory {
 		f.unlogged(ctx)
 	}
-	a := &archived{refused: make(map[*entry]error), lost: make(map[string]lostOp)}
+	a := &archived{refused: make(map[*entry]error), lost: make(map[string]lostOp), claimed: make(map[*waiter]bool)}
 	units, err := f.sound(ctx, b.units, a)
 	if err == nil && len(units) > 0 {
 		err = f.archive(ctx, units, a)
@@ -227,7 +227,11 @@ func (f *flusher) count(b *batch, a *archived) {
 		if u.spooled {
 			f.drained.Add(uint64(len(u.ops())))
 		}
-		if u.claimed = u.done != nil && u.done.claim(); u.claimed || len(a.lost) == 0 {
+		if len(a.lost) == 0 {
+			continue
+		}
+		if u.done != nil && u.done.claim() {
+			a.claimed[u.done] = true
 			continue
 		}
 		for _, e := range u.ops() {
@@ -249,6 +253,7 @@ type archived struct {
 	recs    []Record           // handed to L3, one per id
 	lost    map[string]lostOp  // those of ids of which L3 holds something higher
 	refused map[*entry]error   // ops that are now in quarantine
+	claimed map[*waiter]bool   // of Archived calls that will hear what they lost
 	healed  map[*entry]*Record // of ops whose content has changed in memory: as they were logged
 }
 
