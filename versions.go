@@ -79,7 +79,9 @@ type mark struct {
 }
 
 func newNumbers(mem *l1, w *wal, q *queue) *numbers {
-	return &numbers{clock: hlc.New(nil, 0), time: time.Now, l1: mem, wal: w, queue: q, marks: make(map[string]mark)}
+	n := &numbers{time: time.Now, l1: mem, wal: w, queue: q, marks: make(map[string]mark)}
+	n.clock = hlc.New(func() time.Time { return n.time() }, 0)
+	return n
 }
 
 // head is what is known of the newest op of an id: an entry, or of a spooled one its version.
