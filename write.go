@@ -96,7 +96,8 @@ func (e *Engine) options(opts []WriteOption) (writeOptions, error) {
 			if !opt.priority.valid() {
 				return o, &InvalidItemError{Field: "WithPriority", Rule: "must be one of the four priorities"}
 			}
-			o.priority = &opt.priority
+			p := opt.priority // not a pointer into opts, which would be on the heap for it
+			o.priority = &p
 		case optionVersion:
 			if e.numbers.tooFarAhead(opt.version, e.cfg.MaxClockSkew) {
 				return o, &InvalidItemError{Field: "WithVersion", Rule: fmt.Sprintf(
@@ -116,10 +117,15 @@ type call struct {
 	want     []uint64 // versions that the ids must be at, aligned with ops; nil: none in particular
 	d        Durability
 	numbered bool // by the caller
+
+	first [1]*entry // room for ops of the usual call
 }
 
 func (o *writeOptions) call(n int) *call {
-	c := &call{ops: make([]*entry, 0, n), d: o.durability, numbered: o.version != 0}
+	c := &call{d: o.durability, numbered: o.version != 0}
+	if c.ops = c.first[:0]; n > len(c.first) {
+		c.ops = make([]*entry, 0, n)
+	}
 	if o.conditional {
 		c.want = make([]uint64, 0, n)
 	}
