@@ -483,8 +483,8 @@ func (e *Engine) forgetCopies(ops []*entry) {
 	}
 }
 
-// applyIf is one transaction, repeated as long as it is certain that the last one stored
-// nothing.
+// applyIf is one transaction, repeated for about L3Timeout while it is certain that the last one
+// stored nothing.
 func (e *Engine) applyIf(ctx context.Context, qs []*question) ([]Verdict, error) {
 	units := make([][]Conditional, len(qs))
 	var recs []Record
@@ -500,7 +500,7 @@ func (e *Engine) applyIf(ctx context.Context, qs []*question) ([]Verdict, error)
 	e.noteUnsure(ctx)
 	begun := e.filter.insert(recs, notBegun) // before L3 gets them
 	defer func() { e.filter.insert(recs, begun) }()
-	for {
+	for start := time.Now(); ; {
 		verdicts, err := e.applyIfOnce(ctx, units, recs)
 		if !errors.Is(err, ErrUnknownOutcome) {
 			if err == nil {
@@ -514,6 +514,8 @@ func (e *Engine) applyIf(ctx context.Context, qs []*question) ([]Verdict, error)
 			return nil, fmt.Errorf("%w; asking L3 about it: %w", err, lerr)
 		case landed:
 			return verdicts, nil
+		case time.Since(start) > e.cfg.L3Timeout: // it never tells how one ends; this is known now, so err is not passed on
+			return nil, unavailable("L3 stored nothing", errors.New(err.Error()))
 		}
 	}
 }

@@ -153,6 +153,18 @@ func (e *Engine) leave() {
 	}
 }
 
+// stay makes a call count as under way until what it leaves behind has ended: Shutdown flushes
+// only then.
+func (e *Engine) stay(ended func()) {
+	e.callsMu.Lock()
+	e.calls++
+	e.callsMu.Unlock()
+	e.spawn("left behind", func() {
+		ended()
+		e.leave()
+	})
+}
+
 // setState moves to a later state and tells the user. States never go back.
 func (e *Engine) setState(to State) {
 	from := State(e.state.Swap(uint32(to)))

@@ -306,6 +306,7 @@ func (w *handed) wait(ctx context.Context) (Item, error) {
 		if w.w != nil {
 			w.w.over.Store(true)
 		}
+		w.e.stay(func() { <-w.done })
 		return Item{}, fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())
 	}
 	switch {

@@ -498,6 +498,7 @@ func (e *Engine) logIf(ctx context.Context, c *call, assign func(*entry) (*entry
 		if w != nil {
 			w.over.Store(true)
 		}
+		e.stay(func() { <-logged })
 		return fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())
 	}
 	e.afterWrite()
