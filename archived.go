@@ -43,14 +43,12 @@ func (e *Engine) awaitArchived(ctx context.Context, w *waiter, numbered bool) er
 // again submits ops anew, above what L3 holds, and waits for the log. If a later op of this
 // engine stands for one of them, that is left to it: nil when all are.
 func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error) {
-	for len(lost) > 0 {
-		of := make(map[*entry]lostOp, len(lost))
+	for lost = e.numbers.stillLost(lost); len(lost) > 0; lost = e.numbers.stillLost(lost) {
+		of := make(map[*entry]*lostOp, len(lost))
 		ops := make([]*entry, len(lost))
-		for i, l := range lost {
+		for i := range lost {
+			l := &lost[i]
 			if err := e.numbers.settle(ctx, l.rec.ID); err != nil { // a later op may be on its way
-				return nil, err
-			}
-			if l.rec, err = e.newestOwn(ctx, l.rec); err != nil {
 				return nil, err
 			}
 			rec := l.rec
@@ -79,46 +77,11 @@ func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 		if !errors.Is(err, errNewer) {
 			return nil, err
 		}
-		if lost, err = e.stillLost(ctx, lost); err != nil {
+		if _, err := e.flush.flushAll(ctx); err != nil {
 			return nil, err
 		}
 	}
 	return nil, nil
-}
-
-// newestOwn returns a later op of this engine that waits in the WAL, or rec.
-func (e *Engine) newestOwn(ctx context.Context, rec Record) (Record, error) {
-	waiting, _, err := e.inWAL(ctx, rec.ID)
-	if err != nil || waiting == nil || waiting.version <= rec.Version {
-		return rec, err
-	}
-	return waiting.record(), nil
-}
-
-// stillLost waits for the later ops that stand for lost ones and returns what L3 holds something
-// higher of even so.
-func (e *Engine) stillLost(ctx context.Context, lost []lostOp) (left []lostOp, err error) {
-	if _, err := e.flush.flushAll(ctx); err != nil {
-		return nil, err
-	}
-	ids := make([]string, len(lost))
-	for i := range lost {
-		ids[i] = lost[i].rec.ID
-	}
-	heads, err := e.heads(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	rows := make(map[string]Meta, len(heads))
-	for _, h := range heads {
-		rows[h.ID] = h
-	}
-	for _, l := range lost {
-		if row, ok := rows[l.rec.ID]; ok && !e.numbers.isNewestOwn(row) {
-			left = append(left, lostOp{l.rec, row})
-		}
-	}
-	return left, nil
 }
 
 // superseded counts ops that L3 holds something higher of, by another engine, and tells the user.

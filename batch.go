@@ -169,7 +169,9 @@ type queue struct {
 	spooled  int   // ops not yet read by the drain
 	oldest   int64 // a lower bound on when the oldest of them was accepted
 	ages     []segmentAge
-	doubled  int // ops that are both in memory and spooled, see elsewhere
+	doubled  int                // ops that are both in memory and spooled, see elsewhere
+	copies   map[awaitedOp]bool // the units of those, until the drain reads them
+	held     map[string]*entry  // the newest op of an id that the drain has read and that has not landed
 	awaited  map[awaitedOp][]*waiter
 }
 
@@ -189,6 +191,7 @@ func newQueue(lim queueLimits, mem *l1, w *wal) *queue {
 	return &queue{
 		lim: lim, l1: mem, wal: w, start: time.Now(), wake: make(chan struct{}, 1), inFlight: make(map[string]*batch),
 		failed: make(chan struct{}), moved: make(chan struct{}), awaited: make(map[awaitedOp][]*waiter),
+		held: make(map[string]*entry),
 	}
 }
 
@@ -209,6 +212,7 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 	ops := u.ops()
 	size := sizeOf(ops)
 	q.mu.Lock()
+	q.replaceHeld(ops)
 	if seg == nil {
 		q.makeRoom(size)
 		q.promised -= size
@@ -472,7 +476,10 @@ func (q *queue) finish(u *unit, a *archived) {
 		// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
 		q.wal.dropSpooled(q.l1.hash(e.id()), e.version)
 		q.l1.unpin(e)
-		if _, lost := a.lost[e.id()]; lost {
+		if q.held[e.id()] == e {
+			delete(q.held, e.id())
+		}
+		if _, lost := a.lost[e]; lost {
 			q.l1.forget(e)
 		} else if a.healed[e] != nil {
 			q.l1.drop(e)

@@ -27,7 +27,7 @@ func (q *queue) buffered(version uint64, ids ...string) *waiter {
 }
 
 func nothingLost() *archived {
-	return &archived{refused: make(map[*entry]error), lost: make(map[string]lostOp)}
+	return &archived{refused: make(map[*entry]error), lost: make(map[*entry]lostOp)}
 }
 
 // TestUnitsOfAnIDInFlightAreLookedAtOnce: they wait with the flight, and so do later ops of ids
@@ -101,7 +101,7 @@ func TestAnArchivedCallIsToldOfItsOwnUnit(t *testing.T) {
 	}
 	f := q.take()
 	verdict := nothingLost()
-	verdict.lost["a"] = lostOp{row: Meta{ID: "a", Version: 9}}
+	verdict.lost[f.units[0].ops()[0]] = lostOp{row: Meta{ID: "a", Version: 9}}
 	q.complete(f, verdict)
 	if v := <-a.verdict; len(v.lost) != 1 || v.lost[0].row.Version != 9 {
 		t.Errorf("a is told %+v", v)

@@ -420,7 +420,7 @@ func (e *Engine) decideMany(ctx context.Context, qs []*question) {
 		return
 	}
 	if err := e.landed(ctx, qs, verdicts); err != nil {
-		e.log.Error("can't note in the WAL file which ops in quarantine are superseded", "error", err)
+		e.log.Error("can't note in the WAL file what L3 holds now", "error", err)
 	}
 	for i, q := range qs {
 		q.answer(verdicts[i], nil)
@@ -455,11 +455,11 @@ func (e *Engine) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 			for _, op := range q.ops {
 				e.l1.accept(op, false)
 			}
-			e.numbers.note(q.ops)
+			e.numbers.stored(q.ops)
 		}
 	}
 	e.afterWrite()
-	return e.bad.landed(ctx, recs)
+	return errors.Join(e.bad.landed(ctx, recs), e.numbers.keepAhead(ctx, recs))
 }
 
 // forgetBelow drops a clean copy in L1 that L3 has shown to be old.

@@ -249,6 +249,69 @@ func TestINV14GetOrInsertWithNeverOverwritesAWrite(t *testing.T) {
 	})
 }
 
+// TestINV14GetOrInsertWithDoesNotGiveOutWhatADeleteBeforeItRemoved: an earlier call has not ended
+// inserting that.
+func TestINV14GetOrInsertWithDoesNotGiveOutWhatADeleteBeforeItRemoved(t *testing.T) {
+	ctx := bounded(t)
+	l3 := newGated()
+	e := open(t, syncengine.Config{L3: l3, L3Timeout: time.Minute, Durability: syncengine.Archived, BatchFlushInterval: time.Hour})
+	insert := func(ctx context.Context, n int) (syncengine.Item, error) {
+		return e.GetOrInsertWith(ctx, "x", func(context.Context) (syncengine.Item, error) {
+			return syncengine.Item{Content: doc("x", n)}, nil
+		})
+	}
+	first := make(chan error, 1)
+	go func() {
+		_, err := insert(ctx, 1)
+		first <- err
+	}()
+	<-l3.seen // the insert waits in L3
+	must(t, e.Delete(ctx, "x", syncengine.WithDurability(syncengine.Logged)))
+	it, err := insert(&askedContext{Context: ctx, asked: sync.OnceFunc(l3.release)}, 2)
+	if err != nil || !bytes.Equal(it.Content, doc("x", 2)) {
+		t.Errorf("the call after the delete gets %.40s, %v", it.Content, err)
+	}
+	must(t, <-first)
+	must(t, e.Flush(ctx))
+	wantContent(t, e, "x", 2)
+	if rec, err := l3.Get(ctx, "x"); err != nil || rec.Deleted || !bytes.Equal(rec.Content, doc("x", 2)) {
+		t.Errorf("in L3: %.40s, deleted %v, %v", rec.Content, rec.Deleted, err)
+	}
+}
+
+// TestGetOrInsertWithIgnoresTheVersionOfTheFactorysItem: one below a tombstone's number must not
+// make it try for ever, whether its caller waits or leaves.
+func TestGetOrInsertWithIgnoresTheVersionOfTheFactorysItem(t *testing.T) {
+	onEachL3(t, func(t *testing.T, cfg syncengine.Config) {
+		ctx := bounded(t)
+		e := open(t, cfg)
+		for id, v := range map[string]uint64{"old": 10, "ahead": syncengine.VersionAt(time.Now().Add(30 * time.Second))} {
+			must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: doc(id, 1)}, syncengine.WithVersion(v)))
+			must(t, e.Delete(ctx, id, syncengine.WithVersion(v+1)))
+			its, leave := context.WithCancel(ctx)
+			defer leave()
+			left := make(chan struct{})
+			insert := func(ctx context.Context) (syncengine.Item, error) {
+				return e.GetOrInsertWith(ctx, id, func(context.Context) (syncengine.Item, error) {
+					leave()
+					<-left
+					return syncengine.Item{Version: 7, Content: doc(id, 2)}, nil
+				})
+			}
+			if _, err := insert(its); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: the caller that left: %v", id, err)
+			}
+			close(left)
+			it, err := insert(ctx)
+			must(t, err)
+			got, err := e.Get(ctx, id)
+			if err != nil || got.Version != it.Version || got.Version <= v+1 || !bytes.Equal(got.Content, doc(id, 2)) {
+				t.Errorf("%s: inserted at version %d, then %.40s at %d, %v, want one above %d", id, it.Version, got.Content, got.Version, err, v+1)
+			}
+		}
+	})
+}
+
 func TestAFactoryMustNotAskForItsOwnID(t *testing.T) {
 	ctx := context.Background()
 	e := open(t, syncengine.Config{})

@@ -59,9 +59,8 @@ type flusher struct {
 	landed    func(ops int, bytes int64)
 	uncached  func(context.Context, []Record)
 	corrupted func(error) // is told of content that does not match its hash
-	// outrank is told what L3 holds now, or holds something higher of: ops in quarantine that are
-	// below it are of no more use.
-	outrank func(context.Context, []Record) error
+	// decided is told what became of units, before the queue lets go of them.
+	decided func(context.Context, []unit, *archived) error
 	// superseded is told of ops that L3 holds a later op of another engine of, before the queue
 	// lets go of them.
 	superseded func([]lostOp)
@@ -183,7 +182,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	if b.memory {
 		f.unlogged(ctx)
 	}
-	a := &archived{refused: make(map[*entry]error), lost: make(map[string]lostOp), claimed: make(map[*waiter]bool)}
+	a := &archived{refused: make(map[*entry]error), lost: make(map[*entry]lostOp), claimed: make(map[*waiter]bool)}
 	units, err := f.sound(ctx, b.units, a)
 	if err == nil && len(units) > 0 {
 		err = f.archive(ctx, units, a)
@@ -195,18 +194,18 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 		return
 	}
 	failpoint.Hit(failpoint.L3Committed)
-	if err := f.outrank(ctx, a.recs); err != nil { // the WAL can't be written; nothing is let go of
+	a.absorb()
+	if err := f.decided(ctx, b.units, a); err != nil { // the WAL can't be written; nothing is let go of
 		f.errs.Add(1)
 		f.fail(ctx, err)
 		f.q.giveBack(b, a, err)
 		return
 	}
-	written, left := a.parted()
-	if len(written) > 0 {
-		f.cache(ctx, written)
+	if len(a.stored) > 0 {
+		f.cache(ctx, a.stored)
 	}
-	if len(left) > 0 {
-		f.uncached(ctx, left)
+	if len(a.losers) > 0 {
+		f.uncached(ctx, a.losers)
 	}
 	failpoint.Hit(failpoint.L2Written)
 	f.count(b, a) // first: complete wakes Flush, whose caller may look at Stats
@@ -219,25 +218,26 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 
 // count adds a batch to the figures, and tells of its ops that are superseded. One that a
 // later op of this engine has replaced is not: whatever becomes of that one is told then. Nor is
-// one whose Archived caller waits, since that one will see to it.
+// one whose Archived caller waits, or that such a one stands for: the caller will see to it.
 func (f *flusher) count(b *batch, a *archived) {
-	var lost []lostOp
+	seenTo := make(map[awaitedOp]bool)
 	for i := range b.units {
 		u := &b.units[i]
 		if u.spooled {
 			f.drained.Add(uint64(len(u.ops())))
 		}
-		if len(a.lost) == 0 {
-			continue
-		}
-		if u.done != nil && u.done.claim() {
+		if len(a.lost) > 0 && u.done != nil && u.done.claim() {
 			a.claimed[u.done] = true
-			continue
-		}
-		for _, e := range u.ops() {
-			if l, ok := a.lost[e.id()]; ok && a.refused[e] == nil && !f.q.replaced(e) {
-				lost = append(lost, lostOp{e.record(), l.row})
+			for _, e := range u.ops() {
+				l := a.lost[e]
+				seenTo[awaitedOp{l.rec.ID, l.rec.Version}] = true
 			}
+		}
+	}
+	var lost []lostOp
+	for e, l := range a.lost {
+		if !seenTo[awaitedOp{e.id(), e.version}] && !f.q.replaced(e) {
+			lost = append(lost, lostOp{rec: e.record(), row: l.row})
 		}
 	}
 	if len(lost) > 0 {
@@ -250,8 +250,9 @@ func (f *flusher) count(b *batch, a *archived) {
 
 // archived is what became of the units of a batch in L3.
 type archived struct {
-	recs    []Record           // handed to L3, one per id
-	lost    map[string]lostOp  // those of ids of which L3 holds something higher
+	stored  []Record           // L3 holds them now
+	losers  []Record           // it holds something higher of another engine
+	lost    map[*entry]lostOp  // the ops they stand for
 	refused map[*entry]error   // ops that are now in quarantine
 	claimed map[*waiter]bool   // of Archived calls that will hear what they lost
 	healed  map[*entry]*Record // of ops whose content has changed in memory: as they were logged
@@ -262,28 +263,60 @@ func (a *archived) verdictOf(ops []*entry) (v verdict) {
 	for _, e := range ops {
 		if err := a.refused[e]; err != nil {
 			v.refused = err
-		} else if l, ok := a.lost[e.id()]; ok {
+		} else if l, ok := a.lost[e]; ok {
 			v.lost = append(v.lost, l)
 		}
 	}
 	return v
 }
 
-// parted divides the records into those that L3 holds now and those that lost: the version
-// was given by a caller, or another engine wrote meanwhile, or has a clock ahead of ours. A
-// loser must not reach L2, where nothing may be left that beats it (INV-4), nor stay in L1.
-func (a *archived) parted() (written, lost []Record) {
-	if len(a.lost) == 0 {
-		return a.recs, nil
+// see notes what became of units in one transaction: L3 holds recs, but for what is above. A
+// loser must not reach L2, where nothing may be left that beats what L3 holds (INV-4), nor stay
+// in L1.
+func (a *archived) see(units []unit, recs []Record, above []Meta) {
+	if len(above) == 0 {
+		a.stored = append(a.stored, recs...)
+		return
 	}
-	for _, r := range a.recs {
-		if _, ok := a.lost[r.ID]; ok {
-			lost = append(lost, r)
+	lost := make(map[string]lostOp, len(above))
+	for i := range above {
+		lost[above[i].ID] = lostOp{row: above[i]}
+	}
+	for i := range recs {
+		if l, ok := lost[recs[i].ID]; ok {
+			lost[recs[i].ID] = lostOp{rec: recs[i], row: l.row}
+			a.losers = append(a.losers, recs[i])
 		} else {
-			written = append(written, r)
+			a.stored = append(a.stored, recs[i])
 		}
 	}
-	return written, lost
+	for i := range units {
+		for _, e := range units[i].ops() {
+			if l, ok := lost[e.id()]; ok {
+				a.lost[e] = l
+			}
+		}
+	}
+}
+
+// absorb forgets losses to what this very batch has stored, in another transaction: it was split.
+func (a *archived) absorb() {
+	if len(a.lost) == 0 {
+		return
+	}
+	own := make(map[awaitedOp]bool, len(a.stored))
+	for i := range a.stored {
+		own[awaitedOp{a.stored[i].ID, a.stored[i].Version}] = true
+	}
+	left := make(map[string]bool)
+	for e, l := range a.lost {
+		if own[awaitedOp{l.row.ID, l.row.Version}] {
+			delete(a.lost, e)
+		} else {
+			left[e.id()] = true
+		}
+	}
+	a.losers = slices.DeleteFunc(a.losers, func(r Record) bool { return !left[r.ID] })
 }
 
 // archive writes units to L3 in one transaction, splitting them when L3 refuses a row.
@@ -292,11 +325,7 @@ func (f *flusher) archive(ctx context.Context, units []unit, a *archived) error 
 	above, err := f.apply(ctx, recs)
 	switch {
 	case err == nil:
-		a.recs = append(a.recs, recs...)
-		for i := range above {
-			at, _ := slices.BinarySearchFunc(recs, above[i].ID, func(r Record, id string) int { return strings.Compare(r.ID, id) })
-			a.lost[above[i].ID] = lostOp{recs[at], above[i]}
-		}
+		a.see(units, recs, above)
 		return nil
 	case !errors.Is(err, ErrRefused):
 		return err

@@ -150,6 +150,58 @@ func TestDriversAreImportedInOnePlace(t *testing.T) {
 	})
 }
 
+// wallTimes are the functions that mean the host's clock, and why. It may be set back at any
+// moment, so nothing else may ask for it.
+var wallTimes = map[string]string{
+	"l1.go newEntry":        "stored or shown as it is",
+	"l1.go fill":            "stored or shown as it is",
+	"l2.go appendRest":      "stored or shown as it is",
+	"l2.go decodeEnvelope":  "stored or shown as it is",
+	"l3row.go appendArgs":   "stored or shown as it is",
+	"l3row.go record":       "stored or shown as it is",
+	"l3write.go Heal":       "stored or shown as it is",
+	"item.go checkCarried":  "stored or shown as it is",
+	"l1.go begin":           "stored or shown as it is",
+	"l1.go time":            "stored or shown as it is",
+	"quarantine.go public":  "stored or shown as it is",
+	"l3.go PurgeTombstones": "when tombstones expire in L3",
+	"wal.go append":         "for an engine that comes later, with another clock of this kind",
+	"flush.go refill":       "for an engine that comes later, with another clock of this kind",
+	"spool.go ageOf":        "for an engine that comes later, with another clock of this kind",
+	"retry.go refuse":       "for an engine that comes later, with another clock of this kind",
+	"fleet.go alone":        "a second bound of a lease, for when the process was stopped",
+	"fleet.go beat":         "a second bound of a lease, for when the process was stopped",
+	"open.go newEngine":     "no time, a number above earlier ones",
+}
+
+// TestAgesAndWaitsAreMonotonicTime: no other function takes from a time its monotonic reading,
+// with which time.Since and Sub don't follow a clock that is set.
+func TestAgesAndWaitsAreMonotonicTime(t *testing.T) {
+	strips := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Round", "Truncate", "UTC", "Local", "In"}
+	found := make(map[string]bool)
+	for name, f := range rootFiles(t) {
+		for _, d := range f.Decls {
+			where := name
+			if fn, ok := d.(*ast.FuncDecl); ok {
+				where += " " + fn.Name.Name
+			}
+			ast.Inspect(d, func(n ast.Node) bool {
+				if sel, ok := n.(*ast.SelectorExpr); ok && slices.Contains(strips, sel.Sel.Name) {
+					if found[where] = true; wallTimes[where] == "" {
+						t.Errorf("%s uses %s: ages and waits come from time.Since or Sub alone", where, sel.Sel.Name)
+					}
+				}
+				return true
+			})
+		}
+	}
+	for where := range wallTimes {
+		if !found[where] {
+			t.Errorf("%s does not ask for the host's clock any more", where)
+		}
+	}
+}
+
 // TestLibcIsTheVersionSQLiteWasBuiltWith: another version of modernc.org/libc crashes inside
 // SQLite sooner or later.
 func TestLibcIsTheVersionSQLiteWasBuiltWith(t *testing.T) {

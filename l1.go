@@ -43,6 +43,7 @@ const (
 	stateDamaged                       // of an op read from the WAL: its content does not match its hash
 	stateLost                          // of an op before accept: the log did not take it
 	stateRaised                        // of a queued op: it is flushed as if its priority were high
+	stateReplaced                      // of a queued op: a later op of this engine stands for it
 )
 
 // entry is an item or a tombstone in memory. A short id lies in the entry itself, so that the
@@ -292,6 +293,9 @@ func (c *l1) accept(e *entry, pinned bool) {
 	}
 	if !c.store(e, nil) && pinned {
 		c.detach(e) // a higher one was there: the queue alone holds this
+		if h, ok := c.peek(e.id()); ok && h.pinned() {
+			e.state.Or(stateReplaced)
+		}
 	}
 	c.writes[c.hash(e.id())%stripes].Add(1)
 }
@@ -328,6 +332,9 @@ func (c *l1) store(e *entry, still func() bool) (stored bool) {
 			c.live.Add(liveDelta(e) - liveDelta(old))
 			c.residents.Replace(old, e)
 			c.detach(old)
+			if still == nil && old.pinned() {
+				old.state.Or(stateReplaced)
+			}
 		} else {
 			c.bytes.Add(e.size())
 			c.live.Add(liveDelta(e))

@@ -33,8 +33,9 @@ type verdict struct {
 
 // lostOp is an op that is not in L3 since L3 holds something higher of its id.
 type lostOp struct {
-	rec Record // what was to be written: this op, or a later one of this engine
-	row Meta   // what L3 holds
+	rec    Record // what was to be written: this op, or a later one of this engine
+	row    Meta   // what L3 holds
+	waited uint64 // later ops up to that version have been waited for, see numbers.above
 }
 
 // waiter is an Archived call that waits for its unit.

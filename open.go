@@ -74,7 +74,7 @@ func newEngine(cfg Config) *Engine {
 		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.spawn,
 		apply: e.applyL3,
 		cache: e.writeL2, refuse: e.refuse, dropped: e.bad.wasDiscarded, unlogged: e.noteUnsure, probe: e.probeL3, outage: e.l3Outage, landed: func(ops int, bytes int64) { e.meters.batch(ops, bytes) },
-		uncached: e.outrankedL2, superseded: e.superseded, outrank: e.bad.landed, corrupted: e.noteCorruption, log: e.logLone, haste: func() bool { return e.gauge.current() >= LevelWarn },
+		uncached: e.outrankedL2, superseded: e.superseded, decided: e.decided, corrupted: e.noteCorruption, log: e.logLone, haste: func() bool { return e.gauge.current() >= LevelWarn },
 	}
 	return e
 }

@@ -99,8 +99,6 @@ type savedDiscard struct {
 	UpTo    int64  `json:"up_to"`
 }
 
-func discardOf(e *entry) discardedOp { return discardedOp{e.id(), e.version, e.deleted, e.hash} }
-
 const discardedKey = "discarded"
 
 // load fills the index when the engine opens.
@@ -267,7 +265,7 @@ func (q *quarantine) outrank(ctx context.Context, r *badRow, ops map[*badOp]int)
 	}
 	for _, e := range unit {
 		for op := range ops {
-			if op.superseded || op.id == e.id() && op.head.compare(e) == 0 {
+			if op.id == e.id() && op.head.compare(e) == 0 {
 				e.state.Or(stateSuperseded)
 			}
 		}
@@ -364,11 +362,14 @@ func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, e
 	return last, nil
 }
 
-// wasDiscarded reports whether a unit read from a segment of the WAL was discarded since.
+// wasDiscarded reports whether a unit read from a segment of the WAL was discarded since. One
+// that holds something else as well is another unit.
 func (q *quarantine) wasDiscarded(ops []*entry, segment int64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.discarded) > 0 && slices.ContainsFunc(ops, func(op *entry) bool { return q.discarded[discardOf(op)] >= segment })
+	return len(q.discarded) > 0 && !slices.ContainsFunc(ops, func(op *entry) bool {
+		return q.discarded[discardedOp{op.id(), op.version, op.deleted, op.hash}] < segment
+	})
 }
 
 // newest returns the newest op of an id that is not superseded, or nil. q.mu is held.

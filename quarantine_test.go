@@ -580,3 +580,29 @@ func TestINV11AChangedBufferedOpIsToldFromASoundOne(t *testing.T) {
 	}
 	wantContent(t, e, "sound", 1)
 }
+
+// A group holds the very op that is discarded, and one that is not: it is another unit, and was
+// accepted. Its other op was dropped when the drain read it.
+func TestINV1ADiscardTakesNoGroupThatHoldsTheSameOp(t *testing.T) {
+	ctx := context.Background()
+	l3 := newChoosy(t)
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour}
+	e := open(t, cfg)
+	version := syncengine.WithVersion(syncengine.VersionAt(time.Now()))
+	must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: poison}, version))
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatalf("Flush: %v", err)
+	}
+	l3.away.Store(true)
+	_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: poison}, {ID: "z", Content: doc("z", 1)}}, version)
+	must(t, err)
+	if n, err := e.DiscardQuarantined(ctx, "x"); n != 1 || err != nil {
+		t.Fatalf("DiscardQuarantined: %d, %v", n, err)
+	}
+	cfg.Dir = crashed(t, cfg.Dir)
+	l3.tolerant.Store(true)
+	l3.away.Store(false)
+	e = open(t, cfg)
+	must(t, e.Flush(ctx))
+	wantContent(t, e, "z", 1)
+}

@@ -36,6 +36,16 @@ func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
 	return nil
 }
 
+// decided is told what became of units in L3, before the queue lets go of them.
+func (e *Engine) decided(ctx context.Context, units []unit, a *archived) error {
+	for _, recs := range [][]Record{a.stored, a.losers} { // of either L3 holds it, or something higher
+		if err := e.bad.landed(ctx, recs); err != nil {
+			return err
+		}
+	}
+	return e.numbers.decided(ctx, units, a)
+}
+
 // Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file.
 func (e *Engine) Quarantined(ctx context.Context) ([]QuarantinedOp, error) {
 	if err := e.enter(); err != nil {

@@ -72,8 +72,10 @@ func (q *queue) refill(units [][]*entry, dropped int, seg *segment, wall int64) 
 			}
 		}
 		setSegment(ops, seg)
+		copied := q.copies[awaitedOp{ops[0].id(), ops[0].version}]
 		for _, e := range ops {
 			q.l1.hold(e)
+			q.hold(e, copied)
 		}
 		q.spooled -= len(ops)
 		q.push(u)
@@ -87,7 +89,7 @@ func (q *queue) refill(units [][]*entry, dropped int, seg *segment, wall int64) 
 // endSpool returns to direct mode when the drain has read all there is.
 func (q *queue) endSpool() {
 	if q.spooling && q.read >= q.written {
-		q.spooling, q.spooled, q.ages = false, 0, nil
+		q.spooling, q.spooled, q.ages, q.copies = false, 0, nil, nil
 	}
 }
 
@@ -135,6 +137,10 @@ func (q *queue) logged(u *unit, seg *segment, last bool) {
 		spooled := *u
 		spooled.done = nil // of the one that is in memory
 		q.noteSpooled(&spooled, seg, last)
+		if q.copies == nil {
+			q.copies = make(map[awaitedOp]bool)
+		}
+		q.copies[awaitedOp{ops[0].id(), ops[0].version}] = true
 		if waiting {
 			q.doubled += len(ops)
 			setSegment(ops, elsewhere)
@@ -224,11 +230,40 @@ func (q *queue) restore(ops int, first, last, oldest int64) {
 	q.signal()
 }
 
+// hold notes an op that the drain has read; it is not in the map of L1, where a later op would
+// find it. copied tells that it was in memory as well, and that stands for it. q.mu is held.
+func (q *queue) hold(e *entry, copied bool) {
+	h := q.held[e.id()]
+	if h != nil && h.version <= e.version {
+		h.state.Or(stateReplaced)
+	}
+	if h == nil || h.version <= e.version {
+		q.held[e.id()] = e
+	} else {
+		copied = true
+	}
+	if copied {
+		e.state.Or(stateReplaced)
+	}
+}
+
+// replaceHeld marks what the drain has read of the ids of later ops. q.mu is held.
+func (q *queue) replaceHeld(ops []*entry) {
+	if len(q.held) == 0 {
+		return
+	}
+	for _, e := range ops {
+		if h := q.held[e.id()]; h != nil && h.version < e.version {
+			h.state.Or(stateReplaced)
+		}
+	}
+}
+
 // replaced reports whether a later op of this engine stands for an op that the queue still
-// holds: it took its place in memory, or waits in the WAL.
+// holds: it came later, whether it waits or has landed, or it waits in the WAL.
 func (q *queue) replaced(e *entry) bool {
-	if st := e.state.Load(); st&statePinned != 0 && st&stateDetached != 0 {
-		return true // only a write can replace a pinned entry, see l1.store
+	if e.state.Load()&stateReplaced != 0 {
+		return true
 	}
 	ref, ok := q.wal.spooledAt(q.l1.hash(e.id()))
 	return ok && ref.version > e.version

@@ -4,9 +4,12 @@ package syncengine_test
 // server, in the same run, in turns.
 
 import (
+	"bufio"
 	"context"
 	"database/sql"
 	"fmt"
+	"os"
+	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -96,4 +99,113 @@ func race16(b *testing.B, n int, do func(g int) error) time.Duration {
 	}
 	wg.Wait()
 	return time.Since(start)
+}
+
+// updateEnv makes this binary a child with an engine on the URL in it: for each number on its
+// standard input it adds to the counter so often, by 8 goroutines, and says so.
+const updateEnv = "SYNCENGINE_UPDATE_CHILD"
+
+func init() {
+	if url := os.Getenv(updateEnv); url != "" {
+		if err := runUpdateChild(url); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+}
+
+func runUpdateChild(url string) error {
+	dir, err := os.MkdirTemp("", "update-child-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	e, err := syncengine.Open(context.Background(), syncengine.Config{Dir: dir, SQLURL: url})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = e.Close() }()
+	say("ready")
+	for n := 0; ; say("done") {
+		if _, err := fmt.Scanln(&n); err != nil {
+			return nil // the parent has closed it
+		}
+		var wg sync.WaitGroup
+		errs := make(chan error, 8)
+		for range cap(errs) {
+			wg.Go(func() {
+				for range n {
+					if _, err := e.Update(context.Background(), "counter", increment); err != nil {
+						errs <- err
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		select {
+		case err := <-errs:
+			return err
+		default:
+		}
+	}
+}
+
+// startUpdateChild returns what asks a child for n updates by each of its goroutines, and waits.
+func startUpdateChild(b *testing.B, url string) (ask func(n int)) {
+	cmd := exec.Command(childBinary(b))
+	cmd.Env = append(os.Environ(), updateEnv+"="+url)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	must(b, err)
+	out, err := cmd.StdoutPipe()
+	must(b, err)
+	must(b, cmd.Start())
+	b.Cleanup(func() { _, _ = in.Close(), cmd.Wait() })
+	lines := bufio.NewScanner(out)
+	await := func(want string) {
+		if !lines.Scan() || lines.Text() != want {
+			b.Fatalf("the child says %q, want %q", lines.Text(), want)
+		}
+	}
+	await("ready")
+	return func(n int) {
+		_, err := fmt.Fprintln(in, n)
+		must(b, err)
+		await("done")
+	}
+}
+
+// BenchmarkUpdateByTwoProcesses is BenchmarkUpdate with two engines in processes of their own.
+func BenchmarkUpdateByTwoProcesses(b *testing.B) {
+	url := testserver.SharedMariaDB(b).NewDatabase(b)
+	hand := byHand(b, url)
+	var children []func(n int)
+	for range 2 {
+		children = append(children, startUpdateChild(b, url))
+	}
+	var ours, theirs time.Duration
+	total := 0
+	for total < b.N {
+		n := max(1, min(1600, b.N-total)/16)
+		start := time.Now()
+		var wg sync.WaitGroup
+		for _, ask := range children {
+			wg.Go(func() { ask(n) })
+		}
+		wg.Wait()
+		ours += time.Since(start)
+		theirs += race16(b, n, func(int) error {
+			_, err := hand.Exec("UPDATE counter SET n = n + 1 WHERE id = 1")
+			return err
+		})
+		total += 16 * n
+	}
+	b.ReportMetric(float64(total)/ours.Seconds(), "updates/s")
+	b.ReportMetric(float64(total)/theirs.Seconds(), "by-hand/s")
+	it, err := open(b, syncengine.Config{SQLURL: url}).Get(context.Background(), "counter")
+	if err != nil || string(it.Content) != fmt.Sprint(total) {
+		b.Fatalf("the counter is %s, %v, want %d", it.Content, err, total)
+	}
 }

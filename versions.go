@@ -18,7 +18,15 @@ package syncengine
 // Between its version and L1 an op is nowhere to be found: its commit is under way. A mark
 // tells the newest such op of an id. Marks are also kept for ids that somebody watches, who
 // reads what an id holds, decides, and must know what came in between: an op may be accepted,
-// flushed and evicted in that time.
+// flushed and evicted in that time. What became of those ops is noted, too (decided).
+//
+// # Versions above the clock
+//
+// L3 may hold an op of an id above the clock: a caller numbered it so, within MaxClockSkew, or it
+// was numbered above such a one. When nothing in memory knows it any more the next op of the id
+// would lose to it. So these ids are kept with their versions, in the WAL file before the op
+// leaves it, until the clock has passed them. They are few; beyond maxAhead the clock itself
+// moves on, by MaxClockSkew at most.
 //
 // # The bound
 //
@@ -34,9 +42,12 @@ package syncengine
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +59,8 @@ const (
 	boundKey   = "versions"
 	boundAhead = time.Second
 	boundEarly = boundAhead / 2 // it is moved on when so much of it is left
+	aheadKey   = "versions_ahead"
+	maxAhead   = 1000
 )
 
 // numbers hands out the versions of an engine.
@@ -60,8 +73,11 @@ type numbers struct {
 
 	order sync.Mutex // see above
 
-	mu    sync.Mutex // guards marks
-	marks map[string]mark
+	mu      sync.Mutex // guards the two
+	marks   map[string]mark
+	ahead   map[string]uint64
+	watched atomic.Int64 // watchers of marks
+	saving  sync.Mutex   // held from a copy of ahead until it is stored
 
 	bound   atomic.Uint64 // durable: no version above it was given to an op outside the log
 	boundMu sync.Mutex    // held while it is moved on
@@ -75,11 +91,13 @@ type mark struct {
 	ended    uint64 // the part of them that got there, or not
 	failed   uint64 // the part of those that did not
 	watchers int    // see watch
+	landed   uint64 // the newest version of ops that L3 has taken while it was watched
+	lost     lostOp // the newest op that it has not, since it holds something higher
 	waits    []landingWait
 }
 
 func newNumbers(mem *l1, w *wal, q *queue) *numbers {
-	n := &numbers{time: time.Now, l1: mem, wal: w, queue: q, marks: make(map[string]mark)}
+	n := &numbers{time: time.Now, l1: mem, wal: w, queue: q, marks: make(map[string]mark), ahead: make(map[string]uint64)}
 	n.clock = hlc.New(func() time.Time { return n.time() }, 0)
 	return n
 }
@@ -102,6 +120,9 @@ func (n *numbers) newest(id string) (h head) {
 	}
 	n.mu.Lock()
 	see(n.marks[id].op)
+	if v := n.ahead[id]; v > h.version {
+		h = head{nil, v}
+	}
 	n.mu.Unlock()
 	if ref, ok := n.wal.spooledAt(n.l1.hash(id)); ok && ref.version > h.version {
 		h = head{nil, ref.version}
@@ -218,19 +239,23 @@ func (n *numbers) acceptUnit(u unit, assign func(*entry) error) error {
 var errNewer = errors.New("a later op of the id has come")
 
 // above numbers the copy of an op that L3 holds something higher of. If another op of this engine
-// came later, and would lose as well, the copy is of that one. The order lock is held, and the id
-// is watched since before the op was accepted.
-func (n *numbers) above(op *entry, l lostOp) error {
+// came later, that one's fate is waited for first; if L3 holds something higher of it as well, the
+// copy is of that one. One that L3 refuses does not count. The order lock is held, and the id is
+// watched since before the op was accepted.
+func (n *numbers) above(op *entry, l *lostOp) error {
 	n.mu.Lock()
-	own := n.marks[op.id()].op
+	m := n.marks[op.id()]
 	n.mu.Unlock()
-	if own != nil && own.version > l.rec.Version {
-		if own.version > l.row.Version {
-			return errNewer
-		}
-		if e, ok := n.l1.peek(op.id()); ok && e.version == own.version {
-			op.become(e)
-		}
+	if m.landed > l.rec.Version {
+		return errNewer
+	}
+	if m.op != nil && m.op.version > max(l.rec.Version, l.waited) {
+		l.waited = m.op.version
+		return errNewer
+	}
+	if m.lost.rec.Version > l.rec.Version {
+		op.become(newEntry(&m.lost.rec))
+		l.row = m.lost.row
 	}
 	op.version = n.clock.Next()
 	if op.version <= l.row.Version {
@@ -239,18 +264,116 @@ func (n *numbers) above(op *entry, l lostOp) error {
 	return nil
 }
 
+// stillLost returns those of lost ops that no later op of this engine in L3 stands for.
+func (n *numbers) stillLost(lost []lostOp) (left []lostOp) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, l := range lost {
+		if n.marks[l.rec.ID].landed <= l.rec.Version {
+			left = append(left, l)
+		}
+	}
+	return left
+}
+
 // become makes an op that nobody has seen yet a copy of another one.
 func (e *entry) become(o *entry) {
 	e.deleted, e.hash, e.meta, e.priority, e.updatedAt = o.deleted, o.hash, o.meta, o.priority, o.updatedAt
 	e.setBytes(o.id(), o.content())
 }
 
-// isNewestOwn reports whether a row of L3 is the newest op of this engine of a watched id.
-func (n *numbers) isNewestOwn(row Meta) bool {
+// decided is told what became of units in L3, before memory lets go of them.
+func (n *numbers) decided(ctx context.Context, units []unit, a *archived) error {
+	if n.watched.Load() > 0 {
+		n.mu.Lock()
+		for i := range units {
+			for _, e := range units[i].ops() {
+				m, ok := n.marks[e.id()]
+				if !ok || a.refused[e] != nil {
+					continue
+				}
+				if l, lost := a.lost[e]; !lost {
+					m.landed = max(m.landed, e.version)
+				} else if l.rec.Version > m.lost.rec.Version {
+					m.lost = l
+				}
+				n.marks[e.id()] = m
+			}
+		}
+		n.mu.Unlock()
+	}
+	return n.keepAhead(ctx, a.stored)
+}
+
+// stored is told of ops that L3 has taken directly.
+func (n *numbers) stored(ops []*entry) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	own := n.marks[row.ID].op
-	return own != nil && own.version == row.Version && own.deleted == row.Deleted && own.hash == row.ContentHash
+	for _, op := range ops {
+		if m, ok := n.marks[op.id()]; ok {
+			m.see(op.shadow())
+			m.landed = max(m.landed, op.version)
+			n.marks[op.id()] = m
+		}
+	}
+}
+
+// keepAhead keeps the versions of records that are above the clock, and forgets those that it has
+// passed.
+func (n *numbers) keepAhead(ctx context.Context, recs []Record) error {
+	now := max(n.clock.Last(), hlc.At(n.time()))
+	if !slices.ContainsFunc(recs, func(r Record) bool { return r.Version > now }) {
+		return nil
+	}
+	n.saving.Lock()
+	defer n.saving.Unlock()
+	n.mu.Lock()
+	maps.DeleteFunc(n.ahead, func(_ string, v uint64) bool { return v <= now })
+	for i := range recs {
+		if v := recs[i].Version; v > max(now, n.ahead[recs[i].ID]) {
+			n.ahead[recs[i].ID] = v
+		}
+	}
+	if len(n.ahead) > maxAhead {
+		for _, v := range n.ahead {
+			n.clock.Raise(v)
+		}
+		clear(n.ahead)
+	}
+	list := make([]aheadID, 0, len(n.ahead))
+	for id, v := range n.ahead {
+		list = append(list, aheadID{[]byte(id), v})
+	}
+	n.mu.Unlock()
+	b, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	if err := n.wal.log.SetMeta(ctx, aheadKey, b); err != nil {
+		return walError(err)
+	}
+	return n.within(n.clock.Last()) // it may have moved on
+}
+
+// aheadID is an id in the WAL file that L3 holds above the clock.
+type aheadID struct {
+	ID      []byte `json:"id"`
+	Version uint64 `json:"version"`
+}
+
+func (n *numbers) loadAhead(ctx context.Context) error {
+	b, err := n.wal.log.Meta(ctx, aheadKey)
+	if err != nil || len(b) == 0 {
+		return walError(err)
+	}
+	var list []aheadID
+	if err := json.Unmarshal(b, &list); err != nil {
+		return walError(fmt.Errorf("%w: versions above the clock: %w", errBadPayload, err))
+	}
+	for _, a := range list {
+		n.ahead[string(a.ID)] = a.Version
+	}
+	return nil
 }
 
 // judge decides the condition of an op by what its id held when it was watched and by what came
@@ -386,6 +509,7 @@ func (n *numbers) watch(ids []string) (failed []uint64) {
 	for i, id := range ids {
 		m := n.marks[id]
 		m.watchers++
+		n.watched.Add(1)
 		n.marks[id] = m
 		failed[i] = m.failed
 	}
@@ -398,6 +522,7 @@ func (n *numbers) unwatch(ids []string) {
 	for _, id := range ids {
 		m := n.marks[id]
 		m.watchers--
+		n.watched.Add(-1)
 		n.put(id, m)
 	}
 }
@@ -478,7 +603,7 @@ func (n *numbers) load(ctx context.Context) error {
 	}
 	n.clock.Raise(max(bound, n.wal.log.Max()))
 	n.bound.Store(bound)
-	return nil
+	return n.loadAhead(ctx)
 }
 
 // close makes the bound exact: no more versions are given out.

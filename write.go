@@ -392,7 +392,7 @@ func (e *Engine) askPriority(op *entry) (p Priority) {
 	}()
 	st := AccessStats{ID: op.id(), Accesses: uint64(known.place.Uses()), ContentBytes: len(op.content()), Priority: op.priority}
 	if st.Accesses > 0 {
-		st.Idle = max(0, time.Since(e.l1.clock.time(known.lastAccess.Load())))
+		st.Idle = e.l1.clock.Since(known.lastAccess.Load())
 	}
 	if p = e.cfg.PriorityFunc(st); !p.valid() {
 		return op.priority

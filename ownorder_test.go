@@ -1,0 +1,256 @@
+package syncengine_test
+
+// ownorder_test.go is about several ops of one id by one engine, when L3 gets them in another
+// order than they were accepted in, or in several transactions: since priorities differ, or since
+// L3 refuses something else in the batch. The last one stands, and none of them was superseded by
+// another engine.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/storetest"
+)
+
+// wantNoneSuperseded checks that no op was counted as superseded.
+func wantNoneSuperseded(t *testing.T, e *syncengine.Engine) {
+	t.Helper()
+	if n := e.Stats().Superseded; n != 0 {
+		t.Errorf("%d superseded, though there is no other engine", n)
+	}
+}
+
+// A batch is split where L3 refuses something, so that two ops of an id are in two transactions.
+// The caller of the later one was told of what the earlier one had lost to it, and wrote the
+// earlier one again, above.
+func TestINV3ASplitBatchKeepsTheOrderOfAnID(t *testing.T) {
+	ctx := context.Background()
+	high, archived := syncengine.WithPriority(syncengine.PriorityHigh), syncengine.WithDurability(syncengine.Archived)
+	for name, c := range map[string]struct {
+		earlier, later func(e *syncengine.Engine) error
+		want           int
+	}{
+		"a put": {
+			func(e *syncengine.Engine) error { return e.Submit(ctx, syncengine.Item{ID: "x", Content: doc("x", 1)}) },
+			func(e *syncengine.Engine) error {
+				return e.Submit(ctx, syncengine.Item{ID: "x", Content: doc("x", 2)}, archived, high)
+			}, 2},
+		"a put that nobody waits for": {
+			func(e *syncengine.Engine) error { return e.Submit(ctx, syncengine.Item{ID: "x", Content: doc("x", 1)}) },
+			func(e *syncengine.Engine) error {
+				return e.Submit(ctx, syncengine.Item{ID: "x", Content: doc("x", 2)}, high)
+			}, 2},
+		"a delete": {
+			func(e *syncengine.Engine) error { return e.Submit(ctx, syncengine.Item{ID: "x", Content: doc("x", 1)}) },
+			func(e *syncengine.Engine) error { return e.Delete(ctx, "x", archived, high) }, -1},
+		"a group": {
+			func(e *syncengine.Engine) error {
+				_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: doc("x", 1)}, {ID: "y", Content: doc("y", 1)}})
+				return err
+			},
+			func(e *syncengine.Engine) error {
+				_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: doc("x", 2)}, {ID: "y", Content: doc("y", 2)}}, archived, high)
+				return err
+			}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l3 := newChoosy(t)
+			e := open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour})
+			must(t, c.earlier(e))
+			must(t, e.Submit(ctx, syncengine.Item{ID: "bad", Content: poison}))
+			must(t, c.later(e))
+			if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+				t.Fatalf("Flush: %v", err)
+			}
+			wantContent(t, e, "x", c.want)
+			wantNoneSuperseded(t, e)
+			rec, err := l3.ArchiveStore.Get(ctx, "x")
+			if rec.Deleted != (c.want < 0) || c.want > 0 && (err != nil || string(rec.Content) != string(doc("x", c.want))) {
+				t.Errorf("L3 holds %.40s (deleted %v), %v", rec.Content, rec.Deleted, err)
+			}
+		})
+	}
+}
+
+// The later op overtakes by its priority, lands, and leaves memory. The earlier one, whose caller
+// waits, was then taken for the last.
+func TestINV3AnOvertakenArchivedOpStaysBelowALaterOne(t *testing.T) {
+	ctx := context.Background()
+	l3 := newChoosy(t)
+	defer l3.release()
+	landed, gate := make(chan bool), make(chan bool)
+	inner, once := l3.apply, sync.OnceFunc(func() { close(landed); <-gate })
+	l3.apply = func(ctx context.Context, recs []syncengine.Record) error {
+		for i := range recs {
+			if recs[i].ID == "after" {
+				once()
+			}
+		}
+		return inner(ctx, recs)
+	}
+	e := open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour, BatchFlushCount: 1, FlushConcurrency: 1, L1MaxBytes: 1 << 20})
+	large := func(n int) []byte { return fmt.Appendf(nil, "%d%s", n, strings.Repeat(" ", 100<<10)) }
+	for i := range 10 {
+		must(t, e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("other-", i), Content: large(0)}))
+	}
+	must(t, e.Flush(ctx))
+	l3.stick(t, e)
+	first := make(chan error, 1)
+	go func() {
+		first <- e.Submit(ctx, syncengine.Item{ID: "x", Content: large(1)}, syncengine.WithDurability(syncengine.Archived), syncengine.WithPriority(syncengine.PriorityLow))
+	}()
+	eventually(t, "the first waits", func() bool { return e.Stats().PendingOps == 2 })
+	must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: large(2)}, syncengine.WithPriority(syncengine.PriorityCritical)))
+	put(t, e, "after", 1)
+	l3.release()
+	<-landed
+	eventually(t, "the second leaves memory", func() bool {
+		for i := range 10 {
+			_, err := e.Get(ctx, fmt.Sprint("other-", i))
+			must(t, err)
+		}
+		st, err := e.Status(ctx, "x")
+		must(t, err)
+		return !st.InL1
+	})
+	close(gate)
+	must(t, <-first)
+	must(t, e.Flush(ctx))
+	if it, err := e.Get(ctx, "x"); err != nil || it.Content[0] != '2' {
+		t.Errorf("x holds %.3s, %v; want 2", it.Content, err)
+	}
+	wantNoneSuperseded(t, e)
+}
+
+// theirsBetween puts another engine's row into L3 that is above all that was written before, and
+// waits until the clock has passed it.
+func theirsBetween(t *testing.T, l3 *choosy, id string) {
+	t.Helper()
+	v := syncengine.VersionAt(time.Now().Add(2 * time.Millisecond))
+	_, err := l3.ArchiveStore.Apply(context.Background(), []syncengine.Record{storetest.Put(id, v, `"theirs"`)})
+	must(t, err)
+	eventually(t, "the clock passes it", func() bool { return syncengine.VersionAt(time.Now()) > v+1<<16 })
+}
+
+// An Archived op, then a delete that overtakes it and loses to another engine's write. The op
+// must not come back above all of them: what its caller stands for is the delete.
+func TestINV3AnOvertakenArchivedOpDoesNotUndoALaterDelete(t *testing.T) {
+	ctx := context.Background()
+	l3 := newChoosy(t)
+	defer l3.release()
+	e := open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour, BatchFlushCount: 1, FlushConcurrency: 1})
+	l3.stick(t, e)
+	first := make(chan error, 1)
+	go func() {
+		first <- e.Submit(ctx, syncengine.Item{ID: "x", Content: doc("x", 1)}, syncengine.WithDurability(syncengine.Archived), syncengine.WithPriority(syncengine.PriorityLow))
+	}()
+	eventually(t, "the first waits", func() bool { return e.Stats().PendingOps == 2 })
+	must(t, e.Delete(ctx, "x", syncengine.WithPriority(syncengine.PriorityCritical)))
+	theirsBetween(t, l3, "x")
+	l3.release()
+	must(t, <-first)
+	must(t, e.Flush(ctx))
+	wantContent(t, e, "x", -1)
+}
+
+// A good op is outranked, and a later bad one of the id is refused. The caller of the good one was
+// told of the refusal, and the bad one was written twice.
+func TestINV1AnOutrankedArchivedOpIsNotTakenForALaterRefusedOne(t *testing.T) {
+	ctx := context.Background()
+	l3 := newChoosy(t)
+	defer l3.release()
+	under, gate := make(chan bool), make(chan bool)
+	inner, once := l3.apply, sync.OnceFunc(func() { close(under); <-gate })
+	l3.apply = func(ctx context.Context, recs []syncengine.Record) error {
+		if recs[0].ID == "x" {
+			once()
+		}
+		return inner(ctx, recs)
+	}
+	e := open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Millisecond})
+	first := make(chan error, 1)
+	go func() {
+		first <- e.Submit(ctx, syncengine.Item{ID: "x", Content: doc("x", 1)}, syncengine.WithDurability(syncengine.Archived))
+	}()
+	<-under
+	theirsBetween(t, l3, "x")
+	must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: poison}))
+	close(gate)
+	must(t, <-first)
+	if err := e.Flush(ctx); err != nil {
+		t.Errorf("Flush: %v; what is refused was superseded", err)
+	}
+	wantQuarantined(t, e, "x-")
+	wantContent(t, e, "x", 1)
+}
+
+// Low and critical ops of an id come back from the WAL after an outage.
+func TestOwnOpsOfTheSpoolAreNotSupersededByEachOther(t *testing.T) {
+	ctx := context.Background()
+	l3 := newChoosy(t)
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushCount: 5, FlushConcurrency: 1}
+	l3.away.Store(true)
+	e := open(t, cfg)
+	put(t, e, "x", 1, syncengine.WithPriority(syncengine.PriorityLow))
+	for i := range 8 {
+		put(t, e, fmt.Sprint("other-", i), i, syncengine.WithPriority(syncengine.PriorityHigh))
+	}
+	put(t, e, "x", 2, syncengine.WithPriority(syncengine.PriorityCritical))
+	if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
+		t.Fatalf("Close: %v", err)
+	}
+	l3.away.Store(false)
+	e = open(t, cfg)
+	must(t, e.Flush(ctx))
+	wantContent(t, e, "x", 2)
+	wantNoneSuperseded(t, e)
+}
+
+// An op numbered ahead of the clock leaves memory, or the engine ends. A later plain write of the
+// id lost to it, on an engine alone on its own file.
+func TestINV16AWriteIsAboveWhatItsIDWasNumberedAheadOfTheClock(t *testing.T) {
+	ctx := context.Background()
+	for _, durability := range everyLevel[1:] {
+		onEachL3(t, func(t *testing.T, cfg syncengine.Config) {
+			cfg.L1MaxBytes = 64 << 10
+			e := open(t, cfg)
+			must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: doc("x", 1)}, syncengine.WithDurability(durability), syncengine.WithVersion(syncengine.VersionAt(time.Now().Add(50*time.Second)))))
+			must(t, e.Flush(ctx))
+			leavesL1(t, e, "x", func(round int) {
+				must(t, e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("other-", round), Content: bigDoc(20)}))
+				must(t, e.Flush(ctx))
+			})
+			put(t, e, "x", 2)
+			must(t, e.Flush(ctx))
+			wantContent(t, e, "x", 2)
+			must(t, e.Close())
+			e = open(t, cfg)
+			put(t, e, "x", 3)
+			put(t, e, "other", 1)
+			must(t, e.Flush(ctx))
+			wantContent(t, e, "x", 3)
+			wantNoneSuperseded(t, e)
+			wantTimely(t, e, "other")
+		})
+	}
+}
+
+func TestINV16AWriteAfterACrashIsAboveWhatItsIDWasNumbered(t *testing.T) {
+	l3 := storetest.NewArchive()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3}
+	e := open(t, cfg)
+	must(t, e.Submit(context.Background(), syncengine.Item{ID: "x", Content: doc("x", 1)}, syncengine.WithVersion(syncengine.VersionAt(time.Now().Add(50*time.Second)))))
+	must(t, e.Flush(context.Background()))
+	eventually(t, "the log forgets it", func() bool { return e.Stats().WALItems == 0 })
+	e = open(t, syncengine.Config{Dir: crashed(t, cfg.Dir), L3: l3})
+	put(t, e, "x", 2)
+	must(t, e.Flush(context.Background()))
+	wantContent(t, e, "x", 2)
+	wantNoneSuperseded(t, e)
+}
