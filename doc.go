@@ -12,24 +12,30 @@
 //
 // # Reading the source
 //
-// The root package is a house of four floors; a file uses only lower floors.
+// The root package is a house of departments, lowest first. Each owns its state, its locks and
+// its loops, and shows the others its upper-case members only. A file names what is declared in
+// its own department and below; the contracts hold what all share.
 //
-//	3 engine    engine.go open.go lifecycle.go read.go readmany.go insert.go status.go
-//	            write.go archived.go conditions.go update.go calls.go verify.go heal.go warmup.go
-//	            quarantine.go retry.go l2sync.go l2servers.go promote.go recovery.go observe.go
-//	            the only place that knows every room; starts and awaits every goroutine
-//	2 pipeline  versions.go batch.go landing.go spool.go flush.go sound.go
-//	            moves ops between stores; sees stores as functions
-//	1 rooms     l1.go l2.go l2digest.go l3.go l3row.go l3write.go l3cond.go l3digest.go l3fleet.go
-//	            wal.go filter.go fleet.go merkle.go eviction.go backpressure.go
-//	            resilience.go flight.go eventloop.go metrics.go
-//	            each owns one structure or one server
-//	0 contracts doc.go item.go config.go configdir.go errors.go store.go stats.go events.go
-//	            types and words
+//	contracts   item.go entry.go config.go configdir.go errors.go store.go stats.go events.go doc.go
+//	news        eventloop.go metrics.go
+//	server      resilience.go calls.go
+//	memory      l1.go eviction.go
+//	journal     wal.go
+//	pressure    backpressure.go
+//	cache       l2.go l2digest.go l2servers.go l2sync.go
+//	archive     l3.go l3row.go l3write.go l3cond.go l3digest.go l3fleet.go merkle.go
+//	trust       filter.go fleet.go warmup.go
+//	pipeline    versions.go batch.go landing.go spool.go flush.go sound.go
+//	quarantine  quarantine.go retry.go
+//	repair      heal.go promote.go
+//	verifier    verify.go
+//	reader      read.go readmany.go flight.go
+//	writer      write.go archived.go conditions.go update.go insert.go
+//	engine      engine.go open.go lifecycle.go recovery.go observe.go status.go
 //
-// A test keeps it so (house_test.go).
+// A test keeps it so (house_walls_test.go).
 //
-// Below the floors, internal/ holds what can be specified without a word about
+// Below the house, internal/ holds what can be specified without a word about
 // tiers or items: a clock (hlc), a group-committing log (oplog), SQL dialects
 // (sqlkit), conditional Redis writes (rediskit), set digests (digest), an
 // approximate set (cuckoo), who leaves a cache (evict) by a curve (tancurve) and

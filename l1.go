@@ -3,156 +3,24 @@ package syncengine
 // l1.go owns L1, the memory tier: a concurrent map from id to entry, and the exact
 // accounting of its bytes.
 //
-// An entry is immutable but for its atomics. It is an item or a tombstone. While its op
-// is neither in L3 nor readable from the WAL it is pinned: eviction leaves it alone
-// (INV-6). Of one id the map keeps the entry that compares highest (INV-3). An entry that
+// While the op of an entry is neither in L3 nor readable from the WAL it is pinned: eviction
+// leaves it alone (INV-6). Of one id the map keeps the entry that compares highest (INV-3). An entry that
 // is replaced while pinned leaves the map but not memory, since the queue still holds it:
 // its bytes count as detached until it is unpinned (INV-10).
 //
 // No goroutines. Get on a hit takes no lock and allocates nothing.
 
 import (
-	"encoding/json"
 	"hash/maphash"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/puzpuzpuz/xsync/v3"
 
 	"github.com/syncengine-go/syncengine/internal/evict"
 	"github.com/syncengine-go/syncengine/internal/tancurve"
 )
-
-// entryOverhead is what an entry costs beside id and content: the struct (size class 128, a short
-// id within), the map's node and bucket share (47 bytes measured), the place in residents (8),
-// and half a step of rounding in the allocation of the content. What eviction remembers (16 to 32
-// bytes) is counted by itself.
-const entryOverhead = 190
-
-// metaOverhead is the struct of carried strings.
-const metaOverhead = int(unsafe.Sizeof(carried{}))
-
-// Bits of entry.state.
-const (
-	statePinned     uint32 = 1 << iota // the queue waits to write this op: it must stay in memory
-	stateDetached                      // counted in l1.detached: the queue holds it, the map does not
-	stateAsked                         // of an op before accept: its priority was asked for, see raise
-	stateSuperseded                    // of an op read from quarantine: a later one of its id is in L3
-	stateDamaged                       // of an op read from the WAL: its content does not match its hash
-	stateLost                          // of an op before accept: the log did not take it
-	stateRaised                        // of a queued op: it is flushed as if its priority were high
-	stateReplaced                      // of a queued op: a later op of this engine stands for it
-)
-
-// entry is an item or a tombstone in memory. A short id lies in the entry itself, so that the
-// map's comparison of keys loads the line that the reader needs next; a longer one shares an
-// allocation with the content. Nobody else holds either.
-type entry struct {
-	short      [shortID]byte
-	deleted    bool
-	idLen      uint16
-	attempts   uint8 // how often L3 has refused the op, as far as quarantine knows; 255 and more are 255
-	priority   Priority
-	data       *byte    // length bytes: the id unless it is short, then the content; nil for none
-	meta       *carried // nil for most items
-	seg        *segment // where the WAL holds the op; guarded by the queue's mutex; nil: not logged, or done
-	version    uint64
-	updatedAt  int64 // unix nanoseconds
-	hash       [32]byte
-	place      evict.State
-	length     uint32
-	lastAccess atomic.Uint32 // ticks of the engine's clock, see coarse
-	checked    atomic.Uint32 // ticks: when it was written, or last compared with a lower tier
-	state      atomic.Uint32
-}
-
-// shortID is the length up to which an id is kept in the entry. With it an entry is two lines
-// of the processor's cache, and fills its size class.
-const shortID = 19
-
-// carried holds the fields that most items leave empty.
-type carried struct{ crdt, traceParent, traceState, home string }
-
-// newEntry copies an item into memory of the engine's own.
-func newEntry(r *Record) *entry {
-	e := &entry{hash: r.ContentHash, version: r.Version, updatedAt: r.UpdatedAt.UnixNano(), priority: r.Priority, deleted: r.Deleted}
-	e.setBytes(r.ID, r.Content)
-	if r.CRDT != "" || r.TraceParent != "" || r.TraceState != "" || r.HomeInstanceID != "" {
-		e.meta = &carried{r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID}
-	}
-	return e
-}
-
-// setBytes copies id and content.
-func (e *entry) setBytes(id string, content []byte) {
-	e.idLen = uint16(len(id))
-	if len(id) <= shortID {
-		copy(e.short[:], id)
-		id = ""
-	}
-	if n := len(id) + len(content); n > 0 {
-		buf := append(append(make([]byte, 0, n), id...), content...)
-		e.data, e.length = unsafe.SliceData(buf), uint32(n)
-	}
-}
-
-// id aliases the entry or its data, which never change.
-func (e *entry) id() string {
-	if e.idLen <= shortID {
-		return unsafe.String(&e.short[0], int(e.idLen))
-	}
-	return unsafe.String(e.data, int(e.idLen))
-}
-
-// content aliases the data; it has no room to append to.
-func (e *entry) content() json.RawMessage {
-	buf := unsafe.Slice(e.data, int(e.length))
-	if e.idLen > shortID {
-		buf = buf[e.idLen:]
-	}
-	return buf
-}
-
-// bytes is the length of id and content.
-func (e *entry) bytes() int { return int(e.idLen) + len(e.content()) }
-
-func (e *entry) size() int64 {
-	n := e.bytes() + entryOverhead
-	if e.meta != nil {
-		n += metaOverhead + len(e.meta.crdt) + len(e.meta.traceParent) + len(e.meta.traceState) + len(e.meta.home)
-	}
-	return int64(n)
-}
-
-// compare is Record.Compare for entries.
-func (e *entry) compare(o *entry) int {
-	a := Record{Item: Item{Version: e.version, ContentHash: e.hash}, Deleted: e.deleted}
-	b := Record{Item: Item{Version: o.version, ContentHash: o.hash}, Deleted: o.deleted}
-	return a.Compare(&b)
-}
-
-// record returns the entry as stores see it, sharing its content.
-func (e *entry) record() (r Record) {
-	r.Deleted = e.deleted
-	e.fill(&r.Item)
-	return r
-}
-
-// fill sets the fields of an item, sharing the content.
-func (e *entry) fill(it *Item) {
-	it.ID, it.Version, it.UpdatedAt = e.id(), e.version, time.Unix(0, e.updatedAt).UTC()
-	it.ContentHash, it.Priority = e.hash, e.priority
-	if !e.deleted {
-		it.Content = e.content()
-	}
-	if m := e.meta; m != nil {
-		it.CRDT, it.TraceParent, it.TraceState, it.HomeInstanceID = m.crdt, m.traceParent, m.traceState, m.home
-	}
-}
-
-func (e *entry) pinned() bool { return e.state.Load()&statePinned != 0 }
 
 // coarse is a clock of ticks since it was made. Reads stamp entries with it, because asking
 // the system for the time would cost half a Get.

@@ -276,12 +276,6 @@ func (n *numbers) stillLost(lost []lostOp) (left []lostOp) {
 	return left
 }
 
-// become makes an op that nobody has seen yet a copy of another one.
-func (e *entry) become(o *entry) {
-	e.deleted, e.hash, e.meta, e.priority, e.updatedAt = o.deleted, o.hash, o.meta, o.priority, o.updatedAt
-	e.setBytes(o.id(), o.content())
-}
-
 // decided is told what became of units in L3, before memory lets go of them.
 func (n *numbers) decided(ctx context.Context, units []unit, a *archived) error {
 	if n.watched.Load() > 0 {
@@ -459,9 +453,6 @@ func (n *numbers) note(ops []*entry) {
 // underWay reports whether the newest op is on its way into the log. Of others the mark keeps
 // no content.
 func (m *mark) underWay() bool { return m.op != nil && m.op.idLen > 0 }
-
-// shadow is an entry without id and content, to compare with.
-func (e *entry) shadow() *entry { return &entry{version: e.version, deleted: e.deleted, hash: e.hash} }
 
 func (m *mark) see(op *entry) {
 	if m.op == nil || op.compare(m.op) > 0 {

@@ -23,7 +23,6 @@ package syncengine
 import (
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
@@ -254,16 +253,6 @@ type spoolRef struct {
 	version uint64
 }
 
-// segment is a committed segment of the log.
-type segment struct {
-	id      int64
-	live    int   // ops that are not done; guarded by the queue's mutex
-	pending int   // ops whose requests have not been told yet; only the log's loop uses it
-	bytes   int64 // of the payload
-	decided bool  // spooled is set
-	spooled bool  // memory did not take its ops; the drain will read them
-}
-
 // append hands a unit, whose ops have their versions and their place (reserve), to the log.
 // then runs on the log's loop, in log order, with the segment of the unit or the error that
 // kept it out; last is true for the last unit of the segment. unless, if not nil, is asked on
@@ -417,28 +406,6 @@ func newestIn(s oplog.Segment, id string) (best *entry, err error) {
 		return nil, best.damage("WAL")
 	}
 	return best, nil
-}
-
-// damage is the error of an op whose content does not match its hash.
-func (e *entry) damage(tier string) error {
-	actual := hashOf(e.content())
-	return &CorruptionError{ID: e.id(), Tier: tier, Expected: hex.EncodeToString(e.hash[:]), Actual: hex.EncodeToString(actual[:])}
-}
-
-// sizeOf is what ops take in memory.
-func sizeOf(ops []*entry) (n int64) {
-	for _, e := range ops {
-		n += e.size()
-	}
-	return n
-}
-
-// opsBytes is the length of their ids and contents.
-func opsBytes(ops []*entry) (n int64) {
-	for _, e := range ops {
-		n += int64(e.bytes())
-	}
-	return n
 }
 
 // walError puts a log error into the engine's words.

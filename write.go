@@ -364,12 +364,6 @@ func (e *Engine) newPut(it *Item, o *writeOptions) *entry {
 	return op
 }
 
-// setPriority sets a priority that counts as it is.
-func (e *entry) setPriority(p Priority) {
-	e.priority = p
-	e.state.Store(stateAsked)
-}
-
 func (e *Engine) newDelete(id string, o *writeOptions) *entry {
 	op := newEntry(&Record{Item: Item{ID: id, Version: o.version, UpdatedAt: time.Now()}, Deleted: true})
 	if o.priority != nil {
@@ -506,14 +500,6 @@ func (e *Engine) logIf(ctx context.Context, c *call, assign func(*entry) (*entry
 		return nil
 	}
 	return e.awaitArchived(ctx, w, c.numbered)
-}
-
-func idsOf(ops []*entry) []string {
-	ids := make([]string, len(ops))
-	for i, op := range ops {
-		ids[i] = op.id()
-	}
-	return ids
 }
 
 // startLog hands ops to the log; logged runs on its loop. At Archived it returns what to wait
