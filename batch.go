@@ -138,7 +138,7 @@ type queueLimits struct {
 type queue struct {
 	lim   queueLimits
 	l1    *l1
-	wal   *wal
+	wal   *journal
 	start time.Time // see now
 
 	wake chan struct{} // cap 1: the flusher should look again
@@ -187,7 +187,7 @@ type batch struct {
 	also   []string // ids of parked units that no flight is with: later ops of theirs wait, too
 }
 
-func newQueue(lim queueLimits, mem *l1, w *wal) *queue {
+func newQueue(lim queueLimits, mem *l1, w *journal) *queue {
 	return &queue{
 		lim: lim, l1: mem, wal: w, start: time.Now(), wake: make(chan struct{}, 1), inFlight: make(map[string]*batch),
 		failed: make(chan struct{}), moved: make(chan struct{}), awaited: make(map[awaitedOp][]*waiter),
@@ -207,7 +207,7 @@ func (q *queue) signal() {
 
 // accept takes a unit that was just logged (seg set), or a Buffered one that memory was
 // promised (seg nil): it becomes readable in L1 and waits for L3. last tells that it is the
-// last unit of its segment. Either has its place in the WAL (wal.reserve).
+// last unit of its segment. Either has its place in the WAL (Reserve).
 func (q *queue) accept(u unit, seg *segment, last bool) {
 	ops := u.ops()
 	size := sizeOf(ops)
@@ -216,7 +216,7 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 	if seg == nil {
 		q.makeRoom(size)
 		q.promised -= size
-		q.wal.unlogged(ops, 1)
+		q.wal.Lone(ops, 1)
 	} else if !seg.decided { // all of it is spooled or nothing
 		all := seg.bytes + int64(seg.live)*entryOverhead
 		q.makeRoom(all)
@@ -228,7 +228,7 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 	if seg != nil && seg.spooled {
 		q.noteSpooled(&u, seg, last)
 		for _, e := range ops {
-			q.wal.addSpooled(q.l1.hash(e.id()), spoolRef{seg.id, e.version}) // before L1, which may evict it at once
+			q.wal.AddSpooled(q.l1.hash(e.id()), seg.id, e.version) // before L1, which may evict it at once
 			q.l1.accept(e, false)
 			q.makeRoomAfter(e, size)
 		}
@@ -474,7 +474,7 @@ func (q *queue) finish(u *unit, a *archived) {
 	ops := u.ops()
 	for _, e := range ops {
 		// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
-		q.wal.dropSpooled(q.l1.hash(e.id()), e.version)
+		q.wal.DropSpooled(q.l1.hash(e.id()), e.version)
 		q.l1.unpin(e)
 		if q.held[e.id()] == e {
 			delete(q.held, e.id())
@@ -487,13 +487,13 @@ func (q *queue) finish(u *unit, a *archived) {
 	}
 	switch seg := ops[0].seg; seg {
 	case nil:
-		q.wal.unlogged(ops, -1)
-		q.wal.release(ops)
+		q.wal.Lone(ops, -1)
+		q.wal.Release(ops)
 	case beingLogged: // the log will tell
 	case elsewhere:
 		q.doubled -= len(ops)
 	default:
-		q.wal.done(seg, ops)
+		q.wal.Done(seg, ops)
 	}
 	setSegment(ops, nil)
 	if u.done != nil && (a.claimed[u.done] || u.done.claim()) {
@@ -508,7 +508,7 @@ func (q *queue) trim() {
 		n++
 	}
 	if n > 0 {
-		q.wal.log.Trim(q.segments[n-1].id)
+		q.wal.Trim(q.segments[n-1].id)
 		q.segments = append(q.segments[:0], q.segments[n:]...)
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 func newTestQueue(count int) *queue {
 	return newQueue(queueLimits{count: count, bytes: 1 << 20, age: time.Hour, patience: time.Hour, spoolAbove: 1 << 30, evictAhead: 1 << 20},
-		newL1(1<<30), &wal{})
+		newL1(1<<30), &journal{})
 }
 
 // buffered accepts a unit into memory alone.

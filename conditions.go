@@ -412,8 +412,9 @@ func (e *Engine) decideMany(ctx context.Context, qs []*question) {
 	}
 	if err != nil {
 		for _, q := range qs {
-			if errors.Is(err, ErrUnknownOutcome) { // what memory holds may be old
+			if errors.Is(err, ErrUnknownOutcome) { // what memory and L2 hold may be old
 				e.forgetCopies(q.ops)
+				e.doubtL2(ctx, q.unit)
 			}
 			q.answer(Verdict{}, err)
 		}

@@ -16,11 +16,11 @@
 // its loops, and shows the others its upper-case members only. A file names what is declared in
 // its own department and below; the contracts hold what all share.
 //
-//	contracts   item.go entry.go config.go configdir.go errors.go store.go stats.go events.go doc.go
+//	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go events.go doc.go
 //	news        eventloop.go metrics.go
 //	server      resilience.go calls.go
 //	memory      l1.go eviction.go
-//	journal     wal.go
+//	journal     wal.go walunit.go walspool.go
 //	pressure    backpressure.go
 //	cache       l2.go l2digest.go l2servers.go l2sync.go
 //	archive     l3.go l3row.go l3write.go l3cond.go l3digest.go l3fleet.go merkle.go

@@ -25,6 +25,8 @@ package syncengine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -38,7 +40,7 @@ type Engine struct {
 	log *slog.Logger
 
 	l1         *l1
-	wal        *wal
+	wal        *journal
 	queue      *queue
 	flush      *flusher
 	numbers    *numbers
@@ -93,7 +95,9 @@ type Engine struct {
 	stop   context.CancelFunc
 	wg     sync.WaitGroup // goroutines that end when bg does
 	walWG  sync.WaitGroup // the log's loop, which outlives them
-	lastWG sync.WaitGroup // the event loop; Shutdown waits for it as long as its context allows
+	lastWG sync.WaitGroup // the event loop and Shutdown itself, which end last
+
+	inUser atomic.Int64 // functions of the user's that a call is in, and that know no context
 
 	closeErr error         // valid once closed is
 	closed   chan struct{} // closed when Shutdown is over
@@ -153,6 +157,21 @@ func (e *Engine) leave() {
 	}
 }
 
+// exit is leave for a call with the error err. One that comes from the end of the engine, not of
+// the caller's context, is ErrClosed: what the call asked for was cut off.
+func (e *Engine) exit(ctx context.Context, err *error) {
+	e.leave()
+	if *err == nil || e.bg.Err() == nil || ctx.Err() != nil || errors.Is(*err, ErrClosed) {
+		return
+	}
+	switch {
+	case errors.Is(*err, ErrUnknownOutcome):
+		*err = fmt.Errorf("%w: %w", ErrClosed, ErrUnknownOutcome)
+	case errors.Is(*err, context.Canceled), errors.Is(*err, ErrUnavailable):
+		*err = ErrClosed
+	}
+}
+
 // stay makes a call count as under way until what it leaves behind has ended: Shutdown flushes
 // only then.
 func (e *Engine) stay(ended func()) {
@@ -187,9 +206,8 @@ func (e *Engine) Backpressure() BackpressureLevel { return e.gauge.observe(e.Mem
 // WAL, or accepted into memory alone, which an outage will put there / WALMaxItems; their bytes
 // / WALMaxBytes. It may pass 1 for a moment.
 func (e *Engine) MemoryPressure() float64 {
-	return max(float64(e.l1.pinned.Load())/float64(e.cfg.L1MaxBytes),
-		float64(e.wal.items.Load())/float64(e.cfg.WALMaxItems),
-		float64(e.wal.bytes.Load())/float64(e.cfg.WALMaxBytes))
+	items, bytes := e.wal.Fill()
+	return max(float64(e.l1.pinned.Load())/float64(e.cfg.L1MaxBytes), items, bytes)
 }
 
 // levelChanged is told by the gauge.

@@ -39,7 +39,7 @@ import (
 
 type flusher struct {
 	q    *queue
-	wal  *wal
+	wal  *journal
 	conc int
 
 	// The outside, as functions. apply writes records to L3 in one transaction and returns the
@@ -141,39 +141,35 @@ func (f *flusher) refill(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		next, size, ok, err := f.wal.log.Peek(ctx, w.after, w.upTo)
+		next, ops, size, ok, err := f.wal.Peek(ctx, w.after, w.upTo)
 		if err != nil {
-			return walError(err)
+			return err
 		}
 		if !ok { // nothing left up to there
 			f.q.refill(nil, 0, &segment{id: w.upTo}, time.Now().UnixNano())
 			continue
 		}
-		if size+int64(next.Ops)*entryOverhead > w.room && !w.empty {
+		if size+int64(ops)*entryOverhead > w.room && !w.empty {
 			return nil // a batch that lands makes room
 		}
-		s, ok, err := f.wal.log.Get(ctx, next.ID)
+		s, ok, err := f.wal.Read(ctx, next)
 		if err != nil {
-			return walError(err)
+			return err
 		}
 		if !ok {
 			continue
 		}
-		units, err := decodeUnits(s.Payload)
-		if err != nil {
-			return walError(err)
-		}
 		failpoint.Hit(failpoint.SpoolRead)
 		dropped := 0
-		units = slices.DeleteFunc(units, func(ops []*entry) bool {
-			if !f.dropped(ops, s.ID) {
+		units := slices.DeleteFunc(s.units, func(ops []*entry) bool {
+			if !f.dropped(ops, s.seg) {
 				return false
 			}
-			f.wal.release(ops)
+			f.wal.Release(ops)
 			dropped += len(ops)
 			return true
 		})
-		f.q.refill(units, dropped, &segment{id: s.ID, live: s.Ops - dropped}, s.At)
+		f.q.refill(units, dropped, &segment{id: s.seg, live: s.ops - dropped}, s.at)
 	}
 }
 

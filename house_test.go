@@ -109,7 +109,7 @@ var wallTimes = map[string]string{
 	"l1.go time":            "stored or shown as it is",
 	"quarantine.go public":  "stored or shown as it is",
 	"l3.go PurgeTombstones": "when tombstones expire in L3",
-	"wal.go append":         "for an engine that comes later, with another clock of this kind",
+	"wal.go Append":         "for an engine that comes later, with another clock of this kind",
 	"flush.go refill":       "for an engine that comes later, with another clock of this kind",
 	"spool.go ageOf":        "for an engine that comes later, with another clock of this kind",
 	"retry.go refuse":       "for an engine that comes later, with another clock of this kind",

@@ -22,7 +22,7 @@ import (
 // empty; another id is ErrInvalidItem, and so is a factory that asks for the id it makes. A
 // panic in it is returned as an error. When somebody else, here or on another engine, wrote the
 // id while factory ran, that is returned instead.
-func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error)) (Item, error) {
+func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error)) (item Item, err error) {
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
@@ -32,7 +32,7 @@ func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(co
 	if err := e.enterRead(ctx); err != nil {
 		return Item{}, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	if made, _ := ctx.Value(madeKey{}).(*madeID); made.holds(id) {
 		return Item{}, &InvalidItemError{ID: id, Field: "factory", Rule: "must not ask GetOrInsertWith for the id it makes: it would wait for itself"}
 	}

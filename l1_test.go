@@ -54,7 +54,7 @@ func TestINV10CountedBytesAreThoseOfTheHeap(t *testing.T) {
 func TestINV10RoomIsMadeBeforeALargeUnitIsTaken(t *testing.T) {
 	const budget = 1 << 20
 	c := newL1(budget)
-	q := newQueue(queueLimits{count: 1000, bytes: budget, spoolAbove: budget / 2, evictAhead: 32 << 10}, c, &wal{})
+	q := newQueue(queueLimits{count: 1000, bytes: budget, spoolAbove: budget / 2, evictAhead: 32 << 10}, c, &journal{})
 	item := func(id string, size int) *entry {
 		return newEntry(&Record{Item: Item{ID: id, Version: 1, Content: bytes.Repeat([]byte("1"), size)}})
 	}

@@ -33,7 +33,7 @@ func (e *Engine) metRedis(ctx context.Context, runID string) {
 	var err error
 	if !s.read {
 		var b []byte
-		if b, err = e.wal.log.Meta(ctx, serversKey); err == nil {
+		if b, err = e.wal.Meta(ctx, serversKey); err == nil {
 			s.known, s.read = strings.Fields(string(b)), true
 		}
 	}
@@ -46,7 +46,7 @@ func (e *Engine) metRedis(ctx context.Context, runID string) {
 	}
 	s.known = append(s.known, runID)
 	s.known = s.known[max(0, len(s.known)-serversKept):]
-	if err = errors.Join(err, e.wal.log.SetMeta(ctx, serversKey, []byte(strings.Join(s.known, " ")))); err != nil {
+	if err = errors.Join(err, e.wal.SetMeta(ctx, serversKey, []byte(strings.Join(s.known, " ")))); err != nil {
 		e.log.Error("can't note in the WAL file that Redis was restarted", "error", err)
 	}
 }

@@ -137,18 +137,18 @@ func (e *Engine) noteMissed(ctx context.Context, dirty bool) error {
 	if dirty {
 		v[0] = 1
 	}
-	return walError(e.wal.log.SetMeta(ctx, missedKey, v))
+	return e.wal.SetMeta(ctx, missedKey, v)
 }
 
 // readMissed reads what an earlier engine knew of L2.
 func (e *Engine) readMissed(ctx context.Context) error {
-	missed, err := e.wal.log.Meta(ctx, missedKey)
+	missed, err := e.wal.Meta(ctx, missedKey)
 	if err != nil {
-		return walError(err)
+		return err
 	}
-	unsure, err := e.wal.log.Meta(ctx, unsureKey)
+	unsure, err := e.wal.Meta(ctx, unsureKey)
 	if err != nil {
-		return walError(err)
+		return err
 	}
 	set := func(b []byte) bool { return len(b) > 0 && b[0] != 0 }
 	e.unsure.Store(set(unsure))
@@ -166,7 +166,7 @@ func (e *Engine) noteUnsure(ctx context.Context) {
 	if e.l2 == nil || e.unsure.Load() {
 		return
 	}
-	if err := e.wal.log.SetMeta(context.WithoutCancel(ctx), unsureKey, []byte{1}); err != nil {
+	if err := e.wal.SetMeta(context.WithoutCancel(ctx), unsureKey, []byte{1}); err != nil {
 		e.log.Error("can't note in the WAL file that L2 may fall behind", "error", err)
 		return
 	}
@@ -240,6 +240,20 @@ func (e *Engine) missL2(ctx context.Context, recs []Record) {
 	if err := e.missed.add(context.WithoutCancel(ctx), recs); err != nil {
 		e.log.Error("can't note in the WAL file that L2 missed writes", "error", err)
 	}
+}
+
+// doubtL2 is told of ops that L3 may hold, or may not. This engine does not read their ids in L2
+// until it has copied them from L3; and the copies there are removed, for other engines.
+func (e *Engine) doubtL2(ctx context.Context, unit []Conditional) {
+	if e.l2 == nil {
+		return
+	}
+	recs, ids := make([]Record, len(unit)), make([]string, len(unit))
+	for i := range unit {
+		recs[i], ids[i] = unit[i].Record, unit[i].Record.ID
+	}
+	e.missL2(ctx, recs)
+	e.noteL2Write(e.call2(ctx, "remove", func(ctx context.Context) error { return e.l2.Remove(ctx, ids) }))
 }
 
 // repairL2 is the loop that brings what L2 missed up to date.

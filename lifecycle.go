@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/syncengine-go/syncengine/internal/failpoint"
 )
@@ -18,24 +19,45 @@ import (
 // that says how many. Nothing is lost by closing, unless the WAL itself can't be written,
 // which the error says then. Later calls wait for the first and return what it did.
 //
-// Shutdown awaits every goroutine. A GetOrInsertWith factory that ignores its context, or a
-// store that ignores its, holds it up beyond ctx; an event function does not.
+// Shutdown awaits every goroutine. A store that ignores its context holds it up beyond ctx; an
+// event function or a factory does not. A function given to Update, or PriorityFunc, that is still
+// running when ctx ends can't be left behind, since what it returns would be written: Shutdown then
+// returns an error that says so, and goes on in the background; another Shutdown waits for its end.
+// So such a function must not call Shutdown or Close without need: they wait for it.
 func (e *Engine) Shutdown(ctx context.Context) error {
 	e.callsMu.Lock()
 	first := !e.closing
 	e.closing = true
 	busy := e.calls > 0
 	e.callsMu.Unlock()
-	if first {
+	if !first {
+		select {
+		case <-e.closed:
+			return e.closeErr
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	goIn(&e.lastWG, func() {
 		e.closeErr = e.shut(ctx, busy)
 		close(e.closed)
-		return e.closeErr
-	}
+	})
 	select {
 	case <-e.closed:
 		return e.closeErr
 	case <-ctx.Done():
-		return ctx.Err()
+	}
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-e.closed: // soon, since nothing waits any more
+			return e.closeErr
+		case <-look.C:
+			if e.inUser.Load() > 0 {
+				return fmt.Errorf("syncengine: closing goes on when the function given to Update, or PriorityFunc, returns: %w", ctx.Err())
+			}
+		}
 	}
 }
 
@@ -50,11 +72,11 @@ func (e *Engine) Close() error {
 // returns ErrUnavailable after the attempt, and the ops stay pending. While an op that was
 // accepted before the call is in quarantine it returns ErrRefused: the rest is in L3. When
 // nothing is pending it does not look at ctx.
-func (e *Engine) Flush(ctx context.Context) error {
+func (e *Engine) Flush(ctx context.Context) (err error) {
 	if err := e.enter(); err != nil {
 		return err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	upTo, err := e.flush.flushAll(ctx)
 	if err == nil && e.bad.refusedUpTo(upTo) {
 		err = &RefusedError{Err: errors.New("ops are in quarantine, see Quarantined")}
@@ -85,9 +107,9 @@ func (e *Engine) shut(ctx context.Context, busy bool) error {
 	failpoint.Hit(failpoint.ShutdownFlushed)
 	err := e.settle(cause)
 	e.retire(ctx)
-	e.wal.log.Close()
+	e.wal.End()
 	e.walWG.Wait()
-	err = errors.Join(err, e.closeStores(), e.wal.log.CloseFiles())
+	err = errors.Join(err, e.closeStores(), e.wal.Close())
 	e.setState(StateClosed)
 	e.endEvents(ctx)
 	return err
@@ -101,7 +123,8 @@ func (e *Engine) settle(cause error) error {
 	e.flush.logBuffered()
 	e.flush.logging.Wait()
 	pending, _, _ := e.queue.pending()
-	lost := int(e.wal.loneItems.Load())
+	_, _, lone, _ := e.wal.Usage()
+	lost := int(lone)
 	if lost > 0 {
 		errs = append(errs, unavailable("syncengine: the WAL could not be written, Buffered ops are lost",
 			fmt.Errorf("%d ops: %w", lost, errors.Join(cause, errNotLogged))))
@@ -118,7 +141,7 @@ func (e *Engine) settle(cause error) error {
 // this engine's row. Without either it only takes a little longer to open.
 func (e *Engine) retire(ctx context.Context) {
 	if e.unsure.Load() { // all batches have reached L2, or it is noted that they did not
-		if err := e.wal.log.SetMeta(context.WithoutCancel(ctx), unsureKey, []byte{0}); err != nil {
+		if err := e.wal.SetMeta(context.WithoutCancel(ctx), unsureKey, []byte{0}); err != nil {
 			e.log.Warn("L2 will be compared at the next Open", "error", err)
 		}
 	}
@@ -168,10 +191,10 @@ func (e *Engine) abandon(ctx context.Context) error {
 	e.stop()
 	e.wg.Wait()
 	var err error
-	if e.wal.log != nil {
-		e.wal.log.Close()
+	if e.wal.IsOpen() {
+		e.wal.End()
 		e.walWG.Wait()
-		err = e.wal.log.CloseFiles()
+		err = e.wal.Close()
 	}
 	err = errors.Join(err, e.closeStores())
 	e.endEvents(ctx)

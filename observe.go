@@ -12,6 +12,7 @@ import (
 // closed engine.
 func (e *Engine) Stats() Stats {
 	pending, spooled, age := e.queue.pending()
+	items, bytes, loneItems, loneBytes := e.wal.Usage()
 	s := Stats{
 		State: e.State(), Pressure: e.MemoryPressure(), Level: e.gauge.current(),
 		L1Items: e.Len(), L1Bytes: e.l1.used(), L1Pinned: e.l1.pinned.Load(),
@@ -20,7 +21,7 @@ func (e *Engine) Stats() Stats {
 		L3Hits: e.l3Counts.hits.Load(), L3Misses: e.l3Counts.misses.Load(),
 		Evictions:  e.l1.evicted.Load(),
 		PendingOps: pending, SpooledOps: spooled, OldestPending: age,
-		WALItems: e.wal.items.Load() - e.wal.loneItems.Load(), WALBytes: e.wal.bytes.Load() - e.wal.loneBytes.Load(),
+		WALItems: items - loneItems, WALBytes: bytes - loneBytes,
 		FlushedOps: e.flush.flushed.Load(), Superseded: e.supersedes.Load(), DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
 		FilterEntries: e.filter.entries(), FilterTrusted: e.filter.trusted(),
 		Quarantined: e.bad.count(), L3Down: e.flush.down.Load(), L2Missed: e.missed.count(),

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/syncengine-go/syncengine/internal/oplog"
 	"github.com/syncengine-go/syncengine/internal/rediskit"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
@@ -43,9 +42,10 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 func newEngine(cfg Config) *Engine {
 	e := &Engine{
 		cfg: cfg, log: cfg.Logger.With("instance", cfg.InstanceID),
-		l1: newL1(cfg.L1MaxBytes), wal: &wal{}, missed: &l2Missed{}, bad: &quarantine{},
+		l1: newL1(cfg.L1MaxBytes), wal: newJournal(walLimits{cfg.WALMaxItems, cfg.WALMaxBytes, cfg.thresholds()[LevelCritical-1].value}), missed: &l2Missed{},
 		promotes: make(chan promotion, promoteRoom), l2Back: make(chan struct{}, 1), idle: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
+	e.bad = &quarantine{wal: e.wal}
 	e.bg, e.stop = context.WithCancel(context.Background())
 	e.events = newEventLoop(e.log)
 	e.missed.note = e.noteMissed
@@ -82,18 +82,14 @@ func newEngine(cfg Config) *Engine {
 func (e *Engine) open(ctx context.Context) error {
 	goIn(&e.lastWG, e.events.run)
 	e.setState(StateConnecting)
-	log, err := oplog.Open(ctx, oplog.Options{Path: e.cfg.WALPath, NoSync: e.cfg.WALNoSync, SegmentBytes: int(min(oplog.DefaultSegmentBytes, e.cfg.L1MaxBytes/8))})
-	if err != nil {
-		if errors.Is(err, oplog.ErrLocked) || errors.Is(err, oplog.ErrCorrupt) {
-			return walError(err)
-		}
-		return fmt.Errorf("syncengine: opening the WAL: %w", err)
+	if err := e.wal.Open(ctx, e.cfg.WALPath, !e.cfg.WALNoSync, e.cfg.L1MaxBytes/8); err != nil {
+		return err
 	}
-	e.wal.log, e.bad.log = log, log
-	goIn(&e.walWG, log.Run)
+	goIn(&e.walWG, e.wal.Run)
 	if err := e.openStores(); err != nil {
 		return err
 	}
+	var err error
 	if e.meters, err = newMetrics(e.cfg.Registerer, e.Stats, e.circuitState, e.retries.Load); err != nil {
 		return err
 	}

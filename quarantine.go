@@ -30,28 +30,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/syncengine-go/syncengine/internal/oplog"
 )
-
-// QuarantinedOp is an op that L3 refuses.
-type QuarantinedOp struct {
-	ID       string
-	Version  uint64
-	Deleted  bool
-	Content  []byte    // of a put
-	GroupIDs []string  // ids of the group it belongs to, itself included; nil for a single op
-	Error    string    // L3's words
-	Attempts int       // how often L3 has refused it
-	At       time.Time // when it was accepted, or put back by RetryQuarantined
-	// Superseded: L3 holds a later op of the id. This one answers no reads and is not wanted any
-	// more, unless by a person.
-	Superseded bool
-}
 
 // quarantine is the index of the table.
 type quarantine struct {
-	log  *oplog.Log
+	wal  *journal
 	some atomic.Bool // there are rows; so that readers need no lock when there are none
 
 	mu        sync.Mutex // guards the fields below
@@ -104,26 +87,22 @@ const discardedKey = "discarded"
 // load fills the index when the engine opens.
 func (q *quarantine) load(ctx context.Context) error {
 	q.rows, q.byID, q.discarded = make(map[int64]*badRow), make(map[string][]*badOp), make(map[discardedOp]int64)
-	bads, err := q.log.Bads(ctx, 0, math.MaxInt64)
+	bads, err := q.wal.Bads(ctx, 0, math.MaxInt64)
 	if err != nil {
-		return walError(err)
+		return err
 	}
 	for i := range bads {
-		ops, err := unitIn(&bads[i])
-		if err != nil {
-			return err
-		}
-		q.index(ops, bads[i].ID, bads[i].Error, 0)
+		q.index(bads[i].ops, bads[i].row, bads[i].err, 0)
 	}
-	b, err := q.log.Meta(ctx, discardedKey)
+	b, err := q.wal.Meta(ctx, discardedKey)
 	if err != nil || len(b) == 0 {
-		return walError(err)
+		return err
 	}
 	var list []savedDiscard
 	if err := json.Unmarshal(b, &list); err != nil {
 		return walError(fmt.Errorf("%w: list of discarded ops: %w", errBadPayload, err))
 	}
-	_, trimmed := q.log.Extent()
+	_, trimmed := q.wal.Extent()
 	for _, d := range list {
 		if d.UpTo > trimmed {
 			op := discardedOp{id: d.ID, version: d.Version, deleted: d.Deleted}
@@ -132,15 +111,6 @@ func (q *quarantine) load(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// unitIn returns the ops of a row.
-func unitIn(b *oplog.Bad) ([]*entry, error) {
-	units, err := decodeUnits(b.Payload)
-	if err != nil {
-		return nil, walError(err)
-	}
-	return slices.Concat(units...), nil
 }
 
 // index adds a row. q.mu is held, or nobody else knows q yet.
@@ -179,9 +149,9 @@ func (q *quarantine) add(ctx context.Context, u *unit, acceptedAt int64, why err
 	if q.holds(ops) {
 		return false, nil
 	}
-	row, err := q.log.AddBad(ctx, oplog.Bad{Ops: len(ops), At: acceptedAt, Attempts: attempts(ops), Error: why.Error(), Payload: encodeUnit(nil, ops, true)})
+	row, err := q.wal.AddBad(ctx, &badUnit{at: acceptedAt, attempts: attempts(ops), err: why.Error(), ops: ops})
 	if err != nil {
-		return false, walError(err)
+		return false, err
 	}
 	q.mu.Lock()
 	q.index(ops, row, why.Error(), u.seq)
@@ -245,8 +215,8 @@ func (q *quarantine) outrank(ctx context.Context, r *badRow, ops map[*badOp]int)
 		}
 	}
 	if same == len(r.ops) {
-		if err := q.log.DeleteBad(ctx, r.id); err != nil {
-			return walError(err)
+		if err := q.wal.DeleteBad(ctx, r.id); err != nil {
+			return err
 		}
 		q.mu.Lock()
 		defer q.mu.Unlock()
@@ -255,24 +225,19 @@ func (q *quarantine) outrank(ctx context.Context, r *badRow, ops map[*badOp]int)
 		}
 		return nil
 	}
-	bads, err := q.log.Bads(ctx, r.id, r.id)
+	bads, err := q.wal.Bads(ctx, r.id, r.id)
 	if err != nil || len(bads) == 0 { // none: retried or discarded just now
-		return walError(err)
-	}
-	unit, err := unitIn(&bads[0])
-	if err != nil {
 		return err
 	}
-	for _, e := range unit {
+	for _, e := range bads[0].ops {
 		for op := range ops {
 			if op.id == e.id() && op.head.compare(e) == 0 {
 				e.state.Or(stateSuperseded)
 			}
 		}
 	}
-	bads[0].Payload = encodeUnit(nil, unit, true)
-	if err := q.log.UpdateBad(ctx, bads[0]); err != nil {
-		return walError(err)
+	if err := q.wal.UpdateBad(ctx, &bads[0]); err != nil {
+		return err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -316,8 +281,8 @@ func (q *quarantine) retrying(r *badRow) {
 
 // remove deletes a claimed row.
 func (q *quarantine) remove(ctx context.Context, r *badRow) error {
-	if err := q.log.DeleteBad(ctx, r.id); err != nil {
-		return walError(err)
+	if err := q.wal.DeleteBad(ctx, r.id); err != nil {
+		return err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -332,7 +297,7 @@ func (q *quarantine) remove(ctx context.Context, r *badRow) error {
 func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, err error) {
 	q.saving.Lock()
 	defer q.saving.Unlock()
-	last, trimmed := q.log.Extent()
+	last, trimmed := q.wal.Extent()
 	q.mu.Lock()
 	next := maps.Clone(q.discarded)
 	q.mu.Unlock()
@@ -352,8 +317,8 @@ func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, e
 	if err != nil {
 		return 0, err
 	}
-	if err := q.log.DiscardBad(ctx, ids, discardedKey, b); err != nil {
-		return 0, walError(err)
+	if err := q.wal.DiscardBad(ctx, ids, discardedKey, b); err != nil {
+		return 0, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -426,12 +391,12 @@ func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
 		if op == nil {
 			return nil, nil
 		}
-		bads, err := q.log.Bads(ctx, op.row.id, op.row.id)
+		bads, err := q.wal.Bads(ctx, op.row.id, op.row.id)
 		if err != nil {
-			return nil, walError(err)
+			return nil, err
 		}
 		if len(bads) > 0 {
-			return newestIn(oplog.Segment{Payload: bads[0].Payload}, id)
+			return newestOf(id, bads[0].ops)
 		}
 		q.mu.Lock()
 		if q.rows[op.row.id] == op.row && !op.row.claimed { // gone from the file alone: it landed
@@ -444,39 +409,22 @@ func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
 	}
 }
 
-// list returns all rows, decoded.
-func (q *quarantine) list(ctx context.Context) (out []quarantinedUnit, err error) {
-	bads, err := q.log.Bads(ctx, 0, math.MaxInt64)
-	if err != nil {
-		return nil, walError(err)
-	}
-	for _, b := range bads {
-		ops, err := unitIn(&b)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, quarantinedUnit{b, ops})
-	}
-	return out, nil
+// list returns all rows.
+func (q *quarantine) list(ctx context.Context) ([]badUnit, error) {
+	return q.wal.Bads(ctx, 0, math.MaxInt64)
 }
 
 // read returns a row, nil when it is not there any more.
-func (q *quarantine) read(ctx context.Context, r *badRow) (*quarantinedUnit, error) {
-	bads, err := q.log.Bads(ctx, r.id, r.id)
+func (q *quarantine) read(ctx context.Context, r *badRow) (*badUnit, error) {
+	bads, err := q.wal.Bads(ctx, r.id, r.id)
 	if err != nil || len(bads) == 0 {
-		return nil, walError(err)
+		return nil, err
 	}
-	ops, err := unitIn(&bads[0])
-	return &quarantinedUnit{bads[0], ops}, err
+	return &bads[0], nil
 }
 
-// quarantinedUnit is a row with its ops.
-type quarantinedUnit struct {
-	row oplog.Bad
-	ops []*entry
-}
-
-func (u *quarantinedUnit) public() []QuarantinedOp {
+// public returns the ops of a unit as the user sees them.
+func (u *badUnit) public() []QuarantinedOp {
 	var group []string
 	if len(u.ops) > 1 {
 		group = idsOf(u.ops)
@@ -484,8 +432,8 @@ func (u *quarantinedUnit) public() []QuarantinedOp {
 	out := make([]QuarantinedOp, len(u.ops))
 	for i, e := range u.ops {
 		out[i] = QuarantinedOp{
-			ID: e.id(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.row.Error,
-			Attempts: u.row.Attempts, At: time.Unix(0, u.row.At).UTC(), Superseded: e.state.Load()&stateSuperseded != 0,
+			ID: e.id(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.err,
+			Attempts: u.attempts, At: time.Unix(0, u.at).UTC(), Superseded: e.state.Load()&stateSuperseded != 0,
 		}
 		if !e.deleted {
 			out[i].Content = e.content()
@@ -495,7 +443,7 @@ func (u *quarantinedUnit) public() []QuarantinedOp {
 }
 
 // damaged returns the error of an op that is not what was submitted, nil when all are.
-func (u *quarantinedUnit) damaged() error {
+func (u *badUnit) damaged() error {
 	var errs []error
 	for _, e := range u.ops {
 		if e.state.Load()&(stateDamaged|stateSuperseded) == stateDamaged {

@@ -46,7 +46,7 @@ func (e *Engine) denies(id string) bool {
 	if checkID(id) != nil {
 		return false
 	}
-	if _, spooled := e.wal.spooledAt(e.l1.hash(id)); spooled || e.bad.has(id) {
+	if _, spooled := e.wal.Spooled(e.l1.hash(id)); spooled || e.bad.has(id) {
 		return false
 	}
 	if e.filter.mayContain(id) {
@@ -98,14 +98,14 @@ func (e *Engine) readRefusal() error {
 	return &BackpressureError{Level: l, RetryAfter: l.RetryAfter(), Reason: "reads are refused: " + e.pressureReason()}
 }
 
-func (e *Engine) getSlow(ctx context.Context, id string) (Item, error) {
+func (e *Engine) getSlow(ctx context.Context, id string) (item Item, err error) {
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
 	if err := e.enterRead(ctx); err != nil {
 		return Item{}, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	rec, err := e.find(ctx, id)
 	if err != nil {
 		return Item{}, err
@@ -179,7 +179,7 @@ func (e *Engine) refreshed(ent *entry, rec Record, err error) (Record, error) {
 // inWAL returns the newest op of id that is in quarantine or spooled, or nil. recovered
 // tells that an earlier engine wrote it, so that L3 may hold something newer (wal.go).
 func (e *Engine) inWAL(ctx context.Context, id string) (op *entry, recovered bool, err error) {
-	spooled, recovered, err := e.wal.findSpooled(ctx, id, e.l1.hash(id))
+	spooled, recovered, err := e.wal.FindSpooled(ctx, id, e.l1.hash(id))
 	if err != nil {
 		return nil, false, err
 	}
@@ -293,14 +293,14 @@ func (e *Engine) promote(rec *Record, stamp uint64, toL2 bool) {
 // GetVerified is Get with the hash of the content recomputed, also for a copy in memory.
 // A corrupt copy in L1 is dropped and the item read from the tiers below; when no tier has
 // a copy that matches, the error is a *CorruptionError.
-func (e *Engine) GetVerified(ctx context.Context, id string) (Item, error) {
+func (e *Engine) GetVerified(ctx context.Context, id string) (item Item, err error) {
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
 	if err := e.enter(); err != nil {
 		return Item{}, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	if err := ctx.Err(); err != nil {
 		return Item{}, err
 	}

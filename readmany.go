@@ -13,7 +13,7 @@ import (
 // is asked once for all that the tiers above did not have. When some ids could not be
 // answered, the others are returned together with an error: ErrUnavailable, one ErrCorruption
 // per corrupt row, joined, or ErrBackpressure at LevelShutdown, when memory has not all of them.
-func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
+func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err error) {
 	for _, id := range ids {
 		if err := checkID(id); err != nil {
 			return nil, err
@@ -22,7 +22,7 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*Item, error) {
 	if err := e.enter(); err != nil {
 		return nil, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

@@ -21,9 +21,6 @@ import (
 	"github.com/syncengine-go/syncengine/internal/failpoint"
 )
 
-// recoverBytes is how much of the WAL is read at a time to index it.
-const recoverBytes = 4 << 20
-
 func (e *Engine) recover(ctx context.Context) error {
 	start := time.Now()
 	err := retry(ctx, startupPreset, func() { e.retries.Add(1) },
@@ -109,41 +106,11 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 	if err := e.numbers.load(ctx); err != nil {
 		return err
 	}
-	t, err := e.wal.log.Totals(ctx)
-	if err != nil {
-		return walError(err)
+	l, err := e.wal.Recover(ctx, e.l1.hash, e.bad.wasDiscarded)
+	if err != nil || l.last == 0 {
+		return err
 	}
-	if t.Last == 0 {
-		return nil
-	}
-	e.wal.recovered = t.Last
-	ops := 0
-	for after := int64(0); after < t.Last; {
-		segs, err := e.wal.log.ReadAfter(ctx, after, t.Last, recoverBytes)
-		if err != nil {
-			return walError(err)
-		}
-		for _, s := range segs {
-			units, err := decodeUnits(s.Payload)
-			if err != nil {
-				return walError(fmt.Errorf("segment %d: %w", s.ID, err))
-			}
-			for _, u := range units {
-				dropped := e.bad.wasDiscarded(u, s.ID)
-				for _, op := range u {
-					if dropped {
-						continue
-					}
-					e.wal.addSpooled(e.l1.hash(op.id()), spoolRef{s.ID, op.version})
-				}
-				ops += len(u)
-				e.wal.bytes.Add(opsBytes(u))
-			}
-			after = s.ID
-		}
-	}
-	e.wal.items.Add(int64(ops))
-	e.queue.restore(ops, t.First, t.Last, t.OldestAt)
-	e.log.Info("draining what an earlier engine left in the WAL", "ops", ops)
+	e.queue.restore(l.ops, l.first, l.last, l.oldest)
+	e.log.Info("draining what an earlier engine left in the WAL", "ops", l.ops)
 	return nil
 }

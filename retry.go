@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/failpoint"
-	"github.com/syncengine-go/syncengine/internal/oplog"
 )
 
 // refuse is the flusher's way into quarantine.
@@ -28,7 +27,7 @@ func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
 	failpoint.Hit(failpoint.Quarantined)
 	e.log.Warn("L3 refused an op, now in quarantine", "ops", len(u.ops())) // its words could quote content
 	if fn := e.cfg.OnEvent.Quarantined; fn != nil {
-		q := quarantinedUnit{oplog.Bad{Error: why.Error(), Attempts: attempts(u.ops()), At: at}, u.ops()}
+		q := badUnit{at: at, attempts: attempts(u.ops()), err: why.Error(), ops: u.ops()}
 		for _, op := range q.public() {
 			e.events.send(func() { fn(op) })
 		}
@@ -47,11 +46,11 @@ func (e *Engine) decided(ctx context.Context, units []unit, a *archived) error {
 }
 
 // Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file.
-func (e *Engine) Quarantined(ctx context.Context) ([]QuarantinedOp, error) {
+func (e *Engine) Quarantined(ctx context.Context) (ops []QuarantinedOp, err error) {
 	if err := e.enter(); err != nil {
 		return nil, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	units, err := e.bad.list(ctx)
 	if err != nil {
 		return nil, err
@@ -73,7 +72,7 @@ func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (n int, er
 	if err := e.enter(); err != nil {
 		return 0, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	rows := e.bad.claim(ids)
 	defer e.bad.unclaim(rows) // those that left don't mind
 	var damaged []error
@@ -101,14 +100,14 @@ func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (n int, er
 }
 
 // retryUnit logs a unit of the quarantine again and removes its row.
-func (e *Engine) retryUnit(ctx context.Context, r *badRow, u *quarantinedUnit) error {
+func (e *Engine) retryUnit(ctx context.Context, r *badRow, u *badUnit) error {
 	left, err := e.notOutranked(ctx, u.ops)
 	if err != nil {
 		return err
 	}
 	if len(left) > 0 {
 		for _, op := range left {
-			op.attempts = uint8(min(u.row.Attempts, math.MaxUint8))
+			op.attempts = uint8(min(u.attempts, math.MaxUint8))
 		}
 		if err := e.reserve(left); err != nil {
 			return err
@@ -149,11 +148,11 @@ func (e *Engine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, erro
 // without ids; all of them or, with an error, none. Reads then answer with what L3 holds. It
 // returns how many ops it removed. What another call retries or discards at the moment is left
 // to that.
-func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (int, error) {
+func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (n int, err error) {
 	if err := e.enter(); err != nil {
 		return 0, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -166,11 +165,11 @@ func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (int, er
 	if err != nil {
 		return 0, err
 	}
-	n := 0
+	n = 0
 	for _, r := range rows {
 		n += len(r.ops)
 		for _, op := range r.ops {
-			e.wal.dropDiscarded(e.l1.hash(op.id), op.head.version, upTo) // the drain will skip it
+			e.wal.DropDiscarded(e.l1.hash(op.id), op.head.version, upTo) // the drain will skip it
 			if ent, ok := e.l1.peek(op.id); ok && ent.compare(op.head) == 0 {
 				e.l1.drop(ent)
 			}

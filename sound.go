@@ -53,15 +53,11 @@ func (f *flusher) fromWAL(ctx context.Context, e *entry) *Record {
 	if seg == 0 {
 		return nil
 	}
-	s, ok, err := f.wal.log.Get(ctx, seg)
+	s, ok, err := f.wal.Read(ctx, seg)
 	if err != nil || !ok {
 		return nil
 	}
-	units, err := decodeUnits(s.Payload)
-	if err != nil {
-		return nil
-	}
-	for _, ops := range units {
+	for _, ops := range s.units {
 		for _, op := range ops {
 			if op.version == e.version && op.hash == e.hash && op.id() == e.id() {
 				rec := op.record()

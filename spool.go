@@ -124,7 +124,7 @@ func (q *queue) logged(u *unit, seg *segment, last bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	ops := u.ops()
-	q.wal.unlogged(ops, -1)
+	q.wal.Lone(ops, -1)
 	if !seg.decided {
 		seg.decided, seg.spooled = true, q.spooling
 		if !seg.spooled {
@@ -148,7 +148,7 @@ func (q *queue) logged(u *unit, seg *segment, last bool) {
 	case waiting:
 		setSegment(ops, seg)
 	default:
-		q.wal.done(seg, ops)
+		q.wal.Done(seg, ops)
 		q.trim()
 	}
 }
@@ -190,8 +190,8 @@ func (q *queue) notLogged(ops []*entry) {
 		setSegment(ops, nil)
 		return
 	}
-	q.wal.unlogged(ops, -1) // it reached L3 meanwhile
-	q.wal.release(ops)
+	q.wal.Lone(ops, -1) // it reached L3 meanwhile
+	q.wal.Release(ops)
 }
 
 // drainedTo reports whether the drain has read up to a segment, with the channels that tell
@@ -265,6 +265,6 @@ func (q *queue) replaced(e *entry) bool {
 	if e.state.Load()&stateReplaced != 0 {
 		return true
 	}
-	ref, ok := q.wal.spooledAt(q.l1.hash(e.id()))
-	return ok && ref.version > e.version
+	version, ok := q.wal.Spooled(q.l1.hash(e.id()))
+	return ok && version > e.version
 }

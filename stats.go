@@ -136,3 +136,43 @@ type Probe struct {
 	Error      string        `json:"error,omitempty"`   // without secrets; empty when OK
 	Circuit    string        `json:"circuit,omitempty"` // "closed", "half-open", "open"
 }
+
+// QuarantinedOp is an op that L3 refuses.
+type QuarantinedOp struct {
+	ID       string
+	Version  uint64
+	Deleted  bool
+	Content  []byte    // of a put
+	GroupIDs []string  // ids of the group it belongs to, itself included; nil for a single op
+	Error    string    // L3's words
+	Attempts int       // how often L3 has refused it
+	At       time.Time // when it was accepted, or put back by RetryQuarantined
+	// Superseded: L3 holds a later op of the id. This one answers no reads and is not wanted any
+	// more, unless by a person.
+	Superseded bool
+}
+
+// VerifyOptions of Verify.
+type VerifyOptions struct {
+	Repair bool // make L2 hold what L3 holds, for the ids that differ
+	// Deep also reads all of L3, in one snapshot, and recomputes everything from the stored
+	// bytes: rows that rotted in silence are found (and with Repair healed, if a tier holds a
+	// sound copy of the same version), and a digest that is not that of the rows is found (and
+	// corrected), as after a change of the table by hand. It works without an L2, too.
+	Deep bool
+}
+
+// VerifyReport tells what Verify found. Ops that are pending, or that were written while it
+// ran, are not differences.
+type VerifyReport struct {
+	InSync                      bool     // nothing differed, nothing was corrupt
+	RootL2, RootL3              [32]byte // digests of the live items of each tier
+	Branches, DivergentBranches int
+	Divergent                   []string // ids whose L2 copy differs from, lacks, or outlives the L3 row
+	Repaired                    int      // of Divergent
+	// Of a deep check: rows of L3 that do not match their hash, how many of them were healed,
+	// and how many branches of the stored digest were then not those of the rows.
+	Corrupt       []string
+	Healed        int
+	WrongBranches int
+}

@@ -22,7 +22,7 @@ func (e *Engine) Contains(id string) bool {
 // Status tells which tiers hold id, by asking all of them. A tier that could not be asked
 // counts as not holding it, and the error says so: the rest of the status is then still
 // valid. Deleted ids are StatusMissing.
-func (e *Engine) Status(ctx context.Context, id string) (ItemStatus, error) {
+func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err error) {
 	var st ItemStatus
 	if err := checkID(id); err != nil {
 		return st, err
@@ -30,7 +30,7 @@ func (e *Engine) Status(ctx context.Context, id string) (ItemStatus, error) {
 	if err := e.enterRead(ctx); err != nil {
 		return st, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	newest := Record{}
 	see := func(r *Record) {
 		if newest.Version == 0 || r.Compare(&newest) > 0 {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -24,15 +25,15 @@ import (
 // time per id in this engine, so it must not do anything else, nor call Update for the same id.
 // N callers on M engines that add 1 have added N.
 //
-// fn is given what L3 holds, and what this engine has accepted since, never an aged copy. Its
-// item's ID may be empty; another id is ErrInvalidItem. An error of fn ends Update and is
+// fn is given what L3 holds, and what this engine has accepted since, never an aged copy; the
+// content is fn's own, and may be changed in place. Its item's ID may be empty; another id is ErrInvalidItem. An error of fn ends Update and is
 // returned as it is, but for ErrNoChange, with which Update returns what is there (the zero
 // Item when there is nothing) and nil.
 //
 // Update returns the item as it was stored. ctx bounds waiting and retries. Durability and the
 // other errors are those of WithIfVersion, except that a conflict is only returned when opts
 // has a WithIfVersion of its own; after ErrUnknownOutcome fn is not run again.
-func (e *Engine) Update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts ...WriteOption) (Item, error) {
+func (e *Engine) Update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts ...WriteOption) (item Item, err error) {
 	o, err := e.options(opts)
 	if err != nil {
 		return Item{}, err
@@ -43,7 +44,7 @@ func (e *Engine) Update(ctx context.Context, id string, fn func(cur Item, exists
 	if err := e.enter(); err != nil {
 		return Item{}, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	u := &update{e: e, id: id, ids: []string{id}, fn: fn, o: o}
 	if o.conditional && !o.unchanged {
 		u.only = &o.ifVersion
@@ -200,18 +201,27 @@ func (u *update) run(rec *Record, at *known) (it Item, exists bool, err error) {
 	if live := liveVersion(at.at); u.only != nil && *u.only != live {
 		return cur, exists, &ConflictError{ID: u.id, Want: *u.only, Have: live}
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("syncengine: the function given to Update panicked: %v", p)
-		}
-	}()
-	if it, err = u.fn(cur, exists); err != nil {
+	mine := cur // fn may write into what it gets: an op on its way, or in memory, must not change
+	mine.Content = slices.Clone(cur.Content)
+	if it, err = u.callFn(mine, exists); err != nil {
 		return cur, exists, err
 	}
 	if def(&it.ID, u.id); it.ID != u.id {
 		return cur, exists, &InvalidItemError{ID: it.ID, Field: "ID", Rule: fmt.Sprintf("of Update's item must be %q", u.id)}
 	}
 	return it, exists, checkItem(&it, u.e.cfg.MaxItemBytes)
+}
+
+// callFn calls fn. While it runs Shutdown waits no longer than its context allows.
+func (u *update) callFn(cur Item, exists bool) (it Item, err error) {
+	u.e.inUser.Add(1)
+	defer u.e.inUser.Add(-1)
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("syncengine: the function given to Update panicked: %v", p)
+		}
+	}()
+	return u.fn(cur, exists)
 }
 
 // nothing ends a try that writes nothing, once it is certain that cur is there.

@@ -13,31 +13,6 @@ import (
 	"github.com/syncengine-go/syncengine/internal/digest"
 )
 
-// VerifyOptions of Verify.
-type VerifyOptions struct {
-	Repair bool // make L2 hold what L3 holds, for the ids that differ
-	// Deep also reads all of L3, in one snapshot, and recomputes everything from the stored
-	// bytes: rows that rotted in silence are found (and with Repair healed, if a tier holds a
-	// sound copy of the same version), and a digest that is not that of the rows is found (and
-	// corrected), as after a change of the table by hand. It works without an L2, too.
-	Deep bool
-}
-
-// VerifyReport tells what Verify found. Ops that are pending, or that were written while it
-// ran, are not differences.
-type VerifyReport struct {
-	InSync                      bool     // nothing differed, nothing was corrupt
-	RootL2, RootL3              [32]byte // digests of the live items of each tier
-	Branches, DivergentBranches int
-	Divergent                   []string // ids whose L2 copy differs from, lacks, or outlives the L3 row
-	Repaired                    int      // of Divergent
-	// Of a deep check: rows of L3 that do not match their hash, how many of them were healed,
-	// and how many branches of the stored digest were then not those of the rows.
-	Corrupt       []string
-	Healed        int
-	WrongBranches int
-}
-
 const (
 	verifyPage = 1000
 	// verifyTime bounds one pass over a whole tier; each of its steps has the tier's timeout.
@@ -48,11 +23,11 @@ const (
 // L2 and without Deep it is a *ConfigError. L3 answers from its digest, and Redis computes its
 // own, so little is read however much they hold; of stores of the caller's own, everything
 // is. It may take as long as Redis needs to look at all its values; ctx bounds it.
-func (e *Engine) Verify(ctx context.Context, opts VerifyOptions) (VerifyReport, error) {
+func (e *Engine) Verify(ctx context.Context, opts VerifyOptions) (report VerifyReport, err error) {
 	if err := e.enter(); err != nil {
 		return VerifyReport{}, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	if e.l2 == nil && !opts.Deep {
 		return VerifyReport{}, &ConfigError{Field: "RedisURL", Value: `""`, Rule: "Verify compares L2 with L3: it needs an L2"}
 	}
@@ -407,7 +382,7 @@ func (e *Engine) isPending(id string) bool {
 	if ent, ok := e.l1.peek(id); ok && ent.pinned() {
 		return true
 	}
-	_, spooled := e.wal.spooledAt(e.l1.hash(id))
+	_, spooled := e.wal.Spooled(e.l1.hash(id))
 	return spooled
 }
 
@@ -416,11 +391,11 @@ func (e *Engine) isPending(id string) bool {
 // equal roots, whoever wrote them in whatever order. It is that of one moment, and reading it
 // costs the same however many items there are; only an L3 of the caller's own is read whole.
 // XOR detects accidents, not an adversary who picks contents.
-func (e *Engine) MerkleRoot(ctx context.Context) ([32]byte, error) {
+func (e *Engine) MerkleRoot(ctx context.Context) (root [32]byte, err error) {
 	if err := e.enter(); err != nil {
 		return [32]byte{}, err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	v := &verification{e: e}
 	set, err := v.digest3(ctx)
 	if err != nil {

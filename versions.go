@@ -68,7 +68,7 @@ type numbers struct {
 	clock *hlc.Clock
 	time  func() time.Time
 	l1    *l1
-	wal   *wal
+	wal   *journal
 	queue *queue
 
 	order sync.Mutex // see above
@@ -96,7 +96,7 @@ type mark struct {
 	waits    []landingWait
 }
 
-func newNumbers(mem *l1, w *wal, q *queue) *numbers {
+func newNumbers(mem *l1, w *journal, q *queue) *numbers {
 	n := &numbers{time: time.Now, l1: mem, wal: w, queue: q, marks: make(map[string]mark), ahead: make(map[string]uint64)}
 	n.clock = hlc.New(func() time.Time { return n.time() }, 0)
 	return n
@@ -124,8 +124,8 @@ func (n *numbers) newest(id string) (h head) {
 		h = head{nil, v}
 	}
 	n.mu.Unlock()
-	if ref, ok := n.wal.spooledAt(n.l1.hash(id)); ok && ref.version > h.version {
-		h = head{nil, ref.version}
+	if version, ok := n.wal.Spooled(n.l1.hash(id)); ok && version > h.version {
+		h = head{nil, version}
 	}
 	return h
 }
@@ -190,7 +190,7 @@ func (n *numbers) logUnit(ops []*entry, assign func(*entry) (restsOn *entry, err
 		}
 	}
 	n.begin(ops)
-	n.wal.append(ops, n.clock.Last(), unlessLost(rests), func(seg *segment, last bool, err error) {
+	n.wal.Append(ops, n.clock.Last(), unlessLost(rests), func(seg *segment, last bool, err error) {
 		if err != nil {
 			for _, op := range ops {
 				if !op.pinned() { // a Buffered one is still in memory
@@ -343,8 +343,8 @@ func (n *numbers) keepAhead(ctx context.Context, recs []Record) error {
 	if err != nil {
 		return err
 	}
-	if err := n.wal.log.SetMeta(ctx, aheadKey, b); err != nil {
-		return walError(err)
+	if err := n.wal.SetMeta(ctx, aheadKey, b); err != nil {
+		return err
 	}
 	return n.within(n.clock.Last()) // it may have moved on
 }
@@ -356,9 +356,9 @@ type aheadID struct {
 }
 
 func (n *numbers) loadAhead(ctx context.Context) error {
-	b, err := n.wal.log.Meta(ctx, aheadKey)
+	b, err := n.wal.Meta(ctx, aheadKey)
 	if err != nil || len(b) == 0 {
-		return walError(err)
+		return err
 	}
 	var list []aheadID
 	if err := json.Unmarshal(b, &list); err != nil {
@@ -563,8 +563,8 @@ func (n *numbers) moveBound(ctx context.Context) error {
 }
 
 func (n *numbers) saveBound(ctx context.Context, to uint64) error {
-	if err := n.wal.log.SetMeta(ctx, boundKey, binary.BigEndian.AppendUint64(nil, to)); err != nil {
-		return walError(err)
+	if err := n.wal.SetMeta(ctx, boundKey, binary.BigEndian.AppendUint64(nil, to)); err != nil {
+		return err
 	}
 	n.bound.Store(to)
 	return nil
@@ -581,9 +581,9 @@ func (n *numbers) tick(ctx context.Context) error {
 
 // load starts the clock above all that was given out on this Dir before.
 func (n *numbers) load(ctx context.Context) error {
-	b, err := n.wal.log.Meta(ctx, boundKey)
+	b, err := n.wal.Meta(ctx, boundKey)
 	if err != nil {
-		return walError(err)
+		return err
 	}
 	if len(b) != 0 && len(b) != 8 {
 		return walError(fmt.Errorf("%w: bound of versions", errBadPayload))
@@ -592,7 +592,7 @@ func (n *numbers) load(ctx context.Context) error {
 	if len(b) == 8 {
 		bound = binary.BigEndian.Uint64(b)
 	}
-	n.clock.Raise(max(bound, n.wal.log.Max()))
+	n.clock.Raise(max(bound, n.wal.Max()))
 	n.bound.Store(bound)
 	return n.loadAhead(ctx)
 }

@@ -151,8 +151,8 @@ func (e *Engine) saveFilter(ctx context.Context) error {
 	if !e.filter.good(h) { // else somebody may have written before the root was read
 		return nil
 	}
-	if err := e.wal.log.SetBlob(ctx, filterKey, b.Bytes()); err != nil {
-		return walError(err)
+	if err := e.wal.SetBlob(ctx, filterKey, b.Bytes()); err != nil {
+		return err
 	}
 	e.filter.added.Add(-added)
 	e.filter.wrote.Add(-wrote)
@@ -165,9 +165,9 @@ func (e *Engine) loadFilter(ctx context.Context) (trusted bool, err error) {
 	if !e.fleet.alone() {
 		return false, nil
 	}
-	b, err := e.wal.log.Blob(ctx, filterKey)
+	b, err := e.wal.Blob(ctx, filterKey)
 	if err != nil || b == nil {
-		return false, walError(err)
+		return false, err
 	}
 	set, stamp, err := cuckoo.Decode(bytes.NewReader(b))
 	if err != nil {
@@ -201,9 +201,9 @@ func (e *Engine) keepFleet(ctx context.Context) {
 // joinFleet makes this engine known in L3, if no other one has to notice it first; else the
 // loop goes on with it.
 func (e *Engine) joinFleet(ctx context.Context) error {
-	b, err := e.wal.log.Meta(ctx, deadKey)
+	b, err := e.wal.Meta(ctx, deadKey)
 	if err != nil {
-		return walError(err)
+		return err
 	}
 	if len(b) > 0 {
 		e.fleet.dead = strings.Split(string(b), "\n")
@@ -220,5 +220,5 @@ func (e *Engine) joinFleet(ctx context.Context) error {
 
 // rememberInstances notes in the WAL file which rows of the instance table are this Dir's.
 func (e *Engine) rememberInstances(ctx context.Context, ids []string) error {
-	return walError(e.wal.log.SetMeta(ctx, deadKey, []byte(strings.Join(ids, "\n"))))
+	return e.wal.SetMeta(ctx, deadKey, []byte(strings.Join(ids, "\n")))
 }

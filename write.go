@@ -293,11 +293,11 @@ func (c *call) keepLast() {
 }
 
 // write takes a call from validation to its acknowledgement.
-func (e *Engine) write(ctx context.Context, c *call) error {
+func (e *Engine) write(ctx context.Context, c *call) (err error) {
 	if err := e.enter(); err != nil {
 		return err
 	}
-	defer e.leave()
+	defer e.exit(ctx, &err)
 	if len(c.ops) == 0 {
 		return ctx.Err()
 	}
@@ -320,7 +320,7 @@ func (e *Engine) write(ctx context.Context, c *call) error {
 func (e *Engine) accept(ops []*entry, assign func(*entry) error) error {
 	if err := e.numbers.acceptUnit(unitOf(ops, e.queue.now()), assign); err != nil {
 		e.queue.unpromise(sizeOf(ops))
-		e.wal.release(ops)
+		e.wal.Release(ops)
 		return err
 	}
 	e.afterWrite()
@@ -378,7 +378,9 @@ func (e *Engine) askPriority(op *entry) (p Priority) {
 	if !ok || known.deleted {
 		return op.priority
 	}
+	e.inUser.Add(1)
 	defer func() {
+		e.inUser.Add(-1)
 		if r := recover(); r != nil {
 			e.log.Error("PriorityFunc panicked", "panic", r)
 			p = op.priority
@@ -405,7 +407,7 @@ func (e *Engine) admit(ctx context.Context, ops []*entry) error {
 		return err
 	}
 	if err := e.slow(ctx); err != nil {
-		e.wal.release(ops)
+		e.wal.Release(ops)
 		return err
 	}
 	return nil
@@ -440,7 +442,7 @@ func (e *Engine) slow(ctx context.Context) error {
 
 // reserve gives ops a place in the WAL, or refuses them.
 func (e *Engine) reserve(ops []*entry) error {
-	if e.wal.reserve(ops, walLimits{e.cfg.WALMaxItems, e.cfg.WALMaxBytes, e.gauge.limits[LevelCritical-1]}) {
+	if e.wal.Reserve(ops) {
 		return nil
 	}
 	return &BackpressureError{Level: LevelCritical, RetryAfter: LevelCritical.RetryAfter(), Reason: "the WAL has no room for this call"}
@@ -452,8 +454,7 @@ func (e *Engine) refusal(level BackpressureLevel) error {
 
 // pressureReason names what the pressure is made of.
 func (e *Engine) pressureReason() string {
-	items := float64(e.wal.items.Load()) / float64(e.cfg.WALMaxItems)
-	bytes := float64(e.wal.bytes.Load()) / float64(e.cfg.WALMaxBytes)
+	items, bytes := e.wal.Fill()
 	mem := float64(e.l1.pinned.Load()) / float64(e.cfg.L1MaxBytes)
 	switch max(items, bytes, mem) {
 	case items:
@@ -514,12 +515,12 @@ func (e *Engine) startLog(ops []*entry, d Durability, assign func(*entry) (*entr
 		if err == nil {
 			e.queue.accept(u, seg, last)
 		} else {
-			e.wal.release(ops)
+			e.wal.Release(ops)
 		}
 		logged(err)
 	})
 	if err != nil {
-		e.wal.release(ops)
+		e.wal.Release(ops)
 	}
 	return w, err
 }

@@ -1,0 +1,106 @@
+package syncengine
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// walspool.go is the journal's index of spooled ops: those that memory did not take. It costs some
+// 40 bytes per spooled id, which it knows by a 64-bit hash: at a million spooled ids the chance
+// that any two share one is 3e-8.
+
+type spoolIndex struct {
+	recovered int64 // segments up to this one were written by an earlier engine; set by Recover
+
+	mu sync.RWMutex        // guards m
+	m  map[uint64]spoolRef // hash of id -> its newest spooled op
+	n  atomic.Int64        // len(m), so that readers need no lock when it is 0
+}
+
+// spoolRef tells where an op is. The newest op is the one of the highest version, not
+// that of the last segment: concurrent writers may be logged in another order.
+type spoolRef struct {
+	seg     int64
+	version uint64
+}
+
+// AddSpooled remembers where a spooled op is.
+func (j *journal) AddSpooled(hash uint64, seg int64, version uint64) {
+	j.spool.mu.Lock()
+	if j.spool.m == nil {
+		j.spool.m = make(map[uint64]spoolRef)
+	}
+	if old, ok := j.spool.m[hash]; !ok || old.version <= version {
+		j.spool.m[hash] = spoolRef{seg, version}
+	}
+	j.spool.n.Store(int64(len(j.spool.m)))
+	j.spool.mu.Unlock()
+}
+
+// DropSpooled forgets where ops of an id up to a version are spooled.
+func (j *journal) DropSpooled(hash, version uint64) {
+	if j.spool.n.Load() == 0 {
+		return
+	}
+	j.spool.mu.Lock()
+	if ref, ok := j.spool.m[hash]; ok && ref.version <= version {
+		delete(j.spool.m, hash)
+	}
+	if len(j.spool.m) == 0 {
+		j.spool.m = nil // a map never shrinks
+	}
+	j.spool.n.Store(int64(len(j.spool.m)))
+	j.spool.mu.Unlock()
+}
+
+// DropDiscarded forgets where an op is spooled that is not wanted any more, in segments up to one.
+func (j *journal) DropDiscarded(hash, version uint64, upTo int64) {
+	j.spool.mu.Lock()
+	if ref, ok := j.spool.m[hash]; ok && ref.version == version && ref.seg <= upTo {
+		delete(j.spool.m, hash)
+	}
+	j.spool.n.Store(int64(len(j.spool.m)))
+	j.spool.mu.Unlock()
+}
+
+// Spooled returns the version of the newest spooled op of an id.
+func (j *journal) Spooled(hash uint64) (version uint64, ok bool) {
+	ref, ok := j.spooledAt(hash)
+	return ref.version, ok
+}
+
+// spooledAt returns where the newest spooled op of an id is.
+func (j *journal) spooledAt(hash uint64) (ref spoolRef, ok bool) {
+	if j.spool.n.Load() == 0 {
+		return spoolRef{}, false
+	}
+	j.spool.mu.RLock()
+	ref, ok = j.spool.m[hash]
+	j.spool.mu.RUnlock()
+	return ref, ok
+}
+
+// FindSpooled returns the newest spooled op of id, or nil when there is none. recovered
+// tells that an earlier engine wrote it.
+func (j *journal) FindSpooled(ctx context.Context, id string, hash uint64) (op *entry, recovered bool, err error) {
+	for {
+		ref, ok := j.spooledAt(hash)
+		if !ok {
+			return nil, false, nil
+		}
+		s, ok, err := j.log.Get(ctx, ref.seg)
+		if err != nil {
+			return nil, false, walError(err)
+		}
+		if ok {
+			op, err = newestIn(s.Payload, id)
+			return op, ref.seg <= j.spool.recovered, err
+		}
+		// Drained meanwhile: the index is changed before the segment is trimmed, so it
+		// no longer says the same.
+		if ctx.Err() != nil {
+			return nil, false, ctx.Err()
+		}
+	}
+}
