@@ -86,17 +86,12 @@ func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 
 // superseded counts ops that L3 holds something higher of, by another engine, and tells the user.
 func (e *Engine) superseded(lost []lostOp) {
-	e.supersedes.Add(uint64(len(lost)))
-	e.log.Warn("another engine's later write was in L3 first", "ops", len(lost))
-	fn := e.cfg.OnEvent.Superseded
-	if fn == nil {
-		return
-	}
-	for _, l := range lost {
+	e.news.Superseded(len(lost), func(i int) SupersededOp {
+		l := &lost[i]
 		op := SupersededOp{ID: l.rec.ID, Version: l.rec.Version, Deleted: l.rec.Deleted, By: l.row.Version, ByDelete: l.row.Deleted}
 		if !l.rec.Deleted {
 			op.Content = slices.Clone(l.rec.Content)
 		}
-		e.events.send(func() { fn(op) })
-	}
+		return op
+	})
 }

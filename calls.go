@@ -14,7 +14,7 @@ import (
 func (e *Engine) call2(ctx context.Context, op string, fn func(context.Context) error) error {
 	start := time.Now()
 	err := e.cb2.do(ctx, e.cfg.L2Timeout, fn)
-	e.meters.call("l2", op, start, err)
+	e.news.Call("l2", op, start, err)
 	return err
 }
 
@@ -32,14 +32,14 @@ func (e *Engine) call3For(ctx context.Context, op string, timeout time.Duration,
 		}
 		start := time.Now()
 		err := e.cb3.do(ctx, timeout, fn)
-		e.meters.call("l3", op, start, err)
+		e.news.Call("l3", op, start, err)
 		return err
 	}
 	if !again {
 		return once()
 	}
 	start := time.Now()
-	return retry(ctx, queryPreset, func() { e.retries.Add(1); start = time.Now() }, func(err error) bool {
+	return retry(ctx, queryPreset, func() { e.news.Retried(); start = time.Now() }, func(err error) bool {
 		return isOutage(err) && !errors.Is(err, errFenced) && !errors.Is(err, ErrUnknownOutcome) && time.Since(start) < e.cfg.L3Timeout && e.l3Ready.Load() && e.cb3.state() != "open"
 	}, once)
 }
@@ -49,14 +49,14 @@ func (e *Engine) call3For(ctx context.Context, op string, timeout time.Duration,
 func (e *Engine) pass2(ctx context.Context, op string, fn func(context.Context) error) error {
 	start := time.Now()
 	err := e.cb2.do(ctx, verifyTime, fn)
-	e.meters.call("l2", op, start, err)
+	e.news.Call("l2", op, start, err)
 	return err
 }
 
 func (e *Engine) pass3(ctx context.Context, op string, fn func(context.Context) error) error {
 	start := time.Now()
 	err := e.cb3.do(ctx, verifyTime, fn)
-	e.meters.call("l3", op, start, err)
+	e.news.Call("l3", op, start, err)
 	return err
 }
 

@@ -421,7 +421,7 @@ func (e *Engine) decideMany(ctx context.Context, qs []*question) {
 		return
 	}
 	if err := e.landed(ctx, qs, verdicts); err != nil {
-		e.log.Error("can't note in the WAL file what L3 holds now", "error", err)
+		e.news.Log().Error("can't note in the WAL file what L3 holds now", "error", err)
 	}
 	for i, q := range qs {
 		q.answer(verdicts[i], nil)

@@ -17,7 +17,7 @@
 // its own department and below; the contracts hold what all share.
 //
 //	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go events.go doc.go
-//	news        eventloop.go metrics.go
+//	news        news.go metrics.go
 //	server      resilience.go calls.go
 //	memory      l1.go eviction.go
 //	journal     wal.go walunit.go walspool.go
@@ -36,7 +36,7 @@
 // A test keeps it so (house_walls_test.go).
 //
 // Below the house, internal/ holds what can be specified without a word about
-// tiers or items: a clock (hlc), a group-committing log (oplog), SQL dialects
+// tiers or items: a clock (hlc), a loop of calls (eventloop), a group-committing log (oplog), SQL dialects
 // (sqlkit), conditional Redis writes (rediskit), set digests (digest), an
 // approximate set (cuckoo), who leaves a cache (evict) by a curve (tancurve) and
 // remembered frequencies (sketch), a JSON validator (jsonvalid).

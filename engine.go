@@ -27,7 +27,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,8 +35,8 @@ import (
 // Engine keeps items in step across the tiers. Make one with Open. All methods are safe
 // for concurrent use.
 type Engine struct {
-	cfg Config
-	log *slog.Logger
+	cfg  Config
+	news *news
 
 	l1         *l1
 	wal        *journal
@@ -61,23 +60,17 @@ type Engine struct {
 	cb3    *breaker
 	missed *l2Missed
 	bad    *quarantine
-	meters *metrics
-	events *eventLoop
 
 	loads     flights
 	promotes  chan promotion
 	l2Back    chan struct{} // cap 1: L2 was away
 	promoting atomic.Int64  // bytes in promotes
 
-	l2Cause    atomic.Pointer[error] // why writes to L2 fail; nil: the last one did not
-	l3Cause    atomic.Pointer[error] // the same for L3
-	l3Ready    atomic.Bool           // Prepare has succeeded once
-	retries    atomic.Uint64
-	corrupt    atomic.Uint64
-	healed     atomic.Uint64
-	supersedes atomic.Uint64
-	l2Counts   tierCounts
-	l3Counts   tierCounts
+	l2Cause  atomic.Pointer[error] // why writes to L2 fail; nil: the last one did not
+	l3Cause  atomic.Pointer[error] // the same for L3
+	l3Ready  atomic.Bool           // Prepare has succeeded once
+	l2Counts tierCounts
+	l3Counts tierCounts
 
 	state atomic.Uint32
 	// gate is 0 while reads are served without a second look; see the gate bits.
@@ -190,10 +183,7 @@ func (e *Engine) setState(to State) {
 	if from == to {
 		return
 	}
-	e.log.Info("state changed", "from", from.String(), "to", to.String())
-	if fn := e.cfg.OnEvent.StateChanged; fn != nil {
-		e.events.send(func() { fn(from, to) })
-	}
+	e.news.State(from, to)
 }
 
 // State returns where the engine stands in its life.
@@ -214,17 +204,7 @@ func (e *Engine) MemoryPressure() float64 {
 func (e *Engine) levelChanged(from, to BackpressureLevel) {
 	setBit(&e.gate, gateReadsRefused, !to.AcceptsReads())
 	e.queue.signal() // from LevelWarn on, any batch is due
-	e.log.Log(context.Background(), slogLevel(to), "backpressure changed", "from", from.String(), "to", to.String())
-	if fn := e.cfg.OnEvent.BackpressureChanged; fn != nil {
-		e.events.send(func() { fn(from, to) })
-	}
-}
-
-func slogLevel(l BackpressureLevel) slog.Level {
-	if l >= LevelWarn {
-		return slog.LevelWarn
-	}
-	return slog.LevelInfo
+	e.news.Level(from, to)
 }
 
 func setBit(v *atomic.Uint32, bit uint32, on bool) {
@@ -253,7 +233,7 @@ func (e *Engine) housekeep(ctx context.Context) {
 			e.l1.press(e.MemoryPressure())
 			e.l1.evict(0)
 			if err := e.numbers.tick(ctx); err != nil && ctx.Err() == nil {
-				e.log.Warn("the bound of versions can't be kept in the WAL file", "error", err)
+				e.news.Log().Warn("the bound of versions can't be kept in the WAL file", "error", err)
 			}
 		case <-ctx.Done():
 			return
@@ -304,7 +284,7 @@ func (e *Engine) purgeTombstones(ctx context.Context) {
 			return err
 		})
 		if err != nil {
-			e.log.Warn("purging tombstones failed", "error", err)
+			e.news.Log().Warn("purging tombstones failed", "error", err)
 			return
 		}
 		if n < purgeBatch {

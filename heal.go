@@ -39,7 +39,7 @@ func (e *Engine) healL3(ctx context.Context, id string) *Record {
 	if err != nil || !done {
 		return nil
 	}
-	e.noteHealed(id, "L3")
+	e.news.Healed(id, "L3")
 	return rec
 }
 
@@ -78,7 +78,7 @@ func (e *Engine) healedOr(ctx context.Context, id string, err error) (Record, er
 	if !errors.Is(err, ErrCorruption) {
 		return Record{}, err
 	}
-	e.noteCorruption(err)
+	e.news.Corrupted(err)
 	if rec := e.healL3(ctx, id); rec != nil {
 		return *rec, nil
 	}

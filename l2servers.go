@@ -47,6 +47,6 @@ func (e *Engine) metRedis(ctx context.Context, runID string) {
 	s.known = append(s.known, runID)
 	s.known = s.known[max(0, len(s.known)-serversKept):]
 	if err = errors.Join(err, e.wal.SetMeta(ctx, serversKey, []byte(strings.Join(s.known, " ")))); err != nil {
-		e.log.Error("can't note in the WAL file that Redis was restarted", "error", err)
+		e.news.Log().Error("can't note in the WAL file that Redis was restarted", "error", err)
 	}
 }

@@ -167,7 +167,7 @@ func (e *Engine) noteUnsure(ctx context.Context) {
 		return
 	}
 	if err := e.wal.SetMeta(context.WithoutCancel(ctx), unsureKey, []byte{1}); err != nil {
-		e.log.Error("can't note in the WAL file that L2 may fall behind", "error", err)
+		e.news.Log().Error("can't note in the WAL file that L2 may fall behind", "error", err)
 		return
 	}
 	e.unsure.Store(true)
@@ -210,10 +210,7 @@ func (e *Engine) l2Outage(err error) {
 	if err == nil {
 		e.noteL2Back()
 	}
-	e.log.Info("L2 changed", "down", err != nil, "error", err)
-	if fn := e.cfg.OnEvent.L2Outage; fn != nil {
-		e.events.send(func() { fn(err != nil, err) })
-	}
+	e.news.L2Outage(err)
 }
 
 // outrankedL2 is told of ops that lost to something higher in L3. Whoever wrote that may not
@@ -238,7 +235,7 @@ func (e *Engine) missL2(ctx context.Context, recs []Record) {
 		return
 	}
 	if err := e.missed.add(context.WithoutCancel(ctx), recs); err != nil {
-		e.log.Error("can't note in the WAL file that L2 missed writes", "error", err)
+		e.news.Log().Error("can't note in the WAL file that L2 missed writes", "error", err)
 	}
 }
 
@@ -308,17 +305,8 @@ const verifyAgain = 30 * time.Second
 func (e *Engine) verifyAndTell(ctx context.Context) error {
 	start := time.Now()
 	r, err := e.verify(ctx, VerifyOptions{Repair: true}, true)
-	e.meters.verified(time.Since(start), len(r.Divergent), err)
-	if err != nil {
-		return err
-	}
-	if len(r.Divergent) > 0 {
-		e.log.Info("L2 differed from L3", "ids", len(r.Divergent), "repaired", r.Repaired)
-	}
-	if fn := e.cfg.OnEvent.Verified; fn != nil {
-		e.events.send(func() { fn(r) })
-	}
-	return nil
+	e.news.Verified(&r, time.Since(start), err, true)
+	return err
 }
 
 // repairSome repairs up to page ids and reports whether it succeeded.

@@ -111,7 +111,7 @@ func (e *Engine) shut(ctx context.Context, busy bool) error {
 	e.walWG.Wait()
 	err = errors.Join(err, e.closeStores(), e.wal.Close())
 	e.setState(StateClosed)
-	e.endEvents(ctx)
+	e.news.End(ctx)
 	return err
 }
 
@@ -142,20 +142,20 @@ func (e *Engine) settle(cause error) error {
 func (e *Engine) retire(ctx context.Context) {
 	if e.unsure.Load() { // all batches have reached L2, or it is noted that they did not
 		if err := e.wal.SetMeta(context.WithoutCancel(ctx), unsureKey, []byte{0}); err != nil {
-			e.log.Warn("L2 will be compared at the next Open", "error", err)
+			e.news.Log().Warn("L2 will be compared at the next Open", "error", err)
 		}
 	}
 	if err := e.numbers.close(context.WithoutCancel(ctx)); err != nil {
-		e.log.Warn("the next engine's versions begin a little later", "error", err)
+		e.news.Log().Warn("the next engine's versions begin a little later", "error", err)
 	}
 	if !e.l3Ready.Load() || ctx.Err() != nil || e.flush.down.Load() {
 		return
 	}
 	if err := e.saveFilter(ctx); err != nil {
-		e.log.Warn("the filter's snapshot could not be saved", "error", err)
+		e.news.Log().Warn("the filter's snapshot could not be saved", "error", err)
 	}
 	if err := e.fleet.leave(ctx); err != nil {
-		e.log.Warn("this engine's row in L3 could not be removed", "error", err)
+		e.news.Log().Warn("this engine's row in L3 could not be removed", "error", err)
 	}
 }
 
@@ -169,18 +169,8 @@ func (e *Engine) closeStores() error {
 	if e.l3 != nil {
 		errs = append(errs, e.l3.Close())
 	}
-	e.meters.unregister()
+	e.news.Unregister()
 	return errors.Join(errs...)
-}
-
-// endEvents lets the user's event functions finish, as long as ctx allows: one that does not
-// return, or that itself waits for Close, is left behind.
-func (e *Engine) endEvents(ctx context.Context) {
-	e.events.close()
-	select {
-	case <-e.events.ended:
-	case <-ctx.Done():
-	}
 }
 
 // abandon undoes a failed open. An event function may wait for Open itself, so events are not
@@ -197,6 +187,6 @@ func (e *Engine) abandon(ctx context.Context) error {
 		err = e.wal.Close()
 	}
 	err = errors.Join(err, e.closeStores())
-	e.endEvents(ctx)
+	e.news.End(ctx)
 	return err
 }

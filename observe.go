@@ -12,6 +12,7 @@ import (
 // closed engine.
 func (e *Engine) Stats() Stats {
 	pending, spooled, age := e.queue.pending()
+	corrupt, healed, superseded := e.news.Counts()
 	items, bytes, loneItems, loneBytes := e.wal.Usage()
 	s := Stats{
 		State: e.State(), Pressure: e.MemoryPressure(), Level: e.gauge.current(),
@@ -22,10 +23,10 @@ func (e *Engine) Stats() Stats {
 		Evictions:  e.l1.evicted.Load(),
 		PendingOps: pending, SpooledOps: spooled, OldestPending: age,
 		WALItems: items - loneItems, WALBytes: bytes - loneBytes,
-		FlushedOps: e.flush.flushed.Load(), Superseded: e.supersedes.Load(), DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
+		FlushedOps: e.flush.flushed.Load(), Superseded: superseded, DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
 		FilterEntries: e.filter.entries(), FilterTrusted: e.filter.trusted(),
 		Quarantined: e.bad.count(), L3Down: e.flush.down.Load(), L2Missed: e.missed.count(),
-		Corruptions: e.corrupt.Load(), Healed: e.healed.Load(),
+		Corruptions: corrupt, Healed: healed,
 	}
 	return s
 }

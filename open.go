@@ -41,13 +41,12 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 // newEngine makes the rooms that need no I/O.
 func newEngine(cfg Config) *Engine {
 	e := &Engine{
-		cfg: cfg, log: cfg.Logger.With("instance", cfg.InstanceID),
+		cfg: cfg, news: newNews(cfg.Logger.With("instance", cfg.InstanceID), cfg.OnEvent),
 		l1: newL1(cfg.L1MaxBytes), wal: newJournal(walLimits{cfg.WALMaxItems, cfg.WALMaxBytes, cfg.thresholds()[LevelCritical-1].value}), missed: &l2Missed{},
 		promotes: make(chan promotion, promoteRoom), l2Back: make(chan struct{}, 1), idle: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	e.bad = &quarantine{wal: e.wal}
 	e.bg, e.stop = context.WithCancel(context.Background())
-	e.events = newEventLoop(e.log)
 	e.missed.note = e.noteMissed
 	for i, t := range cfg.thresholds() {
 		e.gauge.limits[i] = t.value
@@ -59,8 +58,8 @@ func newEngine(cfg Config) *Engine {
 		return e.call3(ctx, op, false, fn)
 	}
 	e.filter.fleet = e.fleet
-	e.cb2 = newBreaker("L2", breakerPresets[cfg.L2Breaker], e.circuitChanged("L2"))
-	e.cb3 = newBreaker("L3", breakerPresets[cfg.L3Breaker], e.circuitChanged("L3"))
+	e.cb2 = newBreaker("L2", breakerPresets[cfg.L2Breaker], func(from, to string) { e.news.Circuit("L2", from, to) })
+	e.cb3 = newBreaker("L3", breakerPresets[cfg.L3Breaker], func(from, to string) { e.news.Circuit("L3", from, to) })
 	// The queue multiplies these two: huge values mean the same as these.
 	batchBytes, age := min(cfg.BatchFlushBytes, 1<<40), min(cfg.BatchFlushInterval, 10*365*24*time.Hour)
 	e.queue = newQueue(queueLimits{
@@ -73,14 +72,14 @@ func newEngine(cfg Config) *Engine {
 	e.flush = &flusher{
 		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.spawn,
 		apply: e.applyL3,
-		cache: e.writeL2, refuse: e.refuse, dropped: e.bad.wasDiscarded, unlogged: e.noteUnsure, probe: e.probeL3, outage: e.l3Outage, landed: func(ops int, bytes int64) { e.meters.batch(ops, bytes) },
-		uncached: e.outrankedL2, superseded: e.superseded, decided: e.decided, corrupted: e.noteCorruption, log: e.logLone, haste: func() bool { return e.gauge.current() >= LevelWarn },
+		cache: e.writeL2, refuse: e.refuse, dropped: e.bad.wasDiscarded, unlogged: e.noteUnsure, probe: e.probeL3, outage: e.news.L3Outage, landed: e.news.Batch,
+		uncached: e.outrankedL2, superseded: e.superseded, decided: e.decided, corrupted: e.news.Corrupted, log: e.logLone, haste: func() bool { return e.gauge.current() >= LevelWarn },
 	}
 	return e
 }
 
 func (e *Engine) open(ctx context.Context) error {
-	goIn(&e.lastWG, e.events.run)
+	goIn(&e.lastWG, e.news.Run)
 	e.setState(StateConnecting)
 	if err := e.wal.Open(ctx, e.cfg.WALPath, !e.cfg.WALNoSync, e.cfg.L1MaxBytes/8); err != nil {
 		return err
@@ -89,8 +88,7 @@ func (e *Engine) open(ctx context.Context) error {
 	if err := e.openStores(); err != nil {
 		return err
 	}
-	var err error
-	if e.meters, err = newMetrics(e.cfg.Registerer, e.Stats, e.circuitState, e.retries.Load); err != nil {
+	if err := e.news.Open(e.cfg.Registerer, e.Stats, e.circuitState); err != nil {
 		return err
 	}
 	return e.recover(ctx)
@@ -125,7 +123,7 @@ func (e *Engine) openL2() error {
 	case e.cfg.Redis != nil:
 		e.l2 = newRedisStore(e.cfg.Redis, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, false)
 		if !rediskit.HonoursDeadlines(e.cfg.Redis) {
-			e.log.Warn("the Redis client ignores deadlines: make it with ContextTimeoutEnabled, or a hung server costs reads its read timeout")
+			e.news.Log().Warn("the Redis client ignores deadlines: make it with ContextTimeoutEnabled, or a hung server costs reads its read timeout")
 		}
 	case e.cfg.RedisURL != "":
 		client, err := rediskit.OpenWatched(e.cfg.RedisURL, e.metRedis)
@@ -177,16 +175,4 @@ func (e *Engine) circuitState(tier string) string {
 		return e.cb2.state()
 	}
 	return e.cb3.state()
-}
-
-// circuitChanged is called by a breaker under its lock: it only hands over.
-func (e *Engine) circuitChanged(tier string) func(from, to string) {
-	return func(from, to string) {
-		e.events.send(func() {
-			e.log.Warn("circuit changed", "tier", tier, "from", from, "to", to)
-			if fn := e.cfg.OnEvent.CircuitChanged; fn != nil {
-				fn(tier, from, to)
-			}
-		})
-	}
 }

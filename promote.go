@@ -77,15 +77,7 @@ func (e *Engine) promoteBatch(ctx context.Context, p promotion) {
 	}
 	if len(heal) > 0 && e.repairIDs(ctx, heal) == nil {
 		for _, id := range heal {
-			e.noteHealed(id, "L2")
+			e.news.Healed(id, "L2")
 		}
-	}
-}
-
-// noteHealed counts a corrupt copy that was replaced, and tells the user.
-func (e *Engine) noteHealed(id, tier string) {
-	e.healed.Add(1)
-	if fn := e.cfg.OnEvent.Healed; fn != nil {
-		e.events.send(func() { fn(id, tier) })
 	}
 }

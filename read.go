@@ -260,24 +260,10 @@ func (e *Engine) l2Failed(err error, ids ...string) {
 		e.l2Counts.misses.Add(uint64(len(ids)))
 	case errors.Is(err, ErrCorruption):
 		e.l2Counts.misses.Add(uint64(len(ids)))
-		e.noteCorruption(err)
+		e.news.Corrupted(err)
 		for _, id := range ids {
 			e.sendPromotion(promotion{heal: id})
 		}
-	}
-}
-
-// noteCorruption counts a copy that does not match its hash, and tells the user.
-func (e *Engine) noteCorruption(err error) {
-	var ce *CorruptionError
-	if !errors.As(err, &ce) {
-		return
-	}
-	e.corrupt.Add(1)
-	e.meters.corruption(ce.Tier)
-	e.log.Warn("corrupt copy", "tier", ce.Tier)
-	if fn := e.cfg.OnEvent.Corrupted; fn != nil {
-		e.events.send(func() { fn(ce) })
 	}
 }
 
@@ -319,7 +305,7 @@ func (e *Engine) GetVerified(ctx context.Context, id string) (item Item, err err
 			return it, err
 		}
 		err := &CorruptionError{ID: id, Tier: "L1", Expected: hex.EncodeToString(ent.hash[:]), Actual: hex.EncodeToString(actual[:])}
-		e.noteCorruption(err)
+		e.news.Corrupted(err)
 		if !e.l1.drop(ent) {
 			return Item{}, err // the only copy there is
 		}

@@ -23,7 +23,7 @@ import (
 
 func (e *Engine) recover(ctx context.Context) error {
 	start := time.Now()
-	err := retry(ctx, startupPreset, func() { e.retries.Add(1) },
+	err := retry(ctx, startupPreset, e.news.Retried,
 		// Not after a wrong password or a newer schema; and a server that hangs will hang again.
 		func(err error) bool { return errors.Is(err, ErrUnavailable) && time.Since(start) < e.cfg.L3Timeout },
 		func() error { return e.prepareL3(ctx) })
@@ -34,7 +34,7 @@ func (e *Engine) recover(ctx context.Context) error {
 		return fmt.Errorf("syncengine: open: %w", err)
 	case err != nil:
 		e.flush.down.Store(true)
-		e.l3Outage(true, err)
+		e.news.L3Outage(true, err)
 	}
 	e.setState(StateDrainingWAL)
 	if err := e.bad.load(ctx); err != nil {
@@ -89,18 +89,6 @@ func (e *Engine) probeL3(ctx context.Context) error {
 	return nil
 }
 
-// l3Outage is told by the flusher.
-func (e *Engine) l3Outage(down bool, cause error) {
-	if down {
-		e.log.Warn("L3 takes no writes, ops wait in the WAL", "error", cause)
-	} else {
-		e.log.Info("L3 takes writes again")
-	}
-	if fn := e.cfg.OnEvent.L3Outage; fn != nil {
-		e.events.send(func() { fn(down, cause) })
-	}
-}
-
 // indexWAL makes what the WAL holds readable, and starts the queue with it.
 func (e *Engine) indexWAL(ctx context.Context) error {
 	if err := e.numbers.load(ctx); err != nil {
@@ -111,6 +99,6 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 		return err
 	}
 	e.queue.restore(l.ops, l.first, l.last, l.oldest)
-	e.log.Info("draining what an earlier engine left in the WAL", "ops", l.ops)
+	e.news.Log().Info("draining what an earlier engine left in the WAL", "ops", l.ops)
 	return nil
 }

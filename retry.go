@@ -25,13 +25,8 @@ func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
 		return err
 	}
 	failpoint.Hit(failpoint.Quarantined)
-	e.log.Warn("L3 refused an op, now in quarantine", "ops", len(u.ops())) // its words could quote content
-	if fn := e.cfg.OnEvent.Quarantined; fn != nil {
-		q := badUnit{at: at, attempts: attempts(u.ops()), err: why.Error(), ops: u.ops()}
-		for _, op := range q.public() {
-			e.events.send(func() { fn(op) })
-		}
-	}
+	q := badUnit{at: at, attempts: attempts(u.ops()), err: why.Error(), ops: u.ops()}
+	e.news.Quarantined(q.public())
 	return nil
 }
 

@@ -33,7 +33,7 @@ func (e *Engine) Verify(ctx context.Context, opts VerifyOptions) (report VerifyR
 	}
 	start := time.Now()
 	r, err := e.verify(ctx, opts, false)
-	e.meters.verified(time.Since(start), len(r.Divergent), err)
+	e.news.Verified(&r, time.Since(start), err, false)
 	return r, err
 }
 
@@ -352,7 +352,7 @@ func (v *verification) deep(ctx context.Context, repair bool) error {
 	err := recount(false, func(err error) {
 		if ce, ok := errors.AsType[*CorruptionError](err); ok {
 			v.r.Corrupt = append(v.r.Corrupt, ce.ID)
-			v.e.noteCorruption(ce)
+			v.e.news.Corrupted(ce)
 		}
 	})
 	if err != nil || !repair {

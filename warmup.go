@@ -40,7 +40,7 @@ func (e *Engine) keepFilter(ctx context.Context) {
 		if err := e.warmFilter(ctx, with); err == nil {
 			built, room = time.Now(), with
 		} else if ctx.Err() == nil {
-			e.log.Info("the filter could not be built yet", "error", err)
+			e.news.Log().Info("the filter could not be built yet", "error", err)
 		}
 	}
 	for {
@@ -60,7 +60,7 @@ func (e *Engine) keepFilter(ctx context.Context) {
 			build(roomSome)
 		case added >= int64(e.cfg.FilterSnapshotInserts) || wrote > 0 && due:
 			if err := e.saveFilter(ctx); err != nil && ctx.Err() == nil {
-				e.log.Warn("the filter's snapshot could not be saved", "error", err)
+				e.news.Log().Warn("the filter's snapshot could not be saved", "error", err)
 			}
 			saved = time.Now()
 		}
@@ -109,7 +109,7 @@ func (e *Engine) warmFilter(ctx context.Context, room float64) error {
 		return err
 	}
 	e.filter.adopt(set, company)
-	e.log.Info("the filter is built", "ids", set.Len(), "bytes", set.Bytes(), "took", time.Since(start))
+	e.news.Log().Info("the filter is built", "ids", set.Len(), "bytes", set.Bytes(), "took", time.Since(start))
 	return nil
 }
 
@@ -171,7 +171,7 @@ func (e *Engine) loadFilter(ctx context.Context) (trusted bool, err error) {
 	}
 	set, stamp, err := cuckoo.Decode(bytes.NewReader(b))
 	if err != nil {
-		e.log.Info("a filter snapshot that can't be read is discarded", "error", err)
+		e.news.Log().Info("a filter snapshot that can't be read is discarded", "error", err)
 		return false, nil
 	}
 	root, ok, err := e.rootL3(ctx)
@@ -211,7 +211,7 @@ func (e *Engine) joinFleet(ctx context.Context) error {
 	if e.l3Ready.Load() {
 		if _, err := e.fleet.tryJoin(ctx); err == nil && ctx.Err() == nil {
 			if _, err := e.loadFilter(ctx); err != nil {
-				e.log.Info("the filter's snapshot is of no use", "error", err)
+				e.news.Log().Info("the filter's snapshot is of no use", "error", err)
 			}
 		}
 	}

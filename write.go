@@ -382,7 +382,7 @@ func (e *Engine) askPriority(op *entry) (p Priority) {
 	defer func() {
 		e.inUser.Add(-1)
 		if r := recover(); r != nil {
-			e.log.Error("PriorityFunc panicked", "panic", r)
+			e.news.Log().Error("PriorityFunc panicked", "panic", r)
 			p = op.priority
 		}
 	}()

@@ -1,0 +1,184 @@
+package syncengine
+
+// news.go tells what happens: to the log, to the user's event functions, and to the counters and
+// metrics, from one place for each kind of event. Whoever finds something out calls it once.
+//
+// Nothing here waits: event functions run on the loop "events". A breaker calls Circuit under its
+// lock.
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/syncengine-go/syncengine/internal/eventloop"
+)
+
+// news is the department that tells.
+type news struct {
+	log    *slog.Logger
+	on     Events
+	loop   *eventloop.Loop
+	meters *metrics // nil: nobody wants them
+
+	corrupt, healed, superseded, retries atomic.Uint64
+}
+
+func newNews(log *slog.Logger, on Events) *news {
+	return &news{log: log, on: on, loop: eventloop.New(log)}
+}
+
+// Open registers the metrics. stats and circuit are called at scrape time.
+func (n *news) Open(reg prometheus.Registerer, stats func() Stats, circuit func(tier string) string) (err error) {
+	n.meters, err = newMetrics(reg, stats, circuit, n.retries.Load)
+	return err
+}
+
+// Run is the loop "events".
+func (n *news) Run() { n.loop.Run() }
+
+// End takes the metrics back and lets the event functions finish, as long as ctx allows: one that
+// does not return, or that itself waits for Close, is left behind.
+func (n *news) End(ctx context.Context) {
+	n.loop.Close()
+	select {
+	case <-n.loop.Ended():
+	case <-ctx.Done():
+	}
+}
+
+// Unregister takes the metrics back.
+func (n *news) Unregister() { n.meters.unregister() }
+
+// Log is for what only the log is told of.
+func (n *news) Log() *slog.Logger { return n.log }
+
+// Counts returns how many copies were corrupt, how many were healed, and how many ops were
+// superseded.
+func (n *news) Counts() (corrupt, healed, superseded uint64) {
+	return n.corrupt.Load(), n.healed.Load(), n.superseded.Load()
+}
+
+// State tells that the engine is in another state.
+func (n *news) State(from, to State) {
+	n.log.Info("state changed", "from", from.String(), "to", to.String())
+	if fn := n.on.StateChanged; fn != nil {
+		n.loop.Send(func() { fn(from, to) })
+	}
+}
+
+// Level tells that backpressure has changed.
+func (n *news) Level(from, to BackpressureLevel) {
+	severity := slog.LevelInfo
+	if to >= LevelWarn {
+		severity = slog.LevelWarn
+	}
+	n.log.Log(context.Background(), severity, "backpressure changed", "from", from.String(), "to", to.String())
+	if fn := n.on.BackpressureChanged; fn != nil {
+		n.loop.Send(func() { fn(from, to) })
+	}
+}
+
+// Circuit tells that a breaker has changed. It only hands over.
+func (n *news) Circuit(tier, from, to string) {
+	n.loop.Send(func() {
+		n.log.Warn("circuit changed", "tier", tier, "from", from, "to", to)
+		if fn := n.on.CircuitChanged; fn != nil {
+			fn(tier, from, to)
+		}
+	})
+}
+
+// L3Outage tells that writes to L3 began or ceased to fail.
+func (n *news) L3Outage(down bool, cause error) {
+	if down {
+		n.log.Warn("L3 takes no writes, ops wait in the WAL", "error", cause)
+	} else {
+		n.log.Info("L3 takes writes again")
+	}
+	if fn := n.on.L3Outage; fn != nil {
+		n.loop.Send(func() { fn(down, cause) })
+	}
+}
+
+// L2Outage tells that writes to L2 began (cause is set) or ceased to fail.
+func (n *news) L2Outage(cause error) {
+	n.log.Info("L2 changed", "down", cause != nil, "error", cause)
+	if fn := n.on.L2Outage; fn != nil {
+		n.loop.Send(func() { fn(cause != nil, cause) })
+	}
+}
+
+// Quarantined tells that L3 refuses the ops of a unit. Its words could quote content, so the log
+// gets none.
+func (n *news) Quarantined(ops []QuarantinedOp) {
+	n.log.Warn("L3 refused an op, now in quarantine", "ops", len(ops))
+	if fn := n.on.Quarantined; fn != nil {
+		for _, op := range ops {
+			n.loop.Send(func() { fn(op) })
+		}
+	}
+}
+
+// Corrupted tells of a copy that does not match its hash, if err says so.
+func (n *news) Corrupted(err error) {
+	var ce *CorruptionError
+	if !errors.As(err, &ce) {
+		return
+	}
+	n.corrupt.Add(1)
+	n.meters.corruption(ce.Tier)
+	n.log.Warn("corrupt copy", "tier", ce.Tier)
+	if fn := n.on.Corrupted; fn != nil {
+		n.loop.Send(func() { fn(ce) })
+	}
+}
+
+// Healed tells that a corrupt copy was replaced.
+func (n *news) Healed(id, tier string) {
+	n.healed.Add(1)
+	if fn := n.on.Healed; fn != nil {
+		n.loop.Send(func() { fn(id, tier) })
+	}
+}
+
+// Superseded tells of n ops that L3 holds something higher of, by another engine. op makes what
+// the user is shown of the ith, if anybody wants to see it.
+func (n *news) Superseded(count int, op func(i int) SupersededOp) {
+	n.superseded.Add(uint64(count))
+	n.log.Warn("another engine's later write was in L3 first", "ops", count)
+	if fn := n.on.Superseded; fn != nil {
+		for i := range count {
+			op := op(i)
+			n.loop.Send(func() { fn(op) })
+		}
+	}
+}
+
+// Verified tells how a verification ended. One in the background is told to the user as well.
+func (n *news) Verified(r *VerifyReport, took time.Duration, err error, background bool) {
+	n.meters.verified(took, len(r.Divergent), err)
+	if !background || err != nil {
+		return
+	}
+	if len(r.Divergent) > 0 {
+		n.log.Info("L2 differed from L3", "ids", len(r.Divergent), "repaired", r.Repaired)
+	}
+	if fn := n.on.Verified; fn != nil {
+		report := *r
+		n.loop.Send(func() { fn(report) })
+	}
+}
+
+// Call counts a call to a tier.
+func (n *news) Call(tier, op string, start time.Time, err error) { n.meters.call(tier, op, start, err) }
+
+// Batch counts a batch that has landed.
+func (n *news) Batch(ops int, bytes int64) { n.meters.batch(ops, bytes) }
+
+// Retried counts a call to L3 that is made again.
+func (n *news) Retried() { n.retries.Add(1) }
