@@ -70,7 +70,7 @@ func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 				return w, err
 			case <-ctx.Done(): // it goes on by itself, as an ordinary op
 				w.over.Store(true)
-				e.stay(func() { <-logged })
+				e.door.Stay(func() { <-logged })
 				return nil, fmt.Errorf("syncengine: outranked in L3, submitted again, outcome unknown: %w", ctx.Err())
 			}
 		}

@@ -18,6 +18,7 @@
 //
 //	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go events.go doc.go
 //	news        news.go metrics.go
+//	door        door.go
 //	server      resilience.go calls.go
 //	memory      l1.go eviction.go
 //	journal     wal.go walunit.go walspool.go

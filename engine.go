@@ -5,7 +5,7 @@ package syncengine
 //
 // # Goroutines
 //
-// All are started by Engine.spawn and awaited by Shutdown:
+// All are started by the door and awaited by Shutdown:
 //
 //	wal          commits the log (oplog.Run); ends after the last append
 //	flusher      takes batches; ends when the background context does
@@ -25,9 +25,6 @@ package syncengine
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -37,6 +34,7 @@ import (
 type Engine struct {
 	cfg  Config
 	news *news
+	door *door
 
 	l1         *l1
 	wal        *journal
@@ -73,24 +71,9 @@ type Engine struct {
 	l3Counts tierCounts
 
 	state atomic.Uint32
-	// gate is 0 while reads are served without a second look; see the gate bits.
-	gate atomic.Uint32
 
 	servers l2Servers
 	unsure  atomic.Bool // the WAL file says that a crash may leave L2 behind L3
-
-	callsMu sync.Mutex    // guards the two fields below
-	closing bool          // no new calls
-	calls   int           // public calls under way, but for L1 hits
-	idle    chan struct{} // cap 1: calls has become 0 while closing
-
-	bg     context.Context // ends when background work must stop
-	stop   context.CancelFunc
-	wg     sync.WaitGroup // goroutines that end when bg does
-	walWG  sync.WaitGroup // the log's loop, which outlives them
-	lastWG sync.WaitGroup // the event loop and Shutdown itself, which end last
-
-	inUser atomic.Int64 // functions of the user's that a call is in, and that know no context
 
 	closeErr error         // valid once closed is
 	closed   chan struct{} // closed when Shutdown is over
@@ -105,76 +88,6 @@ func (c *tierCounts) see(hit bool) {
 	} else {
 		c.misses.Add(1)
 	}
-}
-
-// Bits of Engine.gate.
-const (
-	gateClosed uint32 = 1 << iota
-	gateReadsRefused
-)
-
-// spawn is the one door for goroutines. It is called while the engine is open: either by
-// Open or Shutdown, or within a public call, which Shutdown awaits first.
-func (e *Engine) spawn(_ string, fn func()) { goIn(&e.wg, fn) }
-
-// goIn starts fn as part of a group that Shutdown awaits.
-func goIn(wg *sync.WaitGroup, fn func()) {
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
-		fn()
-	}()
-}
-
-// enter begins a public call. Every nil result must be followed by leave.
-func (e *Engine) enter() error {
-	e.callsMu.Lock()
-	defer e.callsMu.Unlock()
-	if e.closing {
-		return ErrClosed
-	}
-	e.calls++
-	return nil
-}
-
-func (e *Engine) leave() {
-	e.callsMu.Lock()
-	e.calls--
-	last := e.closing && e.calls == 0
-	e.callsMu.Unlock()
-	if last {
-		select {
-		case e.idle <- struct{}{}:
-		default: // one signal is enough
-		}
-	}
-}
-
-// exit is leave for a call with the error err. One that comes from the end of the engine, not of
-// the caller's context, is ErrClosed: what the call asked for was cut off.
-func (e *Engine) exit(ctx context.Context, err *error) {
-	e.leave()
-	if *err == nil || e.bg.Err() == nil || ctx.Err() != nil || errors.Is(*err, ErrClosed) {
-		return
-	}
-	switch {
-	case errors.Is(*err, ErrUnknownOutcome):
-		*err = fmt.Errorf("%w: %w", ErrClosed, ErrUnknownOutcome)
-	case errors.Is(*err, context.Canceled), errors.Is(*err, ErrUnavailable):
-		*err = ErrClosed
-	}
-}
-
-// stay makes a call count as under way until what it leaves behind has ended: Shutdown flushes
-// only then.
-func (e *Engine) stay(ended func()) {
-	e.callsMu.Lock()
-	e.calls++
-	e.callsMu.Unlock()
-	e.spawn("left behind", func() {
-		ended()
-		e.leave()
-	})
 }
 
 // setState moves to a later state and tells the user. States never go back.
@@ -202,17 +115,8 @@ func (e *Engine) MemoryPressure() float64 {
 
 // levelChanged is told by the gauge.
 func (e *Engine) levelChanged(from, to BackpressureLevel) {
-	setBit(&e.gate, gateReadsRefused, !to.AcceptsReads())
 	e.queue.signal() // from LevelWarn on, any batch is due
 	e.news.Level(from, to)
-}
-
-func setBit(v *atomic.Uint32, bit uint32, on bool) {
-	if on {
-		v.Or(bit)
-	} else {
-		v.And(^bit)
-	}
 }
 
 // Len returns how many items L1 holds. Deleted ids do not count.

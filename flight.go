@@ -28,21 +28,6 @@ type flight struct {
 	err   error
 }
 
-// valued has the end of one context and the values of two.
-type valued struct {
-	context.Context
-	values context.Context
-}
-
-// Value asks values first. Package context asks it, too, for the parent that cancels: values, made
-// by WithoutCancel, don't name theirs, so that it gets the embedded one.
-func (v valued) Value(key any) any {
-	if value := v.values.Value(key); value != nil {
-		return value
-	}
-	return v.Context.Value(key)
-}
-
 // do returns the result of load for id, joining a load under way if no write came between.
 // spawn starts a goroutine.
 func (f *flights) do(ctx context.Context, id string, stamp uint64, spawn func(string, func()), load func() (Record, error)) (Record, error) {

@@ -61,7 +61,7 @@ func TestGoroutinesStartAtOneDoor(t *testing.T) {
 	libraryFiles(t, func(path string, f *ast.File) {
 		ast.Inspect(f, func(n ast.Node) bool {
 			if _, ok := n.(*ast.GoStmt); ok {
-				if found++; path != "engine.go" {
+				if found++; path != "door.go" {
 					t.Errorf("%s has a go statement", path)
 				}
 			}
@@ -69,7 +69,7 @@ func TestGoroutinesStartAtOneDoor(t *testing.T) {
 		})
 	})
 	if found != 1 {
-		t.Errorf("%d go statements, want the one in engine.go", found)
+		t.Errorf("%d go statements, want the one in door.go", found)
 	}
 }
 

@@ -32,14 +32,14 @@ func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(co
 	if err := e.enterRead(ctx); err != nil {
 		return Item{}, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	if made, _ := ctx.Value(madeKey{}).(*madeID); made.holds(id) {
 		return Item{}, &InvalidItemError{ID: id, Field: "factory", Rule: "must not ask GetOrInsertWith for the id it makes: it would wait for itself"}
 	}
 	for try := 0; ; try++ {
 		known := e.numbers.newest(id).version // a result below it began before a write that has ended
 		m := e.makers.join(id, func(m *making) {
-			e.spawn("factory", func() { e.makers.fly(m, func() (Record, error) { return e.findOrMake(ctx, id, factory) }) })
+			e.door.Spawn("factory", func() { e.makers.fly(m, func() (Record, error) { return e.findOrMake(ctx, id, factory) }) })
 		})
 		select {
 		case <-m.done:
@@ -110,7 +110,7 @@ func (f *makers) fly(m *making, fn func() (Record, error)) {
 func (e *Engine) findOrMake(values context.Context, id string, factory func(context.Context) (Item, error)) (Record, error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(values))
 	defer cancel()
-	defer context.AfterFunc(e.bg, cancel)()
+	defer context.AfterFunc(e.door.Context(), cancel)()
 	ids := []string{id}
 	failed := e.numbers.watch(ids) // before the look, so that nothing comes in between unseen
 	defer e.numbers.unwatch(ids)

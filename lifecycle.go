@@ -25,11 +25,7 @@ import (
 // returns an error that says so, and goes on in the background; another Shutdown waits for its end.
 // So such a function must not call Shutdown or Close without need: they wait for it.
 func (e *Engine) Shutdown(ctx context.Context) error {
-	e.callsMu.Lock()
-	first := !e.closing
-	e.closing = true
-	busy := e.calls > 0
-	e.callsMu.Unlock()
+	first, busy := e.door.Close()
 	if !first {
 		select {
 		case <-e.closed:
@@ -38,7 +34,7 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	goIn(&e.lastWG, func() {
+	e.door.SpawnLast(func() {
 		e.closeErr = e.shut(ctx, busy)
 		close(e.closed)
 	})
@@ -54,7 +50,7 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 		case <-e.closed: // soon, since nothing waits any more
 			return e.closeErr
 		case <-look.C:
-			if e.inUser.Load() > 0 {
+			if e.door.UserRuns() {
 				return fmt.Errorf("syncengine: closing goes on when the function given to Update, or PriorityFunc, returns: %w", ctx.Err())
 			}
 		}
@@ -73,10 +69,10 @@ func (e *Engine) Close() error {
 // accepted before the call is in quarantine it returns ErrRefused: the rest is in L3. When
 // nothing is pending it does not look at ctx.
 func (e *Engine) Flush(ctx context.Context) (err error) {
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	upTo, err := e.flush.flushAll(ctx)
 	if err == nil && e.bad.refusedUpTo(upTo) {
 		err = &RefusedError{Err: errors.New("ops are in quarantine, see Quarantined")}
@@ -85,30 +81,17 @@ func (e *Engine) Flush(ctx context.Context) (err error) {
 }
 
 func (e *Engine) shut(ctx context.Context, busy bool) error {
-	setBit(&e.gate, gateClosed, true)
 	e.setState(StateShuttingDown)
-	var cause error
-	for busy { // calls under way are bounded by their contexts and by bg
-		select {
-		case <-e.idle:
-			busy = false
-		case <-ctx.Done():
-			cause = ctx.Err()
-			e.stop() // ends what they wait for
-			<-e.idle
-			busy = false
-		}
-	}
+	cause := e.door.AwaitCalls(ctx, busy)
 	if cause == nil {
 		_, cause = e.flush.flushAll(ctx)
 	}
-	e.stop()
-	e.wg.Wait()
+	e.door.AwaitLoops()
 	failpoint.Hit(failpoint.ShutdownFlushed)
 	err := e.settle(cause)
 	e.retire(ctx)
 	e.wal.End()
-	e.walWG.Wait()
+	e.door.AwaitLog()
 	err = errors.Join(err, e.closeStores(), e.wal.Close())
 	e.setState(StateClosed)
 	e.news.End(ctx)
@@ -178,12 +161,11 @@ func (e *Engine) closeStores() error {
 func (e *Engine) abandon(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.CloseTimeout)
 	defer cancel()
-	e.stop()
-	e.wg.Wait()
+	e.door.AwaitLoops()
 	var err error
 	if e.wal.IsOpen() {
 		e.wal.End()
-		e.walWG.Wait()
+		e.door.AwaitLog()
 		err = e.wal.Close()
 	}
 	err = errors.Join(err, e.closeStores())

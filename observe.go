@@ -38,14 +38,14 @@ func (e *Engine) Health(ctx context.Context) Health {
 	h := Health{State: s.State, Level: s.Level, PendingOps: s.PendingOps, Quarantined: s.Quarantined}
 	h.Live = s.State != StateClosed
 	h.Ready = (s.State == StateReady || s.State == StateRunning) && s.Level.AcceptsWrites()
-	if e.enter() != nil {
+	if e.door.Enter() != nil {
 		return h
 	}
-	defer e.leave()
+	defer e.door.Leave()
 	var wg sync.WaitGroup
 	if e.l2 != nil {
 		wg.Add(1)
-		e.spawn("health", func() {
+		e.door.Spawn("health", func() {
 			defer wg.Done()
 			h.L2 = probe(ctx, e.cfg.L2Timeout, e.l2.Ping)
 		})

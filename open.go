@@ -41,12 +41,11 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 // newEngine makes the rooms that need no I/O.
 func newEngine(cfg Config) *Engine {
 	e := &Engine{
-		cfg: cfg, news: newNews(cfg.Logger.With("instance", cfg.InstanceID), cfg.OnEvent),
+		cfg: cfg, door: newDoor(), news: newNews(cfg.Logger.With("instance", cfg.InstanceID), cfg.OnEvent),
 		l1: newL1(cfg.L1MaxBytes), wal: newJournal(walLimits{cfg.WALMaxItems, cfg.WALMaxBytes, cfg.thresholds()[LevelCritical-1].value}), missed: &l2Missed{},
-		promotes: make(chan promotion, promoteRoom), l2Back: make(chan struct{}, 1), idle: make(chan struct{}, 1), closed: make(chan struct{}),
+		promotes: make(chan promotion, promoteRoom), l2Back: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	e.bad = &quarantine{wal: e.wal}
-	e.bg, e.stop = context.WithCancel(context.Background())
 	e.missed.note = e.noteMissed
 	for i, t := range cfg.thresholds() {
 		e.gauge.limits[i] = t.value
@@ -70,7 +69,7 @@ func newEngine(cfg Config) *Engine {
 	e.conditions.wake = make(chan struct{}, 1)
 	e.conditions.nonce = uint64(time.Now().UnixNano()) // above those of an earlier engine on the same store
 	e.flush = &flusher{
-		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.spawn,
+		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.door.Spawn,
 		apply: e.applyL3,
 		cache: e.writeL2, refuse: e.refuse, dropped: e.bad.wasDiscarded, unlogged: e.noteUnsure, probe: e.probeL3, outage: e.news.L3Outage, landed: e.news.Batch,
 		uncached: e.outrankedL2, superseded: e.superseded, decided: e.decided, corrupted: e.news.Corrupted, log: e.logLone, haste: func() bool { return e.gauge.current() >= LevelWarn },
@@ -79,12 +78,12 @@ func newEngine(cfg Config) *Engine {
 }
 
 func (e *Engine) open(ctx context.Context) error {
-	goIn(&e.lastWG, e.news.Run)
+	e.door.SpawnLast(e.news.Run)
 	e.setState(StateConnecting)
 	if err := e.wal.Open(ctx, e.cfg.WALPath, !e.cfg.WALNoSync, e.cfg.L1MaxBytes/8); err != nil {
 		return err
 	}
-	goIn(&e.walWG, e.wal.Run)
+	e.door.SpawnLog(e.wal.Run)
 	if err := e.openStores(); err != nil {
 		return err
 	}

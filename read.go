@@ -26,7 +26,7 @@ import (
 // when memory alone can't answer), ErrCorruption (L3's row does not match its hash),
 // ErrUnavailable.
 func (e *Engine) Get(ctx context.Context, id string) (it Item, err error) {
-	if e.gate.Load()&gateClosed == 0 {
+	if !e.door.Closed() {
 		ent, ok := e.l1.get(id)
 		if ok && e.fresh(ent) {
 			err = e.show(ent, &it)
@@ -75,7 +75,7 @@ func (e *Engine) show(ent *entry, it *Item) error {
 
 // enterRead begins a read that memory alone can't answer.
 func (e *Engine) enterRead(ctx context.Context) error {
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return err
 	}
 	err := ctx.Err()
@@ -83,7 +83,7 @@ func (e *Engine) enterRead(ctx context.Context) error {
 		err = e.readRefusal()
 	}
 	if err != nil {
-		e.leave()
+		e.door.Leave()
 	}
 	return err
 }
@@ -91,7 +91,7 @@ func (e *Engine) enterRead(ctx context.Context) error {
 // readRefusal is not nil at LevelShutdown: what a read brings from the tiers below needs room.
 // What is in memory already needs none, and is never refused.
 func (e *Engine) readRefusal() error {
-	if e.gate.Load()&gateReadsRefused == 0 {
+	if e.gauge.current().AcceptsReads() {
 		return nil
 	}
 	l := e.gauge.current()
@@ -105,7 +105,7 @@ func (e *Engine) getSlow(ctx context.Context, id string) (item Item, err error) 
 	if err := e.enterRead(ctx); err != nil {
 		return Item{}, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	rec, err := e.find(ctx, id)
 	if err != nil {
 		return Item{}, err
@@ -147,18 +147,12 @@ func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 	case waiting == nil && !ok && !e.filter.mayContain(id):
 		return Record{}, ErrNotFound
 	}
-	shared := e.background(ctx)
-	rec, err := e.loads.do(ctx, id, stamp, e.spawn, func() (Record, error) { return e.load(shared, id, stamp, waiting) })
+	shared := e.door.Background(ctx)
+	rec, err := e.loads.do(ctx, id, stamp, e.door.Spawn, func() (Record, error) { return e.load(shared, id, stamp, waiting) })
 	if ok {
 		return e.refreshed(ent, rec, err)
 	}
 	return rec, err
-}
-
-// background returns a context that ends when the engine's background work does, with the
-// values of a caller's.
-func (e *Engine) background(values context.Context) context.Context {
-	return valued{e.bg, context.WithoutCancel(values)}
 }
 
 // refreshed decides between an L1 entry past its age and what the tiers below said.
@@ -283,10 +277,10 @@ func (e *Engine) GetVerified(ctx context.Context, id string) (item Item, err err
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return Item{}, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	if err := ctx.Err(); err != nil {
 		return Item{}, err
 	}

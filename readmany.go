@@ -19,10 +19,10 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			return nil, err
 		}
 	}
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return nil, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

@@ -49,20 +49,20 @@ func (e *Engine) recover(ctx context.Context) error {
 		if err := e.readMissed(ctx); err != nil {
 			return err
 		}
-		e.spawn("l2 repair", func() { e.repairL2(e.bg) })
-		e.spawn("l2 verify", func() { e.verifyL2(e.bg) })
-		e.spawn("l2 promote", func() { e.promoteL2(e.bg) })
+		e.door.Spawn("l2 repair", func() { e.repairL2(e.door.Context()) })
+		e.door.Spawn("l2 verify", func() { e.verifyL2(e.door.Context()) })
+		e.door.Spawn("l2 promote", func() { e.promoteL2(e.door.Context()) })
 	}
 	e.setState(StateWarmingUp)
 	if err := e.joinFleet(ctx); err != nil {
 		return fmt.Errorf("syncengine: open: %w", err)
 	}
-	e.spawn("fleet", func() { e.keepFleet(e.bg) })
-	e.spawn("filter", func() { e.keepFilter(e.bg) })
-	e.spawn("conditions", func() { e.decide(e.bg) })
-	e.spawn("flusher", func() { e.flush.run(e.bg) })
-	e.spawn("housekeeping", func() { e.housekeep(e.bg) })
-	e.spawn("l3 watch", func() { e.watchL3(e.bg) })
+	e.door.Spawn("fleet", func() { e.keepFleet(e.door.Context()) })
+	e.door.Spawn("filter", func() { e.keepFilter(e.door.Context()) })
+	e.door.Spawn("conditions", func() { e.decide(e.door.Context()) })
+	e.door.Spawn("flusher", func() { e.flush.run(e.door.Context()) })
+	e.door.Spawn("housekeeping", func() { e.housekeep(e.door.Context()) })
+	e.door.Spawn("l3 watch", func() { e.watchL3(e.door.Context()) })
 	e.setState(StateReady)
 	e.setState(StateRunning)
 	failpoint.Hit(failpoint.Recovered)

@@ -42,10 +42,10 @@ func (e *Engine) decided(ctx context.Context, units []unit, a *archived) error {
 
 // Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file.
 func (e *Engine) Quarantined(ctx context.Context) (ops []QuarantinedOp, err error) {
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return nil, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	units, err := e.bad.list(ctx)
 	if err != nil {
 		return nil, err
@@ -64,10 +64,10 @@ func (e *Engine) Quarantined(ctx context.Context) (ops []QuarantinedOp, err erro
 // One whose content was changed in memory stays there: the error is a *CorruptionError. What
 // another call retries or discards at the moment is left to that.
 func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (n int, err error) {
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return 0, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	rows := e.bad.claim(ids)
 	defer e.bad.unclaim(rows) // those that left don't mind
 	var damaged []error
@@ -144,10 +144,10 @@ func (e *Engine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, erro
 // returns how many ops it removed. What another call retries or discards at the moment is left
 // to that.
 func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (n int, err error) {
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return 0, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}

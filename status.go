@@ -30,7 +30,7 @@ func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err 
 	if err := e.enterRead(ctx); err != nil {
 		return st, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	newest := Record{}
 	see := func(r *Record) {
 		if newest.Version == 0 || r.Compare(&newest) > 0 {

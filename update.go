@@ -41,10 +41,10 @@ func (e *Engine) Update(ctx context.Context, id string, fn func(cur Item, exists
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return Item{}, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	u := &update{e: e, id: id, ids: []string{id}, fn: fn, o: o}
 	if o.conditional && !o.unchanged {
 		u.only = &o.ifVersion
@@ -214,8 +214,8 @@ func (u *update) run(rec *Record, at *known) (it Item, exists bool, err error) {
 
 // callFn calls fn. While it runs Shutdown waits no longer than its context allows.
 func (u *update) callFn(cur Item, exists bool) (it Item, err error) {
-	u.e.inUser.Add(1)
-	defer u.e.inUser.Add(-1)
+	u.e.door.EnterUser()
+	defer u.e.door.LeaveUser()
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("syncengine: the function given to Update panicked: %v", p)
@@ -316,7 +316,7 @@ func (w *handed) wait(ctx context.Context) (Item, error) {
 		if w.w != nil {
 			w.w.over.Store(true)
 		}
-		w.e.stay(func() { <-w.done })
+		w.e.door.Stay(func() { <-w.done })
 		return Item{}, fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())
 	}
 	switch {

@@ -24,10 +24,10 @@ const (
 // own, so little is read however much they hold; of stores of the caller's own, everything
 // is. It may take as long as Redis needs to look at all its values; ctx bounds it.
 func (e *Engine) Verify(ctx context.Context, opts VerifyOptions) (report VerifyReport, err error) {
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return VerifyReport{}, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	if e.l2 == nil && !opts.Deep {
 		return VerifyReport{}, &ConfigError{Field: "RedisURL", Value: `""`, Rule: "Verify compares L2 with L3: it needs an L2"}
 	}
@@ -392,10 +392,10 @@ func (e *Engine) isPending(id string) bool {
 // costs the same however many items there are; only an L3 of the caller's own is read whole.
 // XOR detects accidents, not an adversary who picks contents.
 func (e *Engine) MerkleRoot(ctx context.Context) (root [32]byte, err error) {
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return [32]byte{}, err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	v := &verification{e: e}
 	set, err := v.digest3(ctx)
 	if err != nil {

@@ -294,10 +294,10 @@ func (c *call) keepLast() {
 
 // write takes a call from validation to its acknowledgement.
 func (e *Engine) write(ctx context.Context, c *call) (err error) {
-	if err := e.enter(); err != nil {
+	if err := e.door.Enter(); err != nil {
 		return err
 	}
-	defer e.exit(ctx, &err)
+	defer e.door.Exit(ctx, &err)
 	if len(c.ops) == 0 {
 		return ctx.Err()
 	}
@@ -378,9 +378,9 @@ func (e *Engine) askPriority(op *entry) (p Priority) {
 	if !ok || known.deleted {
 		return op.priority
 	}
-	e.inUser.Add(1)
+	e.door.EnterUser()
 	defer func() {
-		e.inUser.Add(-1)
+		e.door.LeaveUser()
 		if r := recover(); r != nil {
 			e.news.Log().Error("PriorityFunc panicked", "panic", r)
 			p = op.priority
@@ -493,7 +493,7 @@ func (e *Engine) logIf(ctx context.Context, c *call, assign func(*entry) (*entry
 		if w != nil {
 			w.over.Store(true)
 		}
-		e.stay(func() { <-logged })
+		e.door.Stay(func() { <-logged })
 		return fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())
 	}
 	e.afterWrite()
