@@ -59,7 +59,7 @@ func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := e.reserve(ops); err != nil {
+		if err := e.pressure.Reserve(ops); err != nil {
 			return nil, err
 		}
 		logged := make(chan error, 1)

@@ -228,14 +228,14 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 	if seg != nil && seg.spooled {
 		q.noteSpooled(&u, seg, last)
 		for _, e := range ops {
-			q.wal.AddSpooled(q.l1.hash(e.id()), seg.id, e.version) // before L1, which may evict it at once
-			q.l1.accept(e, false)
+			q.wal.AddSpooled(q.l1.Hash(e.id()), seg.id, e.version) // before L1, which may evict it at once
+			q.l1.Accept(e, false)
 			q.makeRoomAfter(e, size)
 		}
 	} else {
 		setSegment(ops, seg)
 		for _, e := range ops {
-			q.l1.accept(e, true)
+			q.l1.Accept(e, true)
 		}
 		q.push(u)
 	}
@@ -245,18 +245,18 @@ func (q *queue) accept(u unit, seg *segment, last bool) {
 // makeRoom evicts for what is about to be accepted. For little, callers do it afterwards.
 func (q *queue) makeRoom(size int64) {
 	if size > q.lim.evictAhead {
-		q.l1.evict(size)
+		q.l1.Evict(size)
 	}
 }
 
 // makeRoomAfter keeps a large spooled unit from passing the budget while its ops come in one
 // by one: the WAL answers for those that have to leave (INV-10).
 func (q *queue) makeRoomAfter(e *entry, unit int64) {
-	if unit <= q.lim.evictAhead || q.l1.over(0) <= 0 {
+	if unit <= q.lim.evictAhead || q.l1.Over(0) <= 0 {
 		return
 	}
-	if q.l1.evict(0); q.l1.over(0) > 0 {
-		q.l1.drop(e)
+	if q.l1.Evict(0); q.l1.Over(0) > 0 {
+		q.l1.Drop(e)
 	}
 }
 
@@ -474,15 +474,15 @@ func (q *queue) finish(u *unit, a *archived) {
 	ops := u.ops()
 	for _, e := range ops {
 		// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
-		q.wal.DropSpooled(q.l1.hash(e.id()), e.version)
-		q.l1.unpin(e)
+		q.wal.DropSpooled(q.l1.Hash(e.id()), e.version)
+		q.l1.Unpin(e)
 		if q.held[e.id()] == e {
 			delete(q.held, e.id())
 		}
 		if _, lost := a.lost[e]; lost {
-			q.l1.forget(e)
+			q.l1.Forget(e)
 		} else if a.healed[e] != nil {
-			q.l1.drop(e)
+			q.l1.Drop(e)
 		}
 	}
 	switch seg := ops[0].seg; seg {

@@ -35,10 +35,10 @@ import (
 
 // writeIf is write for a call with conditions, or numbered by its caller at Archived.
 func (e *Engine) writeIf(ctx context.Context, c *call) error {
-	if err := e.admitLevel(ctx); err != nil {
+	if err := e.pressure.Allow(ctx); err != nil {
 		return err
 	}
-	if err := e.slow(ctx); err != nil {
+	if err := e.pressure.Slow(ctx); err != nil {
 		return err
 	}
 	if e.fleet.private {
@@ -98,7 +98,7 @@ func (e *Engine) judge(c *call, at []known) func(*entry) (*entry, error) {
 
 // logKnown decides a call whose ids are watched, and logs it or takes it into memory.
 func (e *Engine) logKnown(ctx context.Context, c *call, at []known) error {
-	if err := e.reserve(c.ops); err != nil {
+	if err := e.pressure.Reserve(c.ops); err != nil {
 		return err
 	}
 	var err error
@@ -141,8 +141,8 @@ func (e *Engine) truth(ctx context.Context, ids []string) ([]Record, error) {
 	var ask []string
 	var at []int
 	for i, id := range ids {
-		stamps[i] = e.l1.stamp(id)
-		ent, ok := e.l1.get(id)
+		stamps[i] = e.l1.Stamp(id)
+		ent, ok := e.l1.Get(id)
 		if ok && (ent.pinned() || e.fleet.private) {
 			out[i] = ent.record()
 		}
@@ -156,7 +156,7 @@ func (e *Engine) truth(ctx context.Context, ids []string) ([]Record, error) {
 			}
 		}
 		if !ok {
-			e.l1.misses.Inc()
+			e.l1.Missed()
 		}
 		own := out[i].Version != 0 && !recovered
 		if e.fleet.private && (own || waiting == nil && !e.filter.mayContain(id)) {
@@ -454,7 +454,7 @@ func (e *Engine) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 	for i, q := range qs {
 		if verdicts[i].Decision == DecidedApplied {
 			for _, op := range q.ops {
-				e.l1.accept(op, false)
+				e.l1.Accept(op, false)
 			}
 			e.numbers.stored(q.ops)
 		}
@@ -465,21 +465,21 @@ func (e *Engine) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 
 // forgetBelow drops a clean copy in L1 that L3 has shown to be old.
 func (e *Engine) forgetBelow(id string, row *Meta) {
-	ent, ok := e.l1.peek(id)
+	ent, ok := e.l1.Peek(id)
 	if !ok {
 		return
 	}
 	have, rec := ent.record(), row.record()
 	if row.Version == 0 || have.Compare(&rec) < 0 {
-		e.l1.drop(ent)
+		e.l1.Drop(ent)
 	}
 }
 
 // forgetCopies drops the clean copies of ids in L1: the next read asks.
 func (e *Engine) forgetCopies(ops []*entry) {
 	for _, op := range ops {
-		if ent, ok := e.l1.peek(op.id()); ok {
-			e.l1.drop(ent)
+		if ent, ok := e.l1.Peek(op.id()); ok {
+			e.l1.Drop(ent)
 		}
 	}
 }

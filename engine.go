@@ -46,7 +46,7 @@ type Engine struct {
 	makers     makers
 	filter     filter
 	fleet      *fleet
-	gauge      pressureGauge
+	pressure   *pressure
 	l2         CacheStore // nil: none
 	l3         ArchiveStore
 	// What the stores can do besides; nil when they can't.
@@ -103,15 +103,12 @@ func (e *Engine) setState(to State) {
 func (e *Engine) State() State { return State(e.state.Load()) }
 
 // Backpressure returns the current level.
-func (e *Engine) Backpressure() BackpressureLevel { return e.gauge.observe(e.MemoryPressure()) }
+func (e *Engine) Backpressure() BackpressureLevel { return e.pressure.Observe() }
 
 // MemoryPressure is the largest of: bytes that can't be evicted / L1MaxBytes; ops in the
 // WAL, or accepted into memory alone, which an outage will put there / WALMaxItems; their bytes
 // / WALMaxBytes. It may pass 1 for a moment.
-func (e *Engine) MemoryPressure() float64 {
-	items, bytes := e.wal.Fill()
-	return max(float64(e.l1.pinned.Load())/float64(e.cfg.L1MaxBytes), items, bytes)
-}
+func (e *Engine) MemoryPressure() float64 { return e.pressure.Now() }
 
 // levelChanged is told by the gauge.
 func (e *Engine) levelChanged(from, to BackpressureLevel) {
@@ -120,7 +117,7 @@ func (e *Engine) levelChanged(from, to BackpressureLevel) {
 }
 
 // Len returns how many items L1 holds. Deleted ids do not count.
-func (e *Engine) Len() int { return int(e.l1.live.Load()) }
+func (e *Engine) Len() int { return e.l1.Len() }
 
 // IsEmpty reports whether L1 holds no item.
 func (e *Engine) IsEmpty() bool { return e.Len() == 0 }
@@ -132,10 +129,10 @@ func (e *Engine) housekeep(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
-			e.l1.tick()
+			e.l1.Tick()
 			e.Backpressure() // falls by itself when nobody writes
-			e.l1.press(e.MemoryPressure())
-			e.l1.evict(0)
+			e.l1.Press(e.pressure.Now())
+			e.l1.Evict(0)
 			if err := e.numbers.tick(ctx); err != nil && ctx.Err() == nil {
 				e.news.Log().Warn("the bound of versions can't be kept in the WAL file", "error", err)
 			}

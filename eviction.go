@@ -12,10 +12,10 @@ package syncengine
 // may fill memory.
 const evictAttempts = 64
 
-// evict makes room for so many bytes within the budget, as far as entries may go.
-func (c *l1) evict(room int64) {
-	for fruitless := 0; c.over(room) > 0 && fruitless < evictAttempts; {
-		if e, ok := c.residents.Loser(); ok && c.drop(e) {
+// Evict makes room for so many bytes within the budget, as far as entries may go.
+func (c *l1) Evict(room int64) {
+	for fruitless := 0; c.Over(room) > 0 && fruitless < evictAttempts; {
+		if e, ok := c.residents.Loser(); ok && c.Drop(e) {
 			c.evicted.Add(1)
 			fruitless = 0
 		} else {

@@ -26,13 +26,13 @@ func newSim(items int) *sim {
 
 func (s *sim) read(id string) {
 	s.n++
-	if _, ok := s.c.get(id); ok {
+	if _, ok := s.c.Get(id); ok {
 		s.hits++
 		s.hitsOf[id]++
 		return
 	}
-	s.c.promote(newEntry(&Record{Item: Item{ID: id, Version: 1, Content: make([]byte, s.contentLen)}}), s.c.stamp(id))
-	s.c.evict(0)
+	s.c.Promote(newEntry(&Record{Item: Item{ID: id, Version: 1, Content: make([]byte, s.contentLen)}}), s.c.Stamp(id))
+	s.c.Evict(0)
 }
 
 // share returns the share of hits since the last call, in percent.
@@ -164,33 +164,33 @@ func TestINV6PinnedEntriesAreNeverTheLoser(t *testing.T) {
 	var pinned []*entry
 	for n := range 60 {
 		e := newEntry(&Record{Item: Item{ID: fmt.Sprint("p", n), Version: 1, Content: make([]byte, 1000)}})
-		c.accept(e, true)
+		c.Accept(e, true)
 		pinned = append(pinned, e)
 	}
 	for n := range 5000 {
 		id := fmt.Sprint("clean-", n)
-		c.promote(newEntry(&Record{Item: Item{ID: id, Version: 1, Content: make([]byte, 1000)}}), c.stamp(id))
-		c.evict(0)
-		if c.used() > 100_000 {
-			t.Fatalf("%d bytes are in use", c.used())
+		c.Promote(newEntry(&Record{Item: Item{ID: id, Version: 1, Content: make([]byte, 1000)}}), c.Stamp(id))
+		c.Evict(0)
+		if c.Used() > 100_000 {
+			t.Fatalf("%d bytes are in use", c.Used())
 		}
 	}
 	for _, e := range pinned {
-		if got, ok := c.peek(e.id()); !ok || got != e {
+		if got, ok := c.Peek(e.id()); !ok || got != e {
 			t.Fatalf("%s is gone", e.id())
 		}
 	}
-	c.evict(1 << 30) // all that may go
+	c.Evict(1 << 30) // all that may go
 	if c.live.Load() != 60 {
 		t.Errorf("%d items are left of 60 that may not go", c.live.Load())
 	}
 	for _, e := range pinned {
-		if c.drop(e) {
+		if c.Drop(e) {
 			t.Fatalf("%s was dropped while it was pinned", e.id())
 		}
-		c.unpin(e)
+		c.Unpin(e)
 	}
-	c.evict(1 << 30)
+	c.Evict(1 << 30)
 	if c.live.Load() != 0 || c.bytes.Load() != 0 || c.residents.Len() != 0 {
 		t.Errorf("%d items, %d bytes are left; eviction knows %d", c.live.Load(), c.bytes.Load(), c.residents.Len())
 	}
@@ -207,28 +207,28 @@ func TestEvictionKnowsWhatIsInTheMap(t *testing.T) {
 			version++
 			e := newEntry(&Record{Item: Item{ID: id(t), Version: version, Content: make([]byte, rapid.IntRange(0, 3000).Draw(t, "size"))}})
 			if rapid.Bool().Draw(t, "pinned") {
-				c.accept(e, true)
+				c.Accept(e, true)
 				queued = append(queued, e)
 			} else {
-				c.accept(e, false)
+				c.Accept(e, false)
 			}
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"put": put, "put again": put,
-			"get": func(t *rapid.T) { c.get(id(t)) },
+			"get": func(t *rapid.T) { c.Get(id(t)) },
 			"drop": func(t *rapid.T) {
-				if e, ok := c.peek(id(t)); ok {
-					c.drop(e)
+				if e, ok := c.Peek(id(t)); ok {
+					c.Drop(e)
 				}
 			},
 			"flush": func(*rapid.T) {
 				for _, e := range queued {
-					c.unpin(e)
+					c.Unpin(e)
 				}
 				queued = nil
 			},
-			"evict": func(t *rapid.T) { c.evict(int64(rapid.IntRange(0, 5000).Draw(t, "room"))) },
-			"tick":  func(*rapid.T) { c.tick() },
+			"evict": func(t *rapid.T) { c.Evict(int64(rapid.IntRange(0, 5000).Draw(t, "room"))) },
+			"tick":  func(*rapid.T) { c.Tick() },
 			"": func(t *rapid.T) {
 				var bytes int64
 				n := 0
@@ -259,12 +259,12 @@ func BenchmarkEvict(b *testing.B) {
 			for n := range items {
 				put(n)
 			}
-			c.evict(0)
+			c.Evict(0)
 			n := items
 			b.ReportAllocs()
 			for b.Loop() {
 				put(n)
-				c.evict(0)
+				c.Evict(0)
 				n++
 			}
 		})
@@ -278,15 +278,15 @@ func TestPressureEvictsHarder(t *testing.T) {
 		for n := range 2000 {
 			s.read(fmt.Sprint("id-", n))
 		}
-		return float64(s.c.used()) / float64(s.c.budget)
+		return float64(s.c.Used()) / float64(s.c.budget)
 	}
 	for pressure, want := range map[float64]float64{0: 1, .74: 1, .85: .95, .95: .9, 2: .9} {
-		s.c.press(pressure)
+		s.c.Press(pressure)
 		if used := fill(); used > want || used < want-.01 {
 			t.Errorf("at pressure %v memory is filled to %v, want %v", pressure, used, want)
 		}
 	}
-	s.c.press(0)
+	s.c.Press(0)
 	if used := fill(); used < .99 {
 		t.Errorf("afterwards memory is filled to %v", used)
 	}

@@ -48,7 +48,7 @@ func (e *Engine) goodCopy(ctx context.Context, id string, version uint64) *Recor
 	good := func(rec *Record) bool {
 		return rec.Version == version && !rec.Deleted && hashOf(rec.Content) == rec.ContentHash
 	}
-	if ent, ok := e.l1.peek(id); ok {
+	if ent, ok := e.l1.Peek(id); ok {
 		if rec := ent.record(); good(&rec) {
 			return &rec
 		}

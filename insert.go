@@ -26,7 +26,7 @@ func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(co
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
-	if ent, ok := e.l1.peek(id); ok && !ent.deleted && e.fresh(ent) {
+	if ent, ok := e.l1.Peek(id); ok && !ent.deleted && e.fresh(ent) {
 		return e.Get(ctx, id)
 	}
 	if err := e.enterRead(ctx); err != nil {
@@ -141,7 +141,7 @@ func (e *Engine) findOrMake(values context.Context, id string, factory func(cont
 func (e *Engine) insertMade(ctx context.Context, c *call, at known) (Record, error) {
 	err := e.checkSize(c.ops)
 	if err == nil && e.fleet.private { // no second look at what is known
-		if err = e.admitLevel(ctx); err == nil {
+		if err = e.pressure.Allow(ctx); err == nil {
 			err = e.logKnown(ctx, c, []known{at})
 		}
 	} else if err == nil {

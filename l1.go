@@ -85,8 +85,8 @@ func newL1(budget int64) *l1 {
 	return c
 }
 
-// get returns the entry of id, perhaps a tombstone, and counts the access.
-func (c *l1) get(id string) (*entry, bool) {
+// Get returns the entry of id, perhaps a tombstone, and counts the access.
+func (c *l1) Get(id string) (*entry, bool) {
 	e, ok := c.m.Load(id)
 	if ok {
 		c.count(e)
@@ -106,7 +106,7 @@ func (c *l1) count(e *entry) {
 	pace := c.sample.Pace()
 	if !e.place.Counted(pace) {
 		if rank := e.place.Count(pace); c.sample.Wants(rank) {
-			c.sample.Note(&e.place, c.hash(e.id()), e.size())
+			c.sample.Note(&e.place, c.Hash(e.id()), e.size())
 		}
 	}
 	if now := c.clock.now.Load(); now-e.lastAccess.Load() >= accessStep {
@@ -120,60 +120,60 @@ func (c *l1) count(e *entry) {
 	}
 }
 
-// tick moves the clock and decides how uses are counted from now on.
-func (c *l1) tick() {
+// Tick moves the clock and decides how uses are counted from now on.
+func (c *l1) Tick() {
 	c.clock.tick()
 	hits := c.hits.Value()
 	c.sample.SetBusy(hits-c.lastHits > busyHits)
 	c.lastHits = hits
 }
 
-// peek is get without counting.
-func (c *l1) peek(id string) (*entry, bool) { return c.m.Load(id) }
+// Peek is get without counting.
+func (c *l1) Peek(id string) (*entry, bool) { return c.m.Load(id) }
 
-func (c *l1) hash(id string) uint64 { return maphash.String(c.seed, id) }
+func (c *l1) Hash(id string) uint64 { return maphash.String(c.seed, id) }
 
-// stamp returns the write count of id's stripe, for promote.
-func (c *l1) stamp(id string) uint64 { return c.writes[c.hash(id)%stripes].Load() }
+// Stamp returns the write count of id's stripe, for promote.
+func (c *l1) Stamp(id string) uint64 { return c.writes[c.Hash(id)%stripes].Load() }
 
-// used is what L1 and the queue hold together.
-func (c *l1) used() int64 {
+// Used is what L1 and the queue hold together.
+func (c *l1) Used() int64 {
 	return c.bytes.Load() + c.detached.Load() + c.residents.Bytes()
 }
 
-// over returns by how much memory with so many bytes more would exceed what may be filled.
-func (c *l1) over(more int64) int64 {
-	return c.used() + more - c.budget + c.keepFree.Load()
+// Over returns by how much memory with so many bytes more would exceed what may be filled.
+func (c *l1) Over(more int64) int64 {
+	return c.Used() + more - c.budget + c.keepFree.Load()
 }
 
-// press tells how full the engine is. From three quarters on a part of the budget is left free,
+// Press tells how full the engine is. From three quarters on a part of the budget is left free,
 // up to a tenth, along the tangent curve: bursts then find room without waiting for evictions.
-func (c *l1) press(pressure float64) {
+func (c *l1) Press(pressure float64) {
 	c.keepFree.Store(int64(float64(c.budget) / 10 * (1 - tancurve.Multiplier(pressure))))
 }
 
-// accept puts the entry of an accepted op into the map unless a higher one is there.
+// Accept puts the entry of an accepted op into the map unless a higher one is there.
 // pinned says whether the queue holds it; otherwise it is spooled.
-func (c *l1) accept(e *entry, pinned bool) {
+func (c *l1) Accept(e *entry, pinned bool) {
 	if pinned {
 		e.state.Store(statePinned | e.state.Load()&stateRaised)
 		c.pinned.Add(e.size())
 	}
 	if !c.store(e, nil) && pinned {
 		c.detach(e) // a higher one was there: the queue alone holds this
-		if h, ok := c.peek(e.id()); ok && h.pinned() {
+		if h, ok := c.Peek(e.id()); ok && h.pinned() {
 			e.state.Or(stateReplaced)
 		}
 	}
-	c.writes[c.hash(e.id())%stripes].Add(1)
+	c.writes[c.Hash(e.id())%stripes].Add(1)
 }
 
-// promote puts a copy read from another tier into the map, unless it holds a higher entry
+// Promote puts a copy read from another tier into the map, unless it holds a higher entry
 // or the id was written since stamp was taken.
-func (c *l1) promote(e *entry, stamp uint64) {
+func (c *l1) Promote(e *entry, stamp uint64) {
 	e.lastAccess.Store(c.clock.now.Load())
 	e.place.AddUses(1)
-	c.store(e, func() bool { return c.stamp(e.id()) == stamp })
+	c.store(e, func() bool { return c.Stamp(e.id()) == stamp })
 }
 
 // store is the one door into the map. An equal entry replaces the old one only when that
@@ -206,7 +206,7 @@ func (c *l1) store(e *entry, still func() bool) (stored bool) {
 		} else {
 			c.bytes.Add(e.size())
 			c.live.Add(liveDelta(e))
-			c.residents.Add(e, c.hash(e.id()), c.over(0) > 0)
+			c.residents.Add(e, c.Hash(e.id()), c.Over(0) > 0)
 		}
 		return e, false
 	})
@@ -220,16 +220,16 @@ func liveDelta(e *entry) int64 {
 	return 1
 }
 
-// hold accounts for an entry that the drain read from the WAL: it is in memory, not in
+// Hold accounts for an entry that the drain read from the WAL: it is in memory, not in
 // the map, and not pinned.
-func (c *l1) hold(e *entry) {
+func (c *l1) Hold(e *entry) {
 	e.state.Store(stateDetached)
 	c.detached.Add(e.size())
 	c.drained.Add(e.size())
 }
 
-// queued is what the queue holds, in the map or not.
-func (c *l1) queued() int64 { return c.pinned.Load() + c.drained.Load() }
+// Queued is what the queue holds, in the map or not.
+func (c *l1) Queued() int64 { return c.pinned.Load() + c.drained.Load() }
 
 // detach notes that a pinned entry left the map.
 func (c *l1) detach(e *entry) {
@@ -248,8 +248,8 @@ func (c *l1) detach(e *entry) {
 	}
 }
 
-// unpin notes that the queue no longer holds an entry.
-func (c *l1) unpin(e *entry) {
+// Unpin notes that the queue no longer holds an entry.
+func (c *l1) Unpin(e *entry) {
 	st := e.state.Swap(0)
 	if st&statePinned != 0 {
 		c.pinned.Add(-e.size())
@@ -261,27 +261,51 @@ func (c *l1) unpin(e *entry) {
 	}
 }
 
-// forget drops an op, or what is below it, that turned out to be worth nothing.
-func (c *l1) forget(op *entry) {
-	if e, ok := c.peek(op.id()); ok && e.compare(op) <= 0 {
-		c.drop(e)
+// Forget drops an op, or what is below it, that turned out to be worth nothing.
+func (c *l1) Forget(op *entry) {
+	if e, ok := c.Peek(op.id()); ok && e.compare(op) <= 0 {
+		c.Drop(e)
 	}
 }
 
-// drop removes exactly this entry if it may go.
-func (c *l1) drop(e *entry) (dropped bool) {
+// Drop removes exactly this entry if it may go.
+func (c *l1) Drop(e *entry) (dropped bool) {
 	c.m.Compute(e.id(), func(old *entry, loaded bool) (*entry, bool) {
 		if !loaded || old != e || e.pinned() {
 			return old, !loaded
 		}
 		c.bytes.Add(-e.size())
 		c.live.Add(-liveDelta(e))
-		c.residents.Remove(e, c.hash(e.id()))
+		c.residents.Remove(e, c.Hash(e.id()))
 		// A write may be dropped before accept has counted it, and a reader that loaded the
 		// version before it must not promote that.
-		c.writes[c.hash(e.id())%stripes].Add(1)
+		c.writes[c.Hash(e.id())%stripes].Add(1)
 		dropped = true
 		return nil, true
 	})
 	return dropped
+}
+
+// Missed counts a read that memory could not answer.
+func (c *l1) Missed() { c.misses.Inc() }
+
+// Len returns how many items are here, tombstones not counted.
+func (c *l1) Len() int { return int(c.live.Load()) }
+
+// Fill returns how full memory is of what can't be evicted; 1 is full.
+func (c *l1) Fill() float64 { return float64(c.pinned.Load()) / float64(c.budget) }
+
+// Age returns how long ago an entry was written, or last compared with a lower tier.
+func (c *l1) Age(e *entry) time.Duration { return c.clock.Since(e.checked.Load()) }
+
+// Idle returns for how long an entry was not read.
+func (c *l1) Idle(e *entry) time.Duration { return c.clock.Since(e.lastAccess.Load()) }
+
+// LastUse returns when an entry was read last.
+func (c *l1) LastUse(e *entry) time.Time { return c.clock.time(e.lastAccess.Load()) }
+
+// Stats sets this department's part.
+func (c *l1) Stats(s *Stats) {
+	s.L1Items, s.L1Bytes, s.L1Pinned = c.Len(), c.Used(), c.pinned.Load()
+	s.L1Hits, s.L1Misses, s.Evictions = uint64(c.hits.Value()), uint64(c.misses.Value()), c.evicted.Load()
 }

@@ -12,13 +12,13 @@ func TestINV2APromotionNeverUndoesAWriteThatWasEvictedAtOnce(t *testing.T) {
 	c := newL1(64 << 10)
 	before := newEntry(&Record{Item: Item{ID: "x", Version: 1, Content: []byte("1")}})
 	after := newEntry(&Record{Item: Item{ID: "x", Version: 2, Content: []byte("2")}})
-	stamp := c.stamp("x") // a reader goes on to load version 1 from a store
+	stamp := c.Stamp("x") // a reader goes on to load version 1 from a store
 	c.store(after, nil)   // what accept does first
-	if !c.drop(after) {
+	if !c.Drop(after) {
 		t.Fatal("an entry that is not pinned could not be evicted")
 	}
-	c.promote(before, stamp)
-	if e, ok := c.peek("x"); ok {
+	c.Promote(before, stamp)
+	if e, ok := c.Peek("x"); ok {
 		t.Errorf("L1 holds version %d after version 2 was accepted", e.version)
 	}
 }
@@ -40,7 +40,7 @@ func TestINV10CountedBytesAreThoseOfTheHeap(t *testing.T) {
 				e := newEntry(&Record{Item: Item{ID: fmt.Sprintf("%0*d", idLen, n), Version: 1, Content: bytes.Repeat([]byte("1"), size)}})
 				c.store(e, nil)
 			}
-			grown, counted := heap()-before, c.used()
+			grown, counted := heap()-before, c.Used()
 			t.Logf("content of %d, id of %d bytes: %d bytes an item beside them, %d are counted", size, idLen, grown/items-int64(size+idLen), counted/items-int64(size+idLen))
 			if grown > counted*11/10 || grown < counted*7/10 {
 				t.Errorf("content of %d, id of %d bytes: the heap grew by %d, counted are %d", size, idLen, grown, counted)
@@ -58,11 +58,11 @@ func TestINV10RoomIsMadeBeforeALargeUnitIsTaken(t *testing.T) {
 	item := func(id string, size int) *entry {
 		return newEntry(&Record{Item: Item{ID: id, Version: 1, Content: bytes.Repeat([]byte("1"), size)}})
 	}
-	for n := 0; c.used() < budget-4096; n++ { // clean items, which may go
-		c.promote(item(fmt.Sprint("clean-", n), 2000), c.stamp(fmt.Sprint("clean-", n)))
+	for n := 0; c.Used() < budget-4096; n++ { // clean items, which may go
+		c.Promote(item(fmt.Sprint("clean-", n), 2000), c.Stamp(fmt.Sprint("clean-", n)))
 	}
 	q.accept(unit{one: item("large", 256<<10)}, nil, false)
-	if used := c.used(); used > budget {
+	if used := c.Used(); used > budget {
 		t.Errorf("%d bytes are in use right after a large unit, the budget is %d", used, budget)
 	}
 }

@@ -106,8 +106,7 @@ func (e *Engine) settle(cause error) error {
 	e.flush.logBuffered()
 	e.flush.logging.Wait()
 	pending, _, _ := e.queue.pending()
-	_, _, lone, _ := e.wal.Usage()
-	lost := int(lone)
+	lost := e.wal.Alone()
 	if lost > 0 {
 		errs = append(errs, unavailable("syncengine: the WAL could not be written, Buffered ops are lost",
 			fmt.Errorf("%d ops: %w", lost, errors.Join(cause, errNotLogged))))

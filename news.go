@@ -57,10 +57,9 @@ func (n *news) Unregister() { n.meters.unregister() }
 // Log is for what only the log is told of.
 func (n *news) Log() *slog.Logger { return n.log }
 
-// Counts returns how many copies were corrupt, how many were healed, and how many ops were
-// superseded.
-func (n *news) Counts() (corrupt, healed, superseded uint64) {
-	return n.corrupt.Load(), n.healed.Load(), n.superseded.Load()
+// Stats sets this department's part.
+func (n *news) Stats(s *Stats) {
+	s.Corruptions, s.Healed, s.Superseded = n.corrupt.Load(), n.healed.Load(), n.superseded.Load()
 }
 
 // State tells that the engine is in another state.

@@ -12,22 +12,18 @@ import (
 // closed engine.
 func (e *Engine) Stats() Stats {
 	pending, spooled, age := e.queue.pending()
-	corrupt, healed, superseded := e.news.Counts()
-	items, bytes, loneItems, loneBytes := e.wal.Usage()
 	s := Stats{
-		State: e.State(), Pressure: e.MemoryPressure(), Level: e.gauge.current(),
-		L1Items: e.Len(), L1Bytes: e.l1.used(), L1Pinned: e.l1.pinned.Load(),
-		L1Hits: uint64(e.l1.hits.Value()), L1Misses: uint64(e.l1.misses.Value()),
+		State: e.State(), Pressure: e.pressure.Now(), Level: e.pressure.Level(),
 		L2Hits: e.l2Counts.hits.Load(), L2Misses: e.l2Counts.misses.Load(),
 		L3Hits: e.l3Counts.hits.Load(), L3Misses: e.l3Counts.misses.Load(),
-		Evictions:  e.l1.evicted.Load(),
 		PendingOps: pending, SpooledOps: spooled, OldestPending: age,
-		WALItems: items - loneItems, WALBytes: bytes - loneBytes,
-		FlushedOps: e.flush.flushed.Load(), Superseded: superseded, DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
+		FlushedOps: e.flush.flushed.Load(), DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
 		FilterEntries: e.filter.entries(), FilterTrusted: e.filter.trusted(),
 		Quarantined: e.bad.count(), L3Down: e.flush.down.Load(), L2Missed: e.missed.count(),
-		Corruptions: corrupt, Healed: healed,
 	}
+	e.l1.Stats(&s)
+	e.wal.Stats(&s)
+	e.news.Stats(&s)
 	return s
 }
 

@@ -47,10 +47,7 @@ func newEngine(cfg Config) *Engine {
 	}
 	e.bad = &quarantine{wal: e.wal}
 	e.missed.note = e.noteMissed
-	for i, t := range cfg.thresholds() {
-		e.gauge.limits[i] = t.value
-	}
-	e.gauge.changed = e.levelChanged
+	e.pressure = newPressure(e.l1, e.wal, cfg.thresholds(), e.levelChanged)
 	e.fleet = newFleet(cfg.InstanceID)
 	e.fleet.remember = e.rememberInstances
 	e.fleet.call = func(ctx context.Context, op string, fn func(context.Context) error) error {
@@ -72,7 +69,7 @@ func newEngine(cfg Config) *Engine {
 		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.door.Spawn,
 		apply: e.applyL3,
 		cache: e.writeL2, refuse: e.refuse, dropped: e.bad.wasDiscarded, unlogged: e.noteUnsure, probe: e.probeL3, outage: e.news.L3Outage, landed: e.news.Batch,
-		uncached: e.outrankedL2, superseded: e.superseded, decided: e.decided, corrupted: e.news.Corrupted, log: e.logLone, haste: func() bool { return e.gauge.current() >= LevelWarn },
+		uncached: e.outrankedL2, superseded: e.superseded, decided: e.decided, corrupted: e.news.Corrupted, log: e.logLone, haste: func() bool { return e.pressure.Level() >= LevelWarn },
 	}
 	return e
 }

@@ -68,7 +68,7 @@ func (e *Engine) promoteBatch(ctx context.Context, p promotion) {
 	// An id that was written meanwhile is in L2 in its new version, unless L2 has forgotten it.
 	var late []Record
 	for i := range recs {
-		if e.l1.stamp(recs[i].ID) != stamps[i] {
+		if e.l1.Stamp(recs[i].ID) != stamps[i] {
 			late = append(late, recs[i])
 		}
 	}

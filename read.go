@@ -27,13 +27,13 @@ import (
 // ErrUnavailable.
 func (e *Engine) Get(ctx context.Context, id string) (it Item, err error) {
 	if !e.door.Closed() {
-		ent, ok := e.l1.get(id)
+		ent, ok := e.l1.Get(id)
 		if ok && e.fresh(ent) {
 			err = e.show(ent, &it)
 			return it, err
 		}
 		if !ok && e.denies(id) {
-			e.l1.misses.Inc()
+			e.l1.Missed()
 			return it, ErrNotFound
 		}
 	}
@@ -46,20 +46,20 @@ func (e *Engine) denies(id string) bool {
 	if checkID(id) != nil {
 		return false
 	}
-	if _, spooled := e.wal.Spooled(e.l1.hash(id)); spooled || e.bad.has(id) {
+	if _, spooled := e.wal.Spooled(e.l1.Hash(id)); spooled || e.bad.has(id) {
 		return false
 	}
 	if e.filter.mayContain(id) {
 		return false
 	}
-	_, retried := e.l1.peek(id) // it may just have left quarantine, where it was not any more
+	_, retried := e.l1.Peek(id) // it may just have left quarantine, where it was not any more
 	return !retried
 }
 
 // fresh reports whether an L1 entry may be served without asking the tiers below: another
 // engine may have written the id since.
 func (e *Engine) fresh(ent *entry) bool {
-	return e.l1.clock.Since(ent.checked.Load()) < e.cfg.L1MaxAge || ent.pinned() || e.fleet.alone()
+	return e.l1.Age(ent) < e.cfg.L1MaxAge || ent.pinned() || e.fleet.alone()
 }
 
 // show sets what a caller sees of an entry: in place, since an item is 200 bytes to copy.
@@ -69,7 +69,7 @@ func (e *Engine) show(ent *entry, it *Item) error {
 	}
 	ent.fill(it)
 	it.AccessCount = uint64(ent.place.Uses())
-	it.LastAccessed = e.l1.clock.time(ent.lastAccess.Load())
+	it.LastAccessed = e.l1.LastUse(ent)
 	return nil
 }
 
@@ -80,22 +80,12 @@ func (e *Engine) enterRead(ctx context.Context) error {
 	}
 	err := ctx.Err()
 	if err == nil {
-		err = e.readRefusal()
+		err = e.pressure.AdmitRead()
 	}
 	if err != nil {
 		e.door.Leave()
 	}
 	return err
-}
-
-// readRefusal is not nil at LevelShutdown: what a read brings from the tiers below needs room.
-// What is in memory already needs none, and is never refused.
-func (e *Engine) readRefusal() error {
-	if e.gauge.current().AcceptsReads() {
-		return nil
-	}
-	l := e.gauge.current()
-	return &BackpressureError{Level: l, RetryAfter: l.RetryAfter(), Reason: "reads are refused: " + e.pressureReason()}
 }
 
 func (e *Engine) getSlow(ctx context.Context, id string) (item Item, err error) {
@@ -125,20 +115,20 @@ func (r *Record) item() (Item, error) {
 func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 	// The stamp is taken before L1 is asked: a write that L1 does not show has not been
 	// counted yet, and will be.
-	stamp := e.l1.stamp(id)
-	ent, ok := e.l1.get(id)
+	stamp := e.l1.Stamp(id)
+	ent, ok := e.l1.Get(id)
 	if ok && e.fresh(ent) {
 		return ent.record(), nil
 	}
 	if !ok {
-		e.l1.misses.Inc()
+		e.l1.Missed()
 	}
 	refused := e.bad.some.Load()
 	waiting, recovered, err := e.inWAL(ctx, id)
 	switch {
 	case err != nil:
 		return Record{}, err
-	case refused && waiting == nil && !ok && e.l1.stamp(id) != stamp: // it may just have left quarantine
+	case refused && waiting == nil && !ok && e.l1.Stamp(id) != stamp: // it may just have left quarantine
 		return e.find(ctx, id)
 	case waiting != nil && !recovered:
 		rec := waiting.record()
@@ -160,7 +150,7 @@ func (e *Engine) refreshed(ent *entry, rec Record, err error) (Record, error) {
 	known := ent.record()
 	switch {
 	case errors.Is(err, ErrNotFound):
-		e.l1.drop(ent)
+		e.l1.Drop(ent)
 		return rec, err
 	case err != nil && !errors.Is(err, ErrCorruption): // nobody could be asked
 		return known, nil
@@ -173,7 +163,7 @@ func (e *Engine) refreshed(ent *entry, rec Record, err error) (Record, error) {
 // inWAL returns the newest op of id that is in quarantine or spooled, or nil. recovered
 // tells that an earlier engine wrote it, so that L3 may hold something newer (wal.go).
 func (e *Engine) inWAL(ctx context.Context, id string) (op *entry, recovered bool, err error) {
-	spooled, recovered, err := e.wal.FindSpooled(ctx, id, e.l1.hash(id))
+	spooled, recovered, err := e.wal.FindSpooled(ctx, id, e.l1.Hash(id))
 	if err != nil {
 		return nil, false, err
 	}
@@ -263,7 +253,7 @@ func (e *Engine) l2Failed(err error, ids ...string) {
 
 // promote puts a record read from a lower tier into L1, and one read from L3 into L2.
 func (e *Engine) promote(rec *Record, stamp uint64, toL2 bool) {
-	e.l1.promote(newEntry(rec), stamp)
+	e.l1.Promote(newEntry(rec), stamp)
 	e.afterWrite()
 	if toL2 && e.l2 != nil {
 		e.sendPromotion(promotion{rec: *rec, stamp: stamp})
@@ -285,7 +275,7 @@ func (e *Engine) GetVerified(ctx context.Context, id string) (item Item, err err
 		return Item{}, err
 	}
 	for {
-		ent, ok := e.l1.get(id)
+		ent, ok := e.l1.Get(id)
 		if !ok {
 			break
 		}
@@ -300,11 +290,11 @@ func (e *Engine) GetVerified(ctx context.Context, id string) (item Item, err err
 		}
 		err := &CorruptionError{ID: id, Tier: "L1", Expected: hex.EncodeToString(ent.hash[:]), Actual: hex.EncodeToString(actual[:])}
 		e.news.Corrupted(err)
-		if !e.l1.drop(ent) {
+		if !e.l1.Drop(ent) {
 			return Item{}, err // the only copy there is
 		}
 	}
-	if err := e.readRefusal(); err != nil && !e.denies(id) {
+	if err := e.pressure.AdmitRead(); err != nil && !e.denies(id) {
 		return Item{}, err
 	}
 	rec, err := e.find(ctx, id) // L2 and L3 check hashes on every read

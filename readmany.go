@@ -26,7 +26,7 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	refusal := e.readRefusal()
+	refusal := e.pressure.AdmitRead()
 	var refused error // refusal, once it has met an id
 	out := make([]*Item, len(ids))
 	m := &manyLoad{at: make(map[string][]int), out: out}
@@ -35,8 +35,8 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			m.at[id] = append(at, i)
 			continue
 		}
-		stamp := e.l1.stamp(id)
-		known, ok := e.l1.get(id)
+		stamp := e.l1.Stamp(id)
+		known, ok := e.l1.Get(id)
 		if ok && e.fresh(known) {
 			if it := new(Item); e.show(known, it) == nil {
 				out[i] = it
@@ -44,7 +44,7 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			continue
 		}
 		if !ok {
-			e.l1.misses.Inc()
+			e.l1.Missed()
 		}
 		m.at[id] = []int{i}
 		if refusal != nil {
@@ -146,7 +146,7 @@ func (e *Engine) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found
 		rec := e.higher(f.Record, a.waiting, a.stamp)
 		m.answer(a.id, &rec)
 	} else if a.known != nil {
-		e.l1.drop(a.known)
+		e.l1.Drop(a.known)
 	}
 }
 

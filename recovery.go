@@ -94,7 +94,7 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 	if err := e.numbers.load(ctx); err != nil {
 		return err
 	}
-	l, err := e.wal.Recover(ctx, e.l1.hash, e.bad.wasDiscarded)
+	l, err := e.wal.Recover(ctx, e.l1.Hash, e.bad.wasDiscarded)
 	if err != nil || l.last == 0 {
 		return err
 	}

@@ -104,7 +104,7 @@ func (e *Engine) retryUnit(ctx context.Context, r *badRow, u *badUnit) error {
 		for _, op := range left {
 			op.attempts = uint8(min(u.attempts, math.MaxUint8))
 		}
-		if err := e.reserve(left); err != nil {
+		if err := e.pressure.Reserve(left); err != nil {
 			return err
 		}
 		e.bad.retrying(r)
@@ -164,9 +164,9 @@ func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (n int, 
 	for _, r := range rows {
 		n += len(r.ops)
 		for _, op := range r.ops {
-			e.wal.DropDiscarded(e.l1.hash(op.id), op.head.version, upTo) // the drain will skip it
-			if ent, ok := e.l1.peek(op.id); ok && ent.compare(op.head) == 0 {
-				e.l1.drop(ent)
+			e.wal.DropDiscarded(e.l1.Hash(op.id), op.head.version, upTo) // the drain will skip it
+			if ent, ok := e.l1.Peek(op.id); ok && ent.compare(op.head) == 0 {
+				e.l1.Drop(ent)
 			}
 		}
 	}

@@ -9,7 +9,7 @@ import "time"
 
 // mustSpool decides whether memory takes more ops.
 func (q *queue) mustSpool(bytes int64) bool {
-	return q.spooling || q.l1.queued()+q.promised+bytes > q.lim.spoolAbove
+	return q.spooling || q.l1.Queued()+q.promised+bytes > q.lim.spoolAbove
 }
 
 // segmentAge tells when the first op of a spooled segment was accepted: the log keeps it by
@@ -59,7 +59,7 @@ func (q *queue) refill(units [][]*entry, dropped int, seg *segment, wall int64) 
 		q.segments = append(q.segments, seg)
 	}
 	for _, ops := range units {
-		q.l1.evict(sizeOf(ops)) // not sooner: writers make room for themselves, too
+		q.l1.Evict(sizeOf(ops)) // not sooner: writers make room for themselves, too
 		u := unitOf(ops, at)
 		u.spooled = true
 		if len(q.awaited) > 0 {
@@ -74,7 +74,7 @@ func (q *queue) refill(units [][]*entry, dropped int, seg *segment, wall int64) 
 		setSegment(ops, seg)
 		copied := q.copies[awaitedOp{ops[0].id(), ops[0].version}]
 		for _, e := range ops {
-			q.l1.hold(e)
+			q.l1.Hold(e)
 			q.hold(e, copied)
 		}
 		q.spooled -= len(ops)
@@ -106,7 +106,7 @@ type wanted struct {
 func (q *queue) wantsRefill(batches int) (w wanted, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	held := q.l1.queued() + q.promised
+	held := q.l1.Queued() + q.promised
 	few := q.ops/q.lim.count < batches && q.bytes/q.lim.bytes < int64(batches) && held < q.lim.spoolAbove
 	w = wanted{after: q.read, upTo: q.whole, room: 2*q.lim.spoolAbove - held, empty: held == 0}
 	return w, q.spooling && q.read < q.whole && few
@@ -265,6 +265,6 @@ func (q *queue) replaced(e *entry) bool {
 	if e.state.Load()&stateReplaced != 0 {
 		return true
 	}
-	version, ok := q.wal.Spooled(q.l1.hash(e.id()))
+	version, ok := q.wal.Spooled(q.l1.Hash(e.id()))
 	return ok && version > e.version
 }

@@ -13,7 +13,7 @@ func (e *Engine) Contains(id string) bool {
 	if checkID(id) != nil {
 		return false
 	}
-	if ent, ok := e.l1.peek(id); ok {
+	if ent, ok := e.l1.Peek(id); ok {
 		return !ent.deleted
 	}
 	return !e.denies(id)
@@ -39,7 +39,7 @@ func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err 
 	}
 	waiting, _, err := e.inWAL(ctx, id)
 	errs := []error{err}
-	if ent, ok := e.l1.peek(id); ok {
+	if ent, ok := e.l1.Peek(id); ok {
 		rec := ent.record()
 		st.InL1 = !ent.deleted
 		if see(&rec); ent.pinned() {

@@ -258,10 +258,10 @@ type handed struct {
 // start hands over the write of a result, on the condition that the id is what fn was given.
 func (u *update) start(ctx context.Context, it *Item, at *known) (w *handed, err error) {
 	e := u.e
-	if err := e.admitLevel(ctx); err != nil {
+	if err := e.pressure.Allow(ctx); err != nil {
 		return nil, err
 	}
-	if err := e.slow(ctx); err != nil {
+	if err := e.pressure.Slow(ctx); err != nil {
 		return nil, err
 	}
 	o := u.o
@@ -286,7 +286,7 @@ func (u *update) start(ctx context.Context, it *Item, at *known) (w *handed, err
 // log decides the write by what this engine knows, and logs it or takes it into memory.
 func (u *update) log(ctx context.Context, w *handed, at *known) (err error) {
 	e, assign := u.e, u.e.judge(w.c, []known{*at})
-	if err := e.reserve(w.c.ops); err != nil {
+	if err := e.pressure.Reserve(w.c.ops); err != nil {
 		return err
 	}
 	if w.c.d == Buffered && e.queue.promise(sizeOf(w.c.ops)) {

@@ -379,10 +379,10 @@ func (e *Engine) scanPage(ctx context.Context, after string) (rows []Meta, err e
 
 // isPending reports whether an op of id waits for L3.
 func (e *Engine) isPending(id string) bool {
-	if ent, ok := e.l1.peek(id); ok && ent.pinned() {
+	if ent, ok := e.l1.Peek(id); ok && ent.pinned() {
 		return true
 	}
-	_, spooled := e.wal.Spooled(e.l1.hash(id))
+	_, spooled := e.wal.Spooled(e.l1.Hash(id))
 	return spooled
 }
 

@@ -115,7 +115,7 @@ func (n *numbers) newest(id string) (h head) {
 			h = head{e, e.version}
 		}
 	}
-	if e, ok := n.l1.peek(id); ok {
+	if e, ok := n.l1.Peek(id); ok {
 		see(e)
 	}
 	n.mu.Lock()
@@ -124,7 +124,7 @@ func (n *numbers) newest(id string) (h head) {
 		h = head{nil, v}
 	}
 	n.mu.Unlock()
-	if version, ok := n.wal.Spooled(n.l1.hash(id)); ok && version > h.version {
+	if version, ok := n.wal.Spooled(n.l1.Hash(id)); ok && version > h.version {
 		h = head{nil, version}
 	}
 	return h
@@ -157,7 +157,7 @@ func staleError(op *entry, known uint64) error {
 // stored is the priority it was submitted with.
 func (n *numbers) raise(op, known *entry) {
 	if op.priority == PriorityNormal && op.state.Load() != stateAsked && known.place.Uses() >= oftenRead &&
-		n.l1.clock.Since(known.lastAccess.Load()) < freshAccess {
+		n.l1.Idle(known) < freshAccess {
 		op.state.Store(stateRaised)
 	}
 }

@@ -128,10 +128,12 @@ func (j *journal) Done(seg *segment, ops []*entry) {
 	seg.live -= len(ops)
 }
 
-// Usage returns how many ops have a place in the log, their bytes, and the part of both that is
-// in memory alone.
-func (j *journal) Usage() (items, bytes, loneItems, loneBytes int64) {
-	return j.items.Load(), j.bytes.Load(), j.loneItems.Load(), j.loneBytes.Load()
+// Alone returns how many ops are in memory alone.
+func (j *journal) Alone() int { return int(j.loneItems.Load()) }
+
+// Stats sets this department's part: what is in the log.
+func (j *journal) Stats(s *Stats) {
+	s.WALItems, s.WALBytes = j.items.Load()-j.loneItems.Load(), j.bytes.Load()-j.loneBytes.Load()
 }
 
 // Fill returns how full the log is of ops and of bytes; 1 is full.

@@ -307,7 +307,7 @@ func (e *Engine) write(ctx context.Context, c *call) (err error) {
 	if c.want != nil || c.numbered && c.d == Archived && (e.fleet.private || e.conditions.store != nil) {
 		return e.writeIf(ctx, c)
 	}
-	if err := e.admit(ctx, c.ops); err != nil {
+	if err := e.pressure.Admit(ctx, c.ops); err != nil {
 		return err
 	}
 	if c.d == Buffered && e.queue.promise(sizeOf(c.ops)) {
@@ -374,7 +374,7 @@ func (e *Engine) newDelete(id string, o *writeOptions) *entry {
 
 // askPriority calls the user's PriorityFunc for an id that L1 knows.
 func (e *Engine) askPriority(op *entry) (p Priority) {
-	known, ok := e.l1.peek(op.id())
+	known, ok := e.l1.Peek(op.id())
 	if !ok || known.deleted {
 		return op.priority
 	}
@@ -388,81 +388,12 @@ func (e *Engine) askPriority(op *entry) (p Priority) {
 	}()
 	st := AccessStats{ID: op.id(), Accesses: uint64(known.place.Uses()), ContentBytes: len(op.content()), Priority: op.priority}
 	if st.Accesses > 0 {
-		st.Idle = e.l1.clock.Since(known.lastAccess.Load())
+		st.Idle = e.l1.Idle(known)
 	}
 	if p = e.cfg.PriorityFunc(st); !p.valid() {
 		return op.priority
 	}
 	return p
-}
-
-// admit lets a write in, slows it, or refuses it at once. Nothing has been changed when it returns
-// an error. Its ops have their place in the WAL then, so that they don't wait in vain, and so that
-// what is accepted into memory alone can be logged when L3 goes away.
-func (e *Engine) admit(ctx context.Context, ops []*entry) error {
-	if err := e.admitLevel(ctx); err != nil {
-		return err
-	}
-	if err := e.reserve(ops); err != nil {
-		return err
-	}
-	if err := e.slow(ctx); err != nil {
-		e.wal.Release(ops)
-		return err
-	}
-	return nil
-}
-
-// admitLevel refuses a write at a level that takes none.
-func (e *Engine) admitLevel(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if level := e.gauge.observe(e.MemoryPressure()); !level.AcceptsWrites() {
-		return e.refusal(level)
-	}
-	return nil
-}
-
-// slow makes a write wait at LevelThrottle.
-func (e *Engine) slow(ctx context.Context) error {
-	level := e.gauge.current()
-	if level < LevelThrottle {
-		return nil
-	}
-	timer := time.NewTimer(e.gauge.throttle(e.MemoryPressure()))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return errors.Join(e.refusal(level), ctx.Err())
-	}
-}
-
-// reserve gives ops a place in the WAL, or refuses them.
-func (e *Engine) reserve(ops []*entry) error {
-	if e.wal.Reserve(ops) {
-		return nil
-	}
-	return &BackpressureError{Level: LevelCritical, RetryAfter: LevelCritical.RetryAfter(), Reason: "the WAL has no room for this call"}
-}
-
-func (e *Engine) refusal(level BackpressureLevel) error {
-	return &BackpressureError{Level: level, RetryAfter: level.RetryAfter(), Reason: e.pressureReason()}
-}
-
-// pressureReason names what the pressure is made of.
-func (e *Engine) pressureReason() string {
-	items, bytes := e.wal.Fill()
-	mem := float64(e.l1.pinned.Load()) / float64(e.cfg.L1MaxBytes)
-	switch max(items, bytes, mem) {
-	case items:
-		return "the WAL is full of ops that L3 has not taken"
-	case bytes:
-		return "the WAL is full of bytes that L3 has not taken"
-	}
-	return "memory is full of ops that L3 has not taken"
 }
 
 // logOps gives ops, which have their place in the WAL, their versions with assign, appends them as
@@ -532,7 +463,7 @@ func (e *Engine) logLone(u *unit, then func(seg *segment, last bool, err error))
 
 // afterWrite pays for the memory a write took.
 func (e *Engine) afterWrite() {
-	if e.l1.over(0) > 0 {
-		e.l1.evict(0)
+	if e.l1.Over(0) > 0 {
+		e.l1.Evict(0)
 	}
 }
