@@ -31,7 +31,9 @@ func (e *Engine) awaitArchived(ctx context.Context, w *waiter, numbered bool) er
 			return fmt.Errorf("%w: item %q: version %d, L3 holds %d", ErrStaleVersion, v.lost[0].rec.ID, v.lost[0].rec.Version, v.lost[0].row.Version)
 		}
 		if w, err = e.again(ctx, v.lost); err != nil {
-			e.superseded(v.lost) // nobody will see to them any more
+			if !errors.Is(err, errOnItsWay) {
+				e.superseded(v.lost) // nobody will see to them any more
+			}
 			return err
 		}
 		if w == nil {
@@ -39,6 +41,10 @@ func (e *Engine) awaitArchived(ctx context.Context, w *waiter, numbered bool) er
 		}
 	}
 }
+
+// errOnItsWay means that an op was submitted again, and goes on as an ordinary one: if it loses it
+// is told of then.
+var errOnItsWay = errors.New("syncengine: outranked in L3, submitted again, outcome unknown")
 
 // again submits ops anew, above what L3 holds, and waits for the log. If a later op of this
 // engine stands for one of them, that is left to it: nil when all are.
@@ -71,7 +77,7 @@ func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 			case <-ctx.Done(): // it goes on by itself, as an ordinary op
 				w.over.Store(true)
 				e.door.Stay(func() { <-logged })
-				return nil, fmt.Errorf("syncengine: outranked in L3, submitted again, outcome unknown: %w", ctx.Err())
+				return nil, fmt.Errorf("%w: %w", errOnItsWay, ctx.Err())
 			}
 		}
 		if !errors.Is(err, errNewer) {
@@ -86,6 +92,9 @@ func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 
 // superseded counts ops that L3 holds something higher of, by another engine, and tells the user.
 func (e *Engine) superseded(lost []lostOp) {
+	if e.archive.Private() { // the WAL has only told again of what had landed before a crash
+		return
+	}
 	e.news.Superseded(len(lost), func(i int) SupersededOp {
 		l := &lost[i]
 		op := SupersededOp{ID: l.rec.ID, Version: l.rec.Version, Deleted: l.rec.Deleted, By: l.row.Version, ByDelete: l.row.Deleted}

@@ -535,3 +535,12 @@ func (q *queue) pending() (ops, spooled int, age time.Duration) {
 	}
 	return ops, spooled, age
 }
+
+// Waits reports whether an op of id waits for L3.
+func (q *queue) Waits(id string) bool {
+	if ent, ok := q.l1.Peek(id); ok && ent.pinned() {
+		return true
+	}
+	_, spooled := q.wal.Spooled(q.l1.Hash(id))
+	return spooled
+}

@@ -41,7 +41,7 @@ func (e *Engine) writeIf(ctx context.Context, c *call) error {
 	if err := e.pressure.Slow(ctx); err != nil {
 		return err
 	}
-	if e.fleet.private {
+	if e.archive.Private() {
 		return e.writeIfAlone(ctx, c)
 	}
 	return e.writeIfShared(ctx, c)
@@ -143,10 +143,14 @@ func (e *Engine) truth(ctx context.Context, ids []string) ([]Record, error) {
 	for i, id := range ids {
 		stamps[i] = e.l1.Stamp(id)
 		ent, ok := e.l1.Get(id)
-		if ok && (ent.pinned() || e.fleet.private) {
-			out[i] = ent.record()
+		if ok && (ent.pinned() || e.archive.Private()) {
+			rec, err := e.flush.soundRecord(ctx, ent)
+			if err != nil {
+				return nil, err
+			}
+			out[i] = rec
 		}
-		waiting, recovered, err := e.inWAL(ctx, id)
+		waiting, recovered, err := e.bad.Find(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -159,7 +163,7 @@ func (e *Engine) truth(ctx context.Context, ids []string) ([]Record, error) {
 			e.l1.Missed()
 		}
 		own := out[i].Version != 0 && !recovered
-		if e.fleet.private && (own || waiting == nil && !e.filter.mayContain(id)) {
+		if e.archive.Private() && (own || waiting == nil && !e.trust.MayContain(id)) {
 			continue
 		}
 		ask, at = append(ask, id), append(at, i)
@@ -167,18 +171,18 @@ func (e *Engine) truth(ctx context.Context, ids []string) ([]Record, error) {
 	if len(ask) == 0 {
 		return out, nil
 	}
-	found, err := e.readL3(ctx, ask)
+	found, err := e.archive.GetManyOnce(ctx, ask)
 	if err != nil {
 		return nil, unavailableUnless(ctx, err)
 	}
 	for k := range found {
 		rec, i := found[k].Record, at[k]
 		if found[k].Err != nil {
-			if rec, err = e.healedOr(ctx, ask[k], found[k].Err); err != nil {
+			if rec, err = e.repair.HealedOr(ctx, ask[k], found[k].Err); err != nil {
 				return nil, err
 			}
 		}
-		e.l3Counts.see(rec.Version != 0)
+		e.archive.Saw(rec.Version != 0, 1)
 		if rec.Version != 0 && (out[i].Version == 0 || rec.Compare(&out[i]) > 0) {
 			e.promote(&rec, stamps[i], true)
 			out[i] = rec
@@ -238,7 +242,7 @@ func (e *Engine) writeIfShared(ctx context.Context, c *call) error {
 // askL3 numbers a call above floor and makes a question of it, once L3 has what this engine
 // has accepted of its ids before.
 func (e *Engine) askL3(ctx context.Context, c *call, floor uint64) (*question, error) {
-	if e.conditions.store == nil {
+	if !e.archive.Conditional() {
 		return nil, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a ConditionalStore for writes with a condition"}
 	}
 	ids := idsOf(c.ops)
@@ -281,7 +285,7 @@ func (e *Engine) landOwn(ctx context.Context, ids []string) error {
 	if err := e.numbers.settle(ctx, ids...); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(ids, e.isPending) {
+	if slices.ContainsFunc(ids, e.queue.Waits) {
 		if _, err := e.flush.flushAll(ctx); err != nil {
 			return err
 		}
@@ -414,7 +418,7 @@ func (e *Engine) decideMany(ctx context.Context, qs []*question) {
 		for _, q := range qs {
 			if errors.Is(err, ErrUnknownOutcome) { // what memory and L2 hold may be old
 				e.forgetCopies(q.ops)
-				e.doubtL2(ctx, q.unit)
+				e.cache.Doubt(ctx, q.unit)
 			}
 			q.answer(Verdict{}, err)
 		}
@@ -450,7 +454,7 @@ func (e *Engine) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 	if len(recs) == 0 {
 		return nil
 	}
-	e.writeL2(ctx, recs)
+	e.cache.Write(ctx, recs)
 	for i, q := range qs {
 		if verdicts[i].Decision == DecidedApplied {
 			for _, op := range q.ops {
@@ -460,7 +464,7 @@ func (e *Engine) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 		}
 	}
 	e.afterWrite()
-	return errors.Join(e.bad.landed(ctx, recs), e.numbers.keepAhead(ctx, recs))
+	return e.bad.landed(ctx, recs)
 }
 
 // forgetBelow drops a clean copy in L1 that L3 has shown to be old.
@@ -495,18 +499,25 @@ func (e *Engine) applyIf(ctx context.Context, qs []*question) ([]Verdict, error)
 			recs = append(recs, q.unit[k].Record)
 		}
 	}
-	if err := e.fleet.join(ctx); err != nil {
+	if err := e.trust.Join(ctx); err != nil {
 		return nil, unavailableUnless(ctx, err)
 	}
-	e.noteUnsure(ctx)
-	begun := e.filter.insert(recs, notBegun) // before L3 gets them
-	defer func() { e.filter.insert(recs, begun) }()
+	if err := e.numbers.keepAhead(ctx, recs); err != nil {
+		return nil, err
+	}
+	e.cache.Unsure(ctx)
+	var verdicts []Verdict
+	err := e.trust.Write(recs, func() (err error) {
+		verdicts, err = e.applyIfKnown(ctx, units, recs)
+		return err
+	})
+	return verdicts, err
+}
+
+func (e *Engine) applyIfKnown(ctx context.Context, units [][]Conditional, recs []Record) ([]Verdict, error) {
 	for start := time.Now(); ; {
 		verdicts, err := e.applyIfOnce(ctx, units, recs)
 		if !errors.Is(err, ErrUnknownOutcome) {
-			if err == nil {
-				e.l3Cause.Store(nil)
-			}
 			return verdicts, err
 		}
 		landed, lerr := e.resolve(ctx)
@@ -522,14 +533,7 @@ func (e *Engine) applyIf(ctx context.Context, qs []*question) ([]Verdict, error)
 }
 
 func (e *Engine) applyIfOnce(ctx context.Context, units [][]Conditional, recs []Record) (verdicts []Verdict, err error) {
-	err = e.call3For(ctx, "apply_if", e.timeFor(recs), true, func(ctx context.Context) (err error) {
-		e.conditions.nonce++
-		verdicts, err = e.conditions.store.ApplyIf(ctx, e.conditions.nonce, units)
-		return err
-	})
-	if errors.Is(err, errFenced) {
-		e.fleet.fenced()
-	}
+	verdicts, err = e.archive.ApplyIf(ctx, units, recs)
 	if err != nil && !errors.Is(err, ErrRefused) {
 		err = unavailableUnless(ctx, err)
 	}
@@ -539,10 +543,7 @@ func (e *Engine) applyIfOnce(ctx context.Context, units [][]Conditional, recs []
 // resolve asks L3 what became of the last transaction.
 func (e *Engine) resolve(ctx context.Context) (landed bool, err error) {
 	for start := time.Now(); ; {
-		err = e.call3(ctx, "landed", true, func(ctx context.Context) (err error) {
-			landed, err = e.conditions.store.Landed(ctx, e.conditions.nonce)
-			return err
-		})
+		landed, err = e.archive.Landed(ctx)
 		if err == nil || errors.Is(err, errFenced) || ctx.Err() != nil || time.Since(start) > e.cfg.L3Timeout {
 			return landed, err
 		}

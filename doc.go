@@ -16,19 +16,19 @@
 // its loops, and shows the others its upper-case members only. A file names what is declared in
 // its own department and below; the contracts hold what all share.
 //
-//	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go events.go doc.go
+//	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go events.go merkle.go doc.go
 //	news        news.go metrics.go
 //	door        door.go
-//	server      resilience.go calls.go
+//	server      server.go resilience.go
 //	memory      l1.go eviction.go
 //	journal     wal.go walunit.go walspool.go
 //	pressure    backpressure.go
-//	cache       l2.go l2digest.go l2servers.go l2sync.go
-//	archive     l3.go l3row.go l3write.go l3cond.go l3digest.go l3fleet.go merkle.go
+//	cache       l2cache.go l2sync.go l2servers.go l2.go l2digest.go
+//	archive     l3archive.go l3.go l3row.go l3write.go l3cond.go l3digest.go l3fleet.go
 //	trust       filter.go fleet.go warmup.go
 //	pipeline    versions.go batch.go landing.go spool.go flush.go sound.go
 //	quarantine  quarantine.go retry.go
-//	repair      heal.go promote.go
+//	repair      repair.go heal.go promote.go
 //	verifier    verify.go
 //	reader      read.go readmany.go flight.go
 //	writer      write.go archived.go conditions.go update.go insert.go

@@ -18,6 +18,8 @@ import (
 type door struct {
 	bg     context.Context // ends when background work must stop
 	stop   context.CancelFunc
+	cut    context.Context // ends when calls under way are cut off
+	cutOff context.CancelFunc
 	loops  sync.WaitGroup // goroutines that end when bg does
 	log    sync.WaitGroup // the log's loop, which outlives them
 	last   sync.WaitGroup // the event loop and Shutdown itself, which end last
@@ -33,6 +35,7 @@ type door struct {
 func newDoor() *door {
 	d := &door{idle: make(chan struct{}, 1)}
 	d.bg, d.stop = context.WithCancel(context.Background())
+	d.cut, d.cutOff = context.WithCancel(context.Background())
 	return d
 }
 
@@ -108,8 +111,8 @@ func (d *door) Close() (first, busy bool) {
 	return first, d.calls > 0
 }
 
-// AwaitCalls waits for the calls under way. When ctx ends background work is stopped, which ends
-// what they wait for.
+// AwaitCalls waits for the calls under way. When ctx ends they are cut off: background work is
+// stopped, which ends what they wait for, and so do calls to servers.
 func (d *door) AwaitCalls(ctx context.Context, busy bool) error {
 	if !busy {
 		return nil
@@ -120,6 +123,7 @@ func (d *door) AwaitCalls(ctx context.Context, busy bool) error {
 	case <-ctx.Done():
 	}
 	d.stop()
+	d.cutOff()
 	<-d.idle
 	return ctx.Err()
 }
@@ -139,6 +143,18 @@ func (d *door) Context() context.Context { return d.bg }
 // Background returns a context that ends when background work does, with the values of a caller's.
 func (d *door) Background(values context.Context) context.Context {
 	return valued{d.bg, context.WithoutCancel(values)}
+}
+
+// Until returns a context that ends when background work does, too.
+func (d *door) Until(ctx context.Context) (context.Context, func()) { return until(ctx, d.bg) }
+
+// Cut returns a context that ends when calls are cut off, too.
+func (d *door) Cut(ctx context.Context) (context.Context, func()) { return until(ctx, d.cut) }
+
+func until(ctx, end context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(end, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 // Spawn starts a goroutine that ends when background work does. It is called while the engine is

@@ -44,50 +44,20 @@ type Engine struct {
 	conditions conditions
 	lines      lines
 	makers     makers
-	filter     filter
-	fleet      *fleet
+	trust      *trust
+	repair     *repair
+	verifier   *verifier
 	pressure   *pressure
-	l2         CacheStore // nil: none
-	l3         ArchiveStore
-	// What the stores can do besides; nil when they can't.
-	digest2 cacheDigester
-	digest3 archiveDigester
-	healer  healer
+	cache      *cache
+	archive    *archive
+	bad        *quarantine
 
-	cb2    *breaker
-	cb3    *breaker
-	missed *l2Missed
-	bad    *quarantine
-
-	loads     flights
-	promotes  chan promotion
-	l2Back    chan struct{} // cap 1: L2 was away
-	promoting atomic.Int64  // bytes in promotes
-
-	l2Cause  atomic.Pointer[error] // why writes to L2 fail; nil: the last one did not
-	l3Cause  atomic.Pointer[error] // the same for L3
-	l3Ready  atomic.Bool           // Prepare has succeeded once
-	l2Counts tierCounts
-	l3Counts tierCounts
+	loads flights
 
 	state atomic.Uint32
 
-	servers l2Servers
-	unsure  atomic.Bool // the WAL file says that a crash may leave L2 behind L3
-
 	closeErr error         // valid once closed is
 	closed   chan struct{} // closed when Shutdown is over
-}
-
-// tierCounts counts the answers of a tier.
-type tierCounts struct{ hits, misses atomic.Uint64 }
-
-func (c *tierCounts) see(hit bool) {
-	if hit {
-		c.hits.Add(1)
-	} else {
-		c.misses.Add(1)
-	}
 }
 
 // setState moves to a later state and tells the user. States never go back.
@@ -152,8 +122,8 @@ func (e *Engine) watchL3(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
-			if e.cb3.state() != "closed" && !e.flush.down.Load() {
-				_ = e.probeL3(ctx) // a yes closes the breaker; a no leaves all as it is
+			if e.archive.State() != "closed" && !e.flush.down.Load() {
+				_ = e.archive.Look(ctx) // a yes closes the breaker; a no leaves all as it is
 			}
 		case <-purge.C:
 			e.purgeTombstones(ctx)
@@ -174,16 +144,12 @@ func purgeEvery(retention time.Duration) time.Duration {
 const purgeBatch = 1000
 
 func (e *Engine) purgeTombstones(ctx context.Context) {
-	if e.flush.down.Load() || !e.l3Ready.Load() {
+	if e.flush.down.Load() || !e.archive.Ready() {
 		return
 	}
 	before := time.Now().Add(-e.cfg.TombstoneRetention)
 	for ctx.Err() == nil {
-		n := 0
-		err := e.cb3.do(ctx, e.cfg.L3Timeout, func(ctx context.Context) (err error) {
-			n, err = e.l3.PurgeTombstones(ctx, before, purgeBatch)
-			return err
-		})
+		n, err := e.archive.PurgeTombstones(ctx, before, purgeBatch)
 		if err != nil {
 			e.news.Log().Warn("purging tombstones failed", "error", err)
 			return

@@ -35,6 +35,7 @@ const (
 	stateLost                          // of an op before accept: the log did not take it
 	stateRaised                        // of a queued op: it is flushed as if its priority were high
 	stateReplaced                      // of a queued op: a later op of this engine stands for it
+	stateOwn                           // of an entry in L1: this engine has written it
 )
 
 // entry is an item or a tombstone in memory. A short id lies in the entry itself, so that the

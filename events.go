@@ -18,6 +18,7 @@ type Events struct {
 }
 
 // SupersededOp is an accepted op that was not stored, since L3 held a later one of another engine.
+// After a crash it may be told of an op that had been stored before, and then replaced.
 type SupersededOp struct {
 	ID       string
 	Version  uint64

@@ -44,7 +44,7 @@ func SetLeafWindow(s ArchiveStore, n int) { s.(*sqlStore).window = n }
 
 // RebuildFilter builds the filter's set anew, if the engine is alone.
 func RebuildFilter(ctx context.Context, e *Engine) error {
-	return e.warmFilter(ctx, roomNone)
+	return e.trust.warmFilter(ctx, roomNone)
 }
 
 // MakeDir creates Config.Dir as Open does.
@@ -63,3 +63,6 @@ func FoldDeltas(ctx context.Context, s ArchiveStore) error { return s.(*sqlStore
 func MigrateTo(ctx context.Context, db *sql.DB, d Dialect, n int) error {
 	return sqlkit.Migrate(ctx, db, sqlkit.Dialect(d), schemaTable, migrations[sqlkit.Dialect(d)][:n])
 }
+
+// PlacesInWAL returns how many ops have a place in the WAL, and their bytes.
+func PlacesInWAL(e *Engine) (items, bytes int64) { return e.wal.items.Load(), e.wal.bytes.Load() }

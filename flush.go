@@ -165,6 +165,7 @@ func (f *flusher) refill(ctx context.Context) error {
 			if !f.dropped(ops, s.seg) {
 				return false
 			}
+			f.q.dropAwaited(ops)
 			f.wal.Release(ops)
 			dropped += len(ops)
 			return true
@@ -179,7 +180,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 		f.unlogged(ctx)
 	}
 	a := &archived{refused: make(map[*entry]error), lost: make(map[*entry]lostOp), claimed: make(map[*waiter]bool)}
-	units, err := f.sound(ctx, b.units, a)
+	units, err := f.sound(ctx, f.wanted(b.units, a), a)
 	if err == nil && len(units) > 0 {
 		err = f.archive(ctx, units, a)
 	}
@@ -211,6 +212,27 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 		f.outage(false, nil)
 	}
 }
+
+// errDiscarded is what becomes of an op that was discarded while it was on its way.
+var errDiscarded = &RefusedError{Err: errors.New("discarded meanwhile")}
+
+// wanted returns the units that were not discarded since they were read from the WAL: a crash had
+// left them there and in quarantine.
+func (f *flusher) wanted(units []unit, a *archived) []unit {
+	out := units[:0:0]
+	for i := range units {
+		if f.discarded(&units[i]) {
+			for _, e := range units[i].ops() {
+				a.refused[e] = errDiscarded
+			}
+			continue
+		}
+		out = append(out, units[i])
+	}
+	return out
+}
+
+func (f *flusher) discarded(u *unit) bool { return u.spooled && f.dropped(u.ops(), u.ops()[0].seg.id) }
 
 // count adds a batch to the figures, and tells of its ops that are superseded. One that a
 // later op of this engine has replaced is not: whatever becomes of that one is told then. Nor is
@@ -326,7 +348,9 @@ func (f *flusher) archive(ctx context.Context, units []unit, a *archived) error 
 	case !errors.Is(err, ErrRefused):
 		return err
 	case len(units) == 1:
-		if err := f.refuse(ctx, &units[0], err); err != nil {
+		if f.discarded(&units[0]) {
+			err = errDiscarded
+		} else if err := f.refuse(ctx, &units[0], err); err != nil {
 			return err
 		}
 		for _, e := range units[0].ops() {

@@ -18,7 +18,7 @@ import (
 // result. It runs on a goroutine of the engine with ctx's values, is called only after L3 or
 // a tombstone said that the id does not exist, never after an error, and is cancelled when the
 // engine closes or after Config.FactoryTimeout: then its callers get an error that is
-// context.DeadlineExceeded, and what it returns later is thrown away. Its item's ID may be
+// ErrClosed or context.DeadlineExceeded, and what it returns later is thrown away. Its item's ID may be
 // empty; another id is ErrInvalidItem, and so is a factory that asks for the id it makes. A
 // panic in it is returned as an error. When somebody else, here or on another engine, wrote the
 // id while factory ran, that is returned instead.
@@ -108,9 +108,8 @@ func (f *makers) fly(m *making, fn func() (Record, error)) {
 
 // findOrMake looks for id in all tiers, and makes and inserts it when it is absent.
 func (e *Engine) findOrMake(values context.Context, id string, factory func(context.Context) (Item, error)) (Record, error) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(values))
+	ctx, cancel := e.door.Until(context.WithoutCancel(values))
 	defer cancel()
-	defer context.AfterFunc(e.door.Context(), cancel)()
 	ids := []string{id}
 	failed := e.numbers.watch(ids) // before the look, so that nothing comes in between unseen
 	defer e.numbers.unwatch(ids)
@@ -140,7 +139,7 @@ func (e *Engine) findOrMake(values context.Context, id string, factory func(cont
 // insertMade inserts what a factory made for an id that held nothing.
 func (e *Engine) insertMade(ctx context.Context, c *call, at known) (Record, error) {
 	err := e.checkSize(c.ops)
-	if err == nil && e.fleet.private { // no second look at what is known
+	if err == nil && e.archive.Private() { // no second look at what is known
 		if err = e.pressure.Allow(ctx); err == nil {
 			err = e.logKnown(ctx, c, []known{at})
 		}
@@ -166,6 +165,7 @@ func (e *Engine) insertMade(ctx context.Context, c *call, at known) (Record, err
 // runFactory calls factory, for FactoryTimeout at most, whether it looks at its context or not.
 func (e *Engine) runFactory(ctx context.Context, id string, factory func(context.Context) (Item, error)) (Item, error) {
 	outer, _ := ctx.Value(madeKey{}).(*madeID)
+	closed := ctx.Done()
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, madeKey{}, &madeID{id, outer}), e.cfg.FactoryTimeout)
 	defer cancel()
 	type result struct {
@@ -190,6 +190,8 @@ func (e *Engine) runFactory(ctx context.Context, id string, factory func(context
 			return Item{}, errors.Join(late(), r.err)
 		}
 		return r.it, r.err
+	case <-closed: // Close does not wait for a factory that goes on
+		return Item{}, context.Canceled
 	case <-patience.C:
 		return Item{}, late()
 	}

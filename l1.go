@@ -155,13 +155,14 @@ func (c *l1) Press(pressure float64) {
 // Accept puts the entry of an accepted op into the map unless a higher one is there.
 // pinned says whether the queue holds it; otherwise it is spooled.
 func (c *l1) Accept(e *entry, pinned bool) {
+	e.state.Or(stateOwn)
 	if pinned {
-		e.state.Store(statePinned | e.state.Load()&stateRaised)
+		e.state.Store(stateOwn | statePinned | e.state.Load()&stateRaised)
 		c.pinned.Add(e.size())
 	}
 	if !c.store(e, nil) && pinned {
 		c.detach(e) // a higher one was there: the queue alone holds this
-		if h, ok := c.Peek(e.id()); ok && h.pinned() {
+		if h, ok := c.Peek(e.id()); ok && h.state.Load()&(statePinned|stateOwn) != 0 {
 			e.state.Or(stateReplaced)
 		}
 	}
@@ -250,7 +251,10 @@ func (c *l1) detach(e *entry) {
 
 // Unpin notes that the queue no longer holds an entry.
 func (c *l1) Unpin(e *entry) {
-	st := e.state.Swap(0)
+	st := e.state.Load()
+	for !e.state.CompareAndSwap(st, st&stateOwn) {
+		st = e.state.Load()
+	}
 	if st&statePinned != 0 {
 		c.pinned.Add(-e.size())
 	} else if st&stateDetached != 0 {

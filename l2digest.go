@@ -89,3 +89,13 @@ func parseRank(id, rank string) (m Meta, ok bool) {
 	}
 	return Meta{ID: id, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash}, true
 }
+
+// cacheDigester is an L2 that knows its digest. timeout bounds each step, of which a large
+// cache takes many. unreadable are ids whose values are none of ours.
+type cacheDigester interface {
+	Digest(ctx context.Context, timeout time.Duration) (set *digest.Set, unreadable []string, err error)
+	// Leaves returns what is in branches, perhaps tombstones as well.
+	Leaves(ctx context.Context, timeout time.Duration, branches []int) (leaves []Meta, unreadable []string, err error)
+	// Evicts reports whether it is so full that it drops something to take more.
+	Evicts(ctx context.Context, timeout time.Duration) (bool, error)
+}

@@ -23,17 +23,17 @@ type l2Servers struct {
 	read  bool
 }
 
-// metRedis is told which server a new connection leads to, before it is used. One that was not
+// Met is told which server a new connection leads to, before it is used. One that was not
 // met before, while others were, has to be compared.
-func (e *Engine) metRedis(ctx context.Context, runID string) {
+func (c *cache) Met(ctx context.Context, runID string) {
 	ctx = context.WithoutCancel(ctx)
-	s := &e.servers
+	s := &c.known
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var err error
 	if !s.read {
 		var b []byte
-		if b, err = e.wal.Meta(ctx, serversKey); err == nil {
+		if b, err = c.wal.Meta(ctx, serversKey); err == nil {
 			s.known, s.read = strings.Fields(string(b)), true
 		}
 	}
@@ -41,12 +41,12 @@ func (e *Engine) metRedis(ctx context.Context, runID string) {
 		return
 	}
 	if err != nil || len(s.known) > 0 {
-		e.missed.addAll()
-		err = errors.Join(err, e.noteMissed(ctx, true))
+		c.missed.addAll()
+		err = errors.Join(err, c.noteMissed(ctx, true))
 	}
 	s.known = append(s.known, runID)
 	s.known = s.known[max(0, len(s.known)-serversKept):]
-	if err = errors.Join(err, e.wal.SetMeta(ctx, serversKey, []byte(strings.Join(s.known, " ")))); err != nil {
-		e.news.Log().Error("can't note in the WAL file that Redis was restarted", "error", err)
+	if err = errors.Join(err, c.wal.SetMeta(ctx, serversKey, []byte(strings.Join(s.known, " ")))); err != nil {
+		c.news.Log().Error("can't note in the WAL file that Redis was restarted", "error", err)
 	}
 }

@@ -56,6 +56,19 @@ func newWaiter() *waiter { return &waiter{verdict: make(chan verdict, 1)} }
 // claim reports whether the caller still waits, and then it will until it gets the verdict.
 func (w *waiter) claim() bool { return w.over.CompareAndSwap(false, true) }
 
+// dropAwaited tells the call that waits for a unit, if any, that it was discarded.
+func (q *queue) dropAwaited(ops []*entry) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	key := awaitedOp{ops[0].id(), ops[0].version}
+	for _, w := range q.awaited[key] {
+		if w.claim() {
+			w.verdict <- verdict{refused: errDiscarded}
+		}
+	}
+	delete(q.awaited, key)
+}
+
 // lowest returns the lowest number of the units that are in memory. q.mu is held.
 func (q *queue) lowest() int64 {
 	low := int64(math.MaxInt64)

@@ -122,37 +122,24 @@ func (e *Engine) settle(cause error) error {
 // retire leaves L3 as the next engine likes it: with a snapshot of the filter, and without
 // this engine's row. Without either it only takes a little longer to open.
 func (e *Engine) retire(ctx context.Context) {
-	if e.unsure.Load() { // all batches have reached L2, or it is noted that they did not
-		if err := e.wal.SetMeta(context.WithoutCancel(ctx), unsureKey, []byte{0}); err != nil {
-			e.news.Log().Warn("L2 will be compared at the next Open", "error", err)
-		}
+	if err := e.cache.Sure(context.WithoutCancel(ctx)); err != nil {
+		e.news.Log().Warn("L2 will be compared at the next Open", "error", err)
 	}
 	if err := e.numbers.close(context.WithoutCancel(ctx)); err != nil {
 		e.news.Log().Warn("the next engine's versions begin a little later", "error", err)
 	}
-	if !e.l3Ready.Load() || ctx.Err() != nil || e.flush.down.Load() {
+	if !e.archive.Ready() || ctx.Err() != nil || e.flush.down.Load() {
 		return
 	}
-	if err := e.saveFilter(ctx); err != nil {
-		e.news.Log().Warn("the filter's snapshot could not be saved", "error", err)
-	}
-	if err := e.fleet.leave(ctx); err != nil {
-		e.news.Log().Warn("this engine's row in L3 could not be removed", "error", err)
-	}
+	e.trust.Leave(ctx)
 }
 
 var errNotLogged = errors.New("not logged")
 
 func (e *Engine) closeStores() error {
-	var errs []error
-	if e.l2 != nil {
-		errs = append(errs, e.l2.Close())
-	}
-	if e.l3 != nil {
-		errs = append(errs, e.l3.Close())
-	}
+	err := errors.Join(e.cache.Close(), e.archive.Close())
 	e.news.Unregister()
-	return errors.Join(errs...)
+	return err
 }
 
 // abandon undoes a failed open. An event function may wait for Open itself, so events are not

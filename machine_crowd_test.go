@@ -88,6 +88,7 @@ type fate struct {
 	back    []string        // contents that a crash may leave: Buffered ops count from the last durable one on
 	since   []string        // what was written since it was known what L3 holds, and that
 	tainted map[string]bool // refused, or in a group with what is
+	open    bool            // an op whose caller has left may still be on its way into the WAL
 	ghosts  []string        // of calls of GetOrInsertWith that nobody waits for, and that may yet come
 }
 
@@ -384,9 +385,10 @@ func (u *crowdUser) wrote(s *crowdStep, what, id, content string, err error, tai
 		d = u.c.cfg.Durability
 	}
 	switch {
-	case err == nil && (!u.c.over.Load() || d == archived):
+	case err == nil && !u.c.over.Load():
 		f.wrote(content, d == buffered && (u.c.private || !decided))
 	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syncengine.ErrUnknownOutcome):
+		f.open = true
 		f.may, f.back, f.since = append(f.may, content), append(f.back, content), append(f.since, content)
 	case errors.Is(err, syncengine.ErrBackpressure), errors.Is(err, syncengine.ErrClosed):
 	case errors.Is(err, syncengine.ErrUnavailable) && u.c.private:
@@ -545,7 +547,7 @@ func (u *crowdUser) ended(crash bool) {
 	u.tell("ended, by a crash: %v", crash)
 	for _, f := range u.held {
 		f.may, f.back, f.since = append(f.may, f.ghosts...), append(f.back, f.ghosts...), append(f.since, f.ghosts...)
-		f.ghosts = nil
+		f.ghosts, f.open = nil, false
 		if crash {
 			f.may = append(f.may, f.back...)
 		}
@@ -605,6 +607,9 @@ func (u *crowdUser) settle(quarantined []syncengine.QuarantinedOp) {
 		}
 		if it, err := u.c.e.Get(context.Background(), id); err == nil || errors.Is(err, syncengine.ErrNotFound) {
 			f := u.held[id]
+			if f.open {
+				continue
+			}
 			now := string(it.Content)
 			f.may, f.back, f.since = []string{now}, []string{now}, []string{now}
 		}
@@ -625,6 +630,9 @@ func (c *crowd) atEnd(t *rapid.T) {
 	}
 	c.rest(t)
 	c.shut(t)
+	for _, u := range c.users {
+		u.ended(false)
+	}
 	c.open(t)
 	c.rest(t)
 	store, err := syncengine.OpenSQLStore("sqlite:" + c.archive())

@@ -11,31 +11,9 @@ package syncengine
 
 import (
 	"context"
-	"time"
 
 	"github.com/syncengine-go/syncengine/internal/digest"
 )
-
-// archiveDigester is an L3 that knows its digest.
-type archiveDigester interface {
-	Digest(ctx context.Context) (*digest.Set, error)
-	// Leaves returns the live rows of branches among the next rows with ids above after, and
-	// where to go on: "" at the end.
-	Leaves(ctx context.Context, branches []int, after string) (leaves []Meta, last string, err error)
-	// Recount sums up all rows, calls bad for each that does not match its hash, returns how
-	// many branches of the stored digest are wrong, and corrects them if fix is set.
-	Recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error)
-}
-
-// cacheDigester is an L2 that knows its digest. timeout bounds each step, of which a large
-// cache takes many. unreadable are ids whose values are none of ours.
-type cacheDigester interface {
-	Digest(ctx context.Context, timeout time.Duration) (set *digest.Set, unreadable []string, err error)
-	// Leaves returns what is in branches, perhaps tombstones as well.
-	Leaves(ctx context.Context, timeout time.Duration, branches []int) (leaves []Meta, unreadable []string, err error)
-	// Evicts reports whether it is so full that it drops something to take more.
-	Evicts(ctx context.Context, timeout time.Duration) (bool, error)
-}
 
 // addToDigest adds a live row to a digest.
 func addToDigest(set *digest.Set, m *Meta) {

@@ -5,7 +5,6 @@ package syncengine
 import (
 	"context"
 	"sync"
-	"time"
 )
 
 // Stats returns a snapshot. It does no I/O, takes no lock for long, and also works on a
@@ -14,15 +13,15 @@ func (e *Engine) Stats() Stats {
 	pending, spooled, age := e.queue.pending()
 	s := Stats{
 		State: e.State(), Pressure: e.pressure.Now(), Level: e.pressure.Level(),
-		L2Hits: e.l2Counts.hits.Load(), L2Misses: e.l2Counts.misses.Load(),
-		L3Hits: e.l3Counts.hits.Load(), L3Misses: e.l3Counts.misses.Load(),
 		PendingOps: pending, SpooledOps: spooled, OldestPending: age,
 		FlushedOps: e.flush.flushed.Load(), DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
-		FilterEntries: e.filter.entries(), FilterTrusted: e.filter.trusted(),
-		Quarantined: e.bad.count(), L3Down: e.flush.down.Load(), L2Missed: e.missed.count(),
+		Quarantined: e.bad.count(), L3Down: e.flush.down.Load(),
 	}
 	e.l1.Stats(&s)
 	e.wal.Stats(&s)
+	e.cache.Stats(&s)
+	e.trust.Stats(&s)
+	e.archive.Stats(&s)
 	e.news.Stats(&s)
 	return s
 }
@@ -39,44 +38,44 @@ func (e *Engine) Health(ctx context.Context) Health {
 	}
 	defer e.door.Leave()
 	var wg sync.WaitGroup
-	if e.l2 != nil {
-		wg.Add(1)
-		e.door.Spawn("health", func() {
-			defer wg.Done()
-			h.L2 = probe(ctx, e.cfg.L2Timeout, e.l2.Ping)
-		})
-	}
-	h.L3 = probe(ctx, e.cfg.L3Timeout, func(ctx context.Context) error {
-		if e.l3Ready.Load() {
-			return e.l3.Ping(ctx)
-		}
-		return e.l3.Prepare(ctx)
+	wg.Add(1)
+	e.door.Spawn("health", func() {
+		defer wg.Done()
+		h.L2 = e.cache.Health(ctx)
 	})
+	h.L3 = e.archive.Health(ctx)
 	wg.Wait()
-	if h.L2.OK {
-		e.cb2.reset() // the server answers
-		if cause := e.l2Cause.Load(); cause != nil {
-			h.L2.OK, h.L2.Error = false, "takes no writes: "+(*cause).Error()
-		}
-	}
-	if cause := e.l3Cause.Load(); cause != nil && h.L3.OK { // a read-only server, say
-		h.L3.OK, h.L3.Error = false, "takes no writes: "+(*cause).Error()
-	}
-	if h.L2.Configured {
-		h.L2.Circuit = e.cb2.state()
-	}
-	h.L3.Circuit = e.cb3.state()
 	return h
 }
 
-func probe(ctx context.Context, timeout time.Duration, ping func(context.Context) error) Probe {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	start := time.Now()
-	err := ping(ctx)
-	p := Probe{Configured: true, OK: err == nil, Latency: time.Since(start)}
-	if err != nil {
-		p.Error = err.Error()
+// Verify compares L2 with L3 and, with Repair, fixes exactly the ids that differ. Without an
+// L2 and without Deep it is a *ConfigError. L3 answers from its digest, and Redis computes its
+// own, so little is read however much they hold; of stores of the caller's own, everything
+// is. It may take as long as Redis needs to look at all its values; ctx bounds it.
+func (e *Engine) Verify(ctx context.Context, opts VerifyOptions) (report VerifyReport, err error) {
+	if err := e.door.Enter(); err != nil {
+		return VerifyReport{}, err
 	}
-	return p
+	defer e.door.Exit(ctx, &err)
+	if !e.cache.On() && !opts.Deep {
+		return VerifyReport{}, &ConfigError{Field: "RedisURL", Value: `""`, Rule: "Verify compares L2 with L3: it needs an L2"}
+	}
+	return e.verifier.Verify(ctx, opts)
+}
+
+// MerkleRoot returns the digest of the live items of L3: SHA-256 over the branches, each
+// the XOR of the leaves of its items and their count (internal/digest). Equal contents have
+// equal roots, whoever wrote them in whatever order. It is that of one moment, and reading it
+// costs the same however many items there are; only an L3 of the caller's own is read whole.
+// XOR detects accidents, not an adversary who picks contents.
+func (e *Engine) MerkleRoot(ctx context.Context) (root [32]byte, err error) {
+	if err := e.door.Enter(); err != nil {
+		return [32]byte{}, err
+	}
+	defer e.door.Exit(ctx, &err)
+	set, err := e.archive.Digest(ctx, nil)
+	if err != nil {
+		return [32]byte{}, unavailableUnless(ctx, err)
+	}
+	return set.Root(), nil
 }

@@ -42,34 +42,30 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 func newEngine(cfg Config) *Engine {
 	e := &Engine{
 		cfg: cfg, door: newDoor(), news: newNews(cfg.Logger.With("instance", cfg.InstanceID), cfg.OnEvent),
-		l1: newL1(cfg.L1MaxBytes), wal: newJournal(walLimits{cfg.WALMaxItems, cfg.WALMaxBytes, cfg.thresholds()[LevelCritical-1].value}), missed: &l2Missed{},
-		promotes: make(chan promotion, promoteRoom), l2Back: make(chan struct{}, 1), closed: make(chan struct{}),
+		l1: newL1(cfg.L1MaxBytes), wal: newJournal(walLimits{cfg.WALMaxItems, cfg.WALMaxBytes, cfg.thresholds()[LevelCritical-1].value}),
+		closed: make(chan struct{}),
 	}
-	e.bad = &quarantine{wal: e.wal}
-	e.missed.note = e.noteMissed
+	e.bad = &quarantine{wal: e.wal, l1: e.l1}
+	e.cache = newCache(newServer("L2", cfg.L2Timeout, cfg.L2Breaker, e.news, e.door), e.wal)
+	e.archive = newArchive(newServer("L3", cfg.L3Timeout, cfg.L3Breaker, e.news, e.door))
 	e.pressure = newPressure(e.l1, e.wal, cfg.thresholds(), e.levelChanged)
-	e.fleet = newFleet(cfg.InstanceID)
-	e.fleet.remember = e.rememberInstances
-	e.fleet.call = func(ctx context.Context, op string, fn func(context.Context) error) error {
-		return e.call3(ctx, op, false, fn)
-	}
-	e.filter.fleet = e.fleet
-	e.cb2 = newBreaker("L2", breakerPresets[cfg.L2Breaker], func(from, to string) { e.news.Circuit("L2", from, to) })
-	e.cb3 = newBreaker("L3", breakerPresets[cfg.L3Breaker], func(from, to string) { e.news.Circuit("L3", from, to) })
+	e.trust = newTrust(cfg.InstanceID, e.archive, e.wal, e.news, trustLimits{cfg.FilterWarmupBatch, cfg.FilterSnapshotInterval, int64(cfg.FilterSnapshotInserts)})
+	e.repair = newRepair(e.l1, e.cache, e.archive, e.bad, e.news)
 	// The queue multiplies these two: huge values mean the same as these.
 	batchBytes, age := min(cfg.BatchFlushBytes, 1<<40), min(cfg.BatchFlushInterval, 10*365*24*time.Hour)
 	e.queue = newQueue(queueLimits{
 		count: cfg.BatchFlushCount, bytes: batchBytes, age: age,
 		patience: max(10*age, time.Second), spoolAbove: cfg.L1MaxBytes / 2, evictAhead: min(32<<10, cfg.L1MaxBytes/64),
 	}, e.l1, e.wal)
+	e.verifier = &verifier{e.cache, e.archive, e.queue, e.repair, e.news, cfg.VerifyInterval}
 	e.numbers = newNumbers(e.l1, e.wal, e.queue)
+	e.numbers.refusedAt = e.bad.RefusedAt
 	e.conditions.wake = make(chan struct{}, 1)
-	e.conditions.nonce = uint64(time.Now().UnixNano()) // above those of an earlier engine on the same store
 	e.flush = &flusher{
 		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.door.Spawn,
-		apply: e.applyL3,
-		cache: e.writeL2, refuse: e.refuse, dropped: e.bad.wasDiscarded, unlogged: e.noteUnsure, probe: e.probeL3, outage: e.news.L3Outage, landed: e.news.Batch,
-		uncached: e.outrankedL2, superseded: e.superseded, decided: e.decided, corrupted: e.news.Corrupted, log: e.logLone, haste: func() bool { return e.pressure.Level() >= LevelWarn },
+		apply: e.trust.Apply,
+		cache: e.cache.Write, refuse: e.refuse, dropped: e.bad.wasDiscarded, unlogged: e.cache.Unsure, probe: e.archive.Look, outage: e.news.L3Outage, landed: e.news.Batch,
+		uncached: e.repair.Outranked, superseded: e.superseded, decided: e.decided, corrupted: e.news.Corrupted, log: e.logLone, haste: func() bool { return e.pressure.Level() >= LevelWarn },
 	}
 	return e
 }
@@ -98,47 +94,36 @@ func (e *Engine) openStores() error {
 	if err := e.openL3(); err != nil {
 		return err
 	}
-	e.digest2, _ = e.l2.(cacheDigester)
-	e.digest3, _ = e.l3.(archiveDigester)
-	e.healer, _ = e.l3.(healer)
-	e.conditions.store, _ = e.l3.(ConditionalStore)
-	e.fleet.reg, _ = e.l3.(registrar)
-	if e.cfg.L2 != nil {
-		e.l2 = keepOpen2{e.l2}
-	}
-	if e.cfg.L3 != nil {
-		e.l3 = keepOpen3{e.l3}
-	}
 	return nil
 }
 
 func (e *Engine) openL2() error {
 	switch {
 	case e.cfg.L2 != nil:
-		e.l2 = e.cfg.L2
+		e.cache.Use(e.cfg.L2, false)
 	case e.cfg.Redis != nil:
-		e.l2 = newRedisStore(e.cfg.Redis, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, false)
+		e.cache.Use(newRedisStore(e.cfg.Redis, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, false), true)
 		if !rediskit.HonoursDeadlines(e.cfg.Redis) {
 			e.news.Log().Warn("the Redis client ignores deadlines: make it with ContextTimeoutEnabled, or a hung server costs reads its read timeout")
 		}
 	case e.cfg.RedisURL != "":
-		client, err := rediskit.OpenWatched(e.cfg.RedisURL, e.metRedis)
+		client, err := rediskit.OpenWatched(e.cfg.RedisURL, e.cache.Met)
 		if err != nil {
 			return &ConfigError{Field: "RedisURL", Value: rediskit.Redact(e.cfg.RedisURL), Rule: err.Error()}
 		}
-		e.l2 = newRedisStore(client, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, true)
+		e.cache.Use(newRedisStore(client, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, true), true)
 	}
 	return nil
 }
 
 func (e *Engine) openL3() error {
-	// Only the file in Dir is this engine's own.
-	e.fleet.private = e.cfg.L3 == nil && e.cfg.DB == nil && e.cfg.SQLURL == ""
+	// Only the file in Dir is this engine's alone.
+	private := e.cfg.L3 == nil && e.cfg.DB == nil && e.cfg.SQLURL == ""
 	switch {
 	case e.cfg.L3 != nil:
-		e.l3 = e.cfg.L3
+		e.archive.Use(e.cfg.L3, false, private)
 	case e.cfg.DB != nil:
-		e.l3 = newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.Pools{Write: e.cfg.DB, Read: e.cfg.DB}, false)
+		e.archive.Use(newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.Pools{Write: e.cfg.DB, Read: e.cfg.DB}, false), true, private)
 	default:
 		url := e.cfg.SQLURL
 		if url == "" {
@@ -152,23 +137,14 @@ func (e *Engine) openL3() error {
 		if err != nil {
 			return fmt.Errorf("syncengine: opening %s: %w", sqlkit.Redact(url), err)
 		}
-		e.l3 = newSQLStore(src.Dialect, pools, true)
+		e.archive.Use(newSQLStore(src.Dialect, pools, true), true, private)
 	}
 	return nil
 }
 
-// keepOpen2 and keepOpen3 are the caller's own stores: the engine does not close them.
-type keepOpen2 struct{ CacheStore }
-
-func (keepOpen2) Close() error { return nil }
-
-type keepOpen3 struct{ ArchiveStore }
-
-func (keepOpen3) Close() error { return nil }
-
 func (e *Engine) circuitState(tier string) string {
 	if tier == "l2" {
-		return e.cb2.state()
+		return e.cache.State()
 	}
-	return e.cb3.state()
+	return e.archive.State()
 }

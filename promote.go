@@ -17,46 +17,46 @@ type promotion struct {
 	heal  string
 }
 
-// sendPromotion never waits. What L2 is too slow for, or what would take too much memory, is
+// Promote never waits. What L2 is too slow for, or what would take too much memory, is
 // dropped: the next read of the id tries again.
-func (e *Engine) sendPromotion(p promotion) {
+func (r *repair) Promote(p promotion) {
 	size := int64(len(p.rec.Content)) + entryOverhead
-	if held := e.promoting.Add(size); held > promoteBytes && held > size {
-		e.promoting.Add(-size)
+	if held := r.promoting.Add(size); held > promoteBytes && held > size {
+		r.promoting.Add(-size)
 		return
 	}
 	select {
-	case e.promotes <- p:
+	case r.promotes <- p:
 	default:
-		e.promoting.Add(-size)
+		r.promoting.Add(-size)
 	}
 }
 
-// promoteL2 is the loop that writes copies to L2.
-func (e *Engine) promoteL2(ctx context.Context) {
+// Run is the loop that writes copies to L2.
+func (r *repair) Run(ctx context.Context) {
 	for {
 		select {
-		case p := <-e.promotes:
-			e.promoteBatch(ctx, p)
+		case p := <-r.promotes:
+			r.promoteBatch(ctx, p)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (e *Engine) promoteBatch(ctx context.Context, p promotion) {
+func (r *repair) promoteBatch(ctx context.Context, p promotion) {
 	var recs []Record
 	var stamps []uint64
 	var heal []string
 	for more := true; more; {
-		e.promoting.Add(-int64(len(p.rec.Content)) - entryOverhead)
+		r.promoting.Add(-int64(len(p.rec.Content)) - entryOverhead)
 		if p.heal != "" {
 			heal = append(heal, p.heal)
 		} else if p.rec.Deleted || hashOf(p.rec.Content) == p.rec.ContentHash { // readers share it
 			recs, stamps = append(recs, p.rec), append(stamps, p.stamp)
 		}
 		select {
-		case p = <-e.promotes:
+		case p = <-r.promotes:
 			more = true
 		default:
 			more = false
@@ -64,20 +64,20 @@ func (e *Engine) promoteBatch(ctx context.Context, p promotion) {
 	}
 	// Errors are no concern of anybody: a copy that does not arrive is a miss. A write that
 	// L2 misses is remembered elsewhere.
-	_ = e.call2(ctx, "promote", func(ctx context.Context) error { return e.l2.Put(ctx, recs) })
+	_ = r.cache.Put(ctx, "promote", recs)
 	// An id that was written meanwhile is in L2 in its new version, unless L2 has forgotten it.
 	var late []Record
 	for i := range recs {
-		if e.l1.Stamp(recs[i].ID) != stamps[i] {
+		if r.l1.Stamp(recs[i].ID) != stamps[i] {
 			late = append(late, recs[i])
 		}
 	}
 	if len(late) > 0 {
-		e.missL2(ctx, late)
+		r.cache.Miss(ctx, late)
 	}
-	if len(heal) > 0 && e.repairIDs(ctx, heal) == nil {
+	if len(heal) > 0 && r.Replace(ctx, heal) == nil {
 		for _, id := range heal {
-			e.news.Healed(id, "L2")
+			r.news.Healed(id, "L2")
 		}
 	}
 }

@@ -35,6 +35,7 @@ import (
 // quarantine is the index of the table.
 type quarantine struct {
 	wal  *journal
+	l1   *l1
 	some atomic.Bool // there are rows; so that readers need no lock when there are none
 
 	mu        sync.Mutex // guards the fields below
@@ -71,6 +72,7 @@ type discardedOp struct {
 	version uint64
 	deleted bool
 	hash    [32]byte
+	of      int // how many ops its unit has: another unit may hold the same op
 }
 
 // savedDiscard is a discardedOp in the WAL file.
@@ -79,6 +81,7 @@ type savedDiscard struct {
 	Version uint64 `json:"version"`
 	Deleted bool   `json:"deleted,omitempty"`
 	Hash    []byte `json:"hash,omitempty"`
+	Of      int    `json:"of"`
 	UpTo    int64  `json:"up_to"`
 }
 
@@ -105,7 +108,7 @@ func (q *quarantine) load(ctx context.Context) error {
 	_, trimmed := q.wal.Extent()
 	for _, d := range list {
 		if d.UpTo > trimmed {
-			op := discardedOp{id: d.ID, version: d.Version, deleted: d.Deleted}
+			op := discardedOp{id: d.ID, version: d.Version, deleted: d.Deleted, of: d.Of}
 			copy(op.hash[:], d.Hash)
 			q.discarded[op] = d.UpTo
 		}
@@ -306,12 +309,12 @@ func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, e
 	for i, r := range rows {
 		ids[i] = r.id
 		for _, op := range r.ops {
-			next[discardedOp{op.id, op.head.version, op.head.deleted, op.head.hash}] = last
+			next[discardedOp{op.id, op.head.version, op.head.deleted, op.head.hash, len(r.ops)}] = last
 		}
 	}
 	list := make([]savedDiscard, 0, len(next))
 	for d, upTo := range next {
-		list = append(list, savedDiscard{ID: d.id, Version: d.version, Deleted: d.deleted, Hash: slices.Clone(d.hash[:]), UpTo: upTo})
+		list = append(list, savedDiscard{ID: d.id, Version: d.version, Deleted: d.deleted, Hash: slices.Clone(d.hash[:]), Of: d.of, UpTo: upTo})
 	}
 	b, err := json.Marshal(list)
 	if err != nil {
@@ -333,7 +336,7 @@ func (q *quarantine) wasDiscarded(ops []*entry, segment int64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.discarded) > 0 && !slices.ContainsFunc(ops, func(op *entry) bool {
-		return q.discarded[discardedOp{op.id(), op.version, op.deleted, op.hash}] < segment
+		return q.discarded[discardedOp{op.id(), op.version, op.deleted, op.hash, len(ops)}] < segment
 	})
 }
 
@@ -345,6 +348,19 @@ func (q *quarantine) newest(id string) (best *badOp) {
 		}
 	}
 	return best
+}
+
+// RefusedAt returns the version of the newest op of id that is here and may answer reads, or 0.
+func (q *quarantine) RefusedAt(id string) uint64 {
+	if !q.some.Load() {
+		return 0
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if op := q.newest(id); op != nil {
+		return op.head.version
+	}
+	return 0
 }
 
 // has reports whether an op of id is here that may answer reads.
@@ -409,6 +425,23 @@ func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
 	}
 }
 
+// Find returns the newest op of id that is in quarantine or spooled, or nil. recovered
+// tells that an earlier engine wrote it, so that L3 may hold something newer (wal.go).
+func (q *quarantine) Find(ctx context.Context, id string) (op *entry, recovered bool, err error) {
+	spooled, recovered, err := q.wal.FindSpooled(ctx, id, q.l1.Hash(id))
+	if err != nil {
+		return nil, false, err
+	}
+	refused, err := q.find(ctx, id)
+	if err != nil || refused == nil {
+		return spooled, recovered, err
+	}
+	if spooled != nil && spooled.compare(refused) > 0 {
+		return spooled, recovered, nil
+	}
+	return refused, true, nil // L3 may have taken a later op of the id
+}
+
 // list returns all rows.
 func (q *quarantine) list(ctx context.Context) ([]badUnit, error) {
 	return q.wal.Bads(ctx, 0, math.MaxInt64)
@@ -436,7 +469,7 @@ func (u *badUnit) public() []QuarantinedOp {
 			Attempts: u.attempts, At: time.Unix(0, u.at).UTC(), Superseded: e.state.Load()&stateSuperseded != 0,
 		}
 		if !e.deleted {
-			out[i].Content = e.content()
+			out[i].Content = slices.Clone(e.content())
 		}
 	}
 	return out

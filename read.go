@@ -49,7 +49,7 @@ func (e *Engine) denies(id string) bool {
 	if _, spooled := e.wal.Spooled(e.l1.Hash(id)); spooled || e.bad.has(id) {
 		return false
 	}
-	if e.filter.mayContain(id) {
+	if e.trust.MayContain(id) {
 		return false
 	}
 	_, retried := e.l1.Peek(id) // it may just have left quarantine, where it was not any more
@@ -59,7 +59,7 @@ func (e *Engine) denies(id string) bool {
 // fresh reports whether an L1 entry may be served without asking the tiers below: another
 // engine may have written the id since.
 func (e *Engine) fresh(ent *entry) bool {
-	return e.l1.Age(ent) < e.cfg.L1MaxAge || ent.pinned() || e.fleet.alone()
+	return e.l1.Age(ent) < e.cfg.L1MaxAge || ent.pinned() || e.trust.Alone()
 }
 
 // show sets what a caller sees of an entry: in place, since an item is 200 bytes to copy.
@@ -124,7 +124,7 @@ func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 		e.l1.Missed()
 	}
 	refused := e.bad.some.Load()
-	waiting, recovered, err := e.inWAL(ctx, id)
+	waiting, recovered, err := e.bad.Find(ctx, id)
 	switch {
 	case err != nil:
 		return Record{}, err
@@ -134,7 +134,7 @@ func (e *Engine) find(ctx context.Context, id string) (Record, error) {
 		rec := waiting.record()
 		e.promote(&rec, stamp, false)
 		return rec, nil
-	case waiting == nil && !ok && !e.filter.mayContain(id):
+	case waiting == nil && !ok && !e.trust.MayContain(id):
 		return Record{}, ErrNotFound
 	}
 	shared := e.door.Background(ctx)
@@ -160,54 +160,26 @@ func (e *Engine) refreshed(ent *entry, rec Record, err error) (Record, error) {
 	return known, nil
 }
 
-// inWAL returns the newest op of id that is in quarantine or spooled, or nil. recovered
-// tells that an earlier engine wrote it, so that L3 may hold something newer (wal.go).
-func (e *Engine) inWAL(ctx context.Context, id string) (op *entry, recovered bool, err error) {
-	spooled, recovered, err := e.wal.FindSpooled(ctx, id, e.l1.Hash(id))
-	if err != nil {
-		return nil, false, err
-	}
-	refused, err := e.bad.find(ctx, id)
-	if err != nil || refused == nil {
-		return spooled, recovered, err
-	}
-	if spooled != nil && spooled.compare(refused) > 0 {
-		return spooled, recovered, nil
-	}
-	return refused, true, nil // L3 may have taken a later op of the id
-}
-
 // load asks L2, then L3, and promotes what it found. With an op recovered from the WAL it
 // asks L3 alone and returns the higher of the two; when L3 can't be asked, the op is the
 // newest this engine can know.
 func (e *Engine) load(ctx context.Context, id string, stamp uint64, waiting *entry) (Record, error) {
-	if waiting == nil && e.l2 != nil && !e.missed.has(id) {
-		var rec Record
-		err := e.call2(ctx, "get", func(ctx context.Context) (err error) {
-			rec, err = e.l2.Get(ctx, id)
-			return err
-		})
-		if err == nil && e.missed.has(id) { // the connection was new, and led to a server that may have forgotten
-			err = ErrNotFound
-		}
+	if waiting == nil && e.cache.Trusts(id) {
+		rec, err := e.cache.Lookup(ctx, id)
 		if err == nil {
-			e.l2Counts.hits.Add(1)
+			e.cache.Saw(true, 1)
 			e.promote(&rec, stamp, false)
 			return rec, nil
 		}
 		e.l2Failed(err, id)
 	}
-	var rec Record
-	err := e.call3(ctx, "get", true, func(ctx context.Context) (err error) {
-		rec, err = e.l3.Get(ctx, id)
-		return err
-	})
+	rec, err := e.archive.Get(ctx, id)
 	switch {
 	case err == nil:
-		e.l3Counts.hits.Add(1)
+		e.archive.Saw(true, 1)
 		return e.higher(rec, waiting, stamp), nil
 	case errors.Is(err, ErrNotFound):
-		e.l3Counts.misses.Add(1)
+		e.archive.Saw(false, 1)
 		if waiting != nil {
 			return e.higher(Record{}, waiting, stamp), nil
 		}
@@ -215,7 +187,7 @@ func (e *Engine) load(ctx context.Context, id string, stamp uint64, waiting *ent
 	case waiting != nil:
 		return waiting.record(), nil // not promoted: L3 will be asked again
 	case errors.Is(err, ErrCorruption):
-		if rec, err = e.healedOr(ctx, id, err); err == nil {
+		if rec, err = e.repair.HealedOr(ctx, id, err); err == nil {
 			e.promote(&rec, stamp, true)
 		}
 		return rec, err
@@ -241,12 +213,12 @@ func (e *Engine) higher(rec Record, waiting *entry, stamp uint64) Record {
 func (e *Engine) l2Failed(err error, ids ...string) {
 	switch {
 	case errors.Is(err, ErrNotFound):
-		e.l2Counts.misses.Add(uint64(len(ids)))
+		e.cache.Saw(false, len(ids))
 	case errors.Is(err, ErrCorruption):
-		e.l2Counts.misses.Add(uint64(len(ids)))
+		e.cache.Saw(false, len(ids))
 		e.news.Corrupted(err)
 		for _, id := range ids {
-			e.sendPromotion(promotion{heal: id})
+			e.repair.Promote(promotion{heal: id})
 		}
 	}
 }
@@ -255,8 +227,8 @@ func (e *Engine) l2Failed(err error, ids ...string) {
 func (e *Engine) promote(rec *Record, stamp uint64, toL2 bool) {
 	e.l1.Promote(newEntry(rec), stamp)
 	e.afterWrite()
-	if toL2 && e.l2 != nil {
-		e.sendPromotion(promotion{rec: *rec, stamp: stamp})
+	if toL2 && e.cache.On() {
+		e.repair.Promote(promotion{rec: *rec, stamp: stamp})
 	}
 }
 

@@ -53,7 +53,7 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			}
 			continue
 		}
-		waiting, recovered, err := e.inWAL(ctx, id)
+		waiting, recovered, err := e.bad.Find(ctx, id)
 		switch {
 		case err != nil:
 			return out, err
@@ -61,7 +61,7 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			rec := waiting.record()
 			e.promote(&rec, stamp, false)
 			m.answer(id, &rec)
-		case waiting != nil || ok || e.filter.mayContain(id):
+		case waiting != nil || ok || e.trust.MayContain(id):
 			m.asks = append(m.asks, ask{id, stamp, waiting, known})
 		}
 	}
@@ -107,17 +107,13 @@ func (m *manyLoad) answer(id string, rec *Record) {
 
 // loadMany is load for many ids.
 func (e *Engine) loadMany(ctx context.Context, m *manyLoad) error {
-	if e.l2 != nil && len(m.asks) > 0 {
+	if e.cache.On() && len(m.asks) > 0 {
 		e.manyFromL2(ctx, m)
 	}
 	if len(m.asks) == 0 {
 		return errors.Join(m.errs...)
 	}
-	var found []Found
-	err := e.call3(ctx, "get_many", true, func(ctx context.Context) (err error) {
-		found, err = e.l3.GetMany(ctx, m.ids())
-		return err
-	})
+	found, err := e.archive.GetMany(ctx, m.ids())
 	if err != nil {
 		return e.withoutL3(ctx, m, err)
 	}
@@ -130,18 +126,13 @@ func (e *Engine) loadMany(ctx context.Context, m *manyLoad) error {
 func (e *Engine) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found) {
 	if f.Err != nil {
 		var err error
-		if f.Record, err = e.healedOr(ctx, a.id, f.Err); err != nil {
+		if f.Record, err = e.repair.HealedOr(ctx, a.id, f.Err); err != nil {
 			m.errs = append(m.errs, err)
 			return
 		}
 		f.OK = true
 	}
-	switch {
-	case f.OK:
-		e.l3Counts.hits.Add(1)
-	default:
-		e.l3Counts.misses.Add(1)
-	}
+	e.archive.Saw(f.OK, 1)
 	if f.OK || a.waiting != nil {
 		rec := e.higher(f.Record, a.waiting, a.stamp)
 		m.answer(a.id, &rec)
@@ -180,18 +171,15 @@ func (e *Engine) withoutL3(ctx context.Context, m *manyLoad, err error) error {
 func (e *Engine) manyFromL2(ctx context.Context, m *manyLoad) {
 	ids := make([]string, 0, len(m.asks))
 	for i := range m.asks {
-		if a := &m.asks[i]; a.waiting == nil && !e.missed.has(a.id) {
+		if a := &m.asks[i]; a.waiting == nil && e.cache.Trusts(a.id) {
 			ids = append(ids, a.id)
 		}
 	}
 	if len(ids) == 0 {
 		return
 	}
-	var found []Found
-	if err := e.call2(ctx, "get_many", func(ctx context.Context) (err error) {
-		found, err = e.l2.GetMany(ctx, ids)
-		return err
-	}); err != nil {
+	found, err := e.cache.GetMany(ctx, ids)
+	if err != nil {
 		return
 	}
 	answers := make(map[string]*Record, len(found))
@@ -199,11 +187,11 @@ func (e *Engine) manyFromL2(ctx context.Context, m *manyLoad) {
 		switch f := &found[i]; {
 		case f.Err != nil:
 			e.l2Failed(f.Err, ids[i])
-		case f.OK && !e.missed.has(ids[i]): // see load
+		case f.OK && e.cache.Trusts(ids[i]): // see load
 			answers[ids[i]] = &f.Record
-			e.l2Counts.hits.Add(1)
+			e.cache.Saw(true, 1)
 		default:
-			e.l2Counts.misses.Add(1)
+			e.cache.Saw(false, 1)
 		}
 	}
 	m.asks = slices.DeleteFunc(m.asks, func(a ask) bool {

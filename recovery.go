@@ -26,7 +26,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	err := retry(ctx, startupPreset, e.news.Retried,
 		// Not after a wrong password or a newer schema; and a server that hangs will hang again.
 		func(err error) bool { return errors.Is(err, ErrUnavailable) && time.Since(start) < e.cfg.L3Timeout },
-		func() error { return e.prepareL3(ctx) })
+		func() error { return e.archive.Prepare(ctx) })
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("syncengine: open: %w", errors.Join(ctx.Err(), err))
@@ -45,20 +45,20 @@ func (e *Engine) recover(ctx context.Context) error {
 	}
 	failpoint.Hit(failpoint.WALIndexed)
 	e.setState(StateSyncingRedis)
-	if e.l2 != nil {
-		if err := e.readMissed(ctx); err != nil {
+	if e.cache.On() {
+		if err := e.cache.Load(ctx); err != nil {
 			return err
 		}
-		e.door.Spawn("l2 repair", func() { e.repairL2(e.door.Context()) })
-		e.door.Spawn("l2 verify", func() { e.verifyL2(e.door.Context()) })
-		e.door.Spawn("l2 promote", func() { e.promoteL2(e.door.Context()) })
+		e.door.Spawn("l2 repair", func() { e.verifier.RunRepair(e.door.Context()) })
+		e.door.Spawn("l2 verify", func() { e.verifier.Run(e.door.Context()) })
+		e.door.Spawn("l2 promote", func() { e.repair.Run(e.door.Context()) })
 	}
 	e.setState(StateWarmingUp)
-	if err := e.joinFleet(ctx); err != nil {
+	if err := e.trust.Load(ctx); err != nil {
 		return fmt.Errorf("syncengine: open: %w", err)
 	}
-	e.door.Spawn("fleet", func() { e.keepFleet(e.door.Context()) })
-	e.door.Spawn("filter", func() { e.keepFilter(e.door.Context()) })
+	e.door.Spawn("fleet", func() { e.trust.KeepFleet(e.door.Context()) })
+	e.door.Spawn("filter", func() { e.trust.KeepFilter(e.door.Context()) })
 	e.door.Spawn("conditions", func() { e.decide(e.door.Context()) })
 	e.door.Spawn("flusher", func() { e.flush.run(e.door.Context()) })
 	e.door.Spawn("housekeeping", func() { e.housekeep(e.door.Context()) })
@@ -66,26 +66,6 @@ func (e *Engine) recover(ctx context.Context) error {
 	e.setState(StateReady)
 	e.setState(StateRunning)
 	failpoint.Hit(failpoint.Recovered)
-	return nil
-}
-
-// prepareL3 connects L3 and brings its schema up to date.
-func (e *Engine) prepareL3(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, e.cfg.L3Timeout)
-	defer cancel()
-	if err := e.l3.Prepare(ctx); err != nil {
-		return err
-	}
-	e.l3Ready.Store(true)
-	return nil
-}
-
-// probeL3 is the flusher's question whether L3 is back. A yes closes the breaker.
-func (e *Engine) probeL3(ctx context.Context) error {
-	if err := e.prepareL3(ctx); err != nil {
-		return err
-	}
-	e.cb3.reset()
 	return nil
 }
 

@@ -124,7 +124,7 @@ func keepVersion(*entry) error { return nil }
 // while they waited in quarantine: they would lose, and until then reads would answer with
 // them.
 func (e *Engine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, error) {
-	heads, err := e.heads(ctx, idsOf(ops))
+	heads, err := e.archive.Heads(ctx, idsOf(ops))
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,12 @@ func (e *Engine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, erro
 	for _, h := range heads {
 		above[h.ID] = h.record()
 	}
+	e.numbers.order.Lock()
+	defer e.numbers.order.Unlock()
 	return slices.DeleteFunc(slices.Clone(ops), func(op *entry) bool {
+		if e.numbers.newest(op.id()).version > op.version { // a later op of this engine, which waits or was refused
+			return true
+		}
 		head, ok := above[op.id()]
 		rec := op.record()
 		return op.state.Load()&stateSuperseded != 0 || ok && head.Compare(&rec) > 0
@@ -161,14 +166,19 @@ func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (n int, 
 		return 0, err
 	}
 	n = 0
+	hashes := make(map[string]uint64)
 	for _, r := range rows {
 		n += len(r.ops)
 		for _, op := range r.ops {
+			hashes[op.id] = e.l1.Hash(op.id)
 			e.wal.DropDiscarded(e.l1.Hash(op.id), op.head.version, upTo) // the drain will skip it
 			if ent, ok := e.l1.Peek(op.id); ok && ent.compare(op.head) == 0 {
 				e.l1.Drop(ent)
 			}
 		}
+	}
+	if err := e.queue.Uncover(context.WithoutCancel(ctx), hashes, e.bad.wasDiscarded); err != nil {
+		e.news.Log().Warn("what waits below a discarded op is not found until it lands", "error", err)
 	}
 	return n, nil
 }

@@ -47,6 +47,23 @@ func (a *archived) heal(e *entry, rec *Record) {
 	a.healed[e] = rec
 }
 
+// soundRecord returns an entry of L1 for somebody who builds on it: as it was submitted, whatever a
+// reader has done to its bytes. It is of version 0 when it has to be read from L3.
+func (f *flusher) soundRecord(ctx context.Context, e *entry) (Record, error) {
+	if e.deleted || hashOf(e.content()) == e.hash {
+		return e.record(), nil
+	}
+	bad := e.damage("L1")
+	f.corrupted(bad)
+	if rec := f.fromWAL(ctx, e); rec != nil {
+		return *rec, nil
+	}
+	if !f.q.l1.Drop(e) {
+		return Record{}, bad // in memory alone: nobody knows any more what it was
+	}
+	return Record{}, nil
+}
+
 // fromWAL returns the op as it was logged, nil when it was not, or can't be read.
 func (f *flusher) fromWAL(ctx context.Context, e *entry) *Record {
 	seg := f.q.segmentOf(e)

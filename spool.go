@@ -5,7 +5,10 @@ package syncengine
 // the WAL. mustSpool, noteSpooled, ageOf, endSpool and setSegment are called with the lock
 // held.
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // mustSpool decides whether memory takes more ops.
 func (q *queue) mustSpool(bytes int64) bool {
@@ -267,4 +270,33 @@ func (q *queue) replaced(e *entry) bool {
 	}
 	version, ok := q.wal.Spooled(q.l1.Hash(e.id()))
 	return ok && version > e.version
+}
+
+// Uncover makes readable again what waits of some ids, after later ops that covered it were
+// discarded: L1 and the index of spooled ops know the newest op of an id alone. What is in memory
+// alone, a Buffered op, is not found until it lands.
+func (q *queue) Uncover(ctx context.Context, hashes map[string]uint64, unwanted func(ops []*entry, seg int64) bool) error {
+	q.mu.Lock()
+	see := func(units []unit) {
+		for i := range units {
+			for _, e := range units[i].ops() {
+				if hash, ok := hashes[e.id()]; ok && e.seg != nil && e.seg.id > 0 && !unwanted(units[i].ops(), e.seg.id) {
+					q.wal.AddSpooled(hash, e.seg.id, e.version)
+				}
+			}
+		}
+	}
+	for i := range q.lanes {
+		see(q.lanes[i].buf[q.lanes[i].head:])
+	}
+	for _, b := range q.flights {
+		see(b.units)
+		see(b.parked)
+	}
+	after, upTo := q.read, q.written
+	if !q.spooling {
+		upTo = after
+	}
+	q.mu.Unlock()
+	return q.wal.Uncover(ctx, hashes, after, upTo, unwanted)
 }

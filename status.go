@@ -37,7 +37,7 @@ func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err 
 			newest = *r
 		}
 	}
-	waiting, _, err := e.inWAL(ctx, id)
+	waiting, _, err := e.bad.Find(ctx, id)
 	errs := []error{err}
 	if ent, ok := e.l1.Peek(id); ok {
 		rec := ent.record()
@@ -50,16 +50,14 @@ func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err 
 		rec := waiting.record()
 		see(&rec)
 	}
-	if e.l2 != nil {
-		rec, err := e.askStore(ctx, id, e.call2, e.l2.Get)
+	if e.cache.On() {
+		rec, err := there(e.cache.Get(ctx, "status", id))
 		if errs = append(errs, err); rec.Version > 0 {
 			st.InL2, st.VersionL2 = !rec.Deleted, rec.Version
 			see(&rec)
 		}
 	}
-	rec, err := e.askStore(ctx, id, func(ctx context.Context, op string, fn func(context.Context) error) error {
-		return e.call3(ctx, op, false, fn)
-	}, e.l3.Get)
+	rec, err := there(e.archive.GetOnce(ctx, "status", id))
 	if errs = append(errs, err); rec.Version > 0 {
 		st.InL3, st.VersionL3 = !rec.Deleted, rec.Version
 		see(&rec)
@@ -75,14 +73,8 @@ func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err 
 	return st, errors.Join(errs...)
 }
 
-// askStore reads id from one store; absent and corrupt are no errors of the question.
-func (e *Engine) askStore(ctx context.Context, id string, call func(context.Context, string, func(context.Context) error) error,
-	get func(context.Context, string) (Record, error),
-) (rec Record, err error) {
-	err = call(ctx, "status", func(ctx context.Context) (err error) {
-		rec, err = get(ctx, id)
-		return err
-	})
+// there takes absent and corrupt for answers: they are no errors of the question.
+func there(rec Record, err error) (Record, error) {
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrCorruption) {
 		return Record{}, nil
 	}

@@ -272,7 +272,7 @@ func (u *update) start(ctx context.Context, it *Item, at *known) (w *handed, err
 		return nil, err
 	}
 	w = &handed{decision: decision{done: make(chan struct{})}, e: e, op: c.ops[0], c: c}
-	if !e.fleet.private {
+	if !e.archive.Private() {
 		w.q, err = e.askL3(ctx, c, at.at.version)
 		if err == nil {
 			w.q.chain = &w.decision

@@ -3,6 +3,8 @@ package syncengine
 // verify.go compares L2 with L3, branch by branch, then leaf by leaf where branches differ,
 // and then asks both tiers about the ids that are left: rows written meanwhile are no
 // differences.
+//
+// Two loops: "l2 repair" repairs what L2 missed, "l2 verify" compares all of L2 with L3 now and then.
 
 import (
 	"context"
@@ -14,37 +16,36 @@ import (
 )
 
 const (
-	verifyPage = 1000
-	// verifyTime bounds one pass over a whole tier; each of its steps has the tier's timeout.
-	verifyTime = time.Hour
+	repairBatch = 500
+	repairEvery = time.Second
 )
 
-// Verify compares L2 with L3 and, with Repair, fixes exactly the ids that differ. Without an
-// L2 and without Deep it is a *ConfigError. L3 answers from its digest, and Redis computes its
-// own, so little is read however much they hold; of stores of the caller's own, everything
-// is. It may take as long as Redis needs to look at all its values; ctx bounds it.
-func (e *Engine) Verify(ctx context.Context, opts VerifyOptions) (report VerifyReport, err error) {
-	if err := e.door.Enter(); err != nil {
-		return VerifyReport{}, err
-	}
-	defer e.door.Exit(ctx, &err)
-	if e.l2 == nil && !opts.Deep {
-		return VerifyReport{}, &ConfigError{Field: "RedisURL", Value: `""`, Rule: "Verify compares L2 with L3: it needs an L2"}
-	}
+// verifier is the department that compares.
+type verifier struct {
+	cache   *cache
+	archive *archive
+	queue   *queue
+	repair  *repair
+	news    *news
+	every   time.Duration
+}
+
+// Verify compares the tiers, and with Repair makes them agree.
+func (w *verifier) Verify(ctx context.Context, opts VerifyOptions) (VerifyReport, error) {
 	start := time.Now()
-	r, err := e.verify(ctx, opts, false)
-	e.news.Verified(&r, time.Since(start), err, false)
+	r, err := w.verify(ctx, opts, false)
+	w.news.Verified(&r, time.Since(start), err, false)
 	return r, err
 }
 
-func (e *Engine) verify(ctx context.Context, opts VerifyOptions, background bool) (VerifyReport, error) {
-	v := &verification{e: e, background: background, r: VerifyReport{Branches: digest.Branches}}
+func (w *verifier) verify(ctx context.Context, opts VerifyOptions, background bool) (VerifyReport, error) {
+	v := &verification{e: w, background: background, r: VerifyReport{Branches: digest.Branches}}
 	if opts.Deep {
 		if err := v.deep(ctx, opts.Repair); err != nil {
 			return v.r, err
 		}
 	}
-	if e.l2 != nil {
+	if w.cache.On() {
 		if err := v.compare(ctx); err != nil {
 			return v.r, err
 		}
@@ -58,9 +59,77 @@ func (e *Engine) verify(ctx context.Context, opts VerifyOptions, background bool
 	return v.r, nil
 }
 
+// RunRepair is the loop that brings what L2 missed up to date.
+func (w *verifier) RunRepair(ctx context.Context) {
+	page := repairBatch // halved while a page takes L2 too long, as with large items
+	tick := time.NewTicker(repairEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		w.cache.Look(ctx)
+		for w.cache.Owes() {
+			if !w.repairSome(ctx, page) {
+				page = max(1, page/2)
+				break
+			}
+			page = min(repairBatch, page*2)
+		}
+	}
+}
+
+// Run is the loop that compares all of L2 with L3: soon after Open, since L2 may have lost
+// its data or kept what others' engines missed; after an outage; and on an interval.
+func (w *verifier) Run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-w.cache.Back():
+		case <-ctx.Done():
+			return
+		}
+		next := w.every
+		if !w.archive.Ready() || w.cache.State() != "closed" || w.verifyAndTell(ctx) != nil {
+			next = min(next, verifyAgain)
+		}
+		timer.Reset(next)
+	}
+}
+
+// verifyAgain is the wait after a verification that failed.
+const verifyAgain = 30 * time.Second
+
+// verifyAndTell repairs L2 and tells the user what differed.
+func (w *verifier) verifyAndTell(ctx context.Context) error {
+	start := time.Now()
+	r, err := w.verify(ctx, VerifyOptions{Repair: true}, true)
+	w.news.Verified(&r, time.Since(start), err, true)
+	return err
+}
+
+// repairSome repairs up to page ids and reports whether it succeeded.
+func (w *verifier) repairSome(ctx context.Context, page int) bool {
+	ids, all, gen := w.cache.Owed(page)
+	if !w.archive.Ready() || w.cache.Ping(ctx) != nil {
+		return false
+	}
+	if all {
+		return w.verifyAndTell(ctx) == nil && w.cache.Paid(ctx, nil, true, gen) == nil
+	}
+	if err := w.repair.Copy(ctx, ids); err != nil {
+		return false
+	}
+	return w.cache.Paid(ctx, ids, false, gen) == nil
+}
+
 // verification is one run.
 type verification struct {
-	e          *Engine
+	e          *verifier
 	r          VerifyReport
 	all2, all3 []Meta // what stores without a digest hold
 	unreadable []string
@@ -99,55 +168,22 @@ func (v *verification) compare(ctx context.Context) error {
 	return v.confirm(ctx, slices.Compact(suspects))
 }
 
-// digest3 returns the digest of L3.
-func (v *verification) digest3(ctx context.Context) (set *digest.Set, err error) {
-	if d := v.e.digest3; d != nil {
-		err = v.e.call3(ctx, "digest", true, func(ctx context.Context) (err error) {
-			set, err = d.Digest(ctx)
-			return err
-		})
-		return set, err
-	}
-	set = new(digest.Set)
+func (v *verification) digest3(ctx context.Context) (*digest.Set, error) {
 	v.all3 = nil
-	err = scanL3(ctx, v.e.scanPage, func(rows []Meta) error {
-		for i := range rows {
-			if addToDigest(set, &rows[i]); !rows[i].Deleted {
-				v.all3 = append(v.all3, rows[i])
-			}
-		}
-		return nil
-	})
-	return set, err
+	return v.e.archive.Digest(ctx, func(m *Meta) { v.all3 = append(v.all3, *m) })
 }
 
-func (v *verification) leaves3(ctx context.Context, branches []int) (out []Meta, err error) {
-	d := v.e.digest3
-	if d == nil {
+func (v *verification) leaves3(ctx context.Context, branches []int) ([]Meta, error) {
+	if !v.e.archive.HasDigest() {
 		return inBranches(v.all3, branches), nil
 	}
-	for after, first := "", true; first || after != ""; first = false {
-		err := v.e.call3(ctx, "leaves", true, func(ctx context.Context) error {
-			leaves, last, err := d.Leaves(ctx, branches, after)
-			if err == nil {
-				out, after = append(out, leaves...), last
-			}
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	return v.e.archive.Leaves(ctx, branches)
 }
 
 // digest2 returns the digest of L2 and notes the ids whose values can't be read.
 func (v *verification) digest2(ctx context.Context) (set *digest.Set, err error) {
-	if d := v.e.digest2; d != nil {
-		err = v.e.pass2(ctx, "digest", func(ctx context.Context) (err error) {
-			set, v.unreadable, err = d.Digest(ctx, v.e.cfg.L2Timeout)
-			return err
-		})
+	if v.e.cache.HasDigest() {
+		set, v.unreadable, err = v.e.cache.Digest(ctx)
 		return set, err
 	}
 	if err = v.list2(ctx); err != nil {
@@ -160,17 +196,12 @@ func (v *verification) digest2(ctx context.Context) (set *digest.Set, err error)
 	return set, nil
 }
 
-func (v *verification) leaves2(ctx context.Context, branches []int) (out []Meta, err error) {
-	d := v.e.digest2
-	if d == nil {
+func (v *verification) leaves2(ctx context.Context, branches []int) ([]Meta, error) {
+	if !v.e.cache.HasDigest() {
 		return inBranches(v.all2, branches), nil
 	}
-	err = v.e.pass2(ctx, "leaves", func(ctx context.Context) (err error) {
-		var unreadable []string
-		out, unreadable, err = d.Leaves(ctx, v.e.cfg.L2Timeout, branches)
-		v.unreadable = append(v.unreadable, unreadable...)
-		return err
-	})
+	out, unreadable, err := v.e.cache.Leaves(ctx, branches)
+	v.unreadable = append(v.unreadable, unreadable...)
 	return slices.DeleteFunc(out, func(m Meta) bool { return m.Deleted }), err
 }
 
@@ -178,38 +209,25 @@ func (v *verification) leaves2(ctx context.Context, branches []int) (out []Meta,
 func (v *verification) list2(ctx context.Context) error {
 	v.all2, v.unreadable = nil, nil
 	seen := make(map[string]struct{})
-	return v.e.pass2(ctx, "scan", func(ctx context.Context) error {
-		// A store that hangs is left when it delivers nothing for L2Timeout.
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		idle := time.AfterFunc(v.e.cfg.L2Timeout, func() { cancel(context.DeadlineExceeded) })
-		defer idle.Stop()
-		err := v.e.l2.Scan(ctx, func(ids []string) error {
-			idle.Stop()
-			defer idle.Reset(v.e.cfg.L2Timeout)
-			ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
-				_, twice := seen[id]
-				seen[id] = struct{}{}
-				return twice
-			})
-			found, err := v.fromL2(ctx, ids)
-			if err != nil {
-				return err
-			}
-			for i := range found {
-				switch f := &found[i]; {
-				case f.Err != nil:
-					v.unreadable = append(v.unreadable, ids[i])
-				case f.OK && !f.Record.Deleted:
-					v.all2 = append(v.all2, f.Record.meta())
-				}
-			}
-			return nil
+	return v.e.cache.Scan(ctx, func(ctx context.Context, ids []string) error {
+		ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
+			_, twice := seen[id]
+			seen[id] = struct{}{}
+			return twice
 		})
-		if err != nil && context.Cause(ctx) == context.DeadlineExceeded {
-			return context.DeadlineExceeded
+		found, err := v.fromL2(ctx, ids)
+		if err != nil {
+			return err
 		}
-		return err
+		for i := range found {
+			switch f := &found[i]; {
+			case f.Err != nil:
+				v.unreadable = append(v.unreadable, ids[i])
+			case f.OK && !f.Record.Deleted:
+				v.all2 = append(v.all2, f.Record.meta())
+			}
+		}
+		return nil
 	})
 }
 
@@ -240,12 +258,8 @@ func differing(a, b []Meta) (ids []string) {
 // confirm asks both tiers about the suspects: rows written between the two looks are no
 // differences, nor are ids that wait to be written.
 func (v *verification) confirm(ctx context.Context, suspects []string) error {
-	for ids := range slices.Chunk(suspects, verifyPage) {
-		var rows []Meta
-		err := v.e.call3(ctx, "heads", true, func(ctx context.Context) (err error) {
-			rows, err = v.e.l3.Heads(ctx, ids)
-			return err
-		})
+	for ids := range slices.Chunk(suspects, scanRows) {
+		rows, err := v.e.archive.Heads(ctx, ids)
 		if err != nil {
 			return err
 		}
@@ -260,7 +274,7 @@ func (v *verification) confirm(ctx context.Context, suspects []string) error {
 		for i, id := range ids {
 			row, ok := heads[id]
 			row.Deleted = row.Deleted || !ok
-			if agree(&row, &found[i]) || v.e.isPending(id) {
+			if agree(&row, &found[i]) || v.e.queue.Waits(id) {
 				continue
 			}
 			v.r.Divergent = append(v.r.Divergent, id)
@@ -297,10 +311,7 @@ func below(r *Record, row *Meta) bool {
 // fromL2 reads ids from L2, fewer at a time when the values are so large that L2 needs too
 // long for many.
 func (v *verification) fromL2(ctx context.Context, ids []string) (found []Found, err error) {
-	err = v.e.call2(ctx, "get_many", func(ctx context.Context) (err error) {
-		found, err = v.e.l2.GetMany(ctx, ids)
-		return err
-	})
+	found, err = v.e.cache.GetMany(ctx, ids)
 	if err == nil || len(ids) < 2 || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 		return found, err
 	}
@@ -320,10 +331,10 @@ func (v *verification) repair(ctx context.Context) error {
 		ids   []string
 		fix   func(context.Context, []string) error
 		fills bool
-	}{{v.ahead, v.e.repairIDs, false}, {v.behind, v.e.copyToL2, false}, {v.missing, v.e.copyToL2, true}} {
+	}{{v.ahead, v.e.repair.Replace, false}, {v.behind, v.e.repair.Copy, false}, {v.missing, v.e.repair.Copy, true}} {
 		for ids := range slices.Chunk(part.ids, repairBatch) {
-			if d := v.e.digest2; d != nil && part.fills && v.background {
-				if full, err := d.Evicts(ctx, v.e.cfg.L2Timeout); full || err != nil {
+			if part.fills && v.background {
+				if full, err := v.e.cache.Evicts(ctx); full || err != nil {
 					return err
 				}
 			}
@@ -339,15 +350,12 @@ func (v *verification) repair(ctx context.Context) error {
 // deep reads all of L3 and recomputes what is stored about it. Rows are healed before the
 // digest is corrected, for it may be the rows that are wrong; then all is read once more.
 func (v *verification) deep(ctx context.Context, repair bool) error {
-	d := v.e.digest3
-	if d == nil {
+	if !v.e.archive.HasDigest() {
 		return &ConfigError{Field: "L3", Value: "(set)", Rule: "Verify with Deep needs a store of this package"}
 	}
-	recount := func(fix bool, bad func(error)) error {
-		return v.e.pass3(ctx, "recount", func(ctx context.Context) (err error) {
-			v.r.WrongBranches, err = d.Recount(ctx, fix, bad)
-			return err
-		})
+	recount := func(fix bool, bad func(error)) (err error) {
+		v.r.WrongBranches, err = v.e.archive.Recount(ctx, fix, bad)
+		return err
 	}
 	err := recount(false, func(err error) {
 		if ce, ok := errors.AsType[*CorruptionError](err); ok {
@@ -359,7 +367,7 @@ func (v *verification) deep(ctx context.Context, repair bool) error {
 		return err
 	}
 	for _, id := range v.r.Corrupt {
-		if v.e.healL3(ctx, id) != nil {
+		if v.e.repair.Heal(ctx, id) != nil {
 			v.r.Healed++
 		}
 	}
@@ -367,47 +375,4 @@ func (v *verification) deep(ctx context.Context, repair bool) error {
 		return nil
 	}
 	return recount(true, func(error) {})
-}
-
-func (e *Engine) scanPage(ctx context.Context, after string) (rows []Meta, err error) {
-	err = e.call3(ctx, "scan", true, func(ctx context.Context) (err error) {
-		rows, err = e.l3.Scan(ctx, after, verifyPage)
-		return err
-	})
-	return rows, err
-}
-
-// isPending reports whether an op of id waits for L3.
-func (e *Engine) isPending(id string) bool {
-	if ent, ok := e.l1.Peek(id); ok && ent.pinned() {
-		return true
-	}
-	_, spooled := e.wal.Spooled(e.l1.Hash(id))
-	return spooled
-}
-
-// MerkleRoot returns the digest of the live items of L3: SHA-256 over the branches, each
-// the XOR of the leaves of its items and their count (internal/digest). Equal contents have
-// equal roots, whoever wrote them in whatever order. It is that of one moment, and reading it
-// costs the same however many items there are; only an L3 of the caller's own is read whole.
-// XOR detects accidents, not an adversary who picks contents.
-func (e *Engine) MerkleRoot(ctx context.Context) (root [32]byte, err error) {
-	if err := e.door.Enter(); err != nil {
-		return [32]byte{}, err
-	}
-	defer e.door.Exit(ctx, &err)
-	v := &verification{e: e}
-	set, err := v.digest3(ctx)
-	if err != nil {
-		return [32]byte{}, unavailableUnless(ctx, err)
-	}
-	return set.Root(), nil
-}
-
-// unavailableUnless marks err as an outage unless the caller left, or it says what is wrong.
-func unavailableUnless(ctx context.Context, err error) error {
-	if ctx.Err() != nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrCorruption) {
-		return err
-	}
-	return unavailable("syncengine", err)
 }

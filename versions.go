@@ -71,6 +71,9 @@ type numbers struct {
 	wal   *journal
 	queue *queue
 
+	// refusedAt returns the version of the newest op of an id in quarantine, or 0.
+	refusedAt func(id string) uint64
+
 	order sync.Mutex // see above
 
 	mu      sync.Mutex // guards the two
@@ -124,6 +127,11 @@ func (n *numbers) newest(id string) (h head) {
 		h = head{nil, v}
 	}
 	n.mu.Unlock()
+	if n.refusedAt != nil {
+		if v := n.refusedAt(id); v > h.version {
+			h = head{nil, v}
+		}
+	}
 	if version, ok := n.wal.Spooled(n.l1.Hash(id)); ok && version > h.version {
 		h = head{nil, version}
 	}
@@ -254,8 +262,13 @@ func (n *numbers) above(op *entry, l *lostOp) error {
 		return errNewer
 	}
 	if m.lost.rec.Version > l.rec.Version {
+		was := op.bytes()
 		op.become(newEntry(&m.lost.rec))
+		n.wal.Resize(int64(op.bytes() - was))
 		l.row = m.lost.row
+	}
+	if l.row.Version == MaxVersion {
+		return staleError(op, MaxVersion)
 	}
 	op.version = n.clock.Next()
 	if op.version <= l.row.Version {
@@ -313,32 +326,38 @@ func (n *numbers) stored(ops []*entry) {
 }
 
 // keepAhead keeps the versions of records that are above the clock, and forgets those that it has
-// passed.
+// passed. It is told before the WAL forgets them, and of what goes to L3 directly before that.
 func (n *numbers) keepAhead(ctx context.Context, recs []Record) error {
-	now := max(n.clock.Last(), hlc.At(n.time()))
-	if !slices.ContainsFunc(recs, func(r Record) bool { return r.Version > now }) {
+	if !anyAbove(recs, n.clock.Last()) {
 		return nil
 	}
 	n.saving.Lock()
 	defer n.saving.Unlock()
+	now := n.clock.Next() // not the host's clock, which may go back
+	if err := n.within(now); err != nil || !anyAbove(recs, now) {
+		return err
+	}
 	n.mu.Lock()
-	maps.DeleteFunc(n.ahead, func(_ string, v uint64) bool { return v <= now })
+	next := maps.Clone(n.ahead)
+	n.mu.Unlock()
+	maps.DeleteFunc(next, func(_ string, v uint64) bool { return v <= now })
 	for i := range recs {
-		if v := recs[i].Version; v > max(now, n.ahead[recs[i].ID]) {
-			n.ahead[recs[i].ID] = v
+		if v := recs[i].Version; v > max(now, next[recs[i].ID]) {
+			next[recs[i].ID] = v
 		}
 	}
-	if len(n.ahead) > maxAhead {
-		for _, v := range n.ahead {
-			n.clock.Raise(v)
+	if len(next) > maxAhead {
+		to := slices.Max(slices.Collect(maps.Values(next)))
+		if err := n.coverTo(ctx, to); err != nil {
+			return err
 		}
-		clear(n.ahead)
+		n.clock.Raise(to)
+		clear(next)
 	}
-	list := make([]aheadID, 0, len(n.ahead))
-	for id, v := range n.ahead {
+	list := make([]aheadID, 0, len(next))
+	for id, v := range next {
 		list = append(list, aheadID{[]byte(id), v})
 	}
-	n.mu.Unlock()
 	b, err := json.Marshal(list)
 	if err != nil {
 		return err
@@ -346,7 +365,24 @@ func (n *numbers) keepAhead(ctx context.Context, recs []Record) error {
 	if err := n.wal.SetMeta(ctx, aheadKey, b); err != nil {
 		return err
 	}
-	return n.within(n.clock.Last()) // it may have moved on
+	n.mu.Lock()
+	n.ahead = next
+	n.mu.Unlock()
+	return nil
+}
+
+func anyAbove(recs []Record, version uint64) bool {
+	return slices.ContainsFunc(recs, func(r Record) bool { return r.Version > version })
+}
+
+// coverTo moves the bound on to a version at least.
+func (n *numbers) coverTo(ctx context.Context, to uint64) error {
+	n.boundMu.Lock()
+	defer n.boundMu.Unlock()
+	if n.bound.Load() >= to {
+		return nil
+	}
+	return n.saveBound(ctx, to)
 }
 
 // aheadID is an id in the WAL file that L3 holds above the clock.

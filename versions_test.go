@@ -94,3 +94,24 @@ func TestTheBoundOfVersionsIsAtMostASecondAhead(t *testing.T) {
 		}
 	})
 }
+
+// The host's clock leaps, something is numbered meanwhile, and it comes back.
+func TestINV16AnIDNumberedAheadIsKnownWhenTheClockHasLeapt(t *testing.T) {
+	withLog(t, filepath.Join(t.TempDir(), "wal.db"), 0, func(n *numbers, _ *queue) {
+		note := func(id string, ahead time.Duration) uint64 {
+			v := hlc.At(time.Now().Add(ahead))
+			if err := n.keepAhead(context.Background(), []Record{{Item: Item{ID: id, Version: v}}}); err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		x := note("x", 50*time.Second)
+		n.time = func() time.Time { return time.Now().Add(time.Minute) }
+		note("y", 100*time.Second)
+		n.time = time.Now
+		op := newEntry(&Record{Item: Item{ID: "x"}})
+		if err := n.assign(op); err != nil || op.version <= x {
+			t.Errorf("the next op of x gets version %d, %v; x is at %d", op.version, err, x)
+		}
+	})
+}

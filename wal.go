@@ -116,6 +116,9 @@ func (j *journal) Release(ops []*entry) {
 	j.bytes.Add(-opsBytes(ops))
 }
 
+// Resize notes that an op with a place in the log has become larger, or smaller.
+func (j *journal) Resize(by int64) { j.bytes.Add(by) }
+
 // Lone notes that accepted ops are in memory alone (by is 1), or no longer (-1).
 func (j *journal) Lone(ops []*entry, by int64) {
 	j.loneItems.Add(by * int64(len(ops)))
@@ -187,31 +190,54 @@ func (j *journal) Recover(ctx context.Context, hash func(id string) uint64, unwa
 	}
 	l = leftover{first: t.First, last: t.Last, oldest: t.OldestAt}
 	j.spool.recovered = t.Last
-	for after := int64(0); after < t.Last; {
-		segs, err := j.log.ReadAfter(ctx, after, t.Last, recoverBytes)
-		if err != nil {
-			return leftover{}, walError(err)
+	err = j.each(ctx, 0, t.Last, func(seg int64, ops []*entry) {
+		l.ops += len(ops)
+		j.bytes.Add(opsBytes(ops))
+		if unwanted(ops, seg) {
+			return
+		}
+		for _, op := range ops {
+			j.AddSpooled(hash(op.id()), seg, op.version)
+		}
+	})
+	if err != nil {
+		return leftover{}, err
+	}
+	j.items.Add(int64(l.ops))
+	return l, nil
+}
+
+// Uncover makes ops of some ids readable again, in segments of (after, upTo], of which the index
+// knew only later ones. It reads them all.
+func (j *journal) Uncover(ctx context.Context, hashes map[string]uint64, after, upTo int64, unwanted func(ops []*entry, seg int64) bool) error {
+	return j.each(ctx, after, upTo, func(seg int64, ops []*entry) {
+		for _, op := range ops {
+			if hash, ok := hashes[op.id()]; ok && !unwanted(ops, seg) {
+				j.AddSpooled(hash, seg, op.version)
+			}
+		}
+	})
+}
+
+// each calls fn with all units in segments of (after, upTo].
+func (j *journal) each(ctx context.Context, after, upTo int64, fn func(seg int64, ops []*entry)) error {
+	for after < upTo {
+		segs, err := j.log.ReadAfter(ctx, after, upTo, recoverBytes)
+		if err != nil || len(segs) == 0 {
+			return walError(err)
 		}
 		for _, s := range segs {
 			units, err := decodeUnits(s.Payload)
 			if err != nil {
-				return leftover{}, walError(fmt.Errorf("segment %d: %w", s.ID, err))
+				return walError(fmt.Errorf("segment %d: %w", s.ID, err))
 			}
 			for _, ops := range units {
-				l.ops += len(ops)
-				j.bytes.Add(opsBytes(ops))
-				if unwanted(ops, s.ID) {
-					continue
-				}
-				for _, op := range ops {
-					j.AddSpooled(hash(op.id()), s.ID, op.version)
-				}
+				fn(s.ID, ops)
 			}
 			after = s.ID
 		}
 	}
-	j.items.Add(int64(l.ops))
-	return l, nil
+	return nil
 }
 
 // Trim lets the log forget segments up to one.

@@ -1,8 +1,14 @@
 package syncengine
 
-// warmup.go makes the filter trusted and keeps it so: from the snapshot of an earlier engine
+// warmup.go knows what may be said of an id without asking L3: that it is absent, by the filter
+// (filter.go), and that a copy is fresh, since nobody else writes (fleet.go). All writes to L3 go
+// through here, so that other engines know of this one first, and the filter of the ids.
+//
+// It makes the filter trusted and keeps it so: from the snapshot of an earlier engine
 // on this Dir if L3 still has the root it stands for, else by reading the ids of L3 in pages,
 // in the background. It saves snapshots, now and then and at the end.
+//
+// Two loops, "fleet" and "filter".
 //
 // A snapshot lies in the WAL file. Its root is read before its ids are: what L3 held then was
 // put into the set earlier.
@@ -11,6 +17,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"strings"
 	"time"
 
@@ -28,39 +35,115 @@ const (
 	soon                         = time.Minute
 )
 
+// trust is the department of the filter and the fleet.
+type trust struct {
+	filter  filter
+	fleet   *fleet
+	archive *archive
+	wal     *journal
+	news    *news
+	lim     trustLimits
+}
+
+// trustLimits are how the filter is built and saved, from Config.
+type trustLimits struct {
+	page    int           // rows that are read at once
+	every   time.Duration // between snapshots
+	inserts int64         // ids after which a snapshot is saved
+}
+
+func newTrust(name string, a *archive, wal *journal, news *news, lim trustLimits) *trust {
+	t := &trust{fleet: newFleet(name), archive: a, wal: wal, news: news, lim: lim}
+	t.filter.fleet = t.fleet
+	t.fleet.remember = func(ctx context.Context, ids []string) error {
+		return wal.SetMeta(ctx, deadKey, []byte(strings.Join(ids, "\n")))
+	}
+	t.fleet.call = a.Call
+	return t
+}
+
+// MayContain reports whether id may be in L3; false is definite.
+func (t *trust) MayContain(id string) bool { return t.filter.mayContain(id) }
+
+// Alone reports whether no other engine writes to L3 at this moment.
+func (t *trust) Alone() bool { return t.fleet.alone() }
+
+// Join makes sure that this engine may write to L3: those that were there before have noticed it.
+// It waits for that, at most until ctx ends.
+func (t *trust) Join(ctx context.Context) error { return t.fleet.join(ctx) }
+
+// Write calls fn, which writes records to L3. The filter knows their ids before, and after.
+func (t *trust) Write(recs []Record, fn func() error) error {
+	begun := t.filter.insert(recs, notBegun)
+	defer func() { t.filter.insert(recs, begun) }()
+	err := fn()
+	if errors.Is(err, errFenced) {
+		t.fleet.fenced()
+	}
+	return err
+}
+
+// Apply joins, and writes records to L3. It returns the rows that compare above them.
+func (t *trust) Apply(ctx context.Context, recs []Record) (above []Meta, err error) {
+	if err := t.Join(ctx); err != nil {
+		return nil, err
+	}
+	err = t.Write(recs, func() (err error) {
+		above, err = t.archive.Apply(ctx, recs)
+		return err
+	})
+	return above, err
+}
+
+// Leave leaves L3 as the next engine likes it: with a snapshot of the filter, and without this
+// engine's row. Without either it only takes a little longer to open.
+func (t *trust) Leave(ctx context.Context) {
+	if err := t.saveFilter(ctx); err != nil {
+		t.news.Log().Warn("the filter's snapshot could not be saved", "error", err)
+	}
+	if err := t.fleet.leave(ctx); err != nil {
+		t.news.Log().Warn("this engine's row in L3 could not be removed", "error", err)
+	}
+}
+
+// Stats sets this department's part.
+func (t *trust) Stats(s *Stats) {
+	s.FilterEntries, s.FilterTrusted = t.filter.entries(), t.filter.trusted()
+}
+
 var errNotAlone = errors.New("another engine writes to L3")
 
-// keepFilter is the loop "filter".
-func (e *Engine) keepFilter(ctx context.Context) {
+// KeepFilter is the loop "filter".
+func (t *trust) KeepFilter(ctx context.Context) {
 	tick := time.NewTicker(filterEvery)
 	defer tick.Stop()
 	var built time.Time
 	saved, room, added := time.Now(), roomNone, int64(0)
 	build := func(with float64) {
-		if err := e.warmFilter(ctx, with); err == nil {
+		if err := t.warmFilter(ctx, with); err == nil {
 			built, room = time.Now(), with
 		} else if ctx.Err() == nil {
-			e.news.Log().Info("the filter could not be built yet", "error", err)
+			t.news.Log().Info("the filter could not be built yet", "error", err)
 		}
 	}
 	for {
-		e.filter.forget()
-		h := e.filter.held.Load()
+		t.filter.forget()
+		h := t.filter.held.Load()
 		before := added
-		wrote := e.filter.wrote.Load()
-		added = e.filter.added.Load()
-		due := time.Since(saved) >= e.cfg.FilterSnapshotInterval
+		wrote := t.filter.wrote.Load()
+		added = t.filter.added.Load()
+		due := time.Since(saved) >= t.lim.every
 		switch {
-		case !e.l3Ready.Load() || !e.fleet.alone():
-		case !e.filter.good(h):
+		case !t.archive.Ready() || !t.fleet.alone():
+		case !t.filter.good(h):
 			build(roomNone)
 		case h.set.NeedsRebuild() && time.Since(built) < soon:
 			build(roomMuch)
 		case h.set.NeedsRebuild(), room == roomMuch && due && added == before:
 			build(roomSome)
-		case added >= int64(e.cfg.FilterSnapshotInserts) || wrote > 0 && due:
-			if err := e.saveFilter(ctx); err != nil && ctx.Err() == nil {
-				e.news.Log().Warn("the filter's snapshot could not be saved", "error", err)
+		case added >= t.lim.inserts || wrote > 0 && due:
+			if err := t.saveFilter(ctx); err != nil && ctx.Err() == nil {
+				t.news.Log().Warn("the filter's snapshot could not be saved", "error", err)
 			}
 			saved = time.Now()
 		}
@@ -73,16 +156,16 @@ func (e *Engine) keepFilter(ctx context.Context) {
 }
 
 // warmFilter builds a set from the rows of L3, made for room times their number.
-func (e *Engine) warmFilter(ctx context.Context, room float64) error {
-	e.filter.turn.Lock()
-	defer e.filter.turn.Unlock()
-	company := e.fleet.company.Load() // before L3 is read
-	if !e.fleet.alone() {
+func (t *trust) warmFilter(ctx context.Context, room float64) error {
+	t.filter.turn.Lock()
+	defer t.filter.turn.Unlock()
+	company := t.fleet.company.Load() // before L3 is read
+	if !t.fleet.alone() {
 		return errNotAlone
 	}
 	expected := 0
-	if e.digest3 != nil {
-		set, err := (&verification{e: e}).digest3(ctx)
+	if t.archive.HasDigest() {
+		set, err := t.archive.Digest(ctx, nil)
 		if err != nil && !errors.Is(err, ErrCorruption) {
 			return err
 		}
@@ -90,57 +173,40 @@ func (e *Engine) warmFilter(ctx context.Context, room float64) error {
 			expected += int(set[i].Count)
 		}
 	}
+	page := func(ctx context.Context, after string) ([]Meta, error) {
+		return t.archive.Scan(ctx, "warmup", after, t.lim.page)
+	}
 	start := time.Now()
 	set := cuckoo.New(int(float64(expected)*room), cuckoo.NewSeed())
-	e.filter.build(set)
-	err := scanL3(ctx, e.warmupPage, func(rows []Meta) error {
+	t.filter.build(set)
+	err := scanL3(ctx, page, func(rows []Meta) error {
 		for i := range rows {
 			if !rows[i].Deleted {
 				set.Insert(rows[i].ID)
 			}
 		}
-		if e.fleet.company.Load() != company {
+		if t.fleet.company.Load() != company {
 			return errNotAlone
 		}
 		return nil
 	})
 	if err != nil {
-		e.filter.adopt(nil, 0)
+		t.filter.adopt(nil, 0)
 		return err
 	}
-	e.filter.adopt(set, company)
-	e.news.Log().Info("the filter is built", "ids", set.Len(), "bytes", set.Bytes(), "took", time.Since(start))
+	t.filter.adopt(set, company)
+	t.news.Log().Info("the filter is built", "ids", set.Len(), "bytes", set.Bytes(), "took", time.Since(start))
 	return nil
 }
 
-func (e *Engine) warmupPage(ctx context.Context, after string) (rows []Meta, err error) {
-	err = e.call3(ctx, "warmup", true, func(ctx context.Context) (err error) {
-		rows, err = e.l3.Scan(ctx, after, e.cfg.FilterWarmupBatch)
-		return err
-	})
-	return rows, err
-}
-
-// rootL3 reads the root of L3. ok is false when it would have to be computed from all rows.
-func (e *Engine) rootL3(ctx context.Context) (root [32]byte, ok bool, err error) {
-	if e.digest3 == nil {
-		return root, false, nil
-	}
-	set, err := (&verification{e: e}).digest3(ctx)
-	if err != nil {
-		return root, false, err
-	}
-	return set.Root(), true, nil
-}
-
 // saveFilter saves a snapshot if the filter is trusted.
-func (e *Engine) saveFilter(ctx context.Context) error {
-	h := e.filter.held.Load()
-	if !e.filter.good(h) {
+func (t *trust) saveFilter(ctx context.Context) error {
+	h := t.filter.held.Load()
+	if !t.filter.good(h) {
 		return nil
 	}
-	added, wrote := e.filter.added.Load(), e.filter.wrote.Load()
-	root, ok, err := e.rootL3(ctx)
+	added, wrote := t.filter.added.Load(), t.filter.wrote.Load()
+	root, ok, err := t.archive.Root(ctx)
 	if err != nil || !ok {
 		return err
 	}
@@ -148,47 +214,47 @@ func (e *Engine) saveFilter(ctx context.Context) error {
 	if err := h.set.Encode(&b, root); err != nil {
 		return err
 	}
-	if !e.filter.good(h) { // else somebody may have written before the root was read
+	if !t.filter.good(h) { // else somebody may have written before the root was read
 		return nil
 	}
-	if err := e.wal.SetBlob(ctx, filterKey, b.Bytes()); err != nil {
+	if err := t.wal.SetBlob(ctx, filterKey, b.Bytes()); err != nil {
 		return err
 	}
-	e.filter.added.Add(-added)
-	e.filter.wrote.Add(-wrote)
+	t.filter.added.Add(-added)
+	t.filter.wrote.Add(-wrote)
 	return nil
 }
 
 // loadFilter trusts the snapshot of an earlier engine if L3 has not changed since.
-func (e *Engine) loadFilter(ctx context.Context) (trusted bool, err error) {
-	company := e.fleet.company.Load()
-	if !e.fleet.alone() {
+func (t *trust) loadFilter(ctx context.Context) (trusted bool, err error) {
+	company := t.fleet.company.Load()
+	if !t.fleet.alone() {
 		return false, nil
 	}
-	b, err := e.wal.Blob(ctx, filterKey)
+	b, err := t.wal.Blob(ctx, filterKey)
 	if err != nil || b == nil {
 		return false, err
 	}
 	set, stamp, err := cuckoo.Decode(bytes.NewReader(b))
 	if err != nil {
-		e.news.Log().Info("a filter snapshot that can't be read is discarded", "error", err)
+		t.news.Log().Info("a filter snapshot that can't be read is discarded", "error", err)
 		return false, nil
 	}
-	root, ok, err := e.rootL3(ctx)
+	root, ok, err := t.archive.Root(ctx)
 	if err != nil || !ok || root != [32]byte(stamp) || set.Poisoned() {
 		return false, err
 	}
-	e.filter.adopt(set, company)
+	t.filter.adopt(set, company)
 	return true, nil
 }
 
-// keepFleet is the loop "fleet".
-func (e *Engine) keepFleet(ctx context.Context) {
+// KeepFleet is the loop "fleet".
+func (t *trust) KeepFleet(ctx context.Context) {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	for {
-		if e.l3Ready.Load() {
-			_ = e.fleet.step(ctx) // an error ends the time alone by itself
+		if t.archive.Ready() {
+			_ = t.fleet.step(ctx) // an error ends the time alone by itself
 		}
 		select {
 		case <-tick.C:
@@ -198,27 +264,26 @@ func (e *Engine) keepFleet(ctx context.Context) {
 	}
 }
 
-// joinFleet makes this engine known in L3, if no other one has to notice it first; else the
+// Load makes this engine known in L3, if no other one has to notice it first; else the
 // loop goes on with it.
-func (e *Engine) joinFleet(ctx context.Context) error {
-	b, err := e.wal.Meta(ctx, deadKey)
+func (t *trust) Load(ctx context.Context) error {
+	b, err := t.wal.Meta(ctx, deadKey)
 	if err != nil {
 		return err
 	}
 	if len(b) > 0 {
-		e.fleet.dead = strings.Split(string(b), "\n")
+		t.fleet.dead = strings.Split(string(b), "\n")
 	}
-	if e.l3Ready.Load() {
-		if _, err := e.fleet.tryJoin(ctx); err == nil && ctx.Err() == nil {
-			if _, err := e.loadFilter(ctx); err != nil {
-				e.news.Log().Info("the filter's snapshot is of no use", "error", err)
+	t.fleet.reg, t.fleet.private = t.archive.Members(), t.archive.Private()
+	if t.archive.Ready() {
+		if _, err := t.fleet.tryJoin(ctx); err == nil && ctx.Err() == nil {
+			if _, err := t.loadFilter(ctx); err != nil {
+				t.news.Log().Info("the filter's snapshot is of no use", "error", err)
 			}
 		}
 	}
 	return ctx.Err()
 }
 
-// rememberInstances notes in the WAL file which rows of the instance table are this Dir's.
-func (e *Engine) rememberInstances(ctx context.Context, ids []string) error {
-	return e.wal.SetMeta(ctx, deadKey, []byte(strings.Join(ids, "\n")))
-}
+// notBegun is no value of filter.begun.
+const notBegun = math.MaxUint64

@@ -304,7 +304,7 @@ func (e *Engine) write(ctx context.Context, c *call) (err error) {
 	if err := e.checkSize(c.ops); err != nil {
 		return err
 	}
-	if c.want != nil || c.numbered && c.d == Archived && (e.fleet.private || e.conditions.store != nil) {
+	if c.want != nil || c.numbered && c.d == Archived && (e.archive.Private() || e.archive.Conditional()) {
 		return e.writeIf(ctx, c)
 	}
 	if err := e.pressure.Admit(ctx, c.ops); err != nil {
@@ -350,11 +350,12 @@ func (e *Engine) checkSize(ops []*entry) error {
 // newPut copies a checked item.
 func (e *Engine) newPut(it *Item, o *writeOptions) *entry {
 	rec := Record{Item: *it}
-	rec.ContentHash, rec.Version = hashOf(it.Content), o.version
+	rec.Version = o.version
 	if rec.UpdatedAt.IsZero() {
 		rec.UpdatedAt = time.Now()
 	}
 	op := newEntry(&rec)
+	op.hash = hashOf(op.content()) // of the copy: whatever the caller does to its slice meanwhile (INV-11)
 	switch {
 	case o.priority != nil:
 		op.setPriority(*o.priority)

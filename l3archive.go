@@ -1,0 +1,336 @@
+package syncengine
+
+// l3archive.go is the way to L3: the store's own methods behind its breaker, with repetitions
+// after an outage. Nothing is asked before Prepare has succeeded once.
+//
+// No goroutines.
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/digest"
+)
+
+// archiveDigester is an L3 that knows its digest.
+type archiveDigester interface {
+	Digest(ctx context.Context) (*digest.Set, error)
+	// Leaves returns the live rows of branches among the next rows with ids above after, and
+	// where to go on: "" at the end.
+	Leaves(ctx context.Context, branches []int, after string) (leaves []Meta, last string, err error)
+	// Recount sums up all rows, calls bad for each that does not match its hash, returns how
+	// many branches of the stored digest are wrong, and corrects them if fix is set.
+	Recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error)
+}
+
+// healer is an L3 that can replace a damaged row.
+type healer interface {
+	// Heal replaces the row of rec's id if it is a live row of rec's version, and reports
+	// whether it did.
+	Heal(ctx context.Context, rec Record) (bool, error)
+}
+
+// archive is the department of L3.
+type archive struct {
+	*server
+	store   ArchiveStore
+	cond    ConditionalStore // these four: nil when the store can't
+	digest  archiveDigester
+	healer  healer
+	members registrar
+	closes  bool // the store is this engine's own
+	private bool // it is the file in Dir: no other engine writes there
+	nonce   uint64
+	ready   atomic.Bool // Prepare has succeeded once
+}
+
+func newArchive(s *server) *archive {
+	return &archive{server: s, nonce: uint64(time.Now().UnixNano())} // above those of an earlier engine on the same store
+}
+
+// Use sets the store. It is called once, by Open.
+func (a *archive) Use(store ArchiveStore, closes, private bool) {
+	a.store, a.closes, a.private = store, closes, private
+	a.cond, _ = store.(ConditionalStore)
+	a.digest, _ = store.(archiveDigester)
+	a.healer, _ = store.(healer)
+	a.members, _ = store.(registrar)
+}
+
+// Close closes the store, if it is this engine's own.
+func (a *archive) Close() error {
+	if a.store == nil || !a.closes {
+		return nil
+	}
+	return a.store.Close()
+}
+
+// Private reports whether L3 is the file in Dir: no other engine writes there.
+func (a *archive) Private() bool { return a.private }
+
+// Members is where engines on this L3 are known, nil when the store can't.
+func (a *archive) Members() registrar { return a.members }
+
+// Prepare connects L3 and brings its schema up to date.
+func (a *archive) Prepare(ctx context.Context) error {
+	err := a.Probe(ctx, a.store.Prepare)
+	if err == nil {
+		a.ready.Store(true)
+	}
+	return err
+}
+
+// Look is the question whether L3 is back. A yes closes the breaker.
+func (a *archive) Look(ctx context.Context) error {
+	if err := a.Prepare(ctx); err != nil {
+		return err
+	}
+	a.Reset()
+	return nil
+}
+
+// Ready reports whether Prepare has succeeded once.
+func (a *archive) Ready() bool { return a.ready.Load() }
+
+// Call makes a call once. Others are made again after an outage.
+func (a *archive) Call(ctx context.Context, op string, fn func(context.Context) error) error {
+	return a.callFor(ctx, op, a.timeout, fn)
+}
+
+func (a *archive) callFor(ctx context.Context, op string, timeout time.Duration, fn func(context.Context) error) error {
+	if !a.ready.Load() {
+		return unavailable("L3", errors.New("not connected yet"))
+	}
+	return a.DoFor(ctx, op, timeout, fn)
+}
+
+func (a *archive) again(ctx context.Context, op string, timeout time.Duration, fn func(context.Context) error) error {
+	return a.Again(ctx, func(err error) bool {
+		return !errors.Is(err, errFenced) && !errors.Is(err, ErrUnknownOutcome) && a.ready.Load()
+	}, func() error { return a.callFor(ctx, op, timeout, fn) })
+}
+
+func (a *archive) ask(ctx context.Context, op string, fn func(context.Context) error) error {
+	return a.again(ctx, op, a.timeout, fn)
+}
+
+// Get reads a row.
+func (a *archive) Get(ctx context.Context, id string) (rec Record, err error) {
+	err = a.ask(ctx, "get", func(ctx context.Context) (err error) {
+		rec, err = a.store.Get(ctx, id)
+		return err
+	})
+	return rec, err
+}
+
+// GetOnce is Get without repetitions.
+func (a *archive) GetOnce(ctx context.Context, op, id string) (rec Record, err error) {
+	err = a.Call(ctx, op, func(ctx context.Context) (err error) {
+		rec, err = a.store.Get(ctx, id)
+		return err
+	})
+	return rec, err
+}
+
+// GetMany reads rows.
+func (a *archive) GetMany(ctx context.Context, ids []string) (found []Found, err error) {
+	err = a.ask(ctx, "get_many", func(ctx context.Context) (err error) {
+		found, err = a.store.GetMany(ctx, ids)
+		return err
+	})
+	return found, err
+}
+
+// GetManyOnce is GetMany without repetitions.
+func (a *archive) GetManyOnce(ctx context.Context, ids []string) (found []Found, err error) {
+	err = a.Call(ctx, "get_many", func(ctx context.Context) (err error) {
+		found, err = a.store.GetMany(ctx, ids)
+		return err
+	})
+	return found, err
+}
+
+// Heads reads rows without their contents.
+func (a *archive) Heads(ctx context.Context, ids []string) (out []Meta, err error) {
+	err = a.ask(ctx, "heads", func(ctx context.Context) (err error) {
+		out, err = a.store.Heads(ctx, ids)
+		return err
+	})
+	return out, err
+}
+
+// Scan reads a page of rows without their contents. op names the call in metrics.
+func (a *archive) Scan(ctx context.Context, op, after string, limit int) (rows []Meta, err error) {
+	err = a.ask(ctx, op, func(ctx context.Context) (err error) {
+		rows, err = a.store.Scan(ctx, after, limit)
+		return err
+	})
+	return rows, err
+}
+
+// Apply writes records in one transaction and returns the rows that compare above them. Other
+// engines must know of this one first, and the filter of the ids.
+func (a *archive) Apply(ctx context.Context, recs []Record) (above []Meta, err error) {
+	err = a.again(ctx, "apply", a.timeFor(recs), func(ctx context.Context) (err error) {
+		above, err = a.store.Apply(ctx, recs)
+		return err
+	})
+	if err == nil || isOutage(err) {
+		a.Wrote(err)
+	}
+	return above, err
+}
+
+// Conditional reports whether L3 decides conditions.
+func (a *archive) Conditional() bool { return a.cond != nil }
+
+// ApplyIf decides units in one transaction. One call at a time.
+func (a *archive) ApplyIf(ctx context.Context, units [][]Conditional, recs []Record) (verdicts []Verdict, err error) {
+	err = a.again(ctx, "apply_if", a.timeFor(recs), func(ctx context.Context) (err error) {
+		a.nonce++
+		verdicts, err = a.cond.ApplyIf(ctx, a.nonce, units)
+		return err
+	})
+	if err == nil {
+		a.Wrote(nil)
+	}
+	return verdicts, err
+}
+
+// Landed tells what became of the last ApplyIf.
+func (a *archive) Landed(ctx context.Context) (landed bool, err error) {
+	err = a.ask(ctx, "landed", func(ctx context.Context) (err error) {
+		landed, err = a.cond.Landed(ctx, a.nonce)
+		return err
+	})
+	return landed, err
+}
+
+// PurgeTombstones removes some that were written before a time, and returns how many.
+func (a *archive) PurgeTombstones(ctx context.Context, before time.Time, limit int) (n int, err error) {
+	err = a.cb.do(ctx, a.timeout, func(ctx context.Context) (err error) {
+		n, err = a.store.PurgeTombstones(ctx, before, limit)
+		return err
+	})
+	return n, err
+}
+
+// Heals reports whether damaged rows can be replaced.
+func (a *archive) Heals() bool { return a.healer != nil }
+
+// Heal replaces a damaged row of the same version, and reports whether it did.
+func (a *archive) Heal(ctx context.Context, rec Record) (done bool, err error) {
+	err = a.ask(ctx, "heal", func(ctx context.Context) (err error) {
+		done, err = a.healer.Heal(ctx, rec)
+		return err
+	})
+	return done, err
+}
+
+// HasDigest reports whether L3 keeps a digest of its rows; else they are read for it.
+func (a *archive) HasDigest() bool { return a.digest != nil }
+
+// Digest returns the digest of the rows. one, if not nil, is told of each live row when they had
+// to be read for it.
+func (a *archive) Digest(ctx context.Context, one func(*Meta)) (set *digest.Set, err error) {
+	if a.digest != nil {
+		err = a.ask(ctx, "digest", func(ctx context.Context) (err error) {
+			set, err = a.digest.Digest(ctx)
+			return err
+		})
+		return set, err
+	}
+	set = new(digest.Set)
+	page := func(ctx context.Context, after string) ([]Meta, error) { return a.Scan(ctx, "scan", after, scanRows) }
+	err = scanL3(ctx, page, func(rows []Meta) error {
+		for i := range rows {
+			if addToDigest(set, &rows[i]); !rows[i].Deleted && one != nil {
+				one(&rows[i])
+			}
+		}
+		return nil
+	})
+	return set, err
+}
+
+// Root returns the root of the digest. ok is false when it would have to be computed from all
+// rows.
+func (a *archive) Root(ctx context.Context) (root [32]byte, ok bool, err error) {
+	if a.digest == nil {
+		return root, false, nil
+	}
+	set, err := a.Digest(ctx, nil)
+	if err != nil {
+		return root, false, err
+	}
+	return set.Root(), true, nil
+}
+
+// Leaves returns the leaves of some branches.
+func (a *archive) Leaves(ctx context.Context, branches []int) (out []Meta, err error) {
+	for after, first := "", true; first || after != ""; first = false {
+		err := a.ask(ctx, "leaves", func(ctx context.Context) error {
+			leaves, last, err := a.digest.Leaves(ctx, branches, after)
+			if err == nil {
+				out, after = append(out, leaves...), last
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Recount reads all rows and compares them with the digest, which it corrects with fix. bad is
+// told of rows that are corrupt.
+func (a *archive) Recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error) {
+	err = a.DoFor(ctx, "recount", passTime, func(ctx context.Context) (err error) {
+		wrong, err = a.digest.Recount(ctx, fix, bad)
+		return err
+	})
+	return wrong, err
+}
+
+// Health asks L3 for a sign of life. It is not well while writes fail, as on a read-only server.
+func (a *archive) Health(ctx context.Context) Probe {
+	ping := a.store.Prepare
+	if a.Ready() {
+		ping = a.store.Ping
+	}
+	p := a.Ask(ctx, ping)
+	if cause := a.WriteCause(); cause != nil && p.OK {
+		p.OK, p.Error = false, "takes no writes: "+cause.Error()
+	}
+	p.Circuit = a.State()
+	return p
+}
+
+// Stats sets this department's part.
+func (a *archive) Stats(s *Stats) { s.L3Hits, s.L3Misses = a.Counts() }
+
+// scanRows is how many rows are read at once.
+const scanRows = 1000
+
+// What a transaction may hold within one L3Timeout; it gets another one for as much again.
+const (
+	rowsPerTimeout  = 1000
+	bytesPerTimeout = 4 << 20
+)
+
+// timeFor is how long a transaction over records may take: a large group must not be cut off for
+// ever by a bound that is meant for servers that hang (INV-9).
+func (a *archive) timeFor(recs []Record) time.Duration {
+	var bytes int64
+	for i := range recs {
+		bytes += int64(len(recs[i].ID) + len(recs[i].Content))
+	}
+	times := 1 + time.Duration(max(0, len(recs)-1)/rowsPerTimeout) + time.Duration(max(0, bytes-1)/bytesPerTimeout)
+	if t := a.timeout * times; t/times == a.timeout {
+		return t
+	}
+	return a.timeout // so long that it makes no difference
+}

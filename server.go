@@ -1,0 +1,119 @@
+package syncengine
+
+// server.go is the way to a server: each call goes through its breaker (resilience.go), with its
+// timeout, and is counted. The guarded stores (l2cache.go, l3archive.go) are made of it; nobody
+// else holds a raw one.
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+)
+
+// server is the way to one server.
+type server struct {
+	name    string // in metrics
+	timeout time.Duration
+	cb      *breaker
+	news    *news
+	door    *door
+
+	hits, misses atomic.Uint64
+	cause        atomic.Pointer[error] // why writes fail; nil: the last one did not
+}
+
+// newServer is of tier "L2" or "L3".
+func newServer(tier string, timeout time.Duration, preset BreakerPreset, news *news, door *door) *server {
+	s := &server{name: map[string]string{"L2": "l2", "L3": "l3"}[tier], timeout: timeout, news: news, door: door}
+	s.cb = newBreaker(tier, breakerPresets[preset], func(from, to string) { news.Circuit(tier, from, to) })
+	return s
+}
+
+// passTime bounds one pass over a whole tier; each of its steps has the tier's timeout.
+const passTime = time.Hour
+
+// Do makes a call, once.
+func (s *server) Do(ctx context.Context, op string, fn func(context.Context) error) error {
+	return s.DoFor(ctx, op, s.timeout, fn)
+}
+
+// DoFor is Do with a timeout of its own.
+func (s *server) DoFor(ctx context.Context, op string, timeout time.Duration, fn func(context.Context) error) error {
+	ctx, done := s.door.Cut(ctx)
+	defer done()
+	start := time.Now()
+	err := s.cb.do(ctx, timeout, fn)
+	s.news.Call(s.name, op, start, err)
+	return err
+}
+
+// Again repeats a call after an outage, on the query schedule, unless a try took the whole timeout:
+// a server that hangs will hang again. Nor if only says no.
+func (s *server) Again(ctx context.Context, only func(error) bool, once func() error) error {
+	start := time.Now()
+	return retry(ctx, queryPreset, func() { s.news.Retried(); start = time.Now() }, func(err error) bool {
+		return isOutage(err) && only(err) && time.Since(start) < s.timeout && s.cb.state() != "open"
+	}, once)
+}
+
+// Probe makes a call past the breaker.
+func (s *server) Probe(ctx context.Context, fn func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	return fn(ctx)
+}
+
+// State returns the breaker's: "closed", "half-open" or "open".
+func (s *server) State() string { return s.cb.state() }
+
+// Reset closes the breaker: something proved that the server is back.
+func (s *server) Reset() { s.cb.reset() }
+
+// Wrote keeps why writes fail: the first cause, since later ones may only say that the circuit is
+// open. It reports whether that has changed.
+func (s *server) Wrote(err error) (changed bool) {
+	if err == nil {
+		return s.cause.Load() != nil && s.cause.Swap(nil) != nil
+	}
+	return s.cause.CompareAndSwap(nil, &err)
+}
+
+// WriteCause returns why writes fail, nil when the last one did not.
+func (s *server) WriteCause() error {
+	if cause := s.cause.Load(); cause != nil {
+		return *cause
+	}
+	return nil
+}
+
+// Saw counts answers of reads.
+func (s *server) Saw(found bool, n int) {
+	if found {
+		s.hits.Add(uint64(n))
+	} else {
+		s.misses.Add(uint64(n))
+	}
+}
+
+// Counts returns how many reads found something, and how many did not.
+func (s *server) Counts() (hits, misses uint64) { return s.hits.Load(), s.misses.Load() }
+
+// Ask asks for a sign of life, past the breaker, for Health.
+func (s *server) Ask(ctx context.Context, ping func(context.Context) error) (p Probe) {
+	start := time.Now()
+	err := s.Probe(ctx, ping)
+	p = Probe{Configured: true, OK: err == nil, Latency: time.Since(start)}
+	if err != nil {
+		p.Error = err.Error()
+	}
+	return p
+}
+
+// unavailableUnless marks err as an outage unless the caller left, or it says what is wrong.
+func unavailableUnless(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrCorruption) {
+		return err
+	}
+	return unavailable("syncengine", err)
+}
