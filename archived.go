@@ -17,7 +17,7 @@ import (
 // watched.
 func (e *Engine) awaitArchived(ctx context.Context, w *waiter, numbered bool) error {
 	for {
-		v, err := e.flush.awaitUnit(ctx, w)
+		v, err := e.flush.AwaitUnit(ctx, w)
 		switch {
 		case err != nil:
 			return err
@@ -49,12 +49,12 @@ var errOnItsWay = errors.New("syncengine: outranked in L3, submitted again, outc
 // again submits ops anew, above what L3 holds, and waits for the log. If a later op of this
 // engine stands for one of them, that is left to it: nil when all are.
 func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error) {
-	for lost = e.numbers.stillLost(lost); len(lost) > 0; lost = e.numbers.stillLost(lost) {
+	for lost = e.numbers.StillLost(lost); len(lost) > 0; lost = e.numbers.StillLost(lost) {
 		of := make(map[*entry]*lostOp, len(lost))
 		ops := make([]*entry, len(lost))
 		for i := range lost {
 			l := &lost[i]
-			if err := e.numbers.settle(ctx, l.rec.ID); err != nil { // a later op may be on its way
+			if err := e.numbers.Settle(ctx, l.rec.ID); err != nil { // a later op may be on its way
 				return nil, err
 			}
 			rec := l.rec
@@ -69,7 +69,7 @@ func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 			return nil, err
 		}
 		logged := make(chan error, 1)
-		w, err = e.startLog(ops, Archived, func(op *entry) (*entry, error) { return nil, e.numbers.above(op, of[op]) }, func(err error) { logged <- err })
+		w, err = e.startLog(ops, Archived, func(op *entry) (*entry, error) { return nil, e.numbers.Above(op, of[op]) }, func(err error) { logged <- err })
 		if err == nil {
 			select {
 			case err = <-logged:
@@ -83,7 +83,7 @@ func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 		if !errors.Is(err, errNewer) {
 			return nil, err
 		}
-		if _, err := e.flush.flushAll(ctx); err != nil {
+		if _, err := e.flush.FlushAll(ctx); err != nil {
 			return nil, err
 		}
 	}

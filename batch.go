@@ -22,7 +22,7 @@ package syncengine
 // Units are numbered in the order in which they are accepted or read back (unit.seq). What
 // Flush waits for is one number: landing.go.
 //
-// Ages and waits are monotonic time: nanoseconds since the queue was made (queue.now).
+// Ages and waits are monotonic time: nanoseconds since the queue was made (queue.Now).
 //
 // No goroutines, no I/O. The log's loop, callers of Submit (Buffered), and the flusher
 // call it.
@@ -40,7 +40,7 @@ import (
 type unit struct {
 	one     *entry
 	many    []*entry
-	at      int64   // accepted, see queue.now
+	at      int64   // accepted, see queue.Now
 	seq     int64   // its place in the order of acceptance
 	done    *waiter // of the Archived call that waits for it; nil: nobody does
 	spooled bool    // read back from the WAL
@@ -195,20 +195,20 @@ func newQueue(lim queueLimits, mem *l1, w *journal) *queue {
 	}
 }
 
-// now is the clock of the queue: it does not follow the wall clock when that is set.
-func (q *queue) now() int64 { return int64(time.Since(q.start)) }
+// Now is the clock of the queue: it does not follow the wall clock when that is set.
+func (q *queue) Now() int64 { return int64(time.Since(q.start)) }
 
-func (q *queue) signal() {
+func (q *queue) Signal() {
 	select {
 	case q.wake <- struct{}{}:
 	default: // a signal is already pending
 	}
 }
 
-// accept takes a unit that was just logged (seg set), or a Buffered one that memory was
+// Accept takes a unit that was just logged (seg set), or a Buffered one that memory was
 // promised (seg nil): it becomes readable in L1 and waits for L3. last tells that it is the
 // last unit of its segment. Either has its place in the WAL (Reserve).
-func (q *queue) accept(u unit, seg *segment, last bool) {
+func (q *queue) Accept(u unit, seg *segment, last bool) {
 	ops := u.ops()
 	size := sizeOf(ops)
 	q.mu.Lock()
@@ -270,7 +270,7 @@ func (q *queue) push(u unit) {
 	q.ops += len(ops)
 	q.bytes += opsBytes(ops)
 	if first || q.full() {
-		q.signal()
+		q.Signal()
 	}
 }
 
@@ -287,7 +287,7 @@ func (q *queue) due(haste bool) (ok bool, wait time.Duration) {
 	if q.full() || q.forced > 0 || q.spooling || haste {
 		return true, 0
 	}
-	wait = q.lim.age - time.Duration(q.now()-q.laneOldest())
+	wait = q.lim.age - time.Duration(q.Now()-q.laneOldest())
 	return wait <= 0, max(wait, 0)
 }
 
@@ -309,7 +309,7 @@ func (q *queue) take() *batch {
 	defer q.mu.Unlock()
 	b := &batch{low: math.MaxInt64, oldest: math.MaxInt64}
 	q.takes++
-	late, patience := q.lateShare(), q.now()-int64(q.lim.patience)
+	late, patience := q.lateShare(), q.Now()-int64(q.lim.patience)
 	for b.ops < q.lim.count && b.bytes < q.lim.bytes {
 		l := q.nextLane(patience, b.ops < late)
 		if l < 0 {
@@ -513,9 +513,9 @@ func (q *queue) trim() {
 	}
 }
 
-// pending returns how many ops wait for L3, how many of them in the WAL alone, and for how
+// Pending returns how many ops wait for L3, how many of them in the WAL alone, and for how
 // long the oldest has waited.
-func (q *queue) pending() (ops, spooled int, age time.Duration) {
+func (q *queue) Pending() (ops, spooled int, age time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	ops, spooled = q.ops+q.spooled-q.doubled, q.spooled
@@ -531,7 +531,7 @@ func (q *queue) pending() (ops, spooled int, age time.Duration) {
 		oldest = min(oldest, q.oldest)
 	}
 	if ops > 0 {
-		age = max(0, time.Duration(q.now()-oldest))
+		age = max(0, time.Duration(q.Now()-oldest))
 	}
 	return ops, spooled, age
 }

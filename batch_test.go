@@ -19,10 +19,10 @@ func (q *queue) buffered(version uint64, ids ...string) *waiter {
 	for _, id := range ids {
 		ops = append(ops, newEntry(&Record{Item: Item{ID: id, Version: version, Content: []byte("1")}}))
 	}
-	u := unitOf(ops, q.now())
+	u := unitOf(ops, q.Now())
 	u.done = newWaiter()
-	q.promise(sizeOf(ops))
-	q.accept(u, nil, false)
+	q.Promise(sizeOf(ops))
+	q.Accept(u, nil, false)
 	return u.done
 }
 
@@ -49,7 +49,7 @@ func TestUnitsOfAnIDInFlightAreLookedAtOnce(t *testing.T) {
 	if len(flight.parked) != 1002 || q.ops != 0 || q.full() {
 		t.Errorf("%d units wait for the flight, %d ops are in the lanes", len(flight.parked), q.ops)
 	}
-	if ops, _, _ := q.pending(); ops != 1005 {
+	if ops, _, _ := q.Pending(); ops != 1005 {
 		t.Errorf("%d ops are pending, want 1005", ops)
 	}
 	q.complete(flight, nothingLost())

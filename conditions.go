@@ -55,11 +55,11 @@ func (e *Engine) writeIfAlone(ctx context.Context, c *call) error {
 		if err == nil {
 			err = e.logKnown(ctx, c, at)
 		}
-		e.numbers.unwatch(ids)
+		e.numbers.Unwatch(ids)
 		if !errors.Is(err, errUnsettled) {
 			return err
 		}
-		if err := e.numbers.settle(ctx, ids...); err != nil {
+		if err := e.numbers.Settle(ctx, ids...); err != nil {
 			return err
 		}
 	}
@@ -67,7 +67,7 @@ func (e *Engine) writeIfAlone(ctx context.Context, c *call) error {
 
 // watchTruth watches ids and returns what they hold. unwatch must follow, after an error, too.
 func (e *Engine) watchTruth(ctx context.Context, ids []string) ([]known, error) {
-	failed := e.numbers.watch(ids)
+	failed := e.numbers.Watch(ids)
 	recs, err := e.truth(ctx, ids)
 	if err != nil {
 		return nil, err
@@ -90,9 +90,9 @@ func (e *Engine) judge(c *call, at []known) func(*entry) (*entry, error) {
 		i := next
 		next++
 		if c.want == nil {
-			return e.numbers.judge(op, &at[i], 0, true)
+			return e.numbers.Judge(op, &at[i], 0, true)
 		}
-		return e.numbers.judge(op, &at[i], c.want[i], false)
+		return e.numbers.Judge(op, &at[i], c.want[i], false)
 	}
 }
 
@@ -102,7 +102,7 @@ func (e *Engine) logKnown(ctx context.Context, c *call, at []known) error {
 		return err
 	}
 	var err error
-	if assign := e.judge(c, at); c.d == Buffered && e.queue.promise(sizeOf(c.ops)) {
+	if assign := e.judge(c, at); c.d == Buffered && e.queue.Promise(sizeOf(c.ops)) {
 		err = e.accept(c.ops, settled(assign))
 	} else {
 		err = e.logIf(ctx, c, assign)
@@ -272,26 +272,26 @@ func (e *Engine) numberAbove(c *call, floor uint64) error {
 	n.order.Lock()
 	defer n.order.Unlock()
 	for _, op := range c.ops {
-		least := max(floor, n.newest(op.id()).version)
+		least := max(floor, n.Newest(op.id()).version)
 		if op.version = n.clock.Next(); op.version <= least {
 			op.version = n.clock.After(least)
 		}
 	}
-	return n.within(n.clock.Last())
+	return n.Within(n.clock.Last())
 }
 
 // landOwn waits until L3 has what this engine has accepted of ids.
 func (e *Engine) landOwn(ctx context.Context, ids []string) error {
-	if err := e.numbers.settle(ctx, ids...); err != nil {
+	if err := e.numbers.Settle(ctx, ids...); err != nil {
 		return err
 	}
 	if slices.ContainsFunc(ids, e.queue.Waits) {
-		if _, err := e.flush.flushAll(ctx); err != nil {
+		if _, err := e.flush.FlushAll(ctx); err != nil {
 			return err
 		}
 	}
 	for _, id := range ids {
-		if e.bad.has(id) {
+		if e.bad.Has(id) {
 			return &RefusedError{Err: fmt.Errorf("the last op of item %q is in quarantine", id)}
 		}
 	}
@@ -460,11 +460,11 @@ func (e *Engine) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 			for _, op := range q.ops {
 				e.l1.Accept(op, false)
 			}
-			e.numbers.stored(q.ops)
+			e.numbers.Stored(q.ops)
 		}
 	}
 	e.afterWrite()
-	return e.bad.landed(ctx, recs)
+	return e.bad.Landed(ctx, recs)
 }
 
 // forgetBelow drops a clean copy in L1 that L3 has shown to be old.
@@ -502,7 +502,7 @@ func (e *Engine) applyIf(ctx context.Context, qs []*question) ([]Verdict, error)
 	if err := e.trust.Join(ctx); err != nil {
 		return nil, unavailableUnless(ctx, err)
 	}
-	if err := e.numbers.keepAhead(ctx, recs); err != nil {
+	if err := e.numbers.KeepAhead(ctx, recs); err != nil {
 		return nil, err
 	}
 	e.cache.Unsure(ctx)

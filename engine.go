@@ -82,7 +82,7 @@ func (e *Engine) MemoryPressure() float64 { return e.pressure.Now() }
 
 // levelChanged is told by the gauge.
 func (e *Engine) levelChanged(from, to BackpressureLevel) {
-	e.queue.signal() // from LevelWarn on, any batch is due
+	e.queue.Signal() // from LevelWarn on, any batch is due
 	e.news.Level(from, to)
 }
 
@@ -103,7 +103,7 @@ func (e *Engine) housekeep(ctx context.Context) {
 			e.Backpressure() // falls by itself when nobody writes
 			e.l1.Press(e.pressure.Now())
 			e.l1.Evict(0)
-			if err := e.numbers.tick(ctx); err != nil && ctx.Err() == nil {
+			if err := e.numbers.Tick(ctx); err != nil && ctx.Err() == nil {
 				e.news.Log().Warn("the bound of versions can't be kept in the WAL file", "error", err)
 			}
 		case <-ctx.Done():

@@ -80,8 +80,8 @@ type flusher struct {
 	errs      atomic.Uint64
 }
 
-// run is the loop. It returns when ctx ends; the batches in flight land by themselves.
-func (f *flusher) run(ctx context.Context) {
+// Run is the loop. It returns when ctx ends; the batches in flight land by themselves.
+func (f *flusher) Run(ctx context.Context) {
 	defer f.q.end(ErrClosed)
 	slots := make(chan struct{}, f.conc) // its capacity bounds the batches in flight
 	for {
@@ -99,7 +99,7 @@ func (f *flusher) run(ctx context.Context) {
 		f.spawn("flush batch", func() {
 			f.flush(ctx, b)
 			<-slots
-			f.q.signal()
+			f.q.Signal()
 		})
 	}
 }
@@ -395,12 +395,12 @@ func (f *flusher) fail(ctx context.Context, cause error) {
 	if f.down.CompareAndSwap(false, true) {
 		f.outage(true, cause)
 	}
-	f.logBuffered()
+	f.LogBuffered()
 }
 
-// logBuffered hands the queued units that are not in the WAL to it. Each reports to the
+// LogBuffered hands the queued units that are not in the WAL to it. Each reports to the
 // queue by itself; logging tells when all have.
-func (f *flusher) logBuffered() {
+func (f *flusher) LogBuffered() {
 	us := f.q.unlogged()
 	for i := range us {
 		u := &us[i]
@@ -443,16 +443,16 @@ func (f *flusher) awaitL3(ctx context.Context) bool {
 			return false
 		}
 		f.q.failNow(err)
-		f.logBuffered()
+		f.LogBuffered()
 		timer.Reset(f.waits.NextBackOff())
 	}
 }
 
-// flushAll waits until all ops accepted before the call are in L3 or in quarantine, or tells
+// FlushAll waits until all ops accepted before the call are in L3 or in quarantine, or tells
 // why not. First the drain must have read what is spooled now; then all that is in memory must
 // land. It returns the number of the last unit it has waited for. When there is nothing to wait
 // for it does not look at ctx.
-func (f *flusher) flushAll(ctx context.Context) (upTo int64, err error) {
+func (f *flusher) FlushAll(ctx context.Context) (upTo int64, err error) {
 	spooledTo, _ := f.q.force()
 	defer f.q.unforce()
 	f.tryNow()
@@ -496,9 +496,9 @@ func (f *flusher) await(ctx context.Context, done, failed chan struct{}) error {
 	}
 }
 
-// awaitUnit waits for the verdict on a unit, or tells why there is none. When there is none
+// AwaitUnit waits for the verdict on a unit, or tells why there is none. When there is none
 // the unit is like any other from then on.
-func (f *flusher) awaitUnit(ctx context.Context, w *waiter) (v verdict, err error) {
+func (f *flusher) AwaitUnit(ctx context.Context, w *waiter) (v verdict, err error) {
 	_, failed := f.q.force()
 	defer f.q.unforce()
 	f.tryNow()

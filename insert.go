@@ -37,7 +37,7 @@ func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(co
 		return Item{}, &InvalidItemError{ID: id, Field: "factory", Rule: "must not ask GetOrInsertWith for the id it makes: it would wait for itself"}
 	}
 	for try := 0; ; try++ {
-		known := e.numbers.newest(id).version // a result below it began before a write that has ended
+		known := e.numbers.Newest(id).version // a result below it began before a write that has ended
 		m := e.makers.join(id, func(m *making) {
 			e.door.Spawn("factory", func() { e.makers.fly(m, func() (Record, error) { return e.findOrMake(ctx, id, factory) }) })
 		})
@@ -111,8 +111,8 @@ func (e *Engine) findOrMake(values context.Context, id string, factory func(cont
 	ctx, cancel := e.door.Until(context.WithoutCancel(values))
 	defer cancel()
 	ids := []string{id}
-	failed := e.numbers.watch(ids) // before the look, so that nothing comes in between unseen
-	defer e.numbers.unwatch(ids)
+	failed := e.numbers.Watch(ids) // before the look, so that nothing comes in between unseen
+	defer e.numbers.Unwatch(ids)
 	rec, err := e.find(ctx, id)
 	switch {
 	case err == nil && !rec.Deleted:
@@ -138,6 +138,10 @@ func (e *Engine) findOrMake(values context.Context, id string, factory func(cont
 
 // insertMade inserts what a factory made for an id that held nothing.
 func (e *Engine) insertMade(ctx context.Context, c *call, at known) (Record, error) {
+	if err := e.door.Enter(); err != nil { // its callers may have left: Shutdown flushes after it
+		return Record{}, err
+	}
+	defer e.door.Leave()
 	err := e.checkSize(c.ops)
 	if err == nil && e.archive.Private() { // no second look at what is known
 		if err = e.pressure.Allow(ctx); err == nil {

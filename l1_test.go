@@ -61,7 +61,7 @@ func TestINV10RoomIsMadeBeforeALargeUnitIsTaken(t *testing.T) {
 	for n := 0; c.Used() < budget-4096; n++ { // clean items, which may go
 		c.Promote(item(fmt.Sprint("clean-", n), 2000), c.Stamp(fmt.Sprint("clean-", n)))
 	}
-	q.accept(unit{one: item("large", 256<<10)}, nil, false)
+	q.Accept(unit{one: item("large", 256<<10)}, nil, false)
 	if used := c.Used(); used > budget {
 		t.Errorf("%d bytes are in use right after a large unit, the budget is %d", used, budget)
 	}

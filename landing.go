@@ -35,7 +35,7 @@ type verdict struct {
 type lostOp struct {
 	rec    Record // what was to be written: this op, or a later one of this engine
 	row    Meta   // what L3 holds
-	waited uint64 // later ops up to that version have been waited for, see numbers.above
+	waited uint64 // later ops up to that version have been waited for, see numbers.Above
 }
 
 // waiter is an Archived call that waits for its unit.
@@ -102,7 +102,7 @@ func (q *queue) force() (spooledTo int64, failed chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.forced++
-	q.signal()
+	q.Signal()
 	if q.spooling {
 		spooledTo = q.written
 	}

@@ -73,8 +73,8 @@ func (e *Engine) Flush(ctx context.Context) (err error) {
 		return err
 	}
 	defer e.door.Exit(ctx, &err)
-	upTo, err := e.flush.flushAll(ctx)
-	if err == nil && e.bad.refusedUpTo(upTo) {
+	upTo, err := e.flush.FlushAll(ctx)
+	if err == nil && e.bad.RefusedUpTo(upTo) {
 		err = &RefusedError{Err: errors.New("ops are in quarantine, see Quarantined")}
 	}
 	return err
@@ -84,7 +84,7 @@ func (e *Engine) shut(ctx context.Context, busy bool) error {
 	e.setState(StateShuttingDown)
 	cause := e.door.AwaitCalls(ctx, busy)
 	if cause == nil {
-		_, cause = e.flush.flushAll(ctx)
+		_, cause = e.flush.FlushAll(ctx)
 	}
 	e.door.AwaitLoops()
 	failpoint.Hit(failpoint.ShutdownFlushed)
@@ -103,9 +103,9 @@ func (e *Engine) shut(ctx context.Context, busy bool) error {
 func (e *Engine) settle(cause error) error {
 	var errs []error
 	e.flush.logging.Wait() // what an outage has put on its way
-	e.flush.logBuffered()
+	e.flush.LogBuffered()
 	e.flush.logging.Wait()
-	pending, _, _ := e.queue.pending()
+	pending, _, _ := e.queue.Pending()
 	lost := e.wal.Alone()
 	if lost > 0 {
 		errs = append(errs, unavailable("syncengine: the WAL could not be written, Buffered ops are lost",
@@ -125,7 +125,7 @@ func (e *Engine) retire(ctx context.Context) {
 	if err := e.cache.Sure(context.WithoutCancel(ctx)); err != nil {
 		e.news.Log().Warn("L2 will be compared at the next Open", "error", err)
 	}
-	if err := e.numbers.close(context.WithoutCancel(ctx)); err != nil {
+	if err := e.numbers.Close(context.WithoutCancel(ctx)); err != nil {
 		e.news.Log().Warn("the next engine's versions begin a little later", "error", err)
 	}
 	if !e.archive.Ready() || ctx.Err() != nil || e.flush.down.Load() {

@@ -584,6 +584,9 @@ func (u *crowdUser) discard(ctx context.Context, id string) {
 			if slices.ContainsFunc(f.may, gone) {
 				f.loosen()
 			}
+			if slices.ContainsFunc(f.back, gone) {
+				f.back = slices.Clone(f.since)
+			}
 			if !op.Deleted { // deletes have no name
 				f.may, f.back, f.since = slices.DeleteFunc(f.may, gone), slices.DeleteFunc(f.back, gone), slices.DeleteFunc(f.since, gone)
 			}

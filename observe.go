@@ -10,12 +10,12 @@ import (
 // Stats returns a snapshot. It does no I/O, takes no lock for long, and also works on a
 // closed engine.
 func (e *Engine) Stats() Stats {
-	pending, spooled, age := e.queue.pending()
+	pending, spooled, age := e.queue.Pending()
 	s := Stats{
 		State: e.State(), Pressure: e.pressure.Now(), Level: e.pressure.Level(),
 		PendingOps: pending, SpooledOps: spooled, OldestPending: age,
 		FlushedOps: e.flush.flushed.Load(), DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
-		Quarantined: e.bad.count(), L3Down: e.flush.down.Load(),
+		Quarantined: e.bad.Count(), L3Down: e.flush.down.Load(),
 	}
 	e.l1.Stats(&s)
 	e.wal.Stats(&s)

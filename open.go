@@ -64,7 +64,7 @@ func newEngine(cfg Config) *Engine {
 	e.flush = &flusher{
 		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.door.Spawn,
 		apply: e.trust.Apply,
-		cache: e.cache.Write, refuse: e.refuse, dropped: e.bad.wasDiscarded, unlogged: e.cache.Unsure, probe: e.archive.Look, outage: e.news.L3Outage, landed: e.news.Batch,
+		cache: e.cache.Write, refuse: e.refuse, dropped: e.bad.WasDiscarded, unlogged: e.cache.Unsure, probe: e.archive.Look, outage: e.news.L3Outage, landed: e.news.Batch,
 		uncached: e.repair.Outranked, superseded: e.superseded, decided: e.decided, corrupted: e.news.Corrupted, log: e.logLone, haste: func() bool { return e.pressure.Level() >= LevelWarn },
 	}
 	return e

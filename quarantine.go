@@ -87,8 +87,8 @@ type savedDiscard struct {
 
 const discardedKey = "discarded"
 
-// load fills the index when the engine opens.
-func (q *quarantine) load(ctx context.Context) error {
+// Load fills the index when the engine opens.
+func (q *quarantine) Load(ctx context.Context) error {
 	q.rows, q.byID, q.discarded = make(map[int64]*badRow), make(map[string][]*badOp), make(map[discardedOp]int64)
 	bads, err := q.wal.Bads(ctx, 0, math.MaxInt64)
 	if err != nil {
@@ -178,9 +178,9 @@ func (q *quarantine) holds(ops []*entry) bool {
 	return true
 }
 
-// landed is told what L3 holds now, or holds something higher of. Ops below are superseded; one
+// Landed is told what L3 holds now, or holds something higher of. Ops below are superseded; one
 // that is in L3 itself after all is not needed here any more.
-func (q *quarantine) landed(ctx context.Context, recs []Record) error {
+func (q *quarantine) Landed(ctx context.Context, recs []Record) error {
 	if !q.some.Load() {
 		return nil
 	}
@@ -330,9 +330,9 @@ func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, e
 	return last, nil
 }
 
-// wasDiscarded reports whether a unit read from a segment of the WAL was discarded since. One
+// WasDiscarded reports whether a unit read from a segment of the WAL was discarded since. One
 // that holds something else as well is another unit.
-func (q *quarantine) wasDiscarded(ops []*entry, segment int64) bool {
+func (q *quarantine) WasDiscarded(ops []*entry, segment int64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.discarded) > 0 && !slices.ContainsFunc(ops, func(op *entry) bool {
@@ -363,8 +363,8 @@ func (q *quarantine) RefusedAt(id string) uint64 {
 	return 0
 }
 
-// has reports whether an op of id is here that may answer reads.
-func (q *quarantine) has(id string) bool {
+// Has reports whether an op of id is here that may answer reads.
+func (q *quarantine) Has(id string) bool {
 	if !q.some.Load() {
 		return false
 	}
@@ -373,15 +373,15 @@ func (q *quarantine) has(id string) bool {
 	return q.newest(id) != nil
 }
 
-// count returns how many ops are here.
-func (q *quarantine) count() int {
+// Count returns how many ops are here.
+func (q *quarantine) Count() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.ops
 }
 
-// refusedUpTo reports whether an op is here, and not superseded, of a unit up to a number.
-func (q *quarantine) refusedUpTo(seq int64) bool {
+// RefusedUpTo reports whether an op is here, and not superseded, of a unit up to a number.
+func (q *quarantine) RefusedUpTo(seq int64) bool {
 	if !q.some.Load() {
 		return false
 	}

@@ -46,7 +46,7 @@ func (e *Engine) denies(id string) bool {
 	if checkID(id) != nil {
 		return false
 	}
-	if _, spooled := e.wal.Spooled(e.l1.Hash(id)); spooled || e.bad.has(id) {
+	if _, spooled := e.wal.Spooled(e.l1.Hash(id)); spooled || e.bad.Has(id) {
 		return false
 	}
 	if e.trust.MayContain(id) {

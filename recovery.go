@@ -37,7 +37,7 @@ func (e *Engine) recover(ctx context.Context) error {
 		e.news.L3Outage(true, err)
 	}
 	e.setState(StateDrainingWAL)
-	if err := e.bad.load(ctx); err != nil {
+	if err := e.bad.Load(ctx); err != nil {
 		return err
 	}
 	if err := e.indexWAL(ctx); err != nil {
@@ -60,7 +60,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	e.door.Spawn("fleet", func() { e.trust.KeepFleet(e.door.Context()) })
 	e.door.Spawn("filter", func() { e.trust.KeepFilter(e.door.Context()) })
 	e.door.Spawn("conditions", func() { e.decide(e.door.Context()) })
-	e.door.Spawn("flusher", func() { e.flush.run(e.door.Context()) })
+	e.door.Spawn("flusher", func() { e.flush.Run(e.door.Context()) })
 	e.door.Spawn("housekeeping", func() { e.housekeep(e.door.Context()) })
 	e.door.Spawn("l3 watch", func() { e.watchL3(e.door.Context()) })
 	e.setState(StateReady)
@@ -71,14 +71,14 @@ func (e *Engine) recover(ctx context.Context) error {
 
 // indexWAL makes what the WAL holds readable, and starts the queue with it.
 func (e *Engine) indexWAL(ctx context.Context) error {
-	if err := e.numbers.load(ctx); err != nil {
+	if err := e.numbers.Load(ctx); err != nil {
 		return err
 	}
-	l, err := e.wal.Recover(ctx, e.l1.Hash, e.bad.wasDiscarded)
+	l, err := e.wal.Recover(ctx, e.l1.Hash, e.bad.WasDiscarded)
 	if err != nil || l.last == 0 {
 		return err
 	}
-	e.queue.restore(l.ops, l.first, l.last, l.oldest)
+	e.queue.Restore(l.ops, l.first, l.last, l.oldest)
 	e.news.Log().Info("draining what an earlier engine left in the WAL", "ops", l.ops)
 	return nil
 }

@@ -19,7 +19,7 @@ func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
 	if errors.As(why, &re) {
 		why = re.Err
 	}
-	at := time.Now().UnixNano() - e.queue.now() + u.at
+	at := time.Now().UnixNano() - e.queue.Now() + u.at
 	added, err := e.bad.add(context.WithoutCancel(ctx), u, at, why)
 	if err != nil || !added {
 		return err
@@ -33,11 +33,11 @@ func (e *Engine) refuse(ctx context.Context, u *unit, why error) error {
 // decided is told what became of units in L3, before the queue lets go of them.
 func (e *Engine) decided(ctx context.Context, units []unit, a *archived) error {
 	for _, recs := range [][]Record{a.stored, a.losers} { // of either L3 holds it, or something higher
-		if err := e.bad.landed(ctx, recs); err != nil {
+		if err := e.bad.Landed(ctx, recs); err != nil {
 			return err
 		}
 	}
-	return e.numbers.decided(ctx, units, a)
+	return e.numbers.Decided(ctx, units, a)
 }
 
 // Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file.
@@ -135,7 +135,7 @@ func (e *Engine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, erro
 	e.numbers.order.Lock()
 	defer e.numbers.order.Unlock()
 	return slices.DeleteFunc(slices.Clone(ops), func(op *entry) bool {
-		if e.numbers.newest(op.id()).version > op.version { // a later op of this engine, which waits or was refused
+		if e.numbers.Newest(op.id()).version > op.version { // a later op of this engine, which waits or was refused
 			return true
 		}
 		head, ok := above[op.id()]
@@ -177,7 +177,7 @@ func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (n int, 
 			}
 		}
 	}
-	if err := e.queue.Uncover(context.WithoutCancel(ctx), hashes, e.bad.wasDiscarded); err != nil {
+	if err := e.queue.Uncover(context.WithoutCancel(ctx), hashes, e.bad.WasDiscarded); err != nil {
 		e.news.Log().Warn("what waits below a discarded op is not found until it lands", "error", err)
 	}
 	return n, nil

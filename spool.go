@@ -7,6 +7,7 @@ package syncengine
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -37,7 +38,7 @@ func (q *queue) noteSpooled(u *unit, seg *segment, last bool) {
 	}
 	if last {
 		q.whole = seg.id
-		q.signal()
+		q.Signal()
 	}
 }
 
@@ -49,7 +50,7 @@ func (q *queue) ageOf(seg, wall int64) int64 {
 	if len(q.ages) > 0 && q.ages[0].seg == seg {
 		return q.ages[0].at
 	}
-	return q.now() - max(0, time.Now().UnixNano()-wall) // of an earlier engine
+	return q.Now() - max(0, time.Now().UnixNano()-wall) // of an earlier engine
 }
 
 // refill takes units the drain has read. They are not pinned: the WAL holds them.
@@ -205,9 +206,9 @@ func (q *queue) drainedTo(seg int64) (ok bool, moved, failed chan struct{}) {
 	return !q.spooling || q.read >= seg, q.moved, q.failed
 }
 
-// promise sets memory aside for a Buffered unit of that size, which its accept takes, unless
+// Promise sets memory aside for a Buffered unit of that size, which its accept takes, unless
 // such ops would stay in the WAL now.
-func (q *queue) promise(size int64) bool {
+func (q *queue) Promise(size int64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.mustSpool(size) {
@@ -217,20 +218,20 @@ func (q *queue) promise(size int64) bool {
 	return true
 }
 
-// unpromise is for a unit that does not come.
-func (q *queue) unpromise(size int64) {
+// Unpromise is for a unit that does not come.
+func (q *queue) Unpromise(size int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.promised -= size
 }
 
-// restore starts in spooling mode with what an earlier engine left in the WAL.
-func (q *queue) restore(ops int, first, last, oldest int64) {
+// Restore starts in spooling mode with what an earlier engine left in the WAL.
+func (q *queue) Restore(ops int, first, last, oldest int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.spooling, q.read, q.written, q.whole = true, first-1, last, last
 	q.spooled, q.oldest = ops, q.ageOf(0, oldest)
-	q.signal()
+	q.Signal()
 }
 
 // hold notes an op that the drain has read; it is not in the map of L1, where a later op would
@@ -276,27 +277,49 @@ func (q *queue) replaced(e *entry) bool {
 // discarded: L1 and the index of spooled ops know the newest op of an id alone. What is in memory
 // alone, a Buffered op, is not found until it lands.
 func (q *queue) Uncover(ctx context.Context, hashes map[string]uint64, unwanted func(ops []*entry, seg int64) bool) error {
-	q.mu.Lock()
-	see := func(units []unit) {
-		for i := range units {
-			for _, e := range units[i].ops() {
-				if hash, ok := hashes[e.id()]; ok && e.seg != nil && e.seg.id > 0 && !unwanted(units[i].ops(), e.seg.id) {
-					q.wal.AddSpooled(hash, e.seg.id, e.version)
-				}
-			}
+	type ref struct {
+		hash    uint64
+		seg     int64
+		version uint64
+	}
+	var refs []ref
+	see := func(ops []*entry, op *entry, seg int64) {
+		if !unwanted(ops, seg) {
+			refs = append(refs, ref{hashes[op.id()], seg, op.version})
 		}
 	}
-	for i := range q.lanes {
-		see(q.lanes[i].buf[q.lanes[i].head:])
-	}
-	for _, b := range q.flights {
-		see(b.units)
-		see(b.parked)
-	}
+	q.mu.Lock()
 	after, upTo := q.read, q.written
 	if !q.spooling {
 		upTo = after
 	}
 	q.mu.Unlock()
-	return q.wal.Uncover(ctx, hashes, after, upTo, unwanted)
+	if err := q.wal.Look(ctx, hashes, after, upTo, see); err != nil {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	// What the drain has read meanwhile is in memory, or has landed.
+	refs = slices.DeleteFunc(refs, func(r ref) bool { return r.seg <= q.read || !q.spooling })
+	inMemory := func(units []unit) {
+		for i := range units {
+			ops := units[i].ops()
+			for _, e := range ops {
+				if _, ok := hashes[e.id()]; ok && e.seg != nil && e.seg.id > 0 {
+					see(ops, e, e.seg.id)
+				}
+			}
+		}
+	}
+	for i := range q.lanes {
+		inMemory(q.lanes[i].buf[q.lanes[i].head:])
+	}
+	for _, b := range q.flights {
+		inMemory(b.units)
+		inMemory(b.parked)
+	}
+	for _, r := range refs {
+		q.wal.AddSpooled(r.hash, r.seg, r.version)
+	}
+	return nil
 }

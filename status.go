@@ -62,7 +62,7 @@ func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err 
 		st.InL3, st.VersionL3 = !rec.Deleted, rec.Version
 		see(&rec)
 	}
-	st.Quarantined = e.bad.has(id)
+	st.Quarantined = e.bad.Has(id)
 	if !newest.Deleted && newest.Version > 0 {
 		st.Version = newest.Version
 		st.State = StatusSynced

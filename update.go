@@ -143,8 +143,8 @@ func (u *update) try(ctx context.Context, l *line) (Item, error) {
 	case <-ctx.Done():
 		return Item{}, ctx.Err()
 	}
-	failed := u.e.numbers.watch(u.ids)
-	defer u.e.numbers.unwatch(u.ids)
+	failed := u.e.numbers.Watch(u.ids)
+	defer u.e.numbers.Unwatch(u.ids)
 	rest, err := u.turn(ctx, l, b.valid(), failed[0])
 	if err != nil {
 		return Item{}, err
@@ -289,7 +289,7 @@ func (u *update) log(ctx context.Context, w *handed, at *known) (err error) {
 	if err := e.pressure.Reserve(w.c.ops); err != nil {
 		return err
 	}
-	if w.c.d == Buffered && e.queue.promise(sizeOf(w.c.ops)) {
+	if w.c.d == Buffered && e.queue.Promise(sizeOf(w.c.ops)) {
 		if err = e.accept(w.c.ops, settled(assign)); err == nil {
 			close(w.done)
 		}
@@ -300,7 +300,7 @@ func (u *update) log(ctx context.Context, w *handed, at *known) (err error) {
 		})
 	}
 	if errors.Is(err, errUnsettled) || errors.Is(err, ErrConflict) {
-		err = errors.Join(e.numbers.settle(ctx, u.ids...), errAgain)
+		err = errors.Join(e.numbers.Settle(ctx, u.ids...), errAgain)
 	}
 	return err
 }

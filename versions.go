@@ -111,8 +111,8 @@ type head struct {
 	version uint64 // 0: nothing is known
 }
 
-// newest returns the newest op of an id that is known without I/O. The order lock is held.
-func (n *numbers) newest(id string) (h head) {
+// Newest returns the newest op of an id that is known without I/O. The order lock is held.
+func (n *numbers) Newest(id string) (h head) {
 	see := func(e *entry) {
 		if e != nil && (h.op == nil || e.compare(h.op) > 0) {
 			h = head{e, e.version}
@@ -138,9 +138,9 @@ func (n *numbers) newest(id string) (h head) {
 	return h
 }
 
-// assign gives an op the next version, or checks the one its caller gave. The order lock is held.
-func (n *numbers) assign(op *entry) error {
-	known := n.newest(op.id())
+// Assign gives an op the next version, or checks the one its caller gave. The order lock is held.
+func (n *numbers) Assign(op *entry) error {
+	known := n.Newest(op.id())
 	if known.op != nil {
 		n.raise(op, known.op)
 	}
@@ -180,11 +180,11 @@ const (
 // the log did not take.
 var errRestsOnLost = errors.New("the log did not take the op that a condition was decided by")
 
-// logUnit gives ops their versions and appends them to the log as one unit. assign is called
+// LogUnit gives ops their versions and appends them to the log as one unit. assign is called
 // for each, and may refuse them all; what it finds the decision to rest on, ops whose commits
 // are under way, must be committed as well. then runs on the log's loop. The ops have their
-// place in the log; when logUnit or then gets an error, they have it still.
-func (n *numbers) logUnit(ops []*entry, assign func(*entry) (restsOn *entry, err error), then func(seg *segment, last bool, err error)) error {
+// place in the log; when LogUnit or then gets an error, they have it still.
+func (n *numbers) LogUnit(ops []*entry, assign func(*entry) (restsOn *entry, err error), then func(seg *segment, last bool, err error)) error {
 	n.order.Lock()
 	defer n.order.Unlock()
 	var rests []*entry
@@ -226,31 +226,31 @@ func unlessLost(rests []*entry) func() error {
 	}
 }
 
-// acceptUnit gives ops, for which memory is promised, their versions and hands them over.
-func (n *numbers) acceptUnit(u unit, assign func(*entry) error) error {
+// AcceptUnit gives ops, for which memory is promised, their versions and hands them over.
+func (n *numbers) AcceptUnit(u unit, assign func(*entry) error) error {
 	n.order.Lock()
 	defer n.order.Unlock()
 	for _, op := range u.ops() {
 		if err := assign(op); err != nil {
 			return err
 		}
-		if err := n.within(op.version); err != nil {
+		if err := n.Within(op.version); err != nil {
 			return err
 		}
 	}
 	n.note(u.ops())
-	n.queue.accept(u, nil, false)
+	n.queue.Accept(u, nil, false)
 	return nil
 }
 
 // errNewer means that a later op of this engine stands for one that was outranked.
 var errNewer = errors.New("a later op of the id has come")
 
-// above numbers the copy of an op that L3 holds something higher of. If another op of this engine
+// Above numbers the copy of an op that L3 holds something higher of. If another op of this engine
 // came later, that one's fate is waited for first; if L3 holds something higher of it as well, the
 // copy is of that one. One that L3 refuses does not count. The order lock is held, and the id is
 // watched since before the op was accepted.
-func (n *numbers) above(op *entry, l *lostOp) error {
+func (n *numbers) Above(op *entry, l *lostOp) error {
 	n.mu.Lock()
 	m := n.marks[op.id()]
 	n.mu.Unlock()
@@ -277,8 +277,8 @@ func (n *numbers) above(op *entry, l *lostOp) error {
 	return nil
 }
 
-// stillLost returns those of lost ops that no later op of this engine in L3 stands for.
-func (n *numbers) stillLost(lost []lostOp) (left []lostOp) {
+// StillLost returns those of lost ops that no later op of this engine in L3 stands for.
+func (n *numbers) StillLost(lost []lostOp) (left []lostOp) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, l := range lost {
@@ -289,8 +289,8 @@ func (n *numbers) stillLost(lost []lostOp) (left []lostOp) {
 	return left
 }
 
-// decided is told what became of units in L3, before memory lets go of them.
-func (n *numbers) decided(ctx context.Context, units []unit, a *archived) error {
+// Decided is told what became of units in L3, before memory lets go of them.
+func (n *numbers) Decided(ctx context.Context, units []unit, a *archived) error {
 	if n.watched.Load() > 0 {
 		n.mu.Lock()
 		for i := range units {
@@ -309,11 +309,11 @@ func (n *numbers) decided(ctx context.Context, units []unit, a *archived) error 
 		}
 		n.mu.Unlock()
 	}
-	return n.keepAhead(ctx, a.stored)
+	return n.KeepAhead(ctx, a.stored)
 }
 
-// stored is told of ops that L3 has taken directly.
-func (n *numbers) stored(ops []*entry) {
+// Stored is told of ops that L3 has taken directly.
+func (n *numbers) Stored(ops []*entry) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, op := range ops {
@@ -325,16 +325,16 @@ func (n *numbers) stored(ops []*entry) {
 	}
 }
 
-// keepAhead keeps the versions of records that are above the clock, and forgets those that it has
+// KeepAhead keeps the versions of records that are above the clock, and forgets those that it has
 // passed. It is told before the WAL forgets them, and of what goes to L3 directly before that.
-func (n *numbers) keepAhead(ctx context.Context, recs []Record) error {
+func (n *numbers) KeepAhead(ctx context.Context, recs []Record) error {
 	if !anyAbove(recs, n.clock.Last()) {
 		return nil
 	}
 	n.saving.Lock()
 	defer n.saving.Unlock()
 	now := n.clock.Next() // not the host's clock, which may go back
-	if err := n.within(now); err != nil || !anyAbove(recs, now) {
+	if err := n.Within(now); err != nil || !anyAbove(recs, now) {
 		return err
 	}
 	n.mu.Lock()
@@ -406,10 +406,10 @@ func (n *numbers) loadAhead(ctx context.Context) error {
 	return nil
 }
 
-// judge decides the condition of an op by what its id held when it was watched and by what came
+// Judge decides the condition of an op by what its id held when it was watched and by what came
 // since. The order lock is held; the answer errUnsettled means that it rests on an op whose
 // commit is under way or failed, and shall be asked again.
-func (n *numbers) judge(op *entry, k *known, want uint64, always bool) (restsOn *entry, err error) {
+func (n *numbers) Judge(op *entry, k *known, want uint64, always bool) (restsOn *entry, err error) {
 	n.mu.Lock()
 	m := n.marks[op.id()]
 	n.mu.Unlock()
@@ -527,9 +527,9 @@ func (n *numbers) put(id string, m mark) {
 	}
 }
 
-// watch keeps the marks of ids until unwatch, and returns how many of their ops the log had
+// Watch keeps the marks of ids until unwatch, and returns how many of their ops the log had
 // not taken by then.
-func (n *numbers) watch(ids []string) (failed []uint64) {
+func (n *numbers) Watch(ids []string) (failed []uint64) {
 	failed = make([]uint64, len(ids))
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -543,7 +543,7 @@ func (n *numbers) watch(ids []string) (failed []uint64) {
 	return failed
 }
 
-func (n *numbers) unwatch(ids []string) {
+func (n *numbers) Unwatch(ids []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, id := range ids {
@@ -554,8 +554,8 @@ func (n *numbers) unwatch(ids []string) {
 	}
 }
 
-// settle waits for the ops of ids that are on their way into the log.
-func (n *numbers) settle(ctx context.Context, ids ...string) error {
+// Settle waits for the ops of ids that are on their way into the log.
+func (n *numbers) Settle(ctx context.Context, ids ...string) error {
 	for _, id := range ids {
 		n.mu.Lock()
 		m := n.marks[id]
@@ -576,8 +576,8 @@ func (n *numbers) settle(ctx context.Context, ids ...string) error {
 	return nil
 }
 
-// within makes sure that the bound in the WAL file covers a version.
-func (n *numbers) within(version uint64) error {
+// Within makes sure that the bound in the WAL file covers a version.
+func (n *numbers) Within(version uint64) error {
 	if !n.used.Load() {
 		n.used.Store(true)
 	}
@@ -606,8 +606,8 @@ func (n *numbers) saveBound(ctx context.Context, to uint64) error {
 	return nil
 }
 
-// tick moves the bound on in time, if versions were needed lately.
-func (n *numbers) tick(ctx context.Context) error {
+// Tick moves the bound on in time, if versions were needed lately.
+func (n *numbers) Tick(ctx context.Context) error {
 	left := int64(n.bound.Load() - hlc.At(n.time()))
 	if left > int64(boundEarly/time.Millisecond)<<16 || !n.used.Swap(false) {
 		return nil
@@ -615,8 +615,8 @@ func (n *numbers) tick(ctx context.Context) error {
 	return n.moveBound(ctx)
 }
 
-// load starts the clock above all that was given out on this Dir before.
-func (n *numbers) load(ctx context.Context) error {
+// Load starts the clock above all that was given out on this Dir before.
+func (n *numbers) Load(ctx context.Context) error {
 	b, err := n.wal.Meta(ctx, boundKey)
 	if err != nil {
 		return err
@@ -633,15 +633,15 @@ func (n *numbers) load(ctx context.Context) error {
 	return n.loadAhead(ctx)
 }
 
-// close makes the bound exact: no more versions are given out.
-func (n *numbers) close(ctx context.Context) error {
+// Close makes the bound exact: no more versions are given out.
+func (n *numbers) Close(ctx context.Context) error {
 	if n.bound.Load() == 0 {
 		return nil
 	}
 	return n.saveBound(ctx, n.clock.Last())
 }
 
-// tooFarAhead reports whether a version given by a caller lies beyond what clocks may differ by.
-func (n *numbers) tooFarAhead(version uint64, skew time.Duration) bool {
+// TooFarAhead reports whether a version given by a caller lies beyond what clocks may differ by.
+func (n *numbers) TooFarAhead(version uint64, skew time.Duration) bool {
 	return version > max(n.clock.Last(), hlc.At(n.time().Add(skew))|math.MaxUint16)
 }

@@ -28,7 +28,7 @@ func withLog(t *testing.T, path string, ahead time.Duration, fn func(n *numbers,
 	q.wal.log = log
 	n := newNumbers(q.l1, q.wal, q)
 	n.time = func() time.Time { return time.Now().Add(ahead) }
-	if err := n.load(context.Background()); err != nil {
+	if err := n.Load(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	fn(n, q)
@@ -48,15 +48,15 @@ func TestINV16AClockSetBackMakesNoLaterVersionLower(t *testing.T) {
 	for name, write := range map[string]func(t *testing.T, n *numbers, q *queue) uint64{
 		"buffered": func(t *testing.T, n *numbers, q *queue) uint64 {
 			e := op()
-			q.promise(e.size())
-			if err := n.acceptUnit(unitOf([]*entry{e}, q.now()), n.assign); err != nil {
+			q.Promise(e.size())
+			if err := n.AcceptUnit(unitOf([]*entry{e}, q.Now()), n.Assign); err != nil {
 				t.Fatal(err)
 			}
 			return e.version
 		},
 		"logged": func(t *testing.T, n *numbers, q *queue) uint64 {
 			e, logged := op(), make(chan error, 1)
-			err := n.logUnit([]*entry{e}, func(e *entry) (*entry, error) { return nil, n.assign(e) }, func(_ *segment, _ bool, err error) { logged <- err })
+			err := n.LogUnit([]*entry{e}, func(e *entry) (*entry, error) { return nil, n.Assign(e) }, func(_ *segment, _ bool, err error) { logged <- err })
 			if err == nil {
 				err = <-logged
 			}
@@ -83,13 +83,13 @@ func TestINV16AClockSetBackMakesNoLaterVersionLower(t *testing.T) {
 func TestTheBoundOfVersionsIsAtMostASecondAhead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wal.db")
 	withLog(t, path, 0, func(n *numbers, _ *queue) {
-		if err := n.within(n.clock.Next()); err != nil {
+		if err := n.Within(n.clock.Next()); err != nil {
 			t.Fatal(err)
 		}
 		if last, bound := n.clock.Last(), n.bound.Load(); bound < last || bound > hlc.At(time.Now().Add(boundAhead+time.Millisecond)) {
 			t.Errorf("the bound is %d, the last version %d", bound, last)
 		}
-		if err := n.close(context.Background()); err != nil || n.bound.Load() != n.clock.Last() {
+		if err := n.Close(context.Background()); err != nil || n.bound.Load() != n.clock.Last() {
 			t.Errorf("after the end the bound is %d, the last version %d, %v", n.bound.Load(), n.clock.Last(), err)
 		}
 	})
@@ -100,7 +100,7 @@ func TestINV16AnIDNumberedAheadIsKnownWhenTheClockHasLeapt(t *testing.T) {
 	withLog(t, filepath.Join(t.TempDir(), "wal.db"), 0, func(n *numbers, _ *queue) {
 		note := func(id string, ahead time.Duration) uint64 {
 			v := hlc.At(time.Now().Add(ahead))
-			if err := n.keepAhead(context.Background(), []Record{{Item: Item{ID: id, Version: v}}}); err != nil {
+			if err := n.KeepAhead(context.Background(), []Record{{Item: Item{ID: id, Version: v}}}); err != nil {
 				t.Fatal(err)
 			}
 			return v
@@ -110,7 +110,7 @@ func TestINV16AnIDNumberedAheadIsKnownWhenTheClockHasLeapt(t *testing.T) {
 		note("y", 100*time.Second)
 		n.time = time.Now
 		op := newEntry(&Record{Item: Item{ID: "x"}})
-		if err := n.assign(op); err != nil || op.version <= x {
+		if err := n.Assign(op); err != nil || op.version <= x {
 			t.Errorf("the next op of x gets version %d, %v; x is at %d", op.version, err, x)
 		}
 	})

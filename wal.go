@@ -207,13 +207,13 @@ func (j *journal) Recover(ctx context.Context, hash func(id string) uint64, unwa
 	return l, nil
 }
 
-// Uncover makes ops of some ids readable again, in segments of (after, upTo], of which the index
-// knew only later ones. It reads them all.
-func (j *journal) Uncover(ctx context.Context, hashes map[string]uint64, after, upTo int64, unwanted func(ops []*entry, seg int64) bool) error {
+// Look calls fn with the segment of each op of some ids in segments of (after, upTo]. It reads them
+// all.
+func (j *journal) Look(ctx context.Context, hashes map[string]uint64, after, upTo int64, fn func(ops []*entry, op *entry, seg int64)) error {
 	return j.each(ctx, after, upTo, func(seg int64, ops []*entry) {
 		for _, op := range ops {
-			if hash, ok := hashes[op.id()]; ok && !unwanted(ops, seg) {
-				j.AddSpooled(hash, seg, op.version)
+			if _, ok := hashes[op.id()]; ok {
+				fn(ops, op, seg)
 			}
 		}
 	})

@@ -99,7 +99,7 @@ func (e *Engine) options(opts []WriteOption) (writeOptions, error) {
 			p := opt.priority // not a pointer into opts, which would be on the heap for it
 			o.priority = &p
 		case optionVersion:
-			if e.numbers.tooFarAhead(opt.version, e.cfg.MaxClockSkew) {
+			if e.numbers.TooFarAhead(opt.version, e.cfg.MaxClockSkew) {
 				return o, &InvalidItemError{Field: "WithVersion", Rule: fmt.Sprintf(
 					"must lie at most MaxClockSkew = %s ahead of now, which is VersionAt(time.Now()) = %d; is %d", e.cfg.MaxClockSkew, VersionAt(time.Now()), opt.version)}
 			}
@@ -310,16 +310,16 @@ func (e *Engine) write(ctx context.Context, c *call) (err error) {
 	if err := e.pressure.Admit(ctx, c.ops); err != nil {
 		return err
 	}
-	if c.d == Buffered && e.queue.promise(sizeOf(c.ops)) {
-		return e.accept(c.ops, e.numbers.assign)
+	if c.d == Buffered && e.queue.Promise(sizeOf(c.ops)) {
+		return e.accept(c.ops, e.numbers.Assign)
 	}
-	return e.logIf(ctx, c, func(op *entry) (*entry, error) { return nil, e.numbers.assign(op) })
+	return e.logIf(ctx, c, func(op *entry) (*entry, error) { return nil, e.numbers.Assign(op) })
 }
 
 // accept takes ops into memory alone: room there is promised to them.
 func (e *Engine) accept(ops []*entry, assign func(*entry) error) error {
-	if err := e.numbers.acceptUnit(unitOf(ops, e.queue.now()), assign); err != nil {
-		e.queue.unpromise(sizeOf(ops))
+	if err := e.numbers.AcceptUnit(unitOf(ops, e.queue.Now()), assign); err != nil {
+		e.queue.Unpromise(sizeOf(ops))
 		e.wal.Release(ops)
 		return err
 	}
@@ -403,13 +403,13 @@ func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability, assign 
 	return e.logIf(ctx, &call{ops: ops, d: d}, func(op *entry) (*entry, error) { return nil, assign(op) })
 }
 
-// logIf is logOps for an assign that may rest on another op, see numbers.logUnit.
+// logIf is logOps for an assign that may rest on another op, see numbers.LogUnit.
 func (e *Engine) logIf(ctx context.Context, c *call, assign func(*entry) (*entry, error)) error {
 	ops := c.ops
 	if c.d == Archived { // to know what came later, if it is outranked
 		ids := idsOf(ops)
-		e.numbers.watch(ids)
-		defer e.numbers.unwatch(ids)
+		e.numbers.Watch(ids)
+		defer e.numbers.Unwatch(ids)
 	}
 	logged := make(chan error, 1) // the log's loop must not wait for a caller that left
 	w, err := e.startLog(ops, c.d, assign, func(err error) { logged <- err })
@@ -441,11 +441,11 @@ func (e *Engine) startLog(ops []*entry, d Durability, assign func(*entry) (*entr
 	if d == Archived {
 		w = newWaiter()
 	}
-	u := unitOf(ops, e.queue.now())
+	u := unitOf(ops, e.queue.Now())
 	u.done = w
-	err = e.numbers.logUnit(ops, assign, func(seg *segment, last bool, err error) {
+	err = e.numbers.LogUnit(ops, assign, func(seg *segment, last bool, err error) {
 		if err == nil {
-			e.queue.accept(u, seg, last)
+			e.queue.Accept(u, seg, last)
 		} else {
 			e.wal.Release(ops)
 		}
@@ -459,7 +459,7 @@ func (e *Engine) startLog(ops []*entry, d Durability, assign func(*entry) (*entr
 
 // logLone puts a unit that is in memory alone, and has its place there, into the WAL.
 func (e *Engine) logLone(u *unit, then func(seg *segment, last bool, err error)) {
-	_ = e.numbers.logUnit(u.ops(), func(*entry) (*entry, error) { return nil, nil }, then)
+	_ = e.numbers.LogUnit(u.ops(), func(*entry) (*entry, error) { return nil, nil }, then)
 }
 
 // afterWrite pays for the memory a write took.
