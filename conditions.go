@@ -193,9 +193,7 @@ func (e *Engine) truth(ctx context.Context, ids []string) ([]Record, error) {
 
 // conditions is what the loop "conditions" works on.
 type conditions struct {
-	store ConditionalStore // nil: L3 decides none
-	wake  chan struct{}    // cap 1: something waits
-	nonce uint64           // of the last transaction; only the loop uses it
+	wake chan struct{} // cap 1: something waits
 
 	mu      sync.Mutex // guards waiting and ended
 	waiting []*question
