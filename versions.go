@@ -13,21 +13,6 @@ package syncengine
 // ids are not mixed, and a condition (conditions.go) is decided against the newest version
 // that any op of the id has, acknowledged or not.
 //
-// # Marks
-//
-// Between its version and L1 an op is nowhere to be found: its commit is under way. A mark
-// tells the newest such op of an id. Marks are also kept for ids that somebody watches, who
-// reads what an id holds, decides, and must know what came in between: an op may be accepted,
-// flushed and evicted in that time. What became of those ops is noted, too (decided).
-//
-// # Versions above the clock
-//
-// L3 may hold an op of an id above the clock: a caller numbered it so, within MaxClockSkew, or it
-// was numbered above such a one. When nothing in memory knows it any more the next op of the id
-// would lose to it. So these ids are kept with their versions, in the WAL file before the op
-// leaves it, until the clock has passed them. They are few; beyond maxAhead the clock itself
-// moves on, by MaxClockSkew at most.
-//
 // # The bound
 //
 // A clock that starts lower than an earlier one of this Dir ended, since the host's clock was
@@ -37,17 +22,16 @@ package syncengine
 // It is moved on before it is reached, by the loop "housekeeping" while versions are in use;
 // the first op after a pause does it for itself. A clean end makes it exact.
 //
+// marks.go knows the ops between their versions and L1; ahead.go the ids that L3 holds above the clock.
+//
 // The clock is that of the host. (An offset to the clock of L3 belongs into numbers.time.)
 
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,18 +69,6 @@ type numbers struct {
 	bound   atomic.Uint64 // durable: no version above it was given to an op outside the log
 	boundMu sync.Mutex    // held while it is moved on
 	used    atomic.Bool   // since housekeeping looked last
-}
-
-// mark is what is known of an id between versions and L1.
-type mark struct {
-	op       *entry // the newest op that got its version while the mark was there
-	begun    uint64 // ops that went on their way into the log
-	ended    uint64 // the part of them that got there, or not
-	failed   uint64 // the part of those that did not
-	watchers int    // see watch
-	landed   uint64 // the newest version of ops that L3 has taken while it was watched
-	lost     lostOp // the newest op that it has not, since it holds something higher
-	waits    []landingWait
 }
 
 func newNumbers(mem *l1, w *journal, q *queue) *numbers {
@@ -289,123 +261,6 @@ func (n *numbers) StillLost(lost []lostOp) (left []lostOp) {
 	return left
 }
 
-// Decided is told what became of units in L3, before memory lets go of them.
-func (n *numbers) Decided(ctx context.Context, units []unit, a *archived) error {
-	if n.watched.Load() > 0 {
-		n.mu.Lock()
-		for i := range units {
-			for _, e := range units[i].ops() {
-				m, ok := n.marks[e.id()]
-				if !ok || a.refused[e] != nil {
-					continue
-				}
-				if l, lost := a.lost[e]; !lost {
-					m.landed = max(m.landed, e.version)
-				} else if l.rec.Version > m.lost.rec.Version {
-					m.lost = l
-				}
-				n.marks[e.id()] = m
-			}
-		}
-		n.mu.Unlock()
-	}
-	return n.KeepAhead(ctx, a.stored)
-}
-
-// Stored is told of ops that L3 has taken directly.
-func (n *numbers) Stored(ops []*entry) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, op := range ops {
-		if m, ok := n.marks[op.id()]; ok {
-			m.see(op.shadow())
-			m.landed = max(m.landed, op.version)
-			n.marks[op.id()] = m
-		}
-	}
-}
-
-// KeepAhead keeps the versions of records that are above the clock, and forgets those that it has
-// passed. It is told before the WAL forgets them, and of what goes to L3 directly before that.
-func (n *numbers) KeepAhead(ctx context.Context, recs []Record) error {
-	if !anyAbove(recs, n.clock.Last()) {
-		return nil
-	}
-	n.saving.Lock()
-	defer n.saving.Unlock()
-	now := n.clock.Next() // not the host's clock, which may go back
-	if err := n.Within(now); err != nil || !anyAbove(recs, now) {
-		return err
-	}
-	n.mu.Lock()
-	next := maps.Clone(n.ahead)
-	n.mu.Unlock()
-	maps.DeleteFunc(next, func(_ string, v uint64) bool { return v <= now })
-	for i := range recs {
-		if v := recs[i].Version; v > max(now, next[recs[i].ID]) {
-			next[recs[i].ID] = v
-		}
-	}
-	if len(next) > maxAhead {
-		to := slices.Max(slices.Collect(maps.Values(next)))
-		if err := n.coverTo(ctx, to); err != nil {
-			return err
-		}
-		n.clock.Raise(to)
-		clear(next)
-	}
-	list := make([]aheadID, 0, len(next))
-	for id, v := range next {
-		list = append(list, aheadID{[]byte(id), v})
-	}
-	b, err := json.Marshal(list)
-	if err != nil {
-		return err
-	}
-	if err := n.wal.SetMeta(ctx, aheadKey, b); err != nil {
-		return err
-	}
-	n.mu.Lock()
-	n.ahead = next
-	n.mu.Unlock()
-	return nil
-}
-
-func anyAbove(recs []Record, version uint64) bool {
-	return slices.ContainsFunc(recs, func(r Record) bool { return r.Version > version })
-}
-
-// coverTo moves the bound on to a version at least.
-func (n *numbers) coverTo(ctx context.Context, to uint64) error {
-	n.boundMu.Lock()
-	defer n.boundMu.Unlock()
-	if n.bound.Load() >= to {
-		return nil
-	}
-	return n.saveBound(ctx, to)
-}
-
-// aheadID is an id in the WAL file that L3 holds above the clock.
-type aheadID struct {
-	ID      []byte `json:"id"`
-	Version uint64 `json:"version"`
-}
-
-func (n *numbers) loadAhead(ctx context.Context) error {
-	b, err := n.wal.Meta(ctx, aheadKey)
-	if err != nil || len(b) == 0 {
-		return err
-	}
-	var list []aheadID
-	if err := json.Unmarshal(b, &list); err != nil {
-		return walError(fmt.Errorf("%w: versions above the clock: %w", errBadPayload, err))
-	}
-	for _, a := range list {
-		n.ahead[string(a.ID)] = a.Version
-	}
-	return nil
-}
-
 // Judge decides the condition of an op by what its id held when it was watched and by what came
 // since. The order lock is held; the answer errUnsettled means that it rests on an op whose
 // commit is under way or failed, and shall be asked again.
@@ -458,123 +313,6 @@ func liveVersion(e *entry) uint64 {
 
 // errUnsettled: see judge.
 var errUnsettled = errors.New("a condition rests on an op whose commit is under way")
-
-// begin marks ops that are about to be appended to the log.
-func (n *numbers) begin(ops []*entry) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, op := range ops {
-		m := n.marks[op.id()]
-		m.begun++
-		m.see(op)
-		n.marks[op.id()] = m
-	}
-}
-
-// note tells those who watch the ids of ops.
-func (n *numbers) note(ops []*entry) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.marks) == 0 {
-		return
-	}
-	for _, op := range ops {
-		if m, ok := n.marks[op.id()]; ok {
-			m.see(op.shadow())
-			n.marks[op.id()] = m
-		}
-	}
-}
-
-// underWay reports whether the newest op is on its way into the log. Of others the mark keeps
-// no content.
-func (m *mark) underWay() bool { return m.op != nil && m.op.idLen > 0 }
-
-func (m *mark) see(op *entry) {
-	if m.op == nil || op.compare(m.op) > 0 {
-		m.op = op
-	}
-}
-
-// end takes the marks of begin back: the ops are in memory now, or the log did not take them.
-func (n *numbers) end(ops []*entry, err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, op := range ops {
-		m := n.marks[op.id()]
-		m.ended++ // the log tells in order
-		if err != nil {
-			m.failed++
-		}
-		if m.op == op {
-			if m.op = nil; err == nil && m.watchers > 0 {
-				m.op = op.shadow()
-			}
-		}
-		for len(m.waits) > 0 && m.waits[0].upTo <= int64(m.ended) {
-			close(m.waits[0].done)
-			m.waits = m.waits[1:]
-		}
-		n.put(op.id(), m)
-	}
-}
-
-func (n *numbers) put(id string, m mark) {
-	if m.begun == m.ended && m.watchers == 0 {
-		delete(n.marks, id)
-	} else {
-		n.marks[id] = m
-	}
-}
-
-// Watch keeps the marks of ids until unwatch, and returns how many of their ops the log had
-// not taken by then.
-func (n *numbers) Watch(ids []string) (failed []uint64) {
-	failed = make([]uint64, len(ids))
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for i, id := range ids {
-		m := n.marks[id]
-		m.watchers++
-		n.watched.Add(1)
-		n.marks[id] = m
-		failed[i] = m.failed
-	}
-	return failed
-}
-
-func (n *numbers) Unwatch(ids []string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, id := range ids {
-		m := n.marks[id]
-		m.watchers--
-		n.watched.Add(-1)
-		n.put(id, m)
-	}
-}
-
-// Settle waits for the ops of ids that are on their way into the log.
-func (n *numbers) Settle(ctx context.Context, ids ...string) error {
-	for _, id := range ids {
-		n.mu.Lock()
-		m := n.marks[id]
-		if m.begun == m.ended {
-			n.mu.Unlock()
-			continue
-		}
-		w := landingWait{int64(m.begun), make(chan struct{})}
-		m.waits = append(m.waits, w)
-		n.marks[id] = m
-		n.mu.Unlock()
-		select {
-		case <-w.done:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
-}
 
 // Within makes sure that the bound in the WAL file covers a version.
 func (n *numbers) Within(version uint64) error {
