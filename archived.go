@@ -15,7 +15,7 @@ import (
 // awaitArchived waits until L3 holds a unit, or a later op of this engine. What it holds something
 // higher of, by another engine, is submitted again, unless its caller has numbered it. The ids are
 // watched.
-func (e *Engine) awaitArchived(ctx context.Context, w *waiter, numbered bool) error {
+func (e *writer) awaitArchived(ctx context.Context, w *waiter, numbered bool) error {
 	for {
 		v, err := e.flush.AwaitUnit(ctx, w)
 		switch {
@@ -48,7 +48,7 @@ var errOnItsWay = errors.New("syncengine: outranked in L3, submitted again, outc
 
 // again submits ops anew, above what L3 holds, and waits for the log. If a later op of this
 // engine stands for one of them, that is left to it: nil when all are.
-func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error) {
+func (e *writer) again(ctx context.Context, lost []lostOp) (w *waiter, err error) {
 	for lost = e.numbers.StillLost(lost); len(lost) > 0; lost = e.numbers.StillLost(lost) {
 		of := make(map[*entry]*lostOp, len(lost))
 		ops := make([]*entry, len(lost))
@@ -69,7 +69,7 @@ func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 			return nil, err
 		}
 		logged := make(chan error, 1)
-		w, err = e.startLog(ops, Archived, func(op *entry) (*entry, error) { return nil, e.numbers.Above(op, of[op]) }, func(err error) { logged <- err })
+		w, err = e.numbers.StartLog(ops, Archived, func(op *entry) (*entry, error) { return nil, e.numbers.Above(op, of[op]) }, func(err error) { logged <- err })
 		if err == nil {
 			select {
 			case err = <-logged:
@@ -91,7 +91,7 @@ func (e *Engine) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 }
 
 // superseded counts ops that L3 holds something higher of, by another engine, and tells the user.
-func (e *Engine) superseded(lost []lostOp) {
+func (e *writer) superseded(lost []lostOp) {
 	if e.archive.Private() { // the WAL has only told again of what had landed before a crash
 		return
 	}

@@ -34,7 +34,7 @@ import (
 )
 
 // writeIf is write for a call with conditions, or numbered by its caller at Archived.
-func (e *Engine) writeIf(ctx context.Context, c *call) error {
+func (e *writer) writeIf(ctx context.Context, c *call) error {
 	if err := e.pressure.Allow(ctx); err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func (e *Engine) writeIf(ctx context.Context, c *call) error {
 }
 
 // writeIfAlone decides by what this engine knows.
-func (e *Engine) writeIfAlone(ctx context.Context, c *call) error {
+func (e *writer) writeIfAlone(ctx context.Context, c *call) error {
 	ids := idsOf(c.ops)
 	for {
 		at, err := e.watchTruth(ctx, ids)
@@ -66,7 +66,7 @@ func (e *Engine) writeIfAlone(ctx context.Context, c *call) error {
 }
 
 // watchTruth watches ids and returns what they hold. unwatch must follow, after an error, too.
-func (e *Engine) watchTruth(ctx context.Context, ids []string) ([]known, error) {
+func (e *writer) watchTruth(ctx context.Context, ids []string) ([]known, error) {
 	failed := e.numbers.Watch(ids)
 	recs, err := e.truth(ctx, ids)
 	if err != nil {
@@ -84,7 +84,7 @@ func knownAs(rec *Record, failed uint64) known {
 }
 
 // judge returns the assign of a call whose ids are watched.
-func (e *Engine) judge(c *call, at []known) func(*entry) (*entry, error) {
+func (e *writer) judge(c *call, at []known) func(*entry) (*entry, error) {
 	next := 0 // ops are asked for in order
 	return func(op *entry) (*entry, error) {
 		i := next
@@ -97,7 +97,7 @@ func (e *Engine) judge(c *call, at []known) func(*entry) (*entry, error) {
 }
 
 // logKnown decides a call whose ids are watched, and logs it or takes it into memory.
-func (e *Engine) logKnown(ctx context.Context, c *call, at []known) error {
+func (e *writer) logKnown(ctx context.Context, c *call, at []known) error {
 	if err := e.pressure.Reserve(c.ops); err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (c *call) renumber() {
 // truth returns what ids hold: what L3 holds or what this engine has accepted, whichever is
 // higher; of version 0 when that is nothing. Where L3 is this engine's own, it is asked only
 // about ids of which memory and the WAL know nothing. What L3 says is promoted.
-func (e *Engine) truth(ctx context.Context, ids []string) ([]Record, error) {
+func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 	out, stamps := make([]Record, len(ids)), make([]uint64, len(ids))
 	var ask []string
 	var at []int
@@ -184,7 +184,7 @@ func (e *Engine) truth(ctx context.Context, ids []string) ([]Record, error) {
 		}
 		e.archive.Saw(rec.Version != 0, 1)
 		if rec.Version != 0 && (out[i].Version == 0 || rec.Compare(&out[i]) > 0) {
-			e.promote(&rec, stamps[i], true)
+			e.reader.Promote(&rec, stamps[i], true)
 			out[i] = rec
 		}
 	}
@@ -220,7 +220,7 @@ const (
 )
 
 // writeIfShared lets L3 decide.
-func (e *Engine) writeIfShared(ctx context.Context, c *call) error {
+func (e *writer) writeIfShared(ctx context.Context, c *call) error {
 	var floor uint64
 	for {
 		q, err := e.askL3(ctx, c, floor)
@@ -239,7 +239,7 @@ func (e *Engine) writeIfShared(ctx context.Context, c *call) error {
 
 // askL3 numbers a call above floor and makes a question of it, once L3 has what this engine
 // has accepted of its ids before.
-func (e *Engine) askL3(ctx context.Context, c *call, floor uint64) (*question, error) {
+func (e *writer) askL3(ctx context.Context, c *call, floor uint64) (*question, error) {
 	if !e.archive.Conditional() {
 		return nil, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a ConditionalStore for writes with a condition"}
 	}
@@ -262,7 +262,7 @@ func (e *Engine) askL3(ctx context.Context, c *call, floor uint64) (*question, e
 }
 
 // numberAbove gives the ops of a call versions for L3 to judge.
-func (e *Engine) numberAbove(c *call, floor uint64) error {
+func (e *writer) numberAbove(c *call, floor uint64) error {
 	if c.numbered {
 		return nil
 	}
@@ -279,7 +279,7 @@ func (e *Engine) numberAbove(c *call, floor uint64) error {
 }
 
 // landOwn waits until L3 has what this engine has accepted of ids.
-func (e *Engine) landOwn(ctx context.Context, ids []string) error {
+func (e *writer) landOwn(ctx context.Context, ids []string) error {
 	if err := e.numbers.Settle(ctx, ids...); err != nil {
 		return err
 	}
@@ -312,7 +312,7 @@ func (c *conditions) enqueue(q *question) error {
 
 // answered waits for the verdict and puts it into the words of a write. floor is not 0 when the
 // condition holds and the call has to be numbered above it.
-func (e *Engine) answered(ctx context.Context, c *call, q *question) (floor uint64, err error) {
+func (e *writer) answered(ctx context.Context, c *call, q *question) (floor uint64, err error) {
 	select {
 	case <-q.done:
 	case <-ctx.Done():
@@ -343,7 +343,7 @@ func (e *Engine) answered(ctx context.Context, c *call, q *question) (floor uint
 }
 
 // decide is the loop "conditions".
-func (e *Engine) decide(ctx context.Context) {
+func (e *writer) decide(ctx context.Context) {
 	defer e.conditions.end()
 	for {
 		qs := e.conditions.take(e.cfg.BatchFlushCount, e.cfg.BatchFlushBytes)
@@ -404,7 +404,7 @@ func (q *question) answer(v Verdict, err error) {
 }
 
 // decideMany asks L3 about questions, in one transaction unless it refuses a row.
-func (e *Engine) decideMany(ctx context.Context, qs []*question) {
+func (e *writer) decideMany(ctx context.Context, qs []*question) {
 	verdicts, err := e.applyIf(ctx, qs)
 	var refused *RefusedError
 	if errors.As(err, &refused) && len(qs) > 1 { // one of them is at fault
@@ -431,7 +431,7 @@ func (e *Engine) decideMany(ctx context.Context, qs []*question) {
 }
 
 // landed brings what L3 has stored to the other tiers, before anybody is told.
-func (e *Engine) landed(ctx context.Context, qs []*question, verdicts []Verdict) error {
+func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict) error {
 	last := make(map[string]int)
 	var recs []Record
 	for i, q := range qs {
@@ -461,12 +461,12 @@ func (e *Engine) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 			e.numbers.Stored(q.ops)
 		}
 	}
-	e.afterWrite()
+	e.l1.Shrink()
 	return e.bad.Landed(ctx, recs)
 }
 
 // forgetBelow drops a clean copy in L1 that L3 has shown to be old.
-func (e *Engine) forgetBelow(id string, row *Meta) {
+func (e *writer) forgetBelow(id string, row *Meta) {
 	ent, ok := e.l1.Peek(id)
 	if !ok {
 		return
@@ -478,7 +478,7 @@ func (e *Engine) forgetBelow(id string, row *Meta) {
 }
 
 // forgetCopies drops the clean copies of ids in L1: the next read asks.
-func (e *Engine) forgetCopies(ops []*entry) {
+func (e *writer) forgetCopies(ops []*entry) {
 	for _, op := range ops {
 		if ent, ok := e.l1.Peek(op.id()); ok {
 			e.l1.Drop(ent)
@@ -488,7 +488,7 @@ func (e *Engine) forgetCopies(ops []*entry) {
 
 // applyIf is one transaction, repeated for about L3Timeout while it is certain that the last one
 // stored nothing.
-func (e *Engine) applyIf(ctx context.Context, qs []*question) ([]Verdict, error) {
+func (e *writer) applyIf(ctx context.Context, qs []*question) ([]Verdict, error) {
 	units := make([][]Conditional, len(qs))
 	var recs []Record
 	for i, q := range qs {
@@ -512,7 +512,7 @@ func (e *Engine) applyIf(ctx context.Context, qs []*question) ([]Verdict, error)
 	return verdicts, err
 }
 
-func (e *Engine) applyIfKnown(ctx context.Context, units [][]Conditional, recs []Record) ([]Verdict, error) {
+func (e *writer) applyIfKnown(ctx context.Context, units [][]Conditional, recs []Record) ([]Verdict, error) {
 	for start := time.Now(); ; {
 		verdicts, err := e.applyIfOnce(ctx, units, recs)
 		if !errors.Is(err, ErrUnknownOutcome) {
@@ -530,7 +530,7 @@ func (e *Engine) applyIfKnown(ctx context.Context, units [][]Conditional, recs [
 	}
 }
 
-func (e *Engine) applyIfOnce(ctx context.Context, units [][]Conditional, recs []Record) (verdicts []Verdict, err error) {
+func (e *writer) applyIfOnce(ctx context.Context, units [][]Conditional, recs []Record) (verdicts []Verdict, err error) {
 	verdicts, err = e.archive.ApplyIf(ctx, units, recs)
 	if err != nil && !errors.Is(err, ErrRefused) {
 		err = unavailableUnless(ctx, err)
@@ -539,7 +539,7 @@ func (e *Engine) applyIfOnce(ctx context.Context, units [][]Conditional, recs []
 }
 
 // resolve asks L3 what became of the last transaction.
-func (e *Engine) resolve(ctx context.Context) (landed bool, err error) {
+func (e *writer) resolve(ctx context.Context) (landed bool, err error) {
 	for start := time.Now(); ; {
 		landed, err = e.archive.Landed(ctx)
 		if err == nil || errors.Is(err, errFenced) || ctx.Err() != nil || time.Since(start) > e.cfg.L3Timeout {

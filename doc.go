@@ -26,13 +26,13 @@
 //	cache       l2cache.go l2sync.go l2servers.go l2.go l2digest.go
 //	archive     l3archive.go l3.go l3row.go l3write.go l3cond.go l3digest.go l3fleet.go
 //	trust       filter.go fleet.go warmup.go
-//	pipeline    versions.go marks.go ahead.go batch.go landing.go spool.go flush.go sound.go
+//	pipeline    versions.go marks.go ahead.go log.go batch.go landing.go spool.go flush.go sound.go
 //	quarantine  quarantine.go retry.go
 //	repair      repair.go heal.go promote.go
 //	verifier    verify.go
-//	reader      read.go readmany.go flight.go
+//	reader      read.go readmany.go status.go flight.go
 //	writer      write.go archived.go conditions.go update.go insert.go
-//	engine      engine.go open.go lifecycle.go recovery.go observe.go status.go
+//	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go
 //
 // A test keeps it so (house_walls_test.go).
 //

@@ -1,7 +1,7 @@
 package syncengine
 
-// engine.go is the engine: which rooms it has, how they are wired, and the one door
-// through which goroutines start.
+// engine.go is the engine: which departments it has, its state, and its housekeeping. open.go wires
+// them, calls.go has the public calls, which only delegate.
 //
 // # Goroutines
 //
@@ -32,27 +32,25 @@ import (
 // Engine keeps items in step across the tiers. Make one with Open. All methods are safe
 // for concurrent use.
 type Engine struct {
-	cfg  Config
-	news *news
-	door *door
+	cfg Config
 
-	l1         *l1
-	wal        *journal
-	queue      *queue
-	flush      *flusher
-	numbers    *numbers
-	conditions conditions
-	lines      lines
-	makers     makers
-	trust      *trust
-	repair     *repair
-	verifier   *verifier
-	pressure   *pressure
-	cache      *cache
-	archive    *archive
-	bad        *quarantine
-
-	loads flights
+	// The departments, lowest first; doc.go has their files.
+	news     *news
+	door     *door
+	l1       *l1
+	wal      *journal
+	pressure *pressure
+	cache    *cache
+	archive  *archive
+	trust    *trust
+	queue    *queue // these three are the pipeline
+	numbers  *numbers
+	flush    *flusher
+	bad      *quarantine
+	repair   *repair
+	verifier *verifier
+	reader   *reader
+	writer   *writer
 
 	state atomic.Uint32
 

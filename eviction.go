@@ -23,3 +23,10 @@ func (c *l1) Evict(room int64) {
 		}
 	}
 }
+
+// Shrink pays for the memory that an entry took.
+func (c *l1) Shrink() {
+	if c.Over(0) > 0 {
+		c.Evict(0)
+	}
+}

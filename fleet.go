@@ -30,8 +30,6 @@ package syncengine
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -171,13 +169,6 @@ func (f *fleet) enter(ctx context.Context) error {
 	f.id, f.ticket, f.dead = id, ticket, nil
 	f.reg.Fence(id)
 	return f.remember(ctx, []string{id})
-}
-
-// newEngineID returns an id that is never used again.
-func newEngineID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // crypto/rand does not fail
-	return hex.EncodeToString(b[:])
 }
 
 // look reads the other rows, and removes those that have stopped beating.

@@ -11,25 +11,14 @@ import (
 	"time"
 )
 
-// GetOrInsertWith returns the item of id, or calls factory and inserts what it returns, at
-// Config.Durability (see WithIfVersion for what that means where L3 is shared).
-//
-// At a time factory runs once per id in this engine; callers that come meanwhile share its
-// result. It runs on a goroutine of the engine with ctx's values, is called only after L3 or
-// a tombstone said that the id does not exist, never after an error, and is cancelled when the
-// engine closes or after Config.FactoryTimeout: then its callers get an error that is
-// ErrClosed or context.DeadlineExceeded, and what it returns later is thrown away. Its item's ID may be
-// empty; another id is ErrInvalidItem, and so is a factory that asks for the id it makes. A
-// panic in it is returned as an error. When somebody else, here or on another engine, wrote the
-// id while factory ran, that is returned instead.
-func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error)) (item Item, err error) {
+func (e *writer) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error)) (item Item, err error) {
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
-	if ent, ok := e.l1.Peek(id); ok && !ent.deleted && e.fresh(ent) {
-		return e.Get(ctx, id)
+	if ent, ok := e.l1.Peek(id); ok && !ent.deleted && e.reader.Fresh(ent) {
+		return e.reader.Get(ctx, id)
 	}
-	if err := e.enterRead(ctx); err != nil {
+	if err := e.reader.Enter(ctx); err != nil {
 		return Item{}, err
 	}
 	defer e.door.Exit(ctx, &err)
@@ -107,13 +96,13 @@ func (f *makers) fly(m *making, fn func() (Record, error)) {
 }
 
 // findOrMake looks for id in all tiers, and makes and inserts it when it is absent.
-func (e *Engine) findOrMake(values context.Context, id string, factory func(context.Context) (Item, error)) (Record, error) {
+func (e *writer) findOrMake(values context.Context, id string, factory func(context.Context) (Item, error)) (Record, error) {
 	ctx, cancel := e.door.Until(context.WithoutCancel(values))
 	defer cancel()
 	ids := []string{id}
 	failed := e.numbers.Watch(ids) // before the look, so that nothing comes in between unseen
 	defer e.numbers.Unwatch(ids)
-	rec, err := e.find(ctx, id)
+	rec, err := e.reader.Find(ctx, id)
 	switch {
 	case err == nil && !rec.Deleted:
 		return rec, nil
@@ -137,7 +126,7 @@ func (e *Engine) findOrMake(values context.Context, id string, factory func(cont
 }
 
 // insertMade inserts what a factory made for an id that held nothing.
-func (e *Engine) insertMade(ctx context.Context, c *call, at known) (Record, error) {
+func (e *writer) insertMade(ctx context.Context, c *call, at known) (Record, error) {
 	if err := e.door.Enter(); err != nil { // its callers may have left: Shutdown flushes after it
 		return Record{}, err
 	}
@@ -167,7 +156,7 @@ func (e *Engine) insertMade(ctx context.Context, c *call, at known) (Record, err
 }
 
 // runFactory calls factory, for FactoryTimeout at most, whether it looks at its context or not.
-func (e *Engine) runFactory(ctx context.Context, id string, factory func(context.Context) (Item, error)) (Item, error) {
+func (e *writer) runFactory(ctx context.Context, id string, factory func(context.Context) (Item, error)) (Item, error) {
 	outer, _ := ctx.Value(madeKey{}).(*madeID)
 	closed := ctx.Done()
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, madeKey{}, &madeID{id, outer}), e.cfg.FactoryTimeout)

@@ -14,7 +14,9 @@ package syncengine
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
+	"encoding/hex"
 	"errors"
 	"strings"
 
@@ -152,4 +154,11 @@ func (s *sqlStore) fenceText() string {
 		return "SELECT 1 FROM sync_instances WHERE id = ? LOCK IN SHARE MODE"
 	}
 	return "SELECT 1 FROM sync_instances WHERE id = ?"
+}
+
+// newEngineID returns an id that is never used again.
+func newEngineID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // crypto/rand does not fail
+	return hex.EncodeToString(b[:])
 }

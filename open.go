@@ -60,12 +60,21 @@ func newEngine(cfg Config) *Engine {
 	e.verifier = &verifier{e.cache, e.archive, e.queue, e.repair, e.news, cfg.VerifyInterval}
 	e.numbers = newNumbers(e.l1, e.wal, e.queue)
 	e.numbers.refusedAt = e.bad.RefusedAt
-	e.conditions.wake = make(chan struct{}, 1)
+	e.bad.queue, e.bad.numbers, e.bad.archive, e.bad.pressure, e.bad.door, e.bad.news = e.queue, e.numbers, e.archive, e.pressure, e.door, e.news
+	e.reader = &reader{
+		l1: e.l1, wal: e.wal, bad: e.bad, trust: e.trust, cache: e.cache, archive: e.archive, repair: e.repair,
+		pressure: e.pressure, door: e.door, news: e.news, maxAge: cfg.L1MaxAge,
+	}
 	e.flush = &flusher{
 		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.door.Spawn,
 		apply: e.trust.Apply,
-		cache: e.cache.Write, refuse: e.refuse, dropped: e.bad.WasDiscarded, unlogged: e.cache.Unsure, probe: e.archive.Look, outage: e.news.L3Outage, landed: e.news.Batch,
-		uncached: e.repair.Outranked, superseded: e.superseded, decided: e.decided, corrupted: e.news.Corrupted, log: e.logLone, haste: func() bool { return e.pressure.Level() >= LevelWarn },
+		cache: e.cache.Write, refuse: e.bad.Refuse, dropped: e.bad.WasDiscarded, unlogged: e.cache.Unsure, probe: e.archive.Look, outage: e.news.L3Outage, landed: e.news.Batch,
+		uncached: e.repair.Outranked, superseded: func(lost []lostOp) { e.writer.superseded(lost) }, decided: e.bad.Decided, corrupted: e.news.Corrupted, log: e.numbers.LogLone, haste: func() bool { return e.pressure.Level() >= LevelWarn },
+	}
+	e.writer = &writer{
+		cfg: cfg, l1: e.l1, wal: e.wal, queue: e.queue, flush: e.flush, numbers: e.numbers, pressure: e.pressure,
+		cache: e.cache, archive: e.archive, trust: e.trust, bad: e.bad, repair: e.repair, reader: e.reader, door: e.door, news: e.news,
+		conditions: conditions{wake: make(chan struct{}, 1)},
 	}
 	return e
 }

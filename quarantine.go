@@ -34,8 +34,15 @@ import (
 
 // quarantine is the index of the table.
 type quarantine struct {
-	wal  *journal
-	l1   *l1
+	wal      *journal
+	l1       *l1
+	queue    *queue
+	numbers  *numbers
+	archive  *archive
+	pressure *pressure
+	door     *door
+	news     *news
+
 	some atomic.Bool // there are rows; so that readers need no lock when there are none
 
 	mu        sync.Mutex // guards the fields below

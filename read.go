@@ -15,88 +15,97 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"time"
 )
 
-// Get returns the item of id, or ErrNotFound. A hit in L1 takes no lock, allocates nothing and
-// does not look at ctx; so does an id that a trusted filter denies. Otherwise it asks the WAL,
-// Redis and SQL in turn; callers that miss the same id share one load, which carries the values
-// of the first caller's ctx, and ctx bounds only this caller's wait.
-//
-// Errors: ErrNotFound, ErrInvalidItem, ErrClosed, ErrBackpressure (at LevelShutdown, and only
-// when memory alone can't answer), ErrCorruption (L3's row does not match its hash),
-// ErrUnavailable.
-func (e *Engine) Get(ctx context.Context, id string) (it Item, err error) {
-	if !e.door.Closed() {
-		ent, ok := e.l1.Get(id)
-		if ok && e.fresh(ent) {
-			err = e.show(ent, &it)
+// reader is the department of reads.
+type reader struct {
+	l1       *l1
+	wal      *journal
+	bad      *quarantine
+	trust    *trust
+	cache    *cache
+	archive  *archive
+	repair   *repair
+	pressure *pressure
+	door     *door
+	news     *news
+	maxAge   time.Duration // of a copy in memory, while other engines may write
+	loads    flights
+}
+
+func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {
+	if !d.door.Closed() {
+		ent, ok := d.l1.Get(id)
+		if ok && d.Fresh(ent) {
+			err = d.show(ent, &it)
 			return it, err
 		}
-		if !ok && e.denies(id) {
-			e.l1.Missed()
+		if !ok && d.Denies(id) {
+			d.l1.Missed()
 			return it, ErrNotFound
 		}
 	}
-	return e.getSlow(ctx, id)
+	return d.getSlow(ctx, id)
 }
 
-// denies reports, without I/O, that a valid id that was not in L1 does not exist. The filter
+// Denies reports, without I/O, that a valid id that was not in L1 does not exist. The filter
 // is asked last: an op leaves L1 and the WAL only after the filter got its id.
-func (e *Engine) denies(id string) bool {
+func (d *reader) Denies(id string) bool {
 	if checkID(id) != nil {
 		return false
 	}
-	if _, spooled := e.wal.Spooled(e.l1.Hash(id)); spooled || e.bad.Has(id) {
+	if _, spooled := d.wal.Spooled(d.l1.Hash(id)); spooled || d.bad.Has(id) {
 		return false
 	}
-	if e.trust.MayContain(id) {
+	if d.trust.MayContain(id) {
 		return false
 	}
-	_, retried := e.l1.Peek(id) // it may just have left quarantine, where it was not any more
+	_, retried := d.l1.Peek(id) // it may just have left quarantine, where it was not any more
 	return !retried
 }
 
-// fresh reports whether an L1 entry may be served without asking the tiers below: another
+// Fresh reports whether an L1 entry may be served without asking the tiers below: another
 // engine may have written the id since.
-func (e *Engine) fresh(ent *entry) bool {
-	return e.l1.Age(ent) < e.cfg.L1MaxAge || ent.pinned() || e.trust.Alone()
+func (d *reader) Fresh(ent *entry) bool {
+	return d.l1.Age(ent) < d.maxAge || ent.pinned() || d.trust.Alone()
 }
 
 // show sets what a caller sees of an entry: in place, since an item is 200 bytes to copy.
-func (e *Engine) show(ent *entry, it *Item) error {
+func (d *reader) show(ent *entry, it *Item) error {
 	if ent.deleted {
 		return ErrNotFound
 	}
 	ent.fill(it)
 	it.AccessCount = uint64(ent.place.Uses())
-	it.LastAccessed = e.l1.LastUse(ent)
+	it.LastAccessed = d.l1.LastUse(ent)
 	return nil
 }
 
-// enterRead begins a read that memory alone can't answer.
-func (e *Engine) enterRead(ctx context.Context) error {
-	if err := e.door.Enter(); err != nil {
+// Enter begins a read that memory alone can't answer.
+func (d *reader) Enter(ctx context.Context) error {
+	if err := d.door.Enter(); err != nil {
 		return err
 	}
 	err := ctx.Err()
 	if err == nil {
-		err = e.pressure.AdmitRead()
+		err = d.pressure.AdmitRead()
 	}
 	if err != nil {
-		e.door.Leave()
+		d.door.Leave()
 	}
 	return err
 }
 
-func (e *Engine) getSlow(ctx context.Context, id string) (item Item, err error) {
+func (d *reader) getSlow(ctx context.Context, id string) (item Item, err error) {
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
-	if err := e.enterRead(ctx); err != nil {
+	if err := d.Enter(ctx); err != nil {
 		return Item{}, err
 	}
-	defer e.door.Exit(ctx, &err)
-	rec, err := e.find(ctx, id)
+	defer d.door.Exit(ctx, &err)
+	rec, err := d.Find(ctx, id)
 	if err != nil {
 		return Item{}, err
 	}
@@ -111,46 +120,46 @@ func (r *Record) item() (Item, error) {
 	return r.Item, nil
 }
 
-// find looks for id in all tiers. A tombstone is a result.
-func (e *Engine) find(ctx context.Context, id string) (Record, error) {
+// Find looks for id in all tiers. A tombstone is a result.
+func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 	// The stamp is taken before L1 is asked: a write that L1 does not show has not been
 	// counted yet, and will be.
-	stamp := e.l1.Stamp(id)
-	ent, ok := e.l1.Get(id)
-	if ok && e.fresh(ent) {
+	stamp := d.l1.Stamp(id)
+	ent, ok := d.l1.Get(id)
+	if ok && d.Fresh(ent) {
 		return ent.record(), nil
 	}
 	if !ok {
-		e.l1.Missed()
+		d.l1.Missed()
 	}
-	refused := e.bad.some.Load()
-	waiting, recovered, err := e.bad.Find(ctx, id)
+	refused := d.bad.some.Load()
+	waiting, recovered, err := d.bad.Find(ctx, id)
 	switch {
 	case err != nil:
 		return Record{}, err
-	case refused && waiting == nil && !ok && e.l1.Stamp(id) != stamp: // it may just have left quarantine
-		return e.find(ctx, id)
+	case refused && waiting == nil && !ok && d.l1.Stamp(id) != stamp: // it may just have left quarantine
+		return d.Find(ctx, id)
 	case waiting != nil && !recovered:
 		rec := waiting.record()
-		e.promote(&rec, stamp, false)
+		d.Promote(&rec, stamp, false)
 		return rec, nil
-	case waiting == nil && !ok && !e.trust.MayContain(id):
+	case waiting == nil && !ok && !d.trust.MayContain(id):
 		return Record{}, ErrNotFound
 	}
-	shared := e.door.Background(ctx)
-	rec, err := e.loads.do(ctx, id, stamp, e.door.Spawn, func() (Record, error) { return e.load(shared, id, stamp, waiting) })
+	shared := d.door.Background(ctx)
+	rec, err := d.loads.do(ctx, id, stamp, d.door.Spawn, func() (Record, error) { return d.load(shared, id, stamp, waiting) })
 	if ok {
-		return e.refreshed(ent, rec, err)
+		return d.refreshed(ent, rec, err)
 	}
 	return rec, err
 }
 
 // refreshed decides between an L1 entry past its age and what the tiers below said.
-func (e *Engine) refreshed(ent *entry, rec Record, err error) (Record, error) {
+func (d *reader) refreshed(ent *entry, rec Record, err error) (Record, error) {
 	known := ent.record()
 	switch {
 	case errors.Is(err, ErrNotFound):
-		e.l1.Drop(ent)
+		d.l1.Drop(ent)
 		return rec, err
 	case err != nil && !errors.Is(err, ErrCorruption): // nobody could be asked
 		return known, nil
@@ -163,32 +172,32 @@ func (e *Engine) refreshed(ent *entry, rec Record, err error) (Record, error) {
 // load asks L2, then L3, and promotes what it found. With an op recovered from the WAL it
 // asks L3 alone and returns the higher of the two; when L3 can't be asked, the op is the
 // newest this engine can know.
-func (e *Engine) load(ctx context.Context, id string, stamp uint64, waiting *entry) (Record, error) {
-	if waiting == nil && e.cache.Trusts(id) {
-		rec, err := e.cache.Lookup(ctx, id)
+func (d *reader) load(ctx context.Context, id string, stamp uint64, waiting *entry) (Record, error) {
+	if waiting == nil && d.cache.Trusts(id) {
+		rec, err := d.cache.Lookup(ctx, id)
 		if err == nil {
-			e.cache.Saw(true, 1)
-			e.promote(&rec, stamp, false)
+			d.cache.Saw(true, 1)
+			d.Promote(&rec, stamp, false)
 			return rec, nil
 		}
-		e.l2Failed(err, id)
+		d.l2Failed(err, id)
 	}
-	rec, err := e.archive.Get(ctx, id)
+	rec, err := d.archive.Get(ctx, id)
 	switch {
 	case err == nil:
-		e.archive.Saw(true, 1)
-		return e.higher(rec, waiting, stamp), nil
+		d.archive.Saw(true, 1)
+		return d.higher(rec, waiting, stamp), nil
 	case errors.Is(err, ErrNotFound):
-		e.archive.Saw(false, 1)
+		d.archive.Saw(false, 1)
 		if waiting != nil {
-			return e.higher(Record{}, waiting, stamp), nil
+			return d.higher(Record{}, waiting, stamp), nil
 		}
 		return Record{}, ErrNotFound
 	case waiting != nil:
 		return waiting.record(), nil // not promoted: L3 will be asked again
 	case errors.Is(err, ErrCorruption):
-		if rec, err = e.repair.HealedOr(ctx, id, err); err == nil {
-			e.promote(&rec, stamp, true)
+		if rec, err = d.repair.HealedOr(ctx, id, err); err == nil {
+			d.Promote(&rec, stamp, true)
 		}
 		return rec, err
 	}
@@ -197,57 +206,54 @@ func (e *Engine) load(ctx context.Context, id string, stamp uint64, waiting *ent
 
 // higher promotes and returns the higher of L3's record, zero for none, and an op that
 // waits in the WAL, nil for none.
-func (e *Engine) higher(rec Record, waiting *entry, stamp uint64) Record {
+func (d *reader) higher(rec Record, waiting *entry, stamp uint64) Record {
 	if waiting != nil {
 		if op := waiting.record(); rec.Version == 0 || op.Compare(&rec) > 0 {
-			e.promote(&op, stamp, false) // L2 gets it with the flush
+			d.Promote(&op, stamp, false) // L2 gets it with the flush
 			return op
 		}
 	}
-	e.promote(&rec, stamp, true)
+	d.Promote(&rec, stamp, true)
 	return rec
 }
 
 // l2Failed accounts for an L2 read that gave nothing. A corrupt copy is removed; the copy
 // read from L3 then takes its place.
-func (e *Engine) l2Failed(err error, ids ...string) {
+func (d *reader) l2Failed(err error, ids ...string) {
 	switch {
 	case errors.Is(err, ErrNotFound):
-		e.cache.Saw(false, len(ids))
+		d.cache.Saw(false, len(ids))
 	case errors.Is(err, ErrCorruption):
-		e.cache.Saw(false, len(ids))
-		e.news.Corrupted(err)
+		d.cache.Saw(false, len(ids))
+		d.news.Corrupted(err)
 		for _, id := range ids {
-			e.repair.Promote(promotion{heal: id})
+			d.repair.Promote(promotion{heal: id})
 		}
 	}
 }
 
-// promote puts a record read from a lower tier into L1, and one read from L3 into L2.
-func (e *Engine) promote(rec *Record, stamp uint64, toL2 bool) {
-	e.l1.Promote(newEntry(rec), stamp)
-	e.afterWrite()
-	if toL2 && e.cache.On() {
-		e.repair.Promote(promotion{rec: *rec, stamp: stamp})
+// Promote puts a record read from a lower tier into L1, and one read from L3 into L2.
+func (d *reader) Promote(rec *Record, stamp uint64, toL2 bool) {
+	d.l1.Promote(newEntry(rec), stamp)
+	d.l1.Shrink()
+	if toL2 && d.cache.On() {
+		d.repair.Promote(promotion{rec: *rec, stamp: stamp})
 	}
 }
 
-// GetVerified is Get with the hash of the content recomputed, also for a copy in memory.
-// A corrupt copy in L1 is dropped and the item read from the tiers below; when no tier has
-// a copy that matches, the error is a *CorruptionError.
-func (e *Engine) GetVerified(ctx context.Context, id string) (item Item, err error) {
+func (d *reader) GetVerified(ctx context.Context, id string) (item Item, err error) {
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
-	if err := e.door.Enter(); err != nil {
+	if err := d.door.Enter(); err != nil {
 		return Item{}, err
 	}
-	defer e.door.Exit(ctx, &err)
+	defer d.door.Exit(ctx, &err)
 	if err := ctx.Err(); err != nil {
 		return Item{}, err
 	}
 	for {
-		ent, ok := e.l1.Get(id)
+		ent, ok := d.l1.Get(id)
 		if !ok {
 			break
 		}
@@ -257,19 +263,19 @@ func (e *Engine) GetVerified(ctx context.Context, id string) (item Item, err err
 		actual := hashOf(ent.content())
 		if actual == ent.hash {
 			var it Item
-			err := e.show(ent, &it)
+			err := d.show(ent, &it)
 			return it, err
 		}
 		err := &CorruptionError{ID: id, Tier: "L1", Expected: hex.EncodeToString(ent.hash[:]), Actual: hex.EncodeToString(actual[:])}
-		e.news.Corrupted(err)
-		if !e.l1.Drop(ent) {
+		d.news.Corrupted(err)
+		if !d.l1.Drop(ent) {
 			return Item{}, err // the only copy there is
 		}
 	}
-	if err := e.pressure.AdmitRead(); err != nil && !e.denies(id) {
+	if err := d.pressure.AdmitRead(); err != nil && !d.Denies(id) {
 		return Item{}, err
 	}
-	rec, err := e.find(ctx, id) // L2 and L3 check hashes on every read
+	rec, err := d.Find(ctx, id) // L2 and L3 check hashes on every read
 	if err != nil {
 		return Item{}, err
 	}

@@ -9,24 +9,20 @@ import (
 	"slices"
 )
 
-// GetMany returns the items of ids, aligned with them; nil stands for not found. Each tier
-// is asked once for all that the tiers above did not have. When some ids could not be
-// answered, the others are returned together with an error: ErrUnavailable, one ErrCorruption
-// per corrupt row, joined, or ErrBackpressure at LevelShutdown, when memory has not all of them.
-func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err error) {
+func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err error) {
 	for _, id := range ids {
 		if err := checkID(id); err != nil {
 			return nil, err
 		}
 	}
-	if err := e.door.Enter(); err != nil {
+	if err := d.door.Enter(); err != nil {
 		return nil, err
 	}
-	defer e.door.Exit(ctx, &err)
+	defer d.door.Exit(ctx, &err)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	refusal := e.pressure.AdmitRead()
+	refusal := d.pressure.AdmitRead()
 	var refused error // refusal, once it has met an id
 	out := make([]*Item, len(ids))
 	m := &manyLoad{at: make(map[string][]int), out: out}
@@ -35,40 +31,40 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			m.at[id] = append(at, i)
 			continue
 		}
-		stamp := e.l1.Stamp(id)
-		known, ok := e.l1.Get(id)
-		if ok && e.fresh(known) {
-			if it := new(Item); e.show(known, it) == nil {
+		stamp := d.l1.Stamp(id)
+		known, ok := d.l1.Get(id)
+		if ok && d.Fresh(known) {
+			if it := new(Item); d.show(known, it) == nil {
 				out[i] = it
 			}
 			continue
 		}
 		if !ok {
-			e.l1.Missed()
+			d.l1.Missed()
 		}
 		m.at[id] = []int{i}
 		if refusal != nil {
-			if ok || !e.denies(id) {
+			if ok || !d.Denies(id) {
 				refused = refusal
 			}
 			continue
 		}
-		waiting, recovered, err := e.bad.Find(ctx, id)
+		waiting, recovered, err := d.bad.Find(ctx, id)
 		switch {
 		case err != nil:
 			return out, err
 		case waiting != nil && !recovered:
 			rec := waiting.record()
-			e.promote(&rec, stamp, false)
+			d.Promote(&rec, stamp, false)
 			m.answer(id, &rec)
-		case waiting != nil || ok || e.trust.MayContain(id):
+		case waiting != nil || ok || d.trust.MayContain(id):
 			m.asks = append(m.asks, ask{id, stamp, waiting, known})
 		}
 	}
 	if refused != nil {
 		return out, refused
 	}
-	return out, e.loadMany(ctx, m)
+	return out, d.loadMany(ctx, m)
 }
 
 // manyLoad is what a GetMany still has to find.
@@ -106,44 +102,44 @@ func (m *manyLoad) answer(id string, rec *Record) {
 }
 
 // loadMany is load for many ids.
-func (e *Engine) loadMany(ctx context.Context, m *manyLoad) error {
-	if e.cache.On() && len(m.asks) > 0 {
-		e.manyFromL2(ctx, m)
+func (d *reader) loadMany(ctx context.Context, m *manyLoad) error {
+	if d.cache.On() && len(m.asks) > 0 {
+		d.manyFromL2(ctx, m)
 	}
 	if len(m.asks) == 0 {
 		return errors.Join(m.errs...)
 	}
-	found, err := e.archive.GetMany(ctx, m.ids())
+	found, err := d.archive.GetMany(ctx, m.ids())
 	if err != nil {
-		return e.withoutL3(ctx, m, err)
+		return d.withoutL3(ctx, m, err)
 	}
 	for i := range found {
-		e.answerFromL3(ctx, m, &m.asks[i], &found[i])
+		d.answerFromL3(ctx, m, &m.asks[i], &found[i])
 	}
 	return errors.Join(m.errs...)
 }
 
-func (e *Engine) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found) {
+func (d *reader) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found) {
 	if f.Err != nil {
 		var err error
-		if f.Record, err = e.repair.HealedOr(ctx, a.id, f.Err); err != nil {
+		if f.Record, err = d.repair.HealedOr(ctx, a.id, f.Err); err != nil {
 			m.errs = append(m.errs, err)
 			return
 		}
 		f.OK = true
 	}
-	e.archive.Saw(f.OK, 1)
+	d.archive.Saw(f.OK, 1)
 	if f.OK || a.waiting != nil {
-		rec := e.higher(f.Record, a.waiting, a.stamp)
+		rec := d.higher(f.Record, a.waiting, a.stamp)
 		m.answer(a.id, &rec)
 	} else if a.known != nil {
-		e.l1.Drop(a.known)
+		d.l1.Drop(a.known)
 	}
 }
 
 // withoutL3 answers what this engine knows by itself. Only ids of which it knows nothing are
 // an error.
-func (e *Engine) withoutL3(ctx context.Context, m *manyLoad, err error) error {
+func (d *reader) withoutL3(ctx context.Context, m *manyLoad, err error) error {
 	unanswered := false
 	for i := range m.asks {
 		a := &m.asks[i]
@@ -168,17 +164,17 @@ func (e *Engine) withoutL3(ctx context.Context, m *manyLoad, err error) error {
 }
 
 // manyFromL2 answers what L2 holds and leaves the rest in m.
-func (e *Engine) manyFromL2(ctx context.Context, m *manyLoad) {
+func (d *reader) manyFromL2(ctx context.Context, m *manyLoad) {
 	ids := make([]string, 0, len(m.asks))
 	for i := range m.asks {
-		if a := &m.asks[i]; a.waiting == nil && e.cache.Trusts(a.id) {
+		if a := &m.asks[i]; a.waiting == nil && d.cache.Trusts(a.id) {
 			ids = append(ids, a.id)
 		}
 	}
 	if len(ids) == 0 {
 		return
 	}
-	found, err := e.cache.GetMany(ctx, ids)
+	found, err := d.cache.GetMany(ctx, ids)
 	if err != nil {
 		return
 	}
@@ -186,18 +182,18 @@ func (e *Engine) manyFromL2(ctx context.Context, m *manyLoad) {
 	for i := range found {
 		switch f := &found[i]; {
 		case f.Err != nil:
-			e.l2Failed(f.Err, ids[i])
-		case f.OK && e.cache.Trusts(ids[i]): // see load
+			d.l2Failed(f.Err, ids[i])
+		case f.OK && d.cache.Trusts(ids[i]): // see load
 			answers[ids[i]] = &f.Record
-			e.cache.Saw(true, 1)
+			d.cache.Saw(true, 1)
 		default:
-			e.cache.Saw(false, 1)
+			d.cache.Saw(false, 1)
 		}
 	}
 	m.asks = slices.DeleteFunc(m.asks, func(a ask) bool {
 		rec, ok := answers[a.id]
 		if ok {
-			e.promote(rec, a.stamp, false)
+			d.Promote(rec, a.stamp, false)
 			m.answer(a.id, rec)
 		}
 		return ok

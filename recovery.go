@@ -59,7 +59,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	}
 	e.door.Spawn("fleet", func() { e.trust.KeepFleet(e.door.Context()) })
 	e.door.Spawn("filter", func() { e.trust.KeepFilter(e.door.Context()) })
-	e.door.Spawn("conditions", func() { e.decide(e.door.Context()) })
+	e.door.Spawn("conditions", func() { e.writer.decide(e.door.Context()) })
 	e.door.Spawn("flusher", func() { e.flush.Run(e.door.Context()) })
 	e.door.Spawn("housekeeping", func() { e.housekeep(e.door.Context()) })
 	e.door.Spawn("l3 watch", func() { e.watchL3(e.door.Context()) })

@@ -19,21 +19,7 @@ import (
 	"time"
 )
 
-// Update changes an item: it calls fn with the item of id, or with exists false and an item
-// that has the id only, and stores what fn returns if the id is still what fn was given.
-// Otherwise it begins again: fn may run more than once, on the caller's goroutine, one at a
-// time per id in this engine, so it must not do anything else, nor call Update for the same id.
-// N callers on M engines that add 1 have added N.
-//
-// fn is given what L3 holds, and what this engine has accepted since, never an aged copy; the
-// content is fn's own, and may be changed in place. Its item's ID may be empty; another id is ErrInvalidItem. An error of fn ends Update and is
-// returned as it is, but for ErrNoChange, with which Update returns what is there (the zero
-// Item when there is nothing) and nil.
-//
-// Update returns the item as it was stored. ctx bounds waiting and retries. Durability and the
-// other errors are those of WithIfVersion, except that a conflict is only returned when opts
-// has a WithIfVersion of its own; after ErrUnknownOutcome fn is not run again.
-func (e *Engine) Update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts ...WriteOption) (item Item, err error) {
+func (e *writer) Update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts ...WriteOption) (item Item, err error) {
 	o, err := e.options(opts)
 	if err != nil {
 		return Item{}, err
@@ -127,7 +113,7 @@ func (ls *lines) leave(id string, l *line) {
 
 // update is one call.
 type update struct {
-	e    *Engine
+	e    *writer
 	id   string
 	ids  []string
 	fn   func(Item, bool) (Item, error)
@@ -142,6 +128,8 @@ func (u *update) try(ctx context.Context, l *line) (Item, error) {
 	case b = <-l.turn:
 	case <-ctx.Done():
 		return Item{}, ctx.Err()
+	case <-u.e.door.Context().Done(): // the one before may never end
+		return Item{}, ErrClosed
 	}
 	failed := u.e.numbers.Watch(u.ids)
 	defer u.e.numbers.Unwatch(u.ids)
@@ -248,7 +236,7 @@ func (u *update) nothing(ctx context.Context, cur Item, exists bool, err error, 
 // handed is a write that was handed over.
 type handed struct {
 	decision
-	e  *Engine
+	e  *writer
 	op *entry
 	c  *call
 	q  *question // nil: it is decided and on its way into the log
@@ -294,7 +282,7 @@ func (u *update) log(ctx context.Context, w *handed, at *known) (err error) {
 			close(w.done)
 		}
 	} else {
-		w.w, err = e.startLog(w.c.ops, w.c.d, assign, func(err error) {
+		w.w, err = e.numbers.StartLog(w.c.ops, w.c.d, assign, func(err error) {
 			w.err = err
 			close(w.done)
 		})
@@ -327,7 +315,7 @@ func (w *handed) wait(ctx context.Context) (Item, error) {
 			return Item{}, err
 		}
 	}
-	w.e.afterWrite()
+	w.e.l1.Shrink()
 	return w.op.record().Item, nil
 }
 

@@ -20,6 +20,28 @@ import (
 	"time"
 )
 
+// writer is the department of writes.
+type writer struct {
+	cfg        Config
+	l1         *l1
+	wal        *journal
+	queue      *queue
+	flush      *flusher
+	numbers    *numbers
+	pressure   *pressure
+	cache      *cache
+	archive    *archive
+	trust      *trust
+	bad        *quarantine
+	repair     *repair
+	reader     *reader
+	door       *door
+	news       *news
+	conditions conditions
+	lines      lines
+	makers     makers
+}
+
 // WriteOption changes one call. The zero value changes nothing.
 type WriteOption struct {
 	kind       optionKind
@@ -81,7 +103,7 @@ type writeOptions struct {
 	ifVersion   uint64 // else this one
 }
 
-func (e *Engine) options(opts []WriteOption) (writeOptions, error) {
+func (e *writer) options(opts []WriteOption) (writeOptions, error) {
 	o := writeOptions{durability: e.cfg.Durability}
 	for i := range opts {
 		switch opt := &opts[i]; opt.kind {
@@ -133,7 +155,7 @@ func (o *writeOptions) call(n int) *call {
 }
 
 // put adds the put of a checked item.
-func (c *call) put(e *Engine, it *Item, o *writeOptions) {
+func (c *call) put(e *writer, it *Item, o *writeOptions) {
 	c.ops = append(c.ops, e.newPut(it, o))
 	switch {
 	case o.unchanged:
@@ -144,7 +166,7 @@ func (c *call) put(e *Engine, it *Item, o *writeOptions) {
 }
 
 // remove adds the delete of a checked id.
-func (c *call) remove(e *Engine, id string, o *writeOptions) error {
+func (c *call) remove(e *writer, id string, o *writeOptions) error {
 	if o.unchanged {
 		return &InvalidItemError{ID: id, Field: "IfUnchanged", Rule: "needs an item: use WithIfVersion to delete an id at a version"}
 	}
@@ -155,18 +177,7 @@ func (c *call) remove(e *Engine, id string, o *writeOptions) error {
 	return nil
 }
 
-// Submit stores an item. It returns once the item has reached the durability of the call
-// (see Durability); from then on this engine's reads answer with it or a later write.
-//
-// It may wait: for a group commit of the WAL (Logged), for L3 (Archived), or to be slowed
-// at LevelThrottle; ctx bounds all of these. When ctx ends while a commit is under way the
-// outcome is unknown: the item may be stored.
-//
-// Errors: ErrInvalidItem, ErrStaleVersion, ErrBackpressure, ErrClosed: nothing was changed.
-// ErrUnavailable at Logged: the WAL could not be written, nothing was acknowledged. At
-// Archived, ErrUnavailable means that the item is in the WAL and will reach L3 later, and
-// ErrRefused that L3 refuses it and it is in quarantine.
-func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) error {
+func (e *writer) Submit(ctx context.Context, item Item, opts ...WriteOption) error {
 	o, err := e.options(opts)
 	if err != nil {
 		return err
@@ -174,10 +185,7 @@ func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) err
 	return e.submit(ctx, &item, &o)
 }
 
-// Insert is Submit of an item that must not exist: else the error is ErrExists, a
-// *ConflictError that says at which version it does, and nothing is changed. Deleted ids do not
-// exist. See WithIfVersion for durability and the other errors.
-func (e *Engine) Insert(ctx context.Context, item Item, opts ...WriteOption) error {
+func (e *writer) Insert(ctx context.Context, item Item, opts ...WriteOption) error {
 	o, err := e.options(opts)
 	if err != nil {
 		return err
@@ -186,7 +194,7 @@ func (e *Engine) Insert(ctx context.Context, item Item, opts ...WriteOption) err
 	return e.submit(ctx, &item, &o)
 }
 
-func (e *Engine) submit(ctx context.Context, item *Item, o *writeOptions) error {
+func (e *writer) submit(ctx context.Context, item *Item, o *writeOptions) error {
 	if err := checkItem(item, e.cfg.MaxItemBytes); err != nil {
 		return err
 	}
@@ -195,10 +203,7 @@ func (e *Engine) submit(ctx context.Context, item *Item, o *writeOptions) error 
 	return e.write(ctx, c)
 }
 
-// Delete removes an id. It is idempotent: deleting what does not exist succeeds. A delete
-// is an op like a put, with the same durability and errors, and is remembered for
-// TombstoneRetention: no older put brings the id back.
-func (e *Engine) Delete(ctx context.Context, id string, opts ...WriteOption) error {
+func (e *writer) Delete(ctx context.Context, id string, opts ...WriteOption) error {
 	o, err := e.options(opts)
 	if err != nil {
 		return err
@@ -213,10 +218,7 @@ func (e *Engine) Delete(ctx context.Context, id string, opts ...WriteOption) err
 	return e.write(ctx, c)
 }
 
-// SubmitMany stores a group of items: all of them or none are accepted, logged, and
-// committed to L3 in one transaction each. Durability and errors are those of Submit; an
-// error about one item refuses all. Of items with the same id the last one wins.
-func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOption) (BatchResult, error) {
+func (e *writer) SubmitMany(ctx context.Context, items []Item, opts ...WriteOption) (BatchResult, error) {
 	return e.writeMany(ctx, opts, len(items), func(i int) error {
 		return checkItem(&items[i], e.cfg.MaxItemBytes)
 	}, func(c *call, i int, o *writeOptions) error {
@@ -225,8 +227,7 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOpti
 	})
 }
 
-// DeleteMany removes a group of ids, atomically as SubmitMany does.
-func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...WriteOption) (BatchResult, error) {
+func (e *writer) DeleteMany(ctx context.Context, ids []string, opts ...WriteOption) (BatchResult, error) {
 	return e.writeMany(ctx, opts, len(ids), func(i int) error {
 		return checkID(ids[i])
 	}, func(c *call, i int, o *writeOptions) error {
@@ -235,7 +236,7 @@ func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...WriteOpti
 }
 
 // writeMany writes n ops as a group. All are checked before anything is copied.
-func (e *Engine) writeMany(ctx context.Context, opts []WriteOption, n int, check func(i int) error, add func(c *call, i int, o *writeOptions) error) (BatchResult, error) {
+func (e *writer) writeMany(ctx context.Context, opts []WriteOption, n int, check func(i int) error, add func(c *call, i int, o *writeOptions) error) (BatchResult, error) {
 	failed := BatchResult{Total: n, Failed: n}
 	o, err := e.options(opts)
 	if err != nil {
@@ -293,7 +294,7 @@ func (c *call) keepLast() {
 }
 
 // write takes a call from validation to its acknowledgement.
-func (e *Engine) write(ctx context.Context, c *call) (err error) {
+func (e *writer) write(ctx context.Context, c *call) (err error) {
 	if err := e.door.Enter(); err != nil {
 		return err
 	}
@@ -317,19 +318,19 @@ func (e *Engine) write(ctx context.Context, c *call) (err error) {
 }
 
 // accept takes ops into memory alone: room there is promised to them.
-func (e *Engine) accept(ops []*entry, assign func(*entry) error) error {
+func (e *writer) accept(ops []*entry, assign func(*entry) error) error {
 	if err := e.numbers.AcceptUnit(unitOf(ops, e.queue.Now()), assign); err != nil {
 		e.queue.Unpromise(sizeOf(ops))
 		e.wal.Release(ops)
 		return err
 	}
-	e.afterWrite()
+	e.l1.Shrink()
 	return nil
 }
 
 // checkSize refuses what could never be held: by the WAL, by memory when it is read back from
 // there (INV-10), or by one transaction.
-func (e *Engine) checkSize(ops []*entry) error {
+func (e *writer) checkSize(ops []*entry) error {
 	bytes, tooLarge := opsBytes(ops), ""
 	switch {
 	case len(ops) > 1 && bytes > e.cfg.GroupMaxBytes:
@@ -348,7 +349,7 @@ func (e *Engine) checkSize(ops []*entry) error {
 }
 
 // newPut copies a checked item.
-func (e *Engine) newPut(it *Item, o *writeOptions) *entry {
+func (e *writer) newPut(it *Item, o *writeOptions) *entry {
 	rec := Record{Item: *it}
 	rec.Version = o.version
 	if rec.UpdatedAt.IsZero() {
@@ -365,7 +366,7 @@ func (e *Engine) newPut(it *Item, o *writeOptions) *entry {
 	return op
 }
 
-func (e *Engine) newDelete(id string, o *writeOptions) *entry {
+func (e *writer) newDelete(id string, o *writeOptions) *entry {
 	op := newEntry(&Record{Item: Item{ID: id, Version: o.version, UpdatedAt: time.Now()}, Deleted: true})
 	if o.priority != nil {
 		op.setPriority(*o.priority)
@@ -374,7 +375,7 @@ func (e *Engine) newDelete(id string, o *writeOptions) *entry {
 }
 
 // askPriority calls the user's PriorityFunc for an id that L1 knows.
-func (e *Engine) askPriority(op *entry) (p Priority) {
+func (e *writer) askPriority(op *entry) (p Priority) {
 	known, ok := e.l1.Peek(op.id())
 	if !ok || known.deleted {
 		return op.priority
@@ -397,14 +398,10 @@ func (e *Engine) askPriority(op *entry) (p Priority) {
 	return p
 }
 
-// logOps gives ops, which have their place in the WAL, their versions with assign, appends them as
-// one unit and waits for the commit, and at Archived for L3.
-func (e *Engine) logOps(ctx context.Context, ops []*entry, d Durability, assign func(*entry) error) error {
-	return e.logIf(ctx, &call{ops: ops, d: d}, func(op *entry) (*entry, error) { return nil, assign(op) })
-}
-
-// logIf is logOps for an assign that may rest on another op, see numbers.LogUnit.
-func (e *Engine) logIf(ctx context.Context, c *call, assign func(*entry) (*entry, error)) error {
+// logIf gives ops, which have their place in the WAL, their versions with assign, appends them as
+// one unit and waits for the commit, and at Archived for L3. assign may rest on another op, see
+// numbers.LogUnit.
+func (e *writer) logIf(ctx context.Context, c *call, assign func(*entry) (*entry, error)) error {
 	ops := c.ops
 	if c.d == Archived { // to know what came later, if it is outranked
 		ids := idsOf(ops)
@@ -412,7 +409,7 @@ func (e *Engine) logIf(ctx context.Context, c *call, assign func(*entry) (*entry
 		defer e.numbers.Unwatch(ids)
 	}
 	logged := make(chan error, 1) // the log's loop must not wait for a caller that left
-	w, err := e.startLog(ops, c.d, assign, func(err error) { logged <- err })
+	w, err := e.numbers.StartLog(ops, c.d, assign, func(err error) { logged <- err })
 	if err != nil {
 		return err
 	}
@@ -428,43 +425,9 @@ func (e *Engine) logIf(ctx context.Context, c *call, assign func(*entry) (*entry
 		e.door.Stay(func() { <-logged })
 		return fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())
 	}
-	e.afterWrite()
+	e.l1.Shrink()
 	if w == nil {
 		return nil
 	}
 	return e.awaitArchived(ctx, w, c.numbered)
-}
-
-// startLog hands ops to the log; logged runs on its loop. At Archived it returns what to wait
-// for then. After an error the ops have no place in the log any more.
-func (e *Engine) startLog(ops []*entry, d Durability, assign func(*entry) (*entry, error), logged func(error)) (w *waiter, err error) {
-	if d == Archived {
-		w = newWaiter()
-	}
-	u := unitOf(ops, e.queue.Now())
-	u.done = w
-	err = e.numbers.LogUnit(ops, assign, func(seg *segment, last bool, err error) {
-		if err == nil {
-			e.queue.Accept(u, seg, last)
-		} else {
-			e.wal.Release(ops)
-		}
-		logged(err)
-	})
-	if err != nil {
-		e.wal.Release(ops)
-	}
-	return w, err
-}
-
-// logLone puts a unit that is in memory alone, and has its place there, into the WAL.
-func (e *Engine) logLone(u *unit, then func(seg *segment, last bool, err error)) {
-	_ = e.numbers.LogUnit(u.ops(), func(*entry) (*entry, error) { return nil, nil }, then)
-}
-
-// afterWrite pays for the memory a write took.
-func (e *Engine) afterWrite() {
-	if e.l1.Over(0) > 0 {
-		e.l1.Evict(0)
-	}
 }

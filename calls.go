@@ -1,0 +1,140 @@
+package syncengine
+
+import "context"
+
+// calls.go has the public calls that read and write, each the way to its department.
+
+// Get returns the item of id, or ErrNotFound. A hit in L1 takes no lock, allocates nothing and
+// does not look at ctx; so does an id that a trusted filter denies. Otherwise it asks the WAL,
+// Redis and SQL in turn; callers that miss the same id share one load, which carries the values
+// of the first caller's ctx, and ctx bounds only this caller's wait.
+//
+// Errors: ErrNotFound, ErrInvalidItem, ErrClosed, ErrBackpressure (at LevelShutdown, and only
+// when memory alone can't answer), ErrCorruption (L3's row does not match its hash),
+// ErrUnavailable.
+func (e *Engine) Get(ctx context.Context, id string) (it Item, err error) {
+	return e.reader.Get(ctx, id)
+}
+
+// GetVerified is Get with the hash of the content recomputed, also for a copy in memory.
+// A corrupt copy in L1 is dropped and the item read from the tiers below; when no tier has
+// a copy that matches, the error is a *CorruptionError.
+func (e *Engine) GetVerified(ctx context.Context, id string) (item Item, err error) {
+	return e.reader.GetVerified(ctx, id)
+}
+
+// GetMany returns the items of ids, aligned with them; nil stands for not found. Each tier
+// is asked once for all that the tiers above did not have. When some ids could not be
+// answered, the others are returned together with an error: ErrUnavailable, one ErrCorruption
+// per corrupt row, joined, or ErrBackpressure at LevelShutdown, when memory has not all of them.
+func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err error) {
+	return e.reader.GetMany(ctx, ids)
+}
+
+// Contains reports, without I/O, whether id may exist. False is definite; true may be
+// wrong.
+func (e *Engine) Contains(id string) bool { return e.reader.Contains(id) }
+
+// Status tells which tiers hold id, by asking all of them. A tier that could not be asked
+// counts as not holding it, and the error says so: the rest of the status is then still
+// valid. Deleted ids are StatusMissing.
+func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err error) {
+	return e.reader.Status(ctx, id)
+}
+
+// Submit stores an item. It returns once the item has reached the durability of the call
+// (see Durability); from then on this engine's reads answer with it or a later write.
+//
+// It may wait: for a group commit of the WAL (Logged), for L3 (Archived), or to be slowed
+// at LevelThrottle; ctx bounds all of these. When ctx ends while a commit is under way the
+// outcome is unknown: the item may be stored.
+//
+// Errors: ErrInvalidItem, ErrStaleVersion, ErrBackpressure, ErrClosed: nothing was changed.
+// ErrUnavailable at Logged: the WAL could not be written, nothing was acknowledged. At
+// Archived, ErrUnavailable means that the item is in the WAL and will reach L3 later, and
+// ErrRefused that L3 refuses it and it is in quarantine.
+func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) error {
+	return e.writer.Submit(ctx, item, opts...)
+}
+
+// Insert is Submit of an item that must not exist: else the error is ErrExists, a
+// *ConflictError that says at which version it does, and nothing is changed. Deleted ids do not
+// exist. See WithIfVersion for durability and the other errors.
+func (e *Engine) Insert(ctx context.Context, item Item, opts ...WriteOption) error {
+	return e.writer.Insert(ctx, item, opts...)
+}
+
+// Delete removes an id. It is idempotent: deleting what does not exist succeeds. A delete
+// is an op like a put, with the same durability and errors, and is remembered for
+// TombstoneRetention: no older put brings the id back.
+func (e *Engine) Delete(ctx context.Context, id string, opts ...WriteOption) error {
+	return e.writer.Delete(ctx, id, opts...)
+}
+
+// SubmitMany stores a group of items: all of them or none are accepted, logged, and
+// committed to L3 in one transaction each. Durability and errors are those of Submit; an
+// error about one item refuses all. Of items with the same id the last one wins.
+func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOption) (BatchResult, error) {
+	return e.writer.SubmitMany(ctx, items, opts...)
+}
+
+// DeleteMany removes a group of ids, atomically as SubmitMany does.
+func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...WriteOption) (BatchResult, error) {
+	return e.writer.DeleteMany(ctx, ids, opts...)
+}
+
+// Update changes an item: it calls fn with the item of id, or with exists false and an item
+// that has the id only, and stores what fn returns if the id is still what fn was given.
+// Otherwise it begins again: fn may run more than once, on the caller's goroutine, one at a
+// time per id in this engine, so it must not do anything else, nor call Update for the same id.
+// N callers on M engines that add 1 have added N.
+//
+// fn is given what L3 holds, and what this engine has accepted since, never an aged copy; the
+// content is fn's own, and may be changed in place. Its item's ID may be empty; another id is ErrInvalidItem. An error of fn ends Update and is
+// returned as it is, but for ErrNoChange, with which Update returns what is there (the zero
+// Item when there is nothing) and nil.
+//
+// Update returns the item as it was stored. ctx bounds waiting and retries. Durability and the
+// other errors are those of WithIfVersion, except that a conflict is only returned when opts
+// has a WithIfVersion of its own; after ErrUnknownOutcome fn is not run again.
+func (e *Engine) Update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts ...WriteOption) (item Item, err error) {
+	return e.writer.Update(ctx, id, fn, opts...)
+}
+
+// GetOrInsertWith returns the item of id, or calls factory and inserts what it returns, at
+// Config.Durability (see WithIfVersion for what that means where L3 is shared).
+//
+// At a time factory runs once per id in this engine; callers that come meanwhile share its
+// result. It runs on a goroutine of the engine with ctx's values, is called only after L3 or
+// a tombstone said that the id does not exist, never after an error, and is cancelled when the
+// engine closes or after Config.FactoryTimeout: then its callers get an error that is
+// ErrClosed or context.DeadlineExceeded, and what it returns later is thrown away. Its item's ID may be
+// empty; another id is ErrInvalidItem, and so is a factory that asks for the id it makes. A
+// panic in it is returned as an error. When somebody else, here or on another engine, wrote the
+// id while factory ran, that is returned instead.
+func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error)) (item Item, err error) {
+	return e.writer.GetOrInsertWith(ctx, id, factory)
+}
+
+// Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file.
+func (e *Engine) Quarantined(ctx context.Context) (ops []QuarantinedOp, err error) {
+	return e.bad.List(ctx)
+}
+
+// RetryQuarantined puts quarantined ops back into the queue, as if submitted again with
+// the same version: those of ids with their groups, or all without ids. It returns how many
+// ops left quarantine, also with an error; they are in the WAL then, but for those that L3 holds
+// something newer of, which are forgotten. An op that L3 refuses again comes back to quarantine.
+// One whose content was changed in memory stays there: the error is a *CorruptionError. What
+// another call retries or discards at the moment is left to that.
+func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (n int, err error) {
+	return e.bad.Retry(ctx, ids...)
+}
+
+// DiscardQuarantined forgets quarantined ops: those of ids with their groups, or all
+// without ids; all of them or, with an error, none. Reads then answer with what L3 holds. It
+// returns how many ops it removed. What another call retries or discards at the moment is left
+// to that.
+func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (n int, err error) {
+	return e.bad.Discard(ctx, ids...)
+}
