@@ -11,13 +11,13 @@ import "context"
 
 // mark is what is known of an id between versions and L1.
 type mark struct {
-	op       *entry // the newest op that got its version while the mark was there
-	begun    uint64 // ops that went on their way into the log
-	ended    uint64 // the part of them that got there, or not
-	failed   uint64 // the part of those that did not
-	watchers int    // see watch
-	landed   uint64 // the newest version of ops that L3 has taken while it was watched
-	lost     lostOp // the newest op that it has not, since it holds something higher
+	op       *entry  // the newest op that got its version while the mark was there
+	begun    uint64  // ops that went on their way into the log
+	ended    uint64  // the part of them that got there, or not
+	failed   uint64  // the part of those that did not
+	watchers int     // see watch
+	landed   uint64  // the newest version of ops that L3 has taken while it was watched
+	lost     *lostOp // the newest op that it has not, since it holds something higher; nil: none
 	waits    []landingWait
 }
 
@@ -150,8 +150,8 @@ func (n *numbers) Decided(ctx context.Context, units []unit, a *archived) error 
 				}
 				if l, lost := a.lost[e]; !lost {
 					m.landed = max(m.landed, e.version)
-				} else if l.rec.Version > m.lost.rec.Version {
-					m.lost = l
+				} else if m.lost == nil || l.rec.Version > m.lost.rec.Version {
+					m.lost = &l
 				}
 				n.marks[e.id()] = m
 			}

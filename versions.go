@@ -233,7 +233,7 @@ func (n *numbers) Above(op *entry, l *lostOp) error {
 		l.waited = m.op.version
 		return errNewer
 	}
-	if m.lost.rec.Version > l.rec.Version {
+	if m.lost != nil && m.lost.rec.Version > l.rec.Version {
 		was := op.bytes()
 		op.become(newEntry(&m.lost.rec))
 		n.wal.Resize(int64(op.bytes() - was))
