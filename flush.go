@@ -219,26 +219,30 @@ var errDiscarded = &RefusedError{Err: errors.New("discarded meanwhile")}
 // wanted returns the units that were not discarded since they were read from the WAL: a crash had
 // left them there and in quarantine.
 func (f *flusher) wanted(units []unit, a *archived) []unit {
-	out := units[:0:0]
-	for i := range units {
-		if f.discarded(&units[i]) {
-			for _, e := range units[i].ops() {
-				a.refused[e] = errDiscarded
-			}
-			continue
-		}
-		out = append(out, units[i])
+	if !slices.ContainsFunc(units, f.discarded) {
+		return units
 	}
-	return out
+	return slices.DeleteFunc(slices.Clone(units), func(u unit) bool {
+		if !f.discarded(u) {
+			return false
+		}
+		for _, e := range u.ops() {
+			a.refused[e] = errDiscarded
+		}
+		return true
+	})
 }
 
-func (f *flusher) discarded(u *unit) bool { return u.spooled && f.dropped(u.ops(), u.ops()[0].seg.id) }
+func (f *flusher) discarded(u unit) bool { return u.spooled && f.dropped(u.ops(), u.ops()[0].seg.id) }
 
 // count adds a batch to the figures, and tells of its ops that are superseded. One that a
 // later op of this engine has replaced is not: whatever becomes of that one is told then. Nor is
 // one whose Archived caller waits, or that such a one stands for: the caller will see to it.
 func (f *flusher) count(b *batch, a *archived) {
-	seenTo := make(map[awaitedOp]bool)
+	var seenTo map[awaitedOp]bool
+	if len(a.lost) > 0 {
+		seenTo = make(map[awaitedOp]bool)
+	}
 	for i := range b.units {
 		u := &b.units[i]
 		if u.spooled {
@@ -348,7 +352,7 @@ func (f *flusher) archive(ctx context.Context, units []unit, a *archived) error 
 	case !errors.Is(err, ErrRefused):
 		return err
 	case len(units) == 1:
-		if f.discarded(&units[0]) {
+		if f.discarded(units[0]) {
 			err = errDiscarded
 		} else if err := f.refuse(ctx, &units[0], err); err != nil {
 			return err

@@ -7,13 +7,51 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 )
+
+// slowDecision is an L3 whose ApplyIf can be held, and can lose its replies.
+type slowDecision struct {
+	*aroundArchive
+	hold, mute atomic.Bool
+	in         chan struct{} // gets one when an ApplyIf is held
+	gate       chan struct{}
+	release    func()
+}
+
+func newSlowDecision(t *testing.T) *slowDecision {
+	t.Helper()
+	store, err := syncengine.OpenSQLStore("sqlite:" + filepath.Join(t.TempDir(), "archive.db"))
+	must(t, err)
+	t.Cleanup(func() { _ = store.Close() })
+	s := &slowDecision{in: make(chan struct{}, 10)}
+	s.gate, s.release = hold()
+	s.aroundArchive = &aroundArchive{in: store, fn: func(ctx context.Context, _, call string, do func() error) error {
+		if call == "ApplyIf" && s.hold.Load() {
+			s.in <- struct{}{}
+			select {
+			case <-s.gate:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if !s.mute.Load() {
+			return do()
+		}
+		if call == "ApplyIf" {
+			_ = do()
+		}
+		return errAway
+	}}
+	return s
+}
 
 // ahead numbers an op ahead of the clock.
 func ahead(by time.Duration) syncengine.WriteOption {

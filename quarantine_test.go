@@ -606,3 +606,21 @@ func TestINV1ADiscardTakesNoGroupThatHoldsTheSameOp(t *testing.T) {
 	must(t, e.Flush(ctx))
 	wantContent(t, e, "z", 1)
 }
+
+// A retry forgets only what L3 holds something newer of. A later op of the id that is in quarantine
+// itself, or waits, may be refused.
+func TestINV1ARetryKeepsAnOpBelowAnotherThatIsRefused(t *testing.T) {
+	ctx := context.Background()
+	l3 := newChoosy(t)
+	e := open(t, syncengine.Config{L3: l3})
+	poisonous(t, e, "x")
+	poisonous(t, e, "x")
+	wantQuarantined(t, e, "x", "x")
+	if n, err := e.RetryQuarantined(ctx); n != 2 || err != nil {
+		t.Fatalf("RetryQuarantined: %d, %v", n, err)
+	}
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Errorf("Flush: %v", err)
+	}
+	wantQuarantined(t, e, "x", "x")
+}

@@ -122,12 +122,7 @@ func (q *quarantine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, 
 	for _, h := range heads {
 		above[h.ID] = h.record()
 	}
-	q.numbers.order.Lock()
-	defer q.numbers.order.Unlock()
 	return slices.DeleteFunc(slices.Clone(ops), func(op *entry) bool {
-		if q.numbers.Newest(op.id()).version > op.version { // a later op of this engine, which waits or was refused
-			return true
-		}
 		head, ok := above[op.id()]
 		rec := op.record()
 		return op.state.Load()&stateSuperseded != 0 || ok && head.Compare(&rec) > 0

@@ -7,6 +7,7 @@ package syncengine
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -25,7 +26,7 @@ type server struct {
 
 // newServer is of tier "L2" or "L3".
 func newServer(tier string, timeout time.Duration, preset BreakerPreset, news *news, door *door) *server {
-	s := &server{name: map[string]string{"L2": "l2", "L3": "l3"}[tier], timeout: timeout, news: news, door: door}
+	s := &server{name: strings.ToLower(tier), timeout: timeout, news: news, door: door}
 	s.cb = newBreaker(tier, breakerPresets[preset], func(from, to string) { news.Circuit(tier, from, to) })
 	return s
 }
