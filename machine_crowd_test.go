@@ -401,7 +401,9 @@ func (u *crowdUser) wrote(s *crowdStep, what, id, content string, err error, tai
 			u.wrong("%s of %s: %v; it may hold %s", what, id, err, f)
 		}
 	case errors.Is(err, syncengine.ErrUnavailable) && d == archived, errors.Is(err, syncengine.ErrRefused) && tainted && d == archived: // it is in the WAL, or in quarantine
-		f.wrote(content, false)
+		if f.wrote(content, false); u.c.over.Load() { // but perhaps not in the image
+			f.loosen()
+		}
 	default:
 		u.wrong("%s of %s (poison %v): %v", what, id, tainted, err)
 	}
@@ -587,7 +589,7 @@ func (u *crowdUser) discard(ctx context.Context, id string) {
 			if slices.ContainsFunc(f.back, gone) {
 				f.back = slices.Clone(f.since)
 			}
-			if !op.Deleted { // deletes have no name
+			if !op.Deleted && !op.Superseded { // deletes have no name; L3 may hold what is superseded
 				f.may, f.back, f.since = slices.DeleteFunc(f.may, gone), slices.DeleteFunc(f.back, gone), slices.DeleteFunc(f.since, gone)
 			}
 		} else {

@@ -147,8 +147,8 @@ type QuarantinedOp struct {
 	Error    string    // L3's words
 	Attempts int       // how often L3 has refused it
 	At       time.Time // when it was accepted, or put back by RetryQuarantined
-	// Superseded: L3 holds a later op of the id. This one answers no reads and is not wanted any
-	// more, unless by a person.
+	// Superseded: L3 holds a later op of the id, or this one after all, in a unit of which another
+	// op is outranked. It answers no reads from here, and nothing has to be done about it.
 	Superseded bool
 }
 
