@@ -21,18 +21,18 @@ func (e *writer) awaitArchived(ctx context.Context, w *waiter, numbered bool) er
 		switch {
 		case err != nil:
 			return err
-		case v.refused != nil:
-			return v.refused
-		case len(v.lost) == 0:
+		case v.Refused != nil:
+			return v.Refused
+		case len(v.Lost) == 0:
 			return nil
 		}
 		if numbered {
-			e.superseded(v.lost)
-			return fmt.Errorf("%w: item %q: version %d, L3 holds %d", ErrStaleVersion, v.lost[0].rec.ID, v.lost[0].rec.Version, v.lost[0].row.Version)
+			e.Superseded(v.Lost)
+			return fmt.Errorf("%w: item %q: version %d, L3 holds %d", ErrStaleVersion, v.Lost[0].Op.ID, v.Lost[0].Op.Version, v.Lost[0].Held.Version)
 		}
-		if w, err = e.again(ctx, v.lost); err != nil {
+		if w, err = e.again(ctx, v.Lost); err != nil {
 			if !errors.Is(err, errOnItsWay) {
-				e.superseded(v.lost) // nobody will see to them any more
+				e.Superseded(v.Lost) // nobody will see to them any more
 			}
 			return err
 		}
@@ -54,10 +54,10 @@ func (e *writer) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 		ops := make([]*entry, len(lost))
 		for i := range lost {
 			l := &lost[i]
-			if err := e.numbers.Settle(ctx, l.rec.ID); err != nil { // a later op may be on its way
+			if err := e.numbers.Settle(ctx, l.Op.ID); err != nil { // a later op may be on its way
 				return nil, err
 			}
-			rec := l.rec
+			rec := l.Op
 			rec.Version = 0
 			ops[i] = newEntry(&rec)
 			of[ops[i]] = l
@@ -75,7 +75,7 @@ func (e *writer) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 			case err = <-logged:
 				return w, err
 			case <-ctx.Done(): // it goes on by itself, as an ordinary op
-				w.over.Store(true)
+				w.Leave()
 				e.door.Stay(func() { <-logged })
 				return nil, fmt.Errorf("%w: %w", errOnItsWay, ctx.Err())
 			}
@@ -90,16 +90,16 @@ func (e *writer) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 	return nil, nil
 }
 
-// superseded counts ops that L3 holds something higher of, by another engine, and tells the user.
-func (e *writer) superseded(lost []lostOp) {
+// Superseded counts ops that L3 holds something higher of, by another engine, and tells the user.
+func (e *writer) Superseded(lost []lostOp) {
 	if e.archive.Private() { // the WAL has only told again of what had landed before a crash
 		return
 	}
 	e.news.Superseded(len(lost), func(i int) SupersededOp {
 		l := &lost[i]
-		op := SupersededOp{ID: l.rec.ID, Version: l.rec.Version, Deleted: l.rec.Deleted, By: l.row.Version, ByDelete: l.row.Deleted}
-		if !l.rec.Deleted {
-			op.Content = slices.Clone(l.rec.Content)
+		op := SupersededOp{ID: l.Op.ID, Version: l.Op.Version, Deleted: l.Op.Deleted, By: l.Held.Version, ByDelete: l.Held.Deleted}
+		if !l.Op.Deleted {
+			op.Content = slices.Clone(l.Op.Content)
 		}
 		return op
 	})

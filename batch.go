@@ -40,14 +40,14 @@ import (
 type unit struct {
 	one     *entry
 	many    []*entry
-	at      int64   // accepted, see queue.Now
-	seq     int64   // its place in the order of acceptance
+	At      int64   // accepted, see queue.Now
+	Seq     int64   // its place in the order of acceptance
 	done    *waiter // of the Archived call that waits for it; nil: nobody does
 	spooled bool    // read back from the WAL
 }
 
-// ops returns the ops of the unit without allocating.
-func (u *unit) ops() []*entry {
+// Ops returns the ops of the unit without allocating.
+func (u *unit) Ops() []*entry {
 	if u.many != nil {
 		return u.many
 	}
@@ -56,9 +56,9 @@ func (u *unit) ops() []*entry {
 
 func unitOf(ops []*entry, at int64) unit {
 	if len(ops) == 1 {
-		return unit{one: ops[0], at: at}
+		return unit{one: ops[0], At: at}
 	}
-	return unit{many: ops, at: at}
+	return unit{many: ops, At: at}
 }
 
 // lane is a first-in first-out list of units.
@@ -95,14 +95,14 @@ func (l *lane) unpop(us []unit) {
 	if len(us) == 0 {
 		return
 	}
-	last := us[0].seq
+	last := us[0].Seq
 	for i := range us {
-		last = max(last, us[i].seq)
+		last = max(last, us[i].Seq)
 	}
-	for l.len() > 0 && l.front().seq < last { // another batch came back before this one
+	for l.len() > 0 && l.front().Seq < last { // another batch came back before this one
 		us = append(us, l.pop())
 	}
-	slices.SortFunc(us, func(a, b unit) int { return cmp.Compare(a.seq, b.seq) })
+	slices.SortFunc(us, func(a, b unit) int { return cmp.Compare(a.Seq, b.Seq) })
 	if l.head >= len(us) {
 		l.head -= len(us)
 		copy(l.buf[l.head:], us)
@@ -133,6 +133,15 @@ type queueLimits struct {
 	patience   time.Duration // wait after which a unit goes first whatever its priority
 	spoolAbove int64         // bytes in the queue above which ops are spooled
 	evictAhead int64         // size of what comes at once above which memory is made free before it is taken
+}
+
+func queueLimitsOf(cfg *Config) queueLimits {
+	// The queue multiplies these two: huge values mean the same as these.
+	bytes, age := min(cfg.BatchFlushBytes, 1<<40), min(cfg.BatchFlushInterval, 10*365*24*time.Hour)
+	return queueLimits{
+		count: cfg.BatchFlushCount, bytes: bytes, age: age,
+		patience: max(10*age, time.Second), spoolAbove: cfg.L1MaxBytes / 2, evictAhead: min(32<<10, cfg.L1MaxBytes/64),
+	}
 }
 
 type queue struct {
@@ -209,7 +218,7 @@ func (q *queue) Signal() {
 // promised (seg nil): it becomes readable in L1 and waits for L3. last tells that it is the
 // last unit of its segment. Either has its place in the WAL (Reserve).
 func (q *queue) Accept(u unit, seg *segment, last bool) {
-	ops := u.ops()
+	ops := u.Ops()
 	size := sizeOf(ops)
 	q.mu.Lock()
 	q.replaceHeld(ops)
@@ -262,9 +271,9 @@ func (q *queue) makeRoomAfter(e *entry, unit int64) {
 
 // push appends a unit to its lane.
 func (q *queue) push(u unit) {
-	ops := u.ops()
+	ops := u.Ops()
 	q.accepted++
-	u.seq = q.accepted
+	u.Seq = q.accepted
 	q.lanes[laneOf(ops)].push(u)
 	first := q.ops == 0
 	q.ops += len(ops)
@@ -296,7 +305,7 @@ func (q *queue) laneOldest() int64 {
 	at := int64(math.MaxInt64)
 	for i := range q.lanes {
 		if l := &q.lanes[i]; l.len() > 0 {
-			at = min(at, l.front().at)
+			at = min(at, l.front().At)
 		}
 	}
 	return at
@@ -316,17 +325,17 @@ func (q *queue) take() *batch {
 			break
 		}
 		u := q.lanes[l].pop()
-		n, size := len(u.ops()), opsBytes(u.ops())
+		n, size := len(u.Ops()), opsBytes(u.Ops())
 		q.ops -= n
 		q.bytes -= size
 		if f := q.blockedBy(&u, b); f != nil {
 			q.park(u, f)
 			continue
 		}
-		for _, e := range u.ops() {
+		for _, e := range u.Ops() {
 			q.inFlight[e.id()] = b
 		}
-		b.memory = b.memory || u.ops()[0].seg == nil
+		b.memory = b.memory || u.Ops()[0].seg == nil
 		b.units = append(b.units, u)
 		b.note(&u)
 		b.ops += n
@@ -360,7 +369,7 @@ func (q *queue) nextLane(before int64, late bool) int {
 		if l.len() == 0 {
 			continue
 		}
-		if at := l.front().at; late && at < before {
+		if at := l.front().At; late && at < before {
 			before, pick = at, i
 		} else if pick < 0 {
 			pick = i
@@ -374,7 +383,7 @@ func (q *queue) blockedBy(u *unit, b *batch) *batch {
 	if len(q.inFlight) == 0 {
 		return nil
 	}
-	for _, e := range u.ops() {
+	for _, e := range u.Ops() {
 		if f := q.inFlight[e.id()]; f != nil && f != b {
 			return f
 		}
@@ -385,7 +394,7 @@ func (q *queue) blockedBy(u *unit, b *batch) *batch {
 // park lets a unit wait for a flight. Its other ids wait with it, so that no later op of
 // theirs comes first.
 func (q *queue) park(u unit, f *batch) {
-	for _, e := range u.ops() {
+	for _, e := range u.Ops() {
 		if q.inFlight[e.id()] == nil {
 			q.inFlight[e.id()] = f
 			f.also = append(f.also, e.id())
@@ -397,7 +406,7 @@ func (q *queue) park(u unit, f *batch) {
 
 // note keeps what is asked of a flight's units often.
 func (b *batch) note(u *unit) {
-	b.low, b.oldest = min(b.low, u.seq), min(b.oldest, u.at)
+	b.low, b.oldest = min(b.low, u.Seq), min(b.oldest, u.At)
 }
 
 // land ends a flight. What was parked with it goes back to its lanes.
@@ -406,7 +415,7 @@ func (q *queue) land(b *batch) {
 		q.flights = slices.Delete(q.flights, i, i+1)
 	}
 	for i := range b.units {
-		for _, e := range b.units[i].ops() {
+		for _, e := range b.units[i].Ops() {
 			delete(q.inFlight, e.id())
 		}
 	}
@@ -423,10 +432,10 @@ func (q *queue) land(b *batch) {
 func (q *queue) putBack(us []unit) {
 	var back [lanes][]unit
 	for _, u := range us {
-		l := laneOf(u.ops())
+		l := laneOf(u.Ops())
 		back[l] = append(back[l], u)
-		q.ops += len(u.ops())
-		q.bytes += opsBytes(u.ops())
+		q.ops += len(u.Ops())
+		q.bytes += opsBytes(u.Ops())
 	}
 	for l := range back {
 		q.lanes[l].unpop(back[l])
@@ -441,7 +450,7 @@ func (q *queue) giveBack(b *batch, a *archived, cause error) {
 	q.land(b)
 	var back []unit
 	for i := range b.units {
-		if u := &b.units[i]; a.refused[u.ops()[0]] != nil {
+		if u := &b.units[i]; a.refused[u.Ops()[0]] != nil {
 			q.finish(u, a)
 		} else {
 			back = append(back, *u)
@@ -471,7 +480,7 @@ func (q *queue) complete(b *batch, a *archived) {
 
 // finish lets go of a unit and tells the call that waits for it. q.mu is held.
 func (q *queue) finish(u *unit, a *archived) {
-	ops := u.ops()
+	ops := u.Ops()
 	for _, e := range ops {
 		// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
 		q.wal.DropSpooled(q.l1.Hash(e.id()), e.version)
@@ -523,7 +532,7 @@ func (q *queue) Pending() (ops, spooled int, age time.Duration) {
 	for _, b := range q.flights {
 		ops += b.ops
 		for i := range b.parked {
-			ops += len(b.parked[i].ops())
+			ops += len(b.parked[i].Ops())
 		}
 		oldest = min(oldest, b.oldest)
 	}

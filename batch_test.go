@@ -101,9 +101,9 @@ func TestAnArchivedCallIsToldOfItsOwnUnit(t *testing.T) {
 	}
 	f := q.take()
 	verdict := nothingLost()
-	verdict.lost[f.units[0].ops()[0]] = lostOp{row: Meta{ID: "a", Version: 9}}
+	verdict.lost[f.units[0].Ops()[0]] = lostOp{Held: Meta{ID: "a", Version: 9}}
 	q.complete(f, verdict)
-	if v := <-a.verdict; len(v.lost) != 1 || v.lost[0].row.Version != 9 {
+	if v := <-a.verdict; len(v.Lost) != 1 || v.Lost[0].Held.Version != 9 {
 		t.Errorf("a is told %+v", v)
 	}
 	if len(b.verdict) != 0 {

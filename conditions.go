@@ -79,10 +79,6 @@ func (e *writer) watchTruth(ctx context.Context, ids []string) ([]known, error) 
 	return at, nil
 }
 
-func knownAs(rec *Record, failed uint64) known {
-	return known{at: &entry{version: rec.Version, deleted: rec.Deleted, hash: rec.ContentHash}, failed: failed}
-}
-
 // judge returns the assign of a call whose ids are watched.
 func (e *writer) judge(c *call, at []known) func(*entry) (*entry, error) {
 	next := 0 // ops are asked for in order
@@ -144,7 +140,7 @@ func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 		stamps[i] = e.l1.Stamp(id)
 		ent, ok := e.l1.Get(id)
 		if ok && (ent.pinned() || e.archive.Private()) {
-			rec, err := e.flush.soundRecord(ctx, ent)
+			rec, err := e.flush.SoundRecord(ctx, ent)
 			if err != nil {
 				return nil, err
 			}
@@ -244,8 +240,10 @@ func (e *writer) askL3(ctx context.Context, c *call, floor uint64) (*question, e
 		return nil, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a ConditionalStore for writes with a condition"}
 	}
 	ids := idsOf(c.ops)
-	if err := e.numberAbove(c, floor); err != nil {
-		return nil, err
+	if !c.numbered {
+		if err := e.numbers.NumberAbove(c.ops, floor); err != nil {
+			return nil, err
+		}
 	}
 	if err := e.landOwn(ctx, ids); err != nil {
 		return nil, err
@@ -259,23 +257,6 @@ func (e *writer) askL3(ctx context.Context, c *call, floor uint64) (*question, e
 		q.unit = append(q.unit, cond)
 	}
 	return q, nil
-}
-
-// numberAbove gives the ops of a call versions for L3 to judge.
-func (e *writer) numberAbove(c *call, floor uint64) error {
-	if c.numbered {
-		return nil
-	}
-	n := e.numbers
-	n.order.Lock()
-	defer n.order.Unlock()
-	for _, op := range c.ops {
-		least := max(floor, n.Newest(op.id()).version)
-		if op.version = n.clock.Next(); op.version <= least {
-			op.version = n.clock.After(least)
-		}
-	}
-	return n.Within(n.clock.Last())
 }
 
 // landOwn waits until L3 has what this engine has accepted of ids.
@@ -342,8 +323,8 @@ func (e *writer) answered(ctx context.Context, c *call, q *question) (floor uint
 	return 0, nil
 }
 
-// decide is the loop "conditions".
-func (e *writer) decide(ctx context.Context) {
+// Decide is the loop "conditions".
+func (e *writer) Decide(ctx context.Context) {
 	defer e.conditions.end()
 	for {
 		qs := e.conditions.take(e.cfg.BatchFlushCount, e.cfg.BatchFlushBytes)
@@ -439,7 +420,7 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 			e.forgetBelow(q.ops[verdicts[i].At].id(), &verdicts[i].Row)
 			continue
 		}
-		e.flush.flushed.Add(uint64(len(q.ops)))
+		e.flush.CountDirect(len(q.ops))
 		for _, op := range q.ops {
 			if at, ok := last[op.id()]; ok { // a later unit has replaced it
 				recs[at] = op.record()

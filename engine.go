@@ -120,7 +120,7 @@ func (e *Engine) watchL3(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
-			if e.archive.State() != "closed" && !e.flush.down.Load() {
+			if e.archive.State() != "closed" && !e.archive.Down() {
 				_ = e.archive.Look(ctx) // a yes closes the breaker; a no leaves all as it is
 			}
 		case <-purge.C:
@@ -142,7 +142,7 @@ func purgeEvery(retention time.Duration) time.Duration {
 const purgeBatch = 1000
 
 func (e *Engine) purgeTombstones(ctx context.Context) {
-	if e.flush.down.Load() || !e.archive.Ready() {
+	if e.archive.Down() || !e.archive.Ready() {
 		return
 	}
 	before := time.Now().Add(-e.cfg.TombstoneRetention)

@@ -140,7 +140,7 @@ func (f *fleet) tryJoin(ctx context.Context) (ok bool, err error) {
 		return false, err
 	}
 	for _, m := range members {
-		if m.ticket < f.ticket && m.seen < f.ticket && m.beats != beatsNot {
+		if m.Ticket < f.ticket && m.Seen < f.ticket && m.Beats != beatsNot {
 			return false, nil
 		}
 	}
@@ -184,17 +184,17 @@ func (f *fleet) look(ctx context.Context) (members []member, err error) {
 	left := members[:0]
 	known := make(map[string]sighted, len(members))
 	for _, m := range members {
-		s, ok := f.known[m.id]
-		if !ok || s.beats != m.beats {
-			s = sighted{m.beats, now}
+		s, ok := f.known[m.ID]
+		if !ok || s.beats != m.Beats {
+			s = sighted{m.Beats, now}
 		}
-		if now.Sub(s.at) > fleetLease && m.beats != beatsNot {
+		if now.Sub(s.at) > fleetLease && m.Beats != beatsNot {
 			if err := f.call(ctx, "evict", func(ctx context.Context) error { return f.reg.Evict(ctx, m) }); err != nil {
 				return nil, err
 			}
 			// It may have beaten just now: then it is seen again.
 		}
-		known[m.id] = s
+		known[m.ID] = s
 		left = append(left, m)
 	}
 	f.known = known
@@ -224,7 +224,7 @@ func (f *fleet) beat(ctx context.Context) ([]member, error) {
 	}
 	seen := f.ticket
 	for _, m := range members {
-		seen = max(seen, m.ticket)
+		seen = max(seen, m.Ticket)
 	}
 	if len(members) > 0 {
 		f.lapse() // before anybody is told that it was noticed

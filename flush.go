@@ -20,8 +20,6 @@ package syncengine
 //
 // When L3 fails the batch goes back, Buffered ops that wait are put into the WAL, and the
 // loop probes L3 until it answers. Nothing else waits for it meanwhile.
-//
-// The flusher sees stores as functions, so it knows no server.
 
 import (
 	"context"
@@ -38,46 +36,58 @@ import (
 )
 
 type flusher struct {
-	q    *queue
-	wal  *journal
-	conc int
-
-	// The outside, as functions. apply writes records to L3 in one transaction and returns the
-	// rows that compare above them. cache writes them to L2 or remembers that it could not; it
-	// never fails. uncached remembers records that L2 does not get. refuse puts a unit into
-	// quarantine. probe asks L3 whether it is back, bringing up its schema if need be. outage
-	// is told of changes. haste tells that pressure is high.
-	apply  func(context.Context, []Record) ([]Meta, error)
-	cache  func(context.Context, []Record)
-	refuse func(context.Context, *unit, error) error
-	probe  func(context.Context) error
-	outage func(down bool, cause error)
-	// unlogged is told before ops that are not in the WAL go to L3.
-	unlogged func(context.Context)
-	// dropped tells that a unit read from the WAL is not wanted any more.
-	dropped   func(ops []*entry, segment int64) bool
-	landed    func(ops int, bytes int64)
-	uncached  func(context.Context, []Record)
-	corrupted func(error) // is told of content that does not match its hash
-	// decided is told what became of units, before the queue lets go of them.
-	decided func(context.Context, []unit, *archived) error
-	// superseded is told of ops that L3 holds a later op of another engine of, before the queue
-	// lets go of them.
-	superseded func([]lostOp)
-	// log puts units that are in memory alone into the WAL, see numbers.logLone.
-	log   func(u *unit, then func(seg *segment, last bool, err error))
-	haste func() bool
-	spawn func(name string, fn func())
+	q        *queue
+	numbers  *numbers
+	wal      *journal
+	cache    *cache
+	archive  *archive
+	trust    *trust
+	pressure *pressure
+	door     *door
+	news     *news
+	up       sink
+	conc     int // batches in flight
 
 	waits     backoff.BackOff // between probes; only the loop uses it
 	landedOne atomic.Bool     // a batch landed since waits was last reset
-	down      atomic.Bool
-	kick      chan struct{}  // cap 1: try L3 now
-	logging   sync.WaitGroup // Buffered units on their way into the WAL
-	flushed   atomic.Uint64  // ops
-	drained   atomic.Uint64  // the part of them that was read back from the WAL
+	kick      chan struct{}   // cap 1: try L3 now
+	logging   sync.WaitGroup  // Buffered units on their way into the WAL
+	flushed   atomic.Uint64   // ops
+	drained   atomic.Uint64   // the part of them that was read back from the WAL
 	batches   atomic.Uint64
 	errs      atomic.Uint64
+}
+
+// sink is whom the pipeline tells of what it finds: the departments above it. Nothing else goes up
+// in the house.
+type sink interface {
+	// Refuse puts a unit that L3 refuses into quarantine.
+	Refuse(ctx context.Context, u *unit, why error) error
+	// RefusedAt returns the version of the newest op of an id in quarantine, or 0.
+	RefusedAt(id string) uint64
+	// WasDiscarded tells that a unit read from a segment of the WAL is not wanted any more.
+	WasDiscarded(ops []*entry, segment int64) bool
+	// Landed is told what L3 holds now, or holds something higher of, before the queue lets go of
+	// it.
+	Landed(ctx context.Context, recs []Record) error
+	// Outranked is told of records that L2 does not get: L3 holds something higher.
+	Outranked(ctx context.Context, recs []Record)
+	// Superseded is told of ops that L3 holds a later op of another engine of, before the queue
+	// lets go of them.
+	Superseded(lost []lostOp)
+}
+
+func newFlusher(q *queue, n *numbers, w *journal, c *cache, a *archive, t *trust, p *pressure, d *door, news *news, up sink, conc int) *flusher {
+	return &flusher{q: q, numbers: n, wal: w, cache: c, archive: a, trust: t, pressure: p, door: d, news: news, up: up, conc: conc,
+		kick: make(chan struct{}, 1)}
+}
+
+// CountDirect counts ops that reached L3 past the queue.
+func (f *flusher) CountDirect(ops int) { f.flushed.Add(uint64(ops)) }
+
+// Stats sets this part of the pipeline's part.
+func (f *flusher) Stats(s *Stats) {
+	s.FlushedOps, s.DrainedOps, s.FlushBatches, s.FlushErrors = f.flushed.Load(), f.drained.Load(), f.batches.Load(), f.errs.Load()
 }
 
 // Run is the loop. It returns when ctx ends; the batches in flight land by themselves.
@@ -96,7 +106,7 @@ func (f *flusher) Run(ctx context.Context) {
 		if b == nil {
 			break
 		}
-		f.spawn("flush batch", func() {
+		f.door.Spawn("flush batch", func() {
 			f.flush(ctx, b)
 			<-slots
 			f.q.Signal()
@@ -109,7 +119,7 @@ func (f *flusher) next(ctx context.Context) *batch {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		if f.down.Load() && !f.awaitL3(ctx) {
+		if f.archive.Down() && !f.awaitL3(ctx) {
 			return nil
 		}
 		if err := f.refill(ctx); err != nil {
@@ -117,7 +127,7 @@ func (f *flusher) next(ctx context.Context) *batch {
 			f.q.failNow(err)
 			continue
 		}
-		ok, wait := f.q.due(f.haste())
+		ok, wait := f.q.due(f.pressure.Level() >= LevelWarn)
 		if ok {
 			if b := f.q.take(); b != nil {
 				return b
@@ -161,8 +171,8 @@ func (f *flusher) refill(ctx context.Context) error {
 		}
 		failpoint.Hit(failpoint.SpoolRead)
 		dropped := 0
-		units := slices.DeleteFunc(s.units, func(ops []*entry) bool {
-			if !f.dropped(ops, s.seg) {
+		units := slices.DeleteFunc(s.Units, func(ops []*entry) bool {
+			if !f.up.WasDiscarded(ops, s.ID) {
 				return false
 			}
 			f.q.dropAwaited(ops)
@@ -170,19 +180,19 @@ func (f *flusher) refill(ctx context.Context) error {
 			dropped += len(ops)
 			return true
 		})
-		f.q.refill(units, dropped, &segment{id: s.seg, live: s.ops - dropped}, s.at)
+		f.q.refill(units, dropped, &segment{id: s.ID, live: s.Ops - dropped}, s.At)
 	}
 }
 
 // flush writes one batch.
 func (f *flusher) flush(ctx context.Context, b *batch) {
 	if b.memory {
-		f.unlogged(ctx)
+		f.cache.Unsure(ctx)
 	}
 	a := &archived{refused: make(map[*entry]error), lost: make(map[*entry]lostOp), claimed: make(map[*waiter]bool)}
 	units, err := f.sound(ctx, f.wanted(b.units, a), a)
 	if err == nil && len(units) > 0 {
-		err = f.archive(ctx, units, a)
+		err = f.store(ctx, units, a)
 	}
 	if err != nil {
 		f.errs.Add(1)
@@ -192,25 +202,32 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	}
 	failpoint.Hit(failpoint.L3Committed)
 	a.absorb()
-	if err := f.decided(ctx, b.units, a); err != nil { // the WAL can't be written; nothing is let go of
+	if err := f.decided(ctx, b, a); err != nil { // the WAL can't be written; nothing is let go of
 		f.errs.Add(1)
 		f.fail(ctx, err)
 		f.q.giveBack(b, a, err)
 		return
 	}
 	if len(a.stored) > 0 {
-		f.cache(ctx, a.stored)
+		f.cache.Write(ctx, a.stored)
 	}
 	if len(a.losers) > 0 {
-		f.uncached(ctx, a.losers)
+		f.up.Outranked(ctx, a.losers)
 	}
 	failpoint.Hit(failpoint.L2Written)
 	f.count(b, a) // first: complete wakes Flush, whose caller may look at Stats
 	f.q.complete(b, a)
 	f.landedOne.Store(true)
-	if f.down.CompareAndSwap(true, false) {
-		f.outage(false, nil)
+}
+
+// decided passes on what became of a batch in L3, before the queue lets go of it.
+func (f *flusher) decided(ctx context.Context, b *batch, a *archived) error {
+	for _, recs := range [][]Record{a.stored, a.losers} { // of either L3 holds it, or something higher
+		if err := f.up.Landed(ctx, recs); err != nil {
+			return err
+		}
 	}
+	return f.numbers.Decided(ctx, b.units, a)
 }
 
 // errDiscarded is what becomes of an op that was discarded while it was on its way.
@@ -226,14 +243,16 @@ func (f *flusher) wanted(units []unit, a *archived) []unit {
 		if !f.discarded(u) {
 			return false
 		}
-		for _, e := range u.ops() {
+		for _, e := range u.Ops() {
 			a.refused[e] = errDiscarded
 		}
 		return true
 	})
 }
 
-func (f *flusher) discarded(u unit) bool { return u.spooled && f.dropped(u.ops(), u.ops()[0].seg.id) }
+func (f *flusher) discarded(u unit) bool {
+	return u.spooled && f.up.WasDiscarded(u.Ops(), u.Ops()[0].seg.id)
+}
 
 // count adds a batch to the figures, and tells of its ops that are superseded. One that a
 // later op of this engine has replaced is not: whatever becomes of that one is told then. Nor is
@@ -246,28 +265,28 @@ func (f *flusher) count(b *batch, a *archived) {
 	for i := range b.units {
 		u := &b.units[i]
 		if u.spooled {
-			f.drained.Add(uint64(len(u.ops())))
+			f.drained.Add(uint64(len(u.Ops())))
 		}
 		if len(a.lost) > 0 && u.done != nil && u.done.claim() {
 			a.claimed[u.done] = true
-			for _, e := range u.ops() {
+			for _, e := range u.Ops() {
 				l := a.lost[e]
-				seenTo[awaitedOp{l.rec.ID, l.rec.Version}] = true
+				seenTo[awaitedOp{l.Op.ID, l.Op.Version}] = true
 			}
 		}
 	}
 	var lost []lostOp
 	for e, l := range a.lost {
 		if !seenTo[awaitedOp{e.id(), e.version}] && !f.q.replaced(e) {
-			lost = append(lost, lostOp{rec: e.record(), row: l.row})
+			lost = append(lost, lostOp{Op: e.record(), Held: l.Held})
 		}
 	}
 	if len(lost) > 0 {
-		f.superseded(lost)
+		f.up.Superseded(lost)
 	}
 	f.flushed.Add(uint64(b.ops - len(a.refused)))
 	f.batches.Add(1)
-	f.landed(b.ops, b.bytes)
+	f.news.Batch(b.ops, b.bytes)
 }
 
 // archived is what became of the units of a batch in L3.
@@ -284,9 +303,9 @@ type archived struct {
 func (a *archived) verdictOf(ops []*entry) (v verdict) {
 	for _, e := range ops {
 		if err := a.refused[e]; err != nil {
-			v.refused = err
+			v.Refused = err
 		} else if l, ok := a.lost[e]; ok {
-			v.lost = append(v.lost, l)
+			v.Lost = append(v.Lost, l)
 		}
 	}
 	return v
@@ -302,18 +321,18 @@ func (a *archived) see(units []unit, recs []Record, above []Meta) {
 	}
 	lost := make(map[string]lostOp, len(above))
 	for i := range above {
-		lost[above[i].ID] = lostOp{row: above[i]}
+		lost[above[i].ID] = lostOp{Held: above[i]}
 	}
 	for i := range recs {
 		if l, ok := lost[recs[i].ID]; ok {
-			lost[recs[i].ID] = lostOp{rec: recs[i], row: l.row}
+			lost[recs[i].ID] = lostOp{Op: recs[i], Held: l.Held}
 			a.losers = append(a.losers, recs[i])
 		} else {
 			a.stored = append(a.stored, recs[i])
 		}
 	}
 	for i := range units {
-		for _, e := range units[i].ops() {
+		for _, e := range units[i].Ops() {
 			if l, ok := lost[e.id()]; ok {
 				a.lost[e] = l
 			}
@@ -332,7 +351,7 @@ func (a *archived) absorb() {
 	}
 	left := make(map[string]bool)
 	for e, l := range a.lost {
-		if own[awaitedOp{l.row.ID, l.row.Version}] {
+		if own[awaitedOp{l.Held.ID, l.Held.Version}] {
 			delete(a.lost, e)
 		} else {
 			left[e.id()] = true
@@ -341,10 +360,10 @@ func (a *archived) absorb() {
 	a.losers = slices.DeleteFunc(a.losers, func(r Record) bool { return !left[r.ID] })
 }
 
-// archive writes units to L3 in one transaction, splitting them when L3 refuses a row.
-func (f *flusher) archive(ctx context.Context, units []unit, a *archived) error {
+// store writes units to L3 in one transaction, splitting them when L3 refuses a row.
+func (f *flusher) store(ctx context.Context, units []unit, a *archived) error {
 	recs := coalesce(units, a.healed)
-	above, err := f.apply(ctx, recs)
+	above, err := f.trust.Apply(ctx, recs)
 	switch {
 	case err == nil:
 		a.see(units, recs, above)
@@ -354,19 +373,19 @@ func (f *flusher) archive(ctx context.Context, units []unit, a *archived) error 
 	case len(units) == 1:
 		if f.discarded(units[0]) {
 			err = errDiscarded
-		} else if err := f.refuse(ctx, &units[0], err); err != nil {
+		} else if err := f.up.Refuse(ctx, &units[0], err); err != nil {
 			return err
 		}
-		for _, e := range units[0].ops() {
+		for _, e := range units[0].Ops() {
 			a.refused[e] = err
 		}
 		return nil
 	}
 	half := len(units) / 2
-	if err := f.archive(ctx, units[:half], a); err != nil {
+	if err := f.store(ctx, units[:half], a); err != nil {
 		return err
 	}
-	return f.archive(ctx, units[half:], a)
+	return f.store(ctx, units[half:], a)
 }
 
 // coalesce returns the highest op of each id, sorted by id: transactions that lock rows in
@@ -374,7 +393,7 @@ func (f *flusher) archive(ctx context.Context, units []unit, a *archived) error 
 func coalesce(units []unit, healed map[*entry]*Record) []Record {
 	recs := make([]Record, 0, len(units))
 	for i := range units {
-		for _, e := range units[i].ops() {
+		for _, e := range units[i].Ops() {
 			if rec := healed[e]; rec != nil {
 				recs = append(recs, *rec)
 			} else {
@@ -396,9 +415,7 @@ func (f *flusher) fail(ctx context.Context, cause error) {
 	if ctx.Err() != nil {
 		return // the engine is closing
 	}
-	if f.down.CompareAndSwap(false, true) {
-		f.outage(true, cause)
-	}
+	f.archive.Fail(cause)
 	f.LogBuffered()
 }
 
@@ -409,11 +426,11 @@ func (f *flusher) LogBuffered() {
 	for i := range us {
 		u := &us[i]
 		f.logging.Add(1)
-		f.log(u, func(seg *segment, last bool, err error) {
+		f.numbers.LogLone(u, func(seg *segment, last bool, err error) {
 			if err == nil {
 				f.q.logged(u, seg, last)
 			} else {
-				f.q.notLogged(u.ops())
+				f.q.notLogged(u.Ops())
 			}
 			f.logging.Done()
 		})
@@ -425,7 +442,7 @@ func (f *flusher) awaitL3(ctx context.Context) bool {
 	// The waits go on growing while probes succeed but writes don't, as with a database
 	// that has become read-only.
 	if f.waits == nil || f.landedOne.Swap(false) {
-		f.waits = daemonPreset.schedule()
+		f.waits = daemonPreset.Schedule()
 	}
 	timer := time.NewTimer(f.waits.NextBackOff())
 	defer timer.Stop()
@@ -436,11 +453,8 @@ func (f *flusher) awaitL3(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		}
-		err := f.probe(ctx)
+		err := f.archive.Look(ctx)
 		if err == nil {
-			if f.down.CompareAndSwap(true, false) {
-				f.outage(false, nil)
-			}
 			return true
 		}
 		if ctx.Err() != nil {
@@ -471,6 +485,13 @@ func (f *flusher) FlushAll(ctx context.Context) (upTo int64, err error) {
 	}
 	upTo, done, failed := f.q.landing()
 	return upTo, f.await(ctx, done, failed)
+}
+
+// LogRest waits until the log has what it takes of all that is in memory alone. The loop has ended.
+func (f *flusher) LogRest() {
+	f.logging.Wait() // what an outage has put on its way
+	f.LogBuffered()
+	f.logging.Wait()
 }
 
 // tryNow makes the loop ask L3 at once, if it waits for it.

@@ -26,7 +26,7 @@ func (e *writer) GetOrInsertWith(ctx context.Context, id string, factory func(co
 		return Item{}, &InvalidItemError{ID: id, Field: "factory", Rule: "must not ask GetOrInsertWith for the id it makes: it would wait for itself"}
 	}
 	for try := 0; ; try++ {
-		known := e.numbers.Newest(id).version // a result below it began before a write that has ended
+		known := e.numbers.Newest(id).Version // a result below it began before a write that has ended
 		m := e.makers.join(id, func(m *making) {
 			e.door.Spawn("factory", func() { e.makers.fly(m, func() (Record, error) { return e.findOrMake(ctx, id, factory) }) })
 		})

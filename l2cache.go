@@ -28,14 +28,15 @@ type cache struct {
 	digest cacheDigester // nil: the store has none
 	closes bool          // the store is this engine's own
 	wal    *journal
+	news   *news
 	missed l2Missed
 	known  l2Servers
 	unsure atomic.Bool   // the WAL file says that a crash may leave L2 behind L3
 	back   chan struct{} // cap 1: L2 was away
 }
 
-func newCache(s *server, wal *journal) *cache {
-	c := &cache{server: s, wal: wal, back: make(chan struct{}, 1)}
+func newCache(s *server, wal *journal, news *news) *cache {
+	c := &cache{server: s, wal: wal, news: news, back: make(chan struct{}, 1)}
 	c.missed.note = c.noteMissed
 	return c
 }
@@ -233,7 +234,7 @@ func (c *cache) HasDigest() bool { return c.digest != nil }
 // Digest returns the digest of L2, and the ids whose values can't be read.
 func (c *cache) Digest(ctx context.Context) (set *digest.Set, unreadable []string, err error) {
 	err = c.pass(ctx, "digest", func(ctx context.Context) (err error) {
-		set, unreadable, err = c.digest.Digest(ctx, c.timeout)
+		set, unreadable, err = c.digest.Digest(ctx, c.Timeout)
 		return err
 	})
 	return set, unreadable, err
@@ -242,7 +243,7 @@ func (c *cache) Digest(ctx context.Context) (set *digest.Set, unreadable []strin
 // Leaves returns the leaves of some branches, and the ids whose values can't be read.
 func (c *cache) Leaves(ctx context.Context, branches []int) (out []Meta, unreadable []string, err error) {
 	err = c.pass(ctx, "leaves", func(ctx context.Context) (err error) {
-		out, unreadable, err = c.digest.Leaves(ctx, c.timeout, branches)
+		out, unreadable, err = c.digest.Leaves(ctx, c.Timeout, branches)
 		return err
 	})
 	return out, unreadable, err
@@ -254,7 +255,7 @@ func (c *cache) Evicts(ctx context.Context) (full bool, err error) {
 	if c.digest == nil {
 		return false, nil
 	}
-	return c.digest.Evicts(ctx, c.timeout)
+	return c.digest.Evicts(ctx, c.Timeout)
 }
 
 // Scan calls fn with all ids, some at a time; an error of fn ends it. A store that delivers
@@ -263,11 +264,11 @@ func (c *cache) Scan(ctx context.Context, fn func(ctx context.Context, ids []str
 	return c.pass(ctx, "scan", func(ctx context.Context) error {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
-		idle := time.AfterFunc(c.timeout, func() { cancel(context.DeadlineExceeded) })
+		idle := time.AfterFunc(c.Timeout, func() { cancel(context.DeadlineExceeded) })
 		defer idle.Stop()
 		err := c.store.Scan(ctx, func(ids []string) error {
 			idle.Stop()
-			defer idle.Reset(c.timeout)
+			defer idle.Reset(c.Timeout)
 			return fn(ctx, ids)
 		})
 		if err != nil && context.Cause(ctx) == context.DeadlineExceeded {

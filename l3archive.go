@@ -1,13 +1,14 @@
 package syncengine
 
 // l3archive.go is the way to L3: the store's own methods behind its breaker, with repetitions
-// after an outage. Nothing is asked before Prepare has succeeded once.
+// after an outage. What is known of L3 beside its breaker is one state (l3State), here alone.
 //
 // No goroutines.
 
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,7 @@ type healer interface {
 // archive is the department of L3.
 type archive struct {
 	*server
+	news    *news
 	store   ArchiveStore
 	cond    ConditionalStore // these four: nil when the store can't
 	digest  archiveDigester
@@ -43,11 +45,58 @@ type archive struct {
 	closes  bool // the store is this engine's own
 	private bool // it is the file in Dir: no other engine writes there
 	nonce   uint64
-	ready   atomic.Bool // Prepare has succeeded once
+
+	changing sync.Mutex // held while state is replaced and that is told
+	state    atomic.Pointer[l3State]
 }
 
-func newArchive(s *server) *archive {
-	return &archive{server: s, nonce: uint64(time.Now().UnixNano())} // above those of an earlier engine on the same store
+// l3State is what is known of L3.
+type l3State struct {
+	prepared bool  // Prepare has succeeded once: nothing is asked before
+	down     bool  // what waits for L3 waits on, until Look says yes or a write succeeds
+	cause    error // why the last write failed, for all that Look says; nil: it did not
+}
+
+func newArchive(s *server, news *news) *archive {
+	a := &archive{server: s, news: news, nonce: uint64(time.Now().UnixNano())} // above those of an earlier engine on the same store
+	a.state.Store(&l3State{})
+	return a
+}
+
+// change replaces the state, and tells when writes begin or cease to fail: why is the cause.
+func (a *archive) change(why error, fn func(s *l3State)) {
+	was := a.state.Load()
+	s := *was
+	if fn(&s); s.prepared == was.prepared && s.down == was.down && (s.cause == nil) == (was.cause == nil) {
+		return // nearly always
+	}
+	a.changing.Lock()
+	defer a.changing.Unlock()
+	was = a.state.Load()
+	s = *was
+	fn(&s)
+	a.state.Store(&s)
+	if s.down != was.down {
+		a.news.L3Outage(s.down, why)
+	}
+}
+
+// Down reports whether L3 takes no writes, as far as is known.
+func (a *archive) Down() bool { return a.state.Load().down }
+
+// Fail notes that L3 takes no writes, or that none can be made.
+func (a *archive) Fail(cause error) { a.change(cause, func(s *l3State) { s.down = true }) }
+
+// wrote notes how a write ended: of causes the first stays, since later ones may only say that the
+// circuit is open.
+func (a *archive) wrote(err error) {
+	a.change(nil, func(s *l3State) {
+		if err == nil {
+			s.down, s.cause = false, nil
+		} else if s.cause == nil {
+			s.cause = err
+		}
+	})
 }
 
 // Use sets the store. It is called once, by Open.
@@ -77,7 +126,7 @@ func (a *archive) Members() registrar { return a.members }
 func (a *archive) Prepare(ctx context.Context) error {
 	err := a.Probe(ctx, a.store.Prepare)
 	if err == nil {
-		a.ready.Store(true)
+		a.change(nil, func(s *l3State) { s.prepared = true })
 	}
 	return err
 }
@@ -88,19 +137,20 @@ func (a *archive) Look(ctx context.Context) error {
 		return err
 	}
 	a.Reset()
+	a.change(nil, func(s *l3State) { s.down = false })
 	return nil
 }
 
 // Ready reports whether Prepare has succeeded once.
-func (a *archive) Ready() bool { return a.ready.Load() }
+func (a *archive) Ready() bool { return a.state.Load().prepared }
 
 // Call makes a call once. Others are made again after an outage.
 func (a *archive) Call(ctx context.Context, op string, fn func(context.Context) error) error {
-	return a.callFor(ctx, op, a.timeout, fn)
+	return a.callFor(ctx, op, a.Timeout, fn)
 }
 
 func (a *archive) callFor(ctx context.Context, op string, timeout time.Duration, fn func(context.Context) error) error {
-	if !a.ready.Load() {
+	if !a.Ready() {
 		return unavailable("L3", errors.New("not connected yet"))
 	}
 	return a.DoFor(ctx, op, timeout, fn)
@@ -108,12 +158,12 @@ func (a *archive) callFor(ctx context.Context, op string, timeout time.Duration,
 
 func (a *archive) again(ctx context.Context, op string, timeout time.Duration, fn func(context.Context) error) error {
 	return a.Again(ctx, func(err error) bool {
-		return !errors.Is(err, errFenced) && !errors.Is(err, ErrUnknownOutcome) && a.ready.Load()
+		return !errors.Is(err, errFenced) && !errors.Is(err, ErrUnknownOutcome) && a.Ready()
 	}, func() error { return a.callFor(ctx, op, timeout, fn) })
 }
 
 func (a *archive) ask(ctx context.Context, op string, fn func(context.Context) error) error {
-	return a.again(ctx, op, a.timeout, fn)
+	return a.again(ctx, op, a.Timeout, fn)
 }
 
 // Get reads a row.
@@ -178,7 +228,7 @@ func (a *archive) Apply(ctx context.Context, recs []Record) (above []Meta, err e
 		return err
 	})
 	if err == nil || isOutage(err) {
-		a.Wrote(err)
+		a.wrote(err)
 	}
 	return above, err
 }
@@ -194,7 +244,7 @@ func (a *archive) ApplyIf(ctx context.Context, units [][]Conditional, recs []Rec
 		return err
 	})
 	if err == nil {
-		a.Wrote(nil)
+		a.wrote(nil)
 	}
 	return verdicts, err
 }
@@ -210,7 +260,7 @@ func (a *archive) Landed(ctx context.Context) (landed bool, err error) {
 
 // PurgeTombstones removes some that were written before a time, and returns how many.
 func (a *archive) PurgeTombstones(ctx context.Context, before time.Time, limit int) (n int, err error) {
-	err = a.cb.do(ctx, a.timeout, func(ctx context.Context) (err error) {
+	err = a.Do(ctx, "purge", func(ctx context.Context) (err error) {
 		n, err = a.store.PurgeTombstones(ctx, before, limit)
 		return err
 	})
@@ -302,7 +352,7 @@ func (a *archive) Health(ctx context.Context) Probe {
 		ping = a.store.Ping
 	}
 	p := a.Ask(ctx, ping)
-	if cause := a.WriteCause(); cause != nil && p.OK {
+	if cause := a.state.Load().cause; cause != nil && p.OK {
 		p.OK, p.Error = false, "takes no writes: "+cause.Error()
 	}
 	p.Circuit = a.State()
@@ -310,7 +360,10 @@ func (a *archive) Health(ctx context.Context) Probe {
 }
 
 // Stats sets this department's part.
-func (a *archive) Stats(s *Stats) { s.L3Hits, s.L3Misses = a.Counts() }
+func (a *archive) Stats(s *Stats) {
+	s.L3Hits, s.L3Misses = a.Counts()
+	s.L3Down = a.Down()
+}
 
 // scanRows is how many rows are read at once.
 const scanRows = 1000
@@ -329,8 +382,8 @@ func (a *archive) timeFor(recs []Record) time.Duration {
 		bytes += int64(len(recs[i].ID) + len(recs[i].Content))
 	}
 	times := 1 + time.Duration(max(0, len(recs)-1)/rowsPerTimeout) + time.Duration(max(0, bytes-1)/bytesPerTimeout)
-	if t := a.timeout * times; t/times == a.timeout {
+	if t := a.Timeout * times; t/times == a.Timeout {
 		return t
 	}
-	return a.timeout // so long that it makes no difference
+	return a.Timeout // so long that it makes no difference
 }

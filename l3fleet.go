@@ -25,10 +25,10 @@ import (
 
 // member is another engine in the table.
 type member struct {
-	id     string
-	ticket int64
-	seen   int64 // the highest ticket this engine has noticed
-	beats  int64 // beatsNot: it never beats
+	ID     string
+	Ticket int64
+	Seen   int64 // the highest ticket this engine has noticed
+	Beats  int64 // beatsNot: it never beats
 }
 
 // registrar is an L3 that keeps a table of its engines.
@@ -91,7 +91,7 @@ func (s *sqlStore) Members(ctx context.Context, id string) (out []member, err er
 		}
 		for rows.Next() && err == nil {
 			var m member
-			err = rows.Scan(&m.id, &m.ticket, &m.seen, &m.beats)
+			err = rows.Scan(&m.ID, &m.Ticket, &m.Seen, &m.Beats)
 			out = append(out, m)
 		}
 		return errors.Join(err, rows.Err(), rows.Close())
@@ -105,7 +105,7 @@ func (s *sqlStore) Beat(ctx context.Context, id string, seen int64) (gone bool, 
 }
 
 func (s *sqlStore) Evict(ctx context.Context, m member) error {
-	_, err := s.change(ctx, "evict", "DELETE FROM sync_instances WHERE id = ? AND beats = ?", m.id, m.beats)
+	_, err := s.change(ctx, "evict", "DELETE FROM sync_instances WHERE id = ? AND beats = ?", m.ID, m.Beats)
 	return err
 }
 

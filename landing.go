@@ -27,14 +27,14 @@ type landingWait struct {
 
 // verdict is what became of a unit in L3.
 type verdict struct {
-	refused error    // it is in quarantine
-	lost    []lostOp // ops that L3 holds something higher of
+	Refused error    // it is in quarantine
+	Lost    []lostOp // ops that L3 holds something higher of
 }
 
 // lostOp is an op that is not in L3 since L3 holds something higher of its id.
 type lostOp struct {
-	rec    Record // what was to be written: this op, or a later one of this engine
-	row    Meta   // what L3 holds
+	Op     Record // what was to be written: this op, or a later one of this engine
+	Held   Meta   // what L3 holds
 	waited uint64 // later ops up to that version have been waited for, see numbers.Above
 }
 
@@ -56,6 +56,9 @@ func newWaiter() *waiter { return &waiter{verdict: make(chan verdict, 1)} }
 // claim reports whether the caller still waits, and then it will until it gets the verdict.
 func (w *waiter) claim() bool { return w.over.CompareAndSwap(false, true) }
 
+// Leave ends a wait without a verdict.
+func (w *waiter) Leave() { w.over.Store(true) }
+
 // dropAwaited tells the call that waits for a unit, if any, that it was discarded.
 func (q *queue) dropAwaited(ops []*entry) {
 	q.mu.Lock()
@@ -63,7 +66,7 @@ func (q *queue) dropAwaited(ops []*entry) {
 	key := awaitedOp{ops[0].id(), ops[0].version}
 	for _, w := range q.awaited[key] {
 		if w.claim() {
-			w.verdict <- verdict{refused: errDiscarded}
+			w.verdict <- verdict{Refused: errDiscarded}
 		}
 	}
 	delete(q.awaited, key)
@@ -74,7 +77,7 @@ func (q *queue) lowest() int64 {
 	low := int64(math.MaxInt64)
 	for i := range q.lanes {
 		if l := &q.lanes[i]; l.len() > 0 {
-			low = min(low, l.front().seq)
+			low = min(low, l.front().Seq)
 		}
 	}
 	for _, b := range q.flights {

@@ -102,9 +102,7 @@ func (e *Engine) shut(ctx context.Context, busy bool) error {
 // behind.
 func (e *Engine) settle(cause error) error {
 	var errs []error
-	e.flush.logging.Wait() // what an outage has put on its way
-	e.flush.LogBuffered()
-	e.flush.logging.Wait()
+	e.flush.LogRest()
 	pending, _, _ := e.queue.Pending()
 	lost := e.wal.Alone()
 	if lost > 0 {
@@ -128,7 +126,7 @@ func (e *Engine) retire(ctx context.Context) {
 	if err := e.numbers.Close(context.WithoutCancel(ctx)); err != nil {
 		e.news.Log().Warn("the next engine's versions begin a little later", "error", err)
 	}
-	if !e.archive.Ready() || ctx.Err() != nil || e.flush.down.Load() {
+	if !e.archive.Ready() || ctx.Err() != nil || e.archive.Down() {
 		return
 	}
 	e.trust.Leave(ctx)

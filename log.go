@@ -36,5 +36,5 @@ func (n *numbers) Log(ops []*entry) error {
 
 // LogLone puts a unit that is in memory alone, and has its place there, into the log.
 func (n *numbers) LogLone(u *unit, then func(seg *segment, last bool, err error)) {
-	_ = n.LogUnit(u.ops(), func(*entry) (*entry, error) { return nil, nil }, then)
+	_ = n.LogUnit(u.Ops(), func(*entry) (*entry, error) { return nil, nil }, then)
 }

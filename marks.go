@@ -143,14 +143,14 @@ func (n *numbers) Decided(ctx context.Context, units []unit, a *archived) error 
 	if n.watched.Load() > 0 {
 		n.mu.Lock()
 		for i := range units {
-			for _, e := range units[i].ops() {
+			for _, e := range units[i].Ops() {
 				m, ok := n.marks[e.id()]
 				if !ok || a.refused[e] != nil {
 					continue
 				}
 				if l, lost := a.lost[e]; !lost {
 					m.landed = max(m.landed, e.version)
-				} else if m.lost == nil || l.rec.Version > m.lost.rec.Version {
+				} else if m.lost == nil || l.Op.Version > m.lost.Op.Version {
 					m.lost = &l
 				}
 				n.marks[e.id()] = m

@@ -14,9 +14,9 @@ func (e *Engine) Stats() Stats {
 	s := Stats{
 		State: e.State(), Pressure: e.pressure.Now(), Level: e.pressure.Level(),
 		PendingOps: pending, SpooledOps: spooled, OldestPending: age,
-		FlushedOps: e.flush.flushed.Load(), DrainedOps: e.flush.drained.Load(), FlushBatches: e.flush.batches.Load(), FlushErrors: e.flush.errs.Load(),
-		Quarantined: e.bad.Count(), L3Down: e.flush.down.Load(),
+		Quarantined: e.bad.Count(),
 	}
+	e.flush.Stats(&s)
 	e.l1.Stats(&s)
 	e.wal.Stats(&s)
 	e.cache.Stats(&s)

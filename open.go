@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"time"
 
 	"github.com/syncengine-go/syncengine/internal/rediskit"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
@@ -38,6 +37,13 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	return e, nil
 }
 
+// above is the pipeline's sink.
+type above struct {
+	*quarantine
+	*repair
+	*writer
+}
+
 // newEngine makes the rooms that need no I/O.
 func newEngine(cfg Config) *Engine {
 	e := &Engine{
@@ -45,37 +51,20 @@ func newEngine(cfg Config) *Engine {
 		l1: newL1(cfg.L1MaxBytes), wal: newJournal(walLimits{cfg.WALMaxItems, cfg.WALMaxBytes, cfg.thresholds()[LevelCritical-1].value}),
 		closed: make(chan struct{}),
 	}
-	e.bad = &quarantine{wal: e.wal, l1: e.l1}
-	e.cache = newCache(newServer("L2", cfg.L2Timeout, cfg.L2Breaker, e.news, e.door), e.wal)
-	e.archive = newArchive(newServer("L3", cfg.L3Timeout, cfg.L3Breaker, e.news, e.door))
+	up := &above{}
 	e.pressure = newPressure(e.l1, e.wal, cfg.thresholds(), e.levelChanged)
+	e.cache = newCache(newServer("L2", cfg.L2Timeout, cfg.L2Breaker, e.news, e.door), e.wal, e.news)
+	e.archive = newArchive(newServer("L3", cfg.L3Timeout, cfg.L3Breaker, e.news, e.door), e.news)
 	e.trust = newTrust(cfg.InstanceID, e.archive, e.wal, e.news, trustLimits{cfg.FilterWarmupBatch, cfg.FilterSnapshotInterval, int64(cfg.FilterSnapshotInserts)})
+	e.queue = newQueue(queueLimitsOf(&cfg), e.l1, e.wal)
+	e.numbers = newNumbers(e.l1, e.wal, e.queue, up)
+	e.flush = newFlusher(e.queue, e.numbers, e.wal, e.cache, e.archive, e.trust, e.pressure, e.door, e.news, up, cfg.FlushConcurrency)
+	e.bad = newQuarantine(e.wal, e.l1, e.queue, e.numbers, e.archive, e.pressure, e.door, e.news)
 	e.repair = newRepair(e.l1, e.cache, e.archive, e.bad, e.news)
-	// The queue multiplies these two: huge values mean the same as these.
-	batchBytes, age := min(cfg.BatchFlushBytes, 1<<40), min(cfg.BatchFlushInterval, 10*365*24*time.Hour)
-	e.queue = newQueue(queueLimits{
-		count: cfg.BatchFlushCount, bytes: batchBytes, age: age,
-		patience: max(10*age, time.Second), spoolAbove: cfg.L1MaxBytes / 2, evictAhead: min(32<<10, cfg.L1MaxBytes/64),
-	}, e.l1, e.wal)
-	e.verifier = &verifier{e.cache, e.archive, e.queue, e.repair, e.news, cfg.VerifyInterval}
-	e.numbers = newNumbers(e.l1, e.wal, e.queue)
-	e.numbers.refusedAt = e.bad.RefusedAt
-	e.bad.queue, e.bad.numbers, e.bad.archive, e.bad.pressure, e.bad.door, e.bad.news = e.queue, e.numbers, e.archive, e.pressure, e.door, e.news
-	e.reader = &reader{
-		l1: e.l1, wal: e.wal, bad: e.bad, trust: e.trust, cache: e.cache, archive: e.archive, repair: e.repair,
-		pressure: e.pressure, door: e.door, news: e.news, maxAge: cfg.L1MaxAge,
-	}
-	e.flush = &flusher{
-		q: e.queue, wal: e.wal, conc: cfg.FlushConcurrency, kick: make(chan struct{}, 1), spawn: e.door.Spawn,
-		apply: e.trust.Apply,
-		cache: e.cache.Write, refuse: e.bad.Refuse, dropped: e.bad.WasDiscarded, unlogged: e.cache.Unsure, probe: e.archive.Look, outage: e.news.L3Outage, landed: e.news.Batch,
-		uncached: e.repair.Outranked, superseded: func(lost []lostOp) { e.writer.superseded(lost) }, decided: e.bad.Decided, corrupted: e.news.Corrupted, log: e.numbers.LogLone, haste: func() bool { return e.pressure.Level() >= LevelWarn },
-	}
-	e.writer = &writer{
-		cfg: cfg, l1: e.l1, wal: e.wal, queue: e.queue, flush: e.flush, numbers: e.numbers, pressure: e.pressure,
-		cache: e.cache, archive: e.archive, trust: e.trust, bad: e.bad, repair: e.repair, reader: e.reader, door: e.door, news: e.news,
-		conditions: conditions{wake: make(chan struct{}, 1)},
-	}
+	e.verifier = newVerifier(e.cache, e.archive, e.queue, e.repair, e.news, cfg.VerifyInterval)
+	e.reader = newReader(e.l1, e.wal, e.bad, e.trust, e.cache, e.archive, e.repair, e.pressure, e.door, e.news, cfg.L1MaxAge)
+	e.writer = newWriter(&cfg, e.l1, e.wal, e.queue, e.flush, e.numbers, e.pressure, e.cache, e.archive, e.trust, e.bad, e.repair, e.reader, e.door, e.news)
+	up.quarantine, up.repair, up.writer = e.bad, e.repair, e.writer
 	return e
 }
 

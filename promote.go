@@ -12,15 +12,15 @@ const (
 
 // promotion is a copy on its way to L2, or an id whose copy there is corrupt.
 type promotion struct {
-	rec   Record
-	stamp uint64 // write count of the id when rec was read
-	heal  string
+	Rec   Record
+	Stamp uint64 // write count of the id when rec was read
+	Heal  string
 }
 
 // Promote never waits. What L2 is too slow for, or what would take too much memory, is
 // dropped: the next read of the id tries again.
 func (r *repair) Promote(p promotion) {
-	size := int64(len(p.rec.Content)) + entryOverhead
+	size := int64(len(p.Rec.Content)) + entryOverhead
 	if held := r.promoting.Add(size); held > promoteBytes && held > size {
 		r.promoting.Add(-size)
 		return
@@ -49,11 +49,11 @@ func (r *repair) promoteBatch(ctx context.Context, p promotion) {
 	var stamps []uint64
 	var heal []string
 	for more := true; more; {
-		r.promoting.Add(-int64(len(p.rec.Content)) - entryOverhead)
-		if p.heal != "" {
-			heal = append(heal, p.heal)
-		} else if p.rec.Deleted || hashOf(p.rec.Content) == p.rec.ContentHash { // readers share it
-			recs, stamps = append(recs, p.rec), append(stamps, p.stamp)
+		r.promoting.Add(-int64(len(p.Rec.Content)) - entryOverhead)
+		if p.Heal != "" {
+			heal = append(heal, p.Heal)
+		} else if p.Rec.Deleted || hashOf(p.Rec.Content) == p.Rec.ContentHash { // readers share it
+			recs, stamps = append(recs, p.Rec), append(stamps, p.Stamp)
 		}
 		select {
 		case p = <-r.promotes:

@@ -55,6 +55,10 @@ type quarantine struct {
 	marking sync.Mutex // held from reading a row until it is stored with its marks
 }
 
+func newQuarantine(w *journal, mem *l1, q *queue, n *numbers, a *archive, p *pressure, d *door, news *news) *quarantine {
+	return &quarantine{wal: w, l1: mem, queue: q, numbers: n, archive: a, pressure: p, door: d, news: news}
+}
+
 // badRow is a row of the table: a unit.
 type badRow struct {
 	id       int64
@@ -102,7 +106,7 @@ func (q *quarantine) Load(ctx context.Context) error {
 		return err
 	}
 	for i := range bads {
-		q.index(bads[i].ops, bads[i].row, bads[i].err, 0)
+		q.index(bads[i].Ops, bads[i].Row, bads[i].Err, 0)
 	}
 	b, err := q.wal.Meta(ctx, discardedKey)
 	if err != nil || len(b) == 0 {
@@ -155,16 +159,16 @@ func (q *quarantine) forget(rows ...*badRow) {
 // batch met an outage, or when a crash came before the WAL was trimmed. The caller lets go of
 // the unit only after a nil result. added tells whether it is new.
 func (q *quarantine) add(ctx context.Context, u *unit, acceptedAt int64, why error) (added bool, err error) {
-	ops := u.ops()
+	ops := u.Ops()
 	if q.holds(ops) {
 		return false, nil
 	}
-	row, err := q.wal.AddBad(ctx, &badUnit{at: acceptedAt, attempts: attempts(ops), err: why.Error(), ops: ops})
+	row, err := q.wal.AddBad(ctx, &badUnit{At: acceptedAt, Attempts: attempts(ops), Err: why.Error(), Ops: ops})
 	if err != nil {
 		return false, err
 	}
 	q.mu.Lock()
-	q.index(ops, row, why.Error(), u.seq)
+	q.index(ops, row, why.Error(), u.Seq)
 	q.mu.Unlock()
 	return true, nil
 }
@@ -239,7 +243,7 @@ func (q *quarantine) outrank(ctx context.Context, r *badRow, ops map[*badOp]int)
 	if err != nil || len(bads) == 0 { // none: retried or discarded just now
 		return err
 	}
-	for _, e := range bads[0].ops {
+	for _, e := range bads[0].Ops {
 		for op := range ops {
 			if op.id == e.id() && op.head.compare(e) == 0 {
 				e.state.Or(stateSuperseded)
@@ -370,6 +374,9 @@ func (q *quarantine) RefusedAt(id string) uint64 {
 	return 0
 }
 
+// Any reports whether anything is here.
+func (q *quarantine) Any() bool { return q.some.Load() }
+
 // Has reports whether an op of id is here that may answer reads.
 func (q *quarantine) Has(id string) bool {
 	if !q.some.Load() {
@@ -419,7 +426,7 @@ func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
 			return nil, err
 		}
 		if len(bads) > 0 {
-			return newestOf(id, bads[0].ops)
+			return newestOf(id, bads[0].Ops)
 		}
 		q.mu.Lock()
 		if q.rows[op.row.id] == op.row && !op.row.claimed { // gone from the file alone: it landed
@@ -463,17 +470,17 @@ func (q *quarantine) read(ctx context.Context, r *badRow) (*badUnit, error) {
 	return &bads[0], nil
 }
 
-// public returns the ops of a unit as the user sees them.
-func (u *badUnit) public() []QuarantinedOp {
+// Public returns the ops of a unit as the user sees them.
+func (u *badUnit) Public() []QuarantinedOp {
 	var group []string
-	if len(u.ops) > 1 {
-		group = idsOf(u.ops)
+	if len(u.Ops) > 1 {
+		group = idsOf(u.Ops)
 	}
-	out := make([]QuarantinedOp, len(u.ops))
-	for i, e := range u.ops {
+	out := make([]QuarantinedOp, len(u.Ops))
+	for i, e := range u.Ops {
 		out[i] = QuarantinedOp{
-			ID: e.id(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.err,
-			Attempts: u.attempts, At: time.Unix(0, u.at).UTC(), Superseded: e.state.Load()&stateSuperseded != 0,
+			ID: e.id(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.Err,
+			Attempts: u.Attempts, At: time.Unix(0, u.At).UTC(), Superseded: e.state.Load()&stateSuperseded != 0,
 		}
 		if !e.deleted {
 			out[i].Content = slices.Clone(e.content())
@@ -482,10 +489,10 @@ func (u *badUnit) public() []QuarantinedOp {
 	return out
 }
 
-// damaged returns the error of an op that is not what was submitted, nil when all are.
-func (u *badUnit) damaged() error {
+// Damaged returns the error of an op that is not what was submitted, nil when all are.
+func (u *badUnit) Damaged() error {
 	var errs []error
-	for _, e := range u.ops {
+	for _, e := range u.Ops {
 		if e.state.Load()&(stateDamaged|stateSuperseded) == stateDamaged {
 			errs = append(errs, e.damage("WAL"))
 		}

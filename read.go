@@ -34,6 +34,10 @@ type reader struct {
 	loads    flights
 }
 
+func newReader(mem *l1, w *journal, bad *quarantine, t *trust, c *cache, a *archive, r *repair, p *pressure, d *door, news *news, maxAge time.Duration) *reader {
+	return &reader{l1: mem, wal: w, bad: bad, trust: t, cache: c, archive: a, repair: r, pressure: p, door: d, news: news, maxAge: maxAge}
+}
+
 func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {
 	if !d.door.Closed() {
 		ent, ok := d.l1.Get(id)
@@ -132,7 +136,7 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 	if !ok {
 		d.l1.Missed()
 	}
-	refused := d.bad.some.Load()
+	refused := d.bad.Any()
 	waiting, recovered, err := d.bad.Find(ctx, id)
 	switch {
 	case err != nil:
@@ -227,7 +231,7 @@ func (d *reader) l2Failed(err error, ids ...string) {
 		d.cache.Saw(false, len(ids))
 		d.news.Corrupted(err)
 		for _, id := range ids {
-			d.repair.Promote(promotion{heal: id})
+			d.repair.Promote(promotion{Heal: id})
 		}
 	}
 }
@@ -237,7 +241,7 @@ func (d *reader) Promote(rec *Record, stamp uint64, toL2 bool) {
 	d.l1.Promote(newEntry(rec), stamp)
 	d.l1.Shrink()
 	if toL2 && d.cache.On() {
-		d.repair.Promote(promotion{rec: *rec, stamp: stamp})
+		d.repair.Promote(promotion{Rec: *rec, Stamp: stamp})
 	}
 }
 

@@ -33,8 +33,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	case err != nil && !errors.Is(err, ErrUnavailable):
 		return fmt.Errorf("syncengine: open: %w", err)
 	case err != nil:
-		e.flush.down.Store(true)
-		e.news.L3Outage(true, err)
+		e.archive.Fail(err)
 	}
 	e.setState(StateDrainingWAL)
 	if err := e.bad.Load(ctx); err != nil {
@@ -59,7 +58,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	}
 	e.door.Spawn("fleet", func() { e.trust.KeepFleet(e.door.Context()) })
 	e.door.Spawn("filter", func() { e.trust.KeepFilter(e.door.Context()) })
-	e.door.Spawn("conditions", func() { e.writer.decide(e.door.Context()) })
+	e.door.Spawn("conditions", func() { e.writer.Decide(e.door.Context()) })
 	e.door.Spawn("flusher", func() { e.flush.Run(e.door.Context()) })
 	e.door.Spawn("housekeeping", func() { e.housekeep(e.door.Context()) })
 	e.door.Spawn("l3 watch", func() { e.watchL3(e.door.Context()) })
@@ -75,10 +74,10 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 		return err
 	}
 	l, err := e.wal.Recover(ctx, e.l1.Hash, e.bad.WasDiscarded)
-	if err != nil || l.last == 0 {
+	if err != nil || l.Last == 0 {
 		return err
 	}
-	e.queue.Restore(l.ops, l.first, l.last, l.oldest)
-	e.news.Log().Info("draining what an earlier engine left in the WAL", "ops", l.ops)
+	e.queue.Restore(l.Ops, l.First, l.Last, l.Oldest)
+	e.news.Log().Info("draining what an earlier engine left in the WAL", "ops", l.Ops)
 	return nil
 }

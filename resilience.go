@@ -38,8 +38,8 @@ var (
 	daemonPreset  = retryPreset{first: 100 * time.Millisecond, longest: 2 * time.Second, jittered: .2}
 )
 
-// schedule returns the waits between tries. It is for one operation only.
-func (p retryPreset) schedule() backoff.BackOff {
+// Schedule returns the waits between tries. It is for one operation only.
+func (p retryPreset) Schedule() backoff.BackOff {
 	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(p.first), backoff.WithMaxInterval(p.longest),
 		backoff.WithMultiplier(2), backoff.WithRandomizationFactor(p.jittered), backoff.WithMaxElapsedTime(0))
 	if p.tries == 0 {
@@ -57,7 +57,7 @@ func retry(ctx context.Context, p retryPreset, onRetry func(), again func(error)
 			return backoff.Permanent(last)
 		}
 		return last
-	}, backoff.WithContext(p.schedule(), ctx), func(error, time.Duration) { onRetry() })
+	}, backoff.WithContext(p.Schedule(), ctx), func(error, time.Duration) { onRetry() })
 	if err != nil && last != nil {
 		return last
 	}

@@ -19,25 +19,15 @@ func (q *quarantine) Refuse(ctx context.Context, u *unit, why error) error {
 	if errors.As(why, &re) {
 		why = re.Err
 	}
-	at := time.Now().UnixNano() - q.queue.Now() + u.at
+	at := time.Now().UnixNano() - q.queue.Now() + u.At
 	added, err := q.add(context.WithoutCancel(ctx), u, at, why)
 	if err != nil || !added {
 		return err
 	}
 	failpoint.Hit(failpoint.Quarantined)
-	bad := badUnit{at: at, attempts: attempts(u.ops()), err: why.Error(), ops: u.ops()}
-	q.news.Quarantined(bad.public())
+	bad := badUnit{At: at, Attempts: attempts(u.Ops()), Err: why.Error(), Ops: u.Ops()}
+	q.news.Quarantined(bad.Public())
 	return nil
-}
-
-// Decided is told what became of units in L3, before the queue lets go of them.
-func (q *quarantine) Decided(ctx context.Context, units []unit, a *archived) error {
-	for _, recs := range [][]Record{a.stored, a.losers} { // of either L3 holds it, or something higher
-		if err := q.Landed(ctx, recs); err != nil {
-			return err
-		}
-	}
-	return q.numbers.Decided(ctx, units, a)
 }
 
 func (q *quarantine) List(ctx context.Context) (ops []QuarantinedOp, err error) {
@@ -51,7 +41,7 @@ func (q *quarantine) List(ctx context.Context) (ops []QuarantinedOp, err error) 
 	}
 	var out []QuarantinedOp
 	for i := range units {
-		out = append(out, units[i].public()...)
+		out = append(out, units[i].Public()...)
 	}
 	return out, nil
 }
@@ -75,27 +65,27 @@ func (q *quarantine) Retry(ctx context.Context, ids ...string) (n int, err error
 		if u == nil { // it has landed meanwhile
 			continue
 		}
-		if err := u.damaged(); err != nil {
+		if err := u.Damaged(); err != nil {
 			damaged = append(damaged, err)
 			continue
 		}
 		if err := q.retryUnit(ctx, r, u); err != nil {
 			return n, err
 		}
-		n += len(u.ops)
+		n += len(u.Ops)
 	}
 	return n, errors.Join(damaged...)
 }
 
 // retryUnit logs a unit of the quarantine again and removes its row.
 func (q *quarantine) retryUnit(ctx context.Context, r *badRow, u *badUnit) error {
-	left, err := q.notOutranked(ctx, u.ops)
+	left, err := q.notOutranked(ctx, u.Ops)
 	if err != nil {
 		return err
 	}
 	if len(left) > 0 {
 		for _, op := range left {
-			op.attempts = uint8(min(u.attempts, math.MaxUint8))
+			op.attempts = uint8(min(u.Attempts, math.MaxUint8))
 		}
 		if err := q.pressure.Reserve(left); err != nil {
 			return err

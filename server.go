@@ -15,7 +15,7 @@ import (
 // server is the way to one server.
 type server struct {
 	name    string // in metrics
-	timeout time.Duration
+	Timeout time.Duration
 	cb      *breaker
 	news    *news
 	door    *door
@@ -26,7 +26,7 @@ type server struct {
 
 // newServer is of tier "L2" or "L3".
 func newServer(tier string, timeout time.Duration, preset BreakerPreset, news *news, door *door) *server {
-	s := &server{name: strings.ToLower(tier), timeout: timeout, news: news, door: door}
+	s := &server{name: strings.ToLower(tier), Timeout: timeout, news: news, door: door}
 	s.cb = newBreaker(tier, breakerPresets[preset], func(from, to string) { news.Circuit(tier, from, to) })
 	return s
 }
@@ -36,7 +36,7 @@ const passTime = time.Hour
 
 // Do makes a call, once.
 func (s *server) Do(ctx context.Context, op string, fn func(context.Context) error) error {
-	return s.DoFor(ctx, op, s.timeout, fn)
+	return s.DoFor(ctx, op, s.Timeout, fn)
 }
 
 // DoFor is Do with a timeout of its own.
@@ -54,13 +54,13 @@ func (s *server) DoFor(ctx context.Context, op string, timeout time.Duration, fn
 func (s *server) Again(ctx context.Context, only func(error) bool, once func() error) error {
 	start := time.Now()
 	return retry(ctx, queryPreset, func() { s.news.Retried(); start = time.Now() }, func(err error) bool {
-		return isOutage(err) && only(err) && time.Since(start) < s.timeout && s.cb.state() != "open"
+		return isOutage(err) && only(err) && time.Since(start) < s.Timeout && s.cb.state() != "open"
 	}, once)
 }
 
 // Probe makes a call past the breaker.
 func (s *server) Probe(ctx context.Context, fn func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
 	return fn(ctx)
 }

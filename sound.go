@@ -14,12 +14,12 @@ func (f *flusher) sound(ctx context.Context, units []unit, a *archived) ([]unit,
 	out := units[:0:0]
 	for i := range units {
 		var damage error
-		for _, e := range units[i].ops() {
+		for _, e := range units[i].Ops() {
 			if e.deleted || hashOf(e.content()) == e.hash {
 				continue
 			}
 			bad := e.damage("L1")
-			f.corrupted(bad)
+			f.news.Corrupted(bad)
 			if rec := f.fromWAL(ctx, e); rec != nil {
 				a.heal(e, rec)
 			} else {
@@ -30,10 +30,10 @@ func (f *flusher) sound(ctx context.Context, units []unit, a *archived) ([]unit,
 			out = append(out, units[i])
 			continue
 		}
-		if err := f.refuse(ctx, &units[i], damage); err != nil {
+		if err := f.up.Refuse(ctx, &units[i], damage); err != nil {
 			return nil, err
 		}
-		for _, e := range units[i].ops() {
+		for _, e := range units[i].Ops() {
 			a.refused[e] = damage
 		}
 	}
@@ -47,14 +47,14 @@ func (a *archived) heal(e *entry, rec *Record) {
 	a.healed[e] = rec
 }
 
-// soundRecord returns an entry of L1 for somebody who builds on it: as it was submitted, whatever a
+// SoundRecord returns an entry of L1 for somebody who builds on it: as it was submitted, whatever a
 // reader has done to its bytes. It is of version 0 when it has to be read from L3.
-func (f *flusher) soundRecord(ctx context.Context, e *entry) (Record, error) {
+func (f *flusher) SoundRecord(ctx context.Context, e *entry) (Record, error) {
 	if e.deleted || hashOf(e.content()) == e.hash {
 		return e.record(), nil
 	}
 	bad := e.damage("L1")
-	f.corrupted(bad)
+	f.news.Corrupted(bad)
 	if rec := f.fromWAL(ctx, e); rec != nil {
 		return *rec, nil
 	}
@@ -74,7 +74,7 @@ func (f *flusher) fromWAL(ctx context.Context, e *entry) *Record {
 	if err != nil || !ok {
 		return nil
 	}
-	for _, ops := range s.units {
+	for _, ops := range s.Units {
 		for _, op := range ops {
 			if op.version == e.version && op.hash == e.hash && op.id() == e.id() {
 				rec := op.record()

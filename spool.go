@@ -23,15 +23,15 @@ type segmentAge struct{ seg, at int64 }
 // noteSpooled accounts for ops that the drain will read from the WAL.
 func (q *queue) noteSpooled(u *unit, seg *segment, last bool) {
 	if !q.spooling {
-		q.spooling, q.read, q.whole, q.oldest = true, seg.id-1, seg.id-1, u.at
+		q.spooling, q.read, q.whole, q.oldest = true, seg.id-1, seg.id-1, u.At
 	}
 	if q.written != seg.id || len(q.ages) == 0 {
-		q.ages = append(q.ages, segmentAge{seg.id, u.at})
+		q.ages = append(q.ages, segmentAge{seg.id, u.At})
 	}
 	q.written = seg.id
-	q.spooled += len(u.ops())
+	q.spooled += len(u.Ops())
 	if w := u.done; w != nil {
-		w.op = awaitedOp{u.ops()[0].id(), u.ops()[0].version}
+		w.op = awaitedOp{u.Ops()[0].id(), u.Ops()[0].version}
 		if !w.over.Load() { // else its caller left before it could be found here
 			q.awaited[w.op] = append(q.awaited[w.op], w)
 		}
@@ -127,7 +127,7 @@ var beingLogged, elsewhere = &segment{}, &segment{}
 func (q *queue) logged(u *unit, seg *segment, last bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	ops := u.ops()
+	ops := u.Ops()
 	q.wal.Lone(ops, -1)
 	if !seg.decided {
 		seg.decided, seg.spooled = true, q.spooling
@@ -170,7 +170,7 @@ func (q *queue) unlogged() (us []unit) {
 	defer q.mu.Unlock()
 	pick := func(units []unit) {
 		for _, u := range units {
-			if ops := u.ops(); ops[0].seg == nil {
+			if ops := u.Ops(); ops[0].seg == nil {
 				setSegment(ops, beingLogged)
 				us = append(us, u)
 			}
@@ -303,7 +303,7 @@ func (q *queue) Uncover(ctx context.Context, hashes map[string]uint64, unwanted 
 	refs = slices.DeleteFunc(refs, func(r ref) bool { return r.seg <= q.read || !q.spooling })
 	inMemory := func(units []unit) {
 		for i := range units {
-			ops := units[i].ops()
+			ops := units[i].Ops()
 			for _, e := range ops {
 				if _, ok := hashes[e.id()]; ok && e.seg != nil && e.seg.id > 0 {
 					see(ops, e, e.seg.id)

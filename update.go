@@ -186,7 +186,7 @@ func (u *update) run(rec *Record, at *known) (it Item, exists bool, err error) {
 	if exists = rec.Version != 0 && !rec.Deleted; exists {
 		cur = rec.Item
 	}
-	if live := liveVersion(at.at); u.only != nil && *u.only != live {
+	if live := at.Live(); u.only != nil && *u.only != live {
 		return cur, exists, &ConflictError{ID: u.id, Want: *u.only, Have: live}
 	}
 	mine := cur // fn may write into what it gets: an op on its way, or in memory, must not change
@@ -253,7 +253,7 @@ func (u *update) start(ctx context.Context, it *Item, at *known) (w *handed, err
 		return nil, err
 	}
 	o := u.o
-	o.ifVersion = liveVersion(at.at)
+	o.ifVersion = at.Live()
 	c := o.call(1)
 	c.put(e, it, &o)
 	if err := e.checkSize(c.ops); err != nil {
@@ -261,7 +261,7 @@ func (u *update) start(ctx context.Context, it *Item, at *known) (w *handed, err
 	}
 	w = &handed{decision: decision{done: make(chan struct{})}, e: e, op: c.ops[0], c: c}
 	if !e.archive.Private() {
-		w.q, err = e.askL3(ctx, c, at.at.version)
+		w.q, err = e.askL3(ctx, c, at.Version())
 		if err == nil {
 			w.q.chain = &w.decision
 			err = e.conditions.enqueue(w.q)
@@ -302,7 +302,7 @@ func (w *handed) wait(ctx context.Context) (Item, error) {
 	case <-w.done:
 	case <-ctx.Done():
 		if w.w != nil {
-			w.w.over.Store(true)
+			w.w.Leave()
 		}
 		w.e.door.Stay(func() { <-w.done })
 		return Item{}, fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())

@@ -30,6 +30,10 @@ type verifier struct {
 	every   time.Duration
 }
 
+func newVerifier(c *cache, a *archive, q *queue, r *repair, news *news, every time.Duration) *verifier {
+	return &verifier{c, a, q, r, news, every}
+}
+
 // Verify compares the tiers, and with Repair makes them agree.
 func (w *verifier) Verify(ctx context.Context, opts VerifyOptions) (VerifyReport, error) {
 	start := time.Now()

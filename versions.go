@@ -54,9 +54,7 @@ type numbers struct {
 	l1    *l1
 	wal   *journal
 	queue *queue
-
-	// refusedAt returns the version of the newest op of an id in quarantine, or 0.
-	refusedAt func(id string) uint64
+	up    sink
 
 	order sync.Mutex // see above
 
@@ -71,8 +69,8 @@ type numbers struct {
 	used    atomic.Bool   // since housekeeping looked last
 }
 
-func newNumbers(mem *l1, w *journal, q *queue) *numbers {
-	n := &numbers{time: time.Now, l1: mem, wal: w, queue: q, marks: make(map[string]mark), ahead: make(map[string]uint64)}
+func newNumbers(mem *l1, w *journal, q *queue, up sink) *numbers {
+	n := &numbers{time: time.Now, l1: mem, wal: w, queue: q, up: up, marks: make(map[string]mark), ahead: make(map[string]uint64)}
 	n.clock = hlc.New(func() time.Time { return n.time() }, 0)
 	return n
 }
@@ -80,7 +78,7 @@ func newNumbers(mem *l1, w *journal, q *queue) *numbers {
 // head is what is known of the newest op of an id: an entry, or of a spooled one its version.
 type head struct {
 	op      *entry // nil: only the version is known
-	version uint64 // 0: nothing is known
+	Version uint64 // 0: nothing is known
 }
 
 // Newest returns the newest op of an id that is known without I/O. The order lock is held.
@@ -95,16 +93,14 @@ func (n *numbers) Newest(id string) (h head) {
 	}
 	n.mu.Lock()
 	see(n.marks[id].op)
-	if v := n.ahead[id]; v > h.version {
+	if v := n.ahead[id]; v > h.Version {
 		h = head{nil, v}
 	}
 	n.mu.Unlock()
-	if n.refusedAt != nil {
-		if v := n.refusedAt(id); v > h.version {
-			h = head{nil, v}
-		}
+	if v := n.up.RefusedAt(id); v > h.Version {
+		h = head{nil, v}
 	}
-	if version, ok := n.wal.Spooled(n.l1.Hash(id)); ok && version > h.version {
+	if version, ok := n.wal.Spooled(n.l1.Hash(id)); ok && version > h.Version {
 		h = head{nil, version}
 	}
 	return h
@@ -118,12 +114,12 @@ func (n *numbers) Assign(op *entry) error {
 	}
 	if op.version == 0 {
 		op.version = n.clock.Next()
-		if known.version >= op.version {
-			op.version = n.clock.After(known.version)
+		if known.Version >= op.version {
+			op.version = n.clock.After(known.Version)
 		}
 	}
-	if op.version < known.version || op.version == known.version && known.op != nil && op.compare(known.op) < 0 {
-		return staleError(op, known.version)
+	if op.version < known.Version || op.version == known.Version && known.op != nil && op.compare(known.op) < 0 {
+		return staleError(op, known.Version)
 	}
 	return nil
 }
@@ -202,7 +198,7 @@ func unlessLost(rests []*entry) func() error {
 func (n *numbers) AcceptUnit(u unit, assign func(*entry) error) error {
 	n.order.Lock()
 	defer n.order.Unlock()
-	for _, op := range u.ops() {
+	for _, op := range u.Ops() {
 		if err := assign(op); err != nil {
 			return err
 		}
@@ -210,7 +206,7 @@ func (n *numbers) AcceptUnit(u unit, assign func(*entry) error) error {
 			return err
 		}
 	}
-	n.note(u.ops())
+	n.note(u.Ops())
 	n.queue.Accept(u, nil, false)
 	return nil
 }
@@ -226,25 +222,25 @@ func (n *numbers) Above(op *entry, l *lostOp) error {
 	n.mu.Lock()
 	m := n.marks[op.id()]
 	n.mu.Unlock()
-	if m.landed > l.rec.Version {
+	if m.landed > l.Op.Version {
 		return errNewer
 	}
-	if m.op != nil && m.op.version > max(l.rec.Version, l.waited) {
+	if m.op != nil && m.op.version > max(l.Op.Version, l.waited) {
 		l.waited = m.op.version
 		return errNewer
 	}
-	if m.lost != nil && m.lost.rec.Version > l.rec.Version {
+	if m.lost != nil && m.lost.Op.Version > l.Op.Version {
 		was := op.bytes()
-		op.become(newEntry(&m.lost.rec))
+		op.become(newEntry(&m.lost.Op))
 		n.wal.Resize(int64(op.bytes() - was))
-		l.row = m.lost.row
+		l.Held = m.lost.Held
 	}
-	if l.row.Version == MaxVersion {
+	if l.Held.Version == MaxVersion {
 		return staleError(op, MaxVersion)
 	}
 	op.version = n.clock.Next()
-	if op.version <= l.row.Version {
-		op.version = n.clock.After(l.row.Version)
+	if op.version <= l.Held.Version {
+		op.version = n.clock.After(l.Held.Version)
 	}
 	return nil
 }
@@ -254,7 +250,7 @@ func (n *numbers) StillLost(lost []lostOp) (left []lostOp) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, l := range lost {
-		if n.marks[l.rec.ID].landed <= l.rec.Version {
+		if n.marks[l.Op.ID].landed <= l.Op.Version {
 			left = append(left, l)
 		}
 	}
@@ -298,11 +294,34 @@ func (n *numbers) Judge(op *entry, k *known, want uint64, always bool) (restsOn 
 	return restsOn, nil
 }
 
+// NumberAbove gives ops versions above floor, for L3 to judge.
+func (n *numbers) NumberAbove(ops []*entry, floor uint64) error {
+	n.order.Lock()
+	defer n.order.Unlock()
+	for _, op := range ops {
+		least := max(floor, n.Newest(op.id()).Version)
+		if op.version = n.clock.Next(); op.version <= least {
+			op.version = n.clock.After(least)
+		}
+	}
+	return n.Within(n.clock.Last())
+}
+
 // known is what a watched id held: a shadow, of version 0 when it held nothing.
 type known struct {
 	at     *entry
-	failed uint64 // see watch
+	failed uint64 // see Watch
 }
+
+func knownAs(rec *Record, failed uint64) known {
+	return known{at: &entry{version: rec.Version, deleted: rec.Deleted, hash: rec.ContentHash}, failed: failed}
+}
+
+// Version returns its version, a tombstone's, too.
+func (k *known) Version() uint64 { return k.at.version }
+
+// Live returns its version as conditions see it: 0 when there is no item.
+func (k *known) Live() uint64 { return liveVersion(k.at) }
 
 func liveVersion(e *entry) uint64 {
 	if e.deleted {

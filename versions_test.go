@@ -26,7 +26,7 @@ func withLog(t *testing.T, path string, ahead time.Duration, fn func(n *numbers,
 	loop.Go(log.Run)
 	q := newTestQueue(1000)
 	q.wal.log = log
-	n := newNumbers(q.l1, q.wal, q)
+	n := newNumbers(q.l1, q.wal, q, &above{quarantine: &quarantine{}})
 	n.time = func() time.Time { return time.Now().Add(ahead) }
 	if err := n.Load(context.Background()); err != nil {
 		t.Fatal(err)

@@ -152,10 +152,10 @@ func (j *journal) Peek(ctx context.Context, after, upTo int64) (seg int64, ops i
 
 // storedSegment is what a segment holds.
 type storedSegment struct {
-	seg   int64
-	ops   int
-	at    int64 // unix nanoseconds when the first of them was accepted
-	units [][]*entry
+	ID    int64
+	Ops   int
+	At    int64 // unix nanoseconds when the first of them was accepted
+	Units [][]*entry
 }
 
 // Read returns what a segment holds, false when it was trimmed.
@@ -164,8 +164,8 @@ func (j *journal) Read(ctx context.Context, seg int64) (r storedSegment, ok bool
 	if err != nil || !ok {
 		return r, false, walError(err)
 	}
-	r = storedSegment{seg: s.ID, ops: s.Ops, at: s.At}
-	if r.units, err = decodeUnits(s.Payload); err != nil {
+	r = storedSegment{ID: s.ID, Ops: s.Ops, At: s.At}
+	if r.Units, err = decodeUnits(s.Payload); err != nil {
 		err = walError(fmt.Errorf("segment %d: %w", s.ID, err))
 	}
 	return r, true, err
@@ -173,9 +173,9 @@ func (j *journal) Read(ctx context.Context, seg int64) (r storedSegment, ok bool
 
 // leftover is what an earlier engine left in the log.
 type leftover struct {
-	ops         int
-	first, last int64 // segments
-	oldest      int64 // unix nanoseconds when the first op was accepted
+	Ops         int
+	First, Last int64 // segments
+	Oldest      int64 // unix nanoseconds when the first op was accepted
 }
 
 // recoverBytes is how much of the log is read at once.
@@ -188,10 +188,10 @@ func (j *journal) Recover(ctx context.Context, hash func(id string) uint64, unwa
 	if err != nil || t.Last == 0 {
 		return leftover{}, walError(err)
 	}
-	l = leftover{first: t.First, last: t.Last, oldest: t.OldestAt}
+	l = leftover{First: t.First, Last: t.Last, Oldest: t.OldestAt}
 	j.spool.recovered = t.Last
 	err = j.each(ctx, 0, t.Last, func(seg int64, ops []*entry) {
-		l.ops += len(ops)
+		l.Ops += len(ops)
 		j.bytes.Add(opsBytes(ops))
 		if unwanted(ops, seg) {
 			return
@@ -203,7 +203,7 @@ func (j *journal) Recover(ctx context.Context, hash func(id string) uint64, unwa
 	if err != nil {
 		return leftover{}, err
 	}
-	j.items.Add(int64(l.ops))
+	j.items.Add(int64(l.Ops))
 	return l, nil
 }
 
@@ -273,15 +273,15 @@ func (j *journal) SetBlob(ctx context.Context, key string, value []byte) error {
 
 // badUnit is a unit in quarantine.
 type badUnit struct {
-	row      int64
-	at       int64 // unix nanoseconds
-	attempts int
-	err      string
-	ops      []*entry
+	Row      int64
+	At       int64 // unix nanoseconds
+	Attempts int
+	Err      string
+	Ops      []*entry
 }
 
 func (u *badUnit) stored() oplog.Bad {
-	return oplog.Bad{ID: u.row, Ops: len(u.ops), At: u.at, Attempts: u.attempts, Error: u.err, Payload: encodeUnit(nil, u.ops, true)}
+	return oplog.Bad{ID: u.Row, Ops: len(u.Ops), At: u.At, Attempts: u.Attempts, Error: u.Err, Payload: encodeUnit(nil, u.Ops, true)}
 }
 
 // AddBad stores a unit and returns its row.

@@ -42,6 +42,13 @@ type writer struct {
 	makers     makers
 }
 
+func newWriter(cfg *Config, mem *l1, w *journal, q *queue, f *flusher, n *numbers, p *pressure, c *cache, a *archive, t *trust, bad *quarantine, r *repair, rd *reader, d *door, news *news) *writer {
+	return &writer{
+		cfg: *cfg, l1: mem, wal: w, queue: q, flush: f, numbers: n, pressure: p, cache: c, archive: a, trust: t, bad: bad, repair: r,
+		reader: rd, door: d, news: news, conditions: conditions{wake: make(chan struct{}, 1)},
+	}
+}
+
 // WriteOption changes one call. The zero value changes nothing.
 type WriteOption struct {
 	kind       optionKind
@@ -420,7 +427,7 @@ func (e *writer) logIf(ctx context.Context, c *call, assign func(*entry) (*entry
 		}
 	case <-ctx.Done():
 		if w != nil {
-			w.over.Store(true)
+			w.Leave()
 		}
 		e.door.Stay(func() { <-logged })
 		return fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())
