@@ -158,6 +158,9 @@ func (q *quarantine) forget(rows ...*badRow) {
 // add stores a unit, unless it is there already: L3 refuses it again when the rest of its
 // batch met an outage, or when a crash came before the WAL was trimmed. The caller lets go of
 // the unit only after a nil result. added tells whether it is new.
+//
+// From then on memory need not keep the ops: a discard finds them as free to go as any copy, though
+// the batch that they came in goes on.
 func (q *quarantine) add(ctx context.Context, u *unit, acceptedAt int64, why error) (added bool, err error) {
 	ops := u.Ops()
 	if q.holds(ops) {
@@ -168,8 +171,9 @@ func (q *quarantine) add(ctx context.Context, u *unit, acceptedAt int64, why err
 		return false, err
 	}
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.index(ops, row, why.Error(), u.Seq)
-	q.mu.Unlock()
+	q.unpin(ops)
 	return true, nil
 }
 
@@ -186,7 +190,14 @@ func (q *quarantine) holds(ops []*entry) bool {
 			return false
 		}
 	}
+	q.unpin(ops)
 	return true
+}
+
+func (q *quarantine) unpin(ops []*entry) {
+	for _, e := range ops {
+		q.l1.Unpin(e)
+	}
 }
 
 // Landed is told what L3 holds now, or holds something higher of. Ops below are superseded; one

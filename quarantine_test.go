@@ -624,3 +624,34 @@ func TestINV1ARetryKeepsAnOpBelowAnotherThatIsRefused(t *testing.T) {
 	}
 	wantQuarantined(t, e, "x", "x")
 }
+
+// A batch goes on for as long as L3 takes for the rest of it. What it has brought into quarantine may be
+// discarded meanwhile, and memory held on to it.
+func TestINV2WhatIsDiscardedWhileItsBatchGoesOnIsGone(t *testing.T) {
+	for name, d := range map[string]syncengine.Durability{"buffered": syncengine.Buffered, "logged": syncengine.Logged} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			l3 := newChoosy(t)
+			e := open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour, Durability: d})
+			defer l3.release()
+			put(t, e, "refused", 1)
+			put(t, e, "stuck", 1)
+			flushed := make(chan error, 1)
+			go func() { flushed <- e.Flush(ctx) }()
+			<-l3.stuck
+			wantQuarantined(t, e, "refused")
+			wantContent(t, e, "refused", 1)
+			if n, err := e.DiscardQuarantined(ctx, "refused"); n != 1 || err != nil {
+				t.Fatalf("DiscardQuarantined: %d, %v", n, err)
+			}
+			for range 2 {
+				if it, err := e.Get(ctx, "refused"); !errors.Is(err, syncengine.ErrNotFound) {
+					t.Errorf("Get: %s, %v; want ErrNotFound", it.Content, err)
+				}
+				l3.release()
+				must(t, <-flushed)
+				flushed <- nil
+			}
+		})
+	}
+}
