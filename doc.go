@@ -19,7 +19,7 @@
 //	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go events.go merkle.go doc.go
 //	news        news.go metrics.go
 //	door        door.go
-//	server      server.go resilience.go
+//	server      server.go
 //	memory      l1.go eviction.go
 //	journal     wal.go walunit.go walspool.go
 //	pressure    backpressure.go
@@ -30,7 +30,7 @@
 //	quarantine  quarantine.go retry.go
 //	repair      repair.go heal.go promote.go
 //	verifier    verify.go
-//	reader      read.go readmany.go status.go flight.go
+//	reader      read.go readmany.go status.go
 //	writer      write.go archived.go conditions.go update.go insert.go
 //	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go
 //

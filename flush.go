@@ -442,7 +442,7 @@ func (f *flusher) awaitL3(ctx context.Context) bool {
 	// The waits go on growing while probes succeed but writes don't, as with a database
 	// that has become read-only.
 	if f.waits == nil || f.landedOne.Swap(false) {
-		f.waits = daemonPreset.Schedule()
+		f.waits = onOutage.Waits()
 	}
 	timer := time.NewTimer(f.waits.NextBackOff())
 	defer timer.Stop()

@@ -27,16 +27,10 @@ func (e *writer) GetOrInsertWith(ctx context.Context, id string, factory func(co
 	}
 	for try := 0; ; try++ {
 		known := e.numbers.Newest(id).Version // a result below it began before a write that has ended
-		m := e.makers.join(id, func(m *making) {
-			e.door.Spawn("factory", func() { e.makers.fly(m, func() (Record, error) { return e.findOrMake(ctx, id, factory) }) })
-		})
-		select {
-		case <-m.done:
-		case <-ctx.Done():
-			return Item{}, ctx.Err()
-		}
-		if m.err != nil || m.rec.Version >= known || try == 2 { // memory may know what L3 has lost
-			return m.rec.Item, m.err
+		rec, err := e.makers.Do(ctx, id, 0, func(f func()) { e.door.Spawn("factory", f) },
+			func() (Record, error) { return e.findOrMake(ctx, id, factory) })
+		if err != nil || rec.Version >= known || try == 2 { // memory may know what L3 has lost
+			return rec.Item, err
 		}
 	}
 }
@@ -57,42 +51,6 @@ func (m *madeID) holds(id string) bool {
 		}
 	}
 	return false
-}
-
-// makers holds the factories under way, by id.
-type makers struct {
-	mu sync.Mutex // guards m
-	m  map[string]*making
-}
-
-type making struct {
-	id   string
-	done chan struct{}
-	rec  Record // valid once done is closed
-	err  error
-}
-
-func (f *makers) join(id string, start func(*making)) *making {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	m, ok := f.m[id]
-	if !ok {
-		m = &making{id: id, done: make(chan struct{})}
-		if f.m == nil {
-			f.m = make(map[string]*making)
-		}
-		f.m[id] = m
-		start(m)
-	}
-	return m
-}
-
-func (f *makers) fly(m *making, fn func() (Record, error)) {
-	m.rec, m.err = fn()
-	f.mu.Lock()
-	delete(f.m, m.id)
-	f.mu.Unlock()
-	close(m.done)
 }
 
 // findOrMake looks for id in all tiers, and makes and inserts it when it is absent.

@@ -16,6 +16,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"time"
+
+	"github.com/syncengine-go/syncengine/internal/flight"
 )
 
 // reader is the department of reads.
@@ -31,7 +33,7 @@ type reader struct {
 	door     *door
 	news     *news
 	maxAge   time.Duration // of a copy in memory, while other engines may write
-	loads    flights
+	loads    flight.Group[string, Record]
 }
 
 func newReader(mem *l1, w *journal, bad *quarantine, t *trust, c *cache, a *archive, r *repair, p *pressure, d *door, news *news, maxAge time.Duration) *reader {
@@ -151,7 +153,7 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 		return Record{}, ErrNotFound
 	}
 	shared := d.door.Background(ctx)
-	rec, err := d.loads.do(ctx, id, stamp, d.door.Spawn, func() (Record, error) { return d.load(shared, id, stamp, waiting) })
+	rec, err := d.loads.Do(ctx, id, stamp, func(f func()) { d.door.Spawn("load", f) }, func() (Record, error) { return d.load(shared, id, stamp, waiting) })
 	if ok {
 		return d.refreshed(ent, rec, err)
 	}

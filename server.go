@@ -1,22 +1,26 @@
 package syncengine
 
-// server.go is the way to a server: each call goes through its breaker (resilience.go), with its
+// server.go is the way to a server: each call goes through its breaker (internal/guard), with its
 // timeout, and is counted. The guarded stores (l2cache.go, l3archive.go) are made of it; nobody
 // else holds a raw one.
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/syncengine-go/syncengine/internal/guard"
 )
 
 // server is the way to one server.
 type server struct {
 	name    string // in metrics
+	tier    string // in errors
 	Timeout time.Duration
-	cb      *breaker
+	cb      *guard.Breaker
 	news    *news
 	door    *door
 
@@ -26,10 +30,27 @@ type server struct {
 
 // newServer is of tier "L2" or "L3".
 func newServer(tier string, timeout time.Duration, preset BreakerPreset, news *news, door *door) *server {
-	s := &server{name: strings.ToLower(tier), Timeout: timeout, news: news, door: door}
-	s.cb = newBreaker(tier, breakerPresets[preset], func(from, to string) { news.Circuit(tier, from, to) })
+	s := &server{name: strings.ToLower(tier), tier: tier, Timeout: timeout, news: news, door: door}
+	s.cb = guard.New(breakerPresets[preset], s.failure, func(from, to string) { news.Circuit(tier, from, to) })
 	return s
 }
+
+// breakerPresets are what the values of BreakerPreset stand for.
+var breakerPresets = [...]guard.Limits{
+	BreakerDefault:    {Failures: 5, Successes: 2, Open: 30 * time.Second},
+	BreakerAggressive: {Failures: 3, Successes: 3, Open: time.Minute},
+	BreakerLenient:    {Failures: 10, Successes: 1, Open: 15 * time.Second},
+}
+
+// When a call to a server is tried again: at the first contact; when somebody waits for it; and to
+// ask a server that failed, for ever, whether it is back. That one does not grow to minutes: one
+// ping each two seconds is no load, but an outage of an hour followed by five more minutes of
+// spooling would be one.
+var (
+	onStartup = guard.Schedule{Tries: 5, First: 200 * time.Millisecond, Longest: 2 * time.Second, Jittered: .2}
+	onQuery   = guard.Schedule{Tries: 3, First: 100 * time.Millisecond, Longest: 2 * time.Second, Jittered: .5}
+	onOutage  = guard.Schedule{First: 100 * time.Millisecond, Longest: 2 * time.Second, Jittered: .2}
+)
 
 // passTime bounds one pass over a whole tier; each of its steps has the tier's timeout.
 const passTime = time.Hour
@@ -44,17 +65,30 @@ func (s *server) DoFor(ctx context.Context, op string, timeout time.Duration, fn
 	ctx, done := s.door.Cut(ctx)
 	defer done()
 	start := time.Now()
-	err := s.cb.do(ctx, timeout, fn)
+	err := s.cb.Do(ctx, timeout, fn)
+	switch {
+	case errors.Is(err, guard.ErrPanicked): // a store of the caller's
+		err = fmt.Errorf("%s: %w: the store %w", s.tier, ErrUnavailable, err)
+	case errors.Is(err, guard.ErrOpen):
+		err = unavailable(s.tier, err)
+	}
 	s.news.Call(s.name, op, start, err)
 	return err
+}
+
+func (s *server) failure(err error) error {
+	if !isOutage(err) {
+		return nil
+	}
+	return unavailable(s.tier, err)
 }
 
 // Again repeats a call after an outage, on the query schedule, unless a try took the whole timeout:
 // a server that hangs will hang again. Nor if only says no.
 func (s *server) Again(ctx context.Context, only func(error) bool, once func() error) error {
 	start := time.Now()
-	return retry(ctx, queryPreset, func() { s.news.Retried(); start = time.Now() }, func(err error) bool {
-		return isOutage(err) && only(err) && time.Since(start) < s.Timeout && s.cb.state() != "open"
+	return onQuery.Retry(ctx, func() { s.news.Retried(); start = time.Now() }, func(err error) bool {
+		return isOutage(err) && only(err) && time.Since(start) < s.Timeout && s.cb.State() != "open"
 	}, once)
 }
 
@@ -66,10 +100,10 @@ func (s *server) Probe(ctx context.Context, fn func(context.Context) error) erro
 }
 
 // State returns the breaker's: "closed", "half-open" or "open".
-func (s *server) State() string { return s.cb.state() }
+func (s *server) State() string { return s.cb.State() }
 
 // Reset closes the breaker: something proved that the server is back.
-func (s *server) Reset() { s.cb.reset() }
+func (s *server) Reset() { s.cb.Reset() }
 
 // Wrote keeps why writes fail: the first cause, since later ones may only say that the circuit is
 // open. It reports whether that has changed.

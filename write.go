@@ -18,6 +18,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/syncengine-go/syncengine/internal/flight"
 )
 
 // writer is the department of writes.
@@ -39,7 +41,7 @@ type writer struct {
 	news       *news
 	conditions conditions
 	lines      lines
-	makers     makers
+	makers     flight.Group[string, Record] // factories under way, by id
 }
 
 func newWriter(cfg *Config, mem *l1, w *journal, q *queue, f *flusher, n *numbers, p *pressure, c *cache, a *archive, t *trust, bad *quarantine, r *repair, rd *reader, d *door, news *news) *writer {
