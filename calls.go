@@ -90,9 +90,9 @@ func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...WriteOpti
 // N callers on M engines that add 1 have added N.
 //
 // fn is given what L3 holds, and what this engine has accepted since, never an aged copy; the
-// content is fn's own, and may be changed in place. Its item's ID may be empty; another id is ErrInvalidItem. An error of fn ends Update and is
-// returned as it is, but for ErrNoChange, with which Update returns what is there (the zero
-// Item when there is nothing) and nil.
+// content is fn's own, and may be changed in place. Its item's ID may be empty; another id is
+// ErrInvalidItem. An error of fn ends Update and is returned as it is, but for ErrNoChange, with
+// which Update returns what is there (the zero Item when there is nothing) and nil.
 //
 // Update returns the item as it was stored. ctx bounds waiting and retries. Durability and the
 // other errors are those of WithIfVersion, except that a conflict is only returned when opts
@@ -104,14 +104,14 @@ func (e *Engine) Update(ctx context.Context, id string, fn func(cur Item, exists
 // GetOrInsertWith returns the item of id, or calls factory and inserts what it returns, at
 // Config.Durability (see WithIfVersion for what that means where L3 is shared).
 //
-// At a time factory runs once per id in this engine; callers that come meanwhile share its
-// result. It runs on a goroutine of the engine with ctx's values, is called only after L3 or
-// a tombstone said that the id does not exist, never after an error, and is cancelled when the
-// engine closes or after Config.FactoryTimeout: then its callers get an error that is
-// ErrClosed or context.DeadlineExceeded, and what it returns later is thrown away. Its item's ID may be
-// empty; another id is ErrInvalidItem, and so is a factory that asks for the id it makes. A
-// panic in it is returned as an error. When somebody else, here or on another engine, wrote the
-// id while factory ran, that is returned instead.
+// At a time factory runs once per id in this engine; callers that come meanwhile share its result.
+// It runs on a goroutine of the engine with ctx's values, is called only after L3 or a tombstone
+// said that the id does not exist, never after an error, and is cancelled when the engine closes or
+// after Config.FactoryTimeout: then its callers get an error that is ErrClosed or
+// context.DeadlineExceeded, and what it returns later is thrown away. Its item's ID may be empty;
+// another id is ErrInvalidItem, and so is a factory that asks for the id it makes. A panic in it is
+// returned as an error. When somebody else, here or on another engine, wrote the id while factory
+// ran, that is returned instead.
 func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error)) (item Item, err error) {
 	return e.writer.GetOrInsertWith(ctx, id, factory)
 }

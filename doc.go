@@ -16,7 +16,8 @@
 // its loops, and shows the others its upper-case members only. A file names what is declared in
 // its own department and below; the contracts hold what all share.
 //
-//	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go events.go merkle.go doc.go
+//	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go
+//	            events.go merkle.go doc.go
 //	news        news.go metrics.go
 //	door        door.go
 //	server      server.go
@@ -26,7 +27,8 @@
 //	cache       l2cache.go l2sync.go l2servers.go l2.go l2digest.go
 //	archive     l3archive.go l3.go l3row.go l3write.go l3cond.go l3digest.go l3fleet.go
 //	trust       filter.go fleet.go warmup.go
-//	pipeline    versions.go marks.go ahead.go log.go batch.go landing.go spool.go flush.go sound.go
+//	pipeline    versions.go marks.go ahead.go log.go batch.go landing.go spool.go flush.go
+//	            sound.go
 //	quarantine  quarantine.go retry.go
 //	repair      repair.go heal.go promote.go
 //	verifier    verify.go
@@ -36,19 +38,18 @@
 //
 // A test keeps it so (house_walls_test.go).
 //
-// Below the house, internal/ holds what can be specified without a word about
-// tiers or items: a clock (hlc), a loop of calls (eventloop), a group-committing log (oplog), SQL dialects
-// (sqlkit), conditional Redis writes (rediskit), set digests (digest), an
-// approximate set (cuckoo), who leaves a cache (evict) by a curve (tancurve) and
-// remembered frequencies (sketch), a JSON validator (jsonvalid).
+// Below the house, internal/ holds what can be specified without a word about tiers or items: a
+// clock (hlc), a loop of calls (eventloop), shared calls (flight), breaker and retries (guard), a
+// group-committing log (oplog), SQL dialects (sqlkit), conditional Redis writes (rediskit), set
+// digests (digest), an approximate set (cuckoo), who leaves a cache (evict) by a curve (tancurve)
+// and remembered frequencies (sketch), a JSON validator (jsonvalid).
 //
 // # Words
 //
-// item, id, version, content, content hash; tier; archive (what L3 stores); op (a
-// put or a delete of one id, with a version); tombstone (a delete that is
-// remembered); pending (accepted, not yet in L3); superseded (accepted, but a later
-// op of another engine was in L3 first); flush (write pending ops to L3 and L2); batch; group (the ops of one SubmitMany or DeleteMany); WAL (the local
-// log); spool (ops that live only in the WAL); drain (flush of spooled ops);
-// pressure, level; quarantine (ops L3 refuses for good); heal (replace a corrupt
-// copy by a good one).
+// item, id, version, content, content hash; tier; archive (what L3 stores); op (a put or a delete
+// of one id, with a version); tombstone (a delete that is remembered); pending (accepted, not yet
+// in L3); superseded (accepted, but a later op of another engine was in L3 first); flush (write
+// pending ops to L3 and L2); batch; group (the ops of one SubmitMany or DeleteMany); WAL (the local
+// log); spool (ops that live only in the WAL); drain (flush of spooled ops); pressure, level;
+// quarantine (ops L3 refuses for good); heal (replace a corrupt copy by a good one).
 package syncengine

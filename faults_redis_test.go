@@ -256,9 +256,9 @@ func TestFlushedAndThinnedOutRedisIsNeverInSyncByMistake(t *testing.T) {
 			}
 		})
 		must(t, e.Flush(ctx))
-		// A copy that was read from SQL may still be on its way, and take the place of what has been
-		// deleted here meanwhile: then what is missing before the look and after it differ, and it is
-		// repeated. What stays is what counts.
+		// A copy that was read from SQL may still be on its way, and take the place of what has
+		// been deleted here meanwhile: then what is missing before the look and after it differ,
+		// and it is repeated. What stays is what counts.
 		var missing []string
 		eventually(t, "Verify names what is missing, no more and no less", func() bool {
 			before := want.differsIn(t, rdb)

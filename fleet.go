@@ -23,8 +23,9 @@ package syncengine
 // across an outage in which the lease lapsed: its row is still there, so nobody could come
 // without being noticed. company counts the times at which this was not so.
 //
-// On the SQLite file in Dir no other engine is meant to write, so the engine is alone always.
-// Its row is there all the same, so that one that reads the file trusts nothing. An L3 of the caller's own that keeps no table: never.
+// On the SQLite file in Dir no other engine is meant to write, so the engine is alone always. Its
+// row is there all the same, so that one that reads the file trusts nothing. An L3 of the caller's
+// own that keeps no table: never.
 //
 // The engine drives it: join from its first write, step from the loop "fleet".
 
@@ -270,4 +271,20 @@ func (f *fleet) leave(ctx context.Context) error {
 		return nil
 	}
 	return f.call(ctx, "leave", func(ctx context.Context) error { return f.reg.Leave(ctx, f.id) })
+}
+
+// KeepFleet is the loop "fleet".
+func (t *trust) KeepFleet(ctx context.Context) {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		if t.archive.Ready() {
+			_ = t.fleet.step(ctx) // an error ends the time alone by itself
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

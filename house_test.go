@@ -146,6 +146,24 @@ func TestAgesAndWaitsAreMonotonicTime(t *testing.T) {
 	}
 }
 
+// TestCommentsFitTheScreen: lines of comments are at most 100 columns wide, but for what is set in
+// columns or is code.
+func TestCommentsFitTheScreen(t *testing.T) {
+	must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for i, line := range strings.Split(string(text), "\n") {
+			comment, ok := strings.CutPrefix(strings.TrimLeft(line, "\t"), "//")
+			if ok && !strings.HasPrefix(comment, "\t") && len([]rune(strings.ReplaceAll(line, "\t", "    "))) > 100 {
+				t.Errorf("%s:%d has a comment of more than 100 columns", path, i+1)
+			}
+		}
+		return err
+	}))
+}
+
 // TestLibcIsTheVersionSQLiteWasBuiltWith: another version of modernc.org/libc crashes inside
 // SQLite sooner or later.
 func TestLibcIsTheVersionSQLiteWasBuiltWith(t *testing.T) {

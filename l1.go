@@ -3,10 +3,10 @@ package syncengine
 // l1.go owns L1, the memory tier: a concurrent map from id to entry, and the exact
 // accounting of its bytes.
 //
-// While the op of an entry is neither in L3 nor readable from the WAL it is pinned: eviction
-// leaves it alone (INV-6). Of one id the map keeps the entry that compares highest (INV-3). An entry that
-// is replaced while pinned leaves the map but not memory, since the queue still holds it:
-// its bytes count as detached until it is unpinned (INV-10).
+// While the op of an entry is neither in L3 nor readable from the WAL it is pinned: eviction leaves
+// it alone (INV-6). Of one id the map keeps the entry that compares highest (INV-3). An entry that
+// is replaced while pinned leaves the map but not memory, since the queue still holds it: its bytes
+// count as detached until it is unpinned (INV-10).
 //
 // No goroutines. Get on a hit takes no lock and allocates nothing.
 

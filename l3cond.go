@@ -6,13 +6,13 @@ package syncengine
 //
 // # Unknown COMMITs
 //
-// When the reply to COMMIT is lost, the rows can't tell what happened: a condition that was met
-// no longer holds, and a row that is above a plain write may have been written after that had
-// landed, or before. So the row of sync_deltas that a transaction writes carries the engine and a
-// nonce under a unique key. Landed inserts the same key by itself: a duplicate means that the transaction was committed; success,
-// that it never will be, since its own row would now be the duplicate. While the transaction is
-// open on the server the insert waits for its lock. The probe's row has a delta of no bytes: it
-// is recognised when its own reply was lost.
+// When the reply to COMMIT is lost, the rows can't tell what happened: a condition that was met no
+// longer holds, and a row that is above a plain write may have been written after that had landed,
+// or before. So the row of sync_deltas that a transaction writes carries the engine and a nonce
+// under a unique key. Landed inserts the same key by itself: a duplicate means that the transaction
+// was committed; success, that it never will be, since its own row would now be the duplicate.
+// While the transaction is open on the server the insert waits for its lock. The probe's row has a
+// delta of no bytes: it is recognised when its own reply was lost.
 //
 // Apply asks by itself, before it repeats anything: a record that landed is not among those that
 // Apply reports as outranked (unresolved).

@@ -625,8 +625,8 @@ func TestINV1ARetryKeepsAnOpBelowAnotherThatIsRefused(t *testing.T) {
 	wantQuarantined(t, e, "x", "x")
 }
 
-// A batch goes on for as long as L3 takes for the rest of it. What it has brought into quarantine may be
-// discarded meanwhile, and memory held on to it.
+// A batch goes on for as long as L3 takes for the rest of it. What it has brought into quarantine
+// may be discarded meanwhile, and memory held on to it.
 func TestINV2WhatIsDiscardedWhileItsBatchGoesOnIsGone(t *testing.T) {
 	for name, d := range map[string]syncengine.Durability{"buffered": syncengine.Buffered, "logged": syncengine.Logged} {
 		t.Run(name, func(t *testing.T) {

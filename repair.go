@@ -1,7 +1,7 @@
 package syncengine
 
-// repair.go makes the tiers agree: L2 with L3, which is the truth (here); a corrupt row of L3 with a
-// good copy (heal.go); and L2 with what reads have found in L3 (promote.go).
+// repair.go makes the tiers agree: L2 with L3, which is the truth (here); a corrupt row of L3 with
+// a good copy (heal.go); and L2 with what reads have found in L3 (promote.go).
 
 import (
 	"context"

@@ -52,10 +52,10 @@ type CacheStore interface {
 	Get(ctx context.Context, id string) (Record, error)
 	// GetMany answers all ids, aligned with them, in one round trip.
 	GetMany(ctx context.Context, ids []string) ([]Found, error)
-	// Put stores each record unless the cache holds one that compares above it. What it
-	// can't compare it replaces; damage that makes a value look newer has to be removed
-	// first, as the engine does with every value Get could not read. After an error any part may have been stored; repeating
-	// it is harmless.
+	// Put stores each record unless the cache holds one that compares above it. What it can't
+	// compare it replaces; damage that makes a value look newer has to be removed first, as the
+	// engine does with every value Get could not read. After an error any part may have been
+	// stored; repeating it is harmless.
 	Put(ctx context.Context, recs []Record) error
 	// Remove drops ids, whatever is stored there. A dropped record is a miss, never a
 	// lost write.

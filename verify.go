@@ -4,7 +4,8 @@ package syncengine
 // and then asks both tiers about the ids that are left: rows written meanwhile are no
 // differences.
 //
-// Two loops: "l2 repair" repairs what L2 missed, "l2 verify" compares all of L2 with L3 now and then.
+// Two loops: "l2 repair" repairs what L2 missed, "l2 verify" compares all of L2 with L3 now and
+// then.
 
 import (
 	"context"

@@ -22,7 +22,8 @@ package syncengine
 // It is moved on before it is reached, by the loop "housekeeping" while versions are in use;
 // the first op after a pause does it for itself. A clean end makes it exact.
 //
-// marks.go knows the ops between their versions and L1; ahead.go the ids that L3 holds above the clock.
+// marks.go knows the ops between their versions and L1; ahead.go the ids that L3 holds above the
+// clock.
 //
 // The clock is that of the host. (An offset to the clock of L3 belongs into numbers.time.)
 

@@ -5,12 +5,12 @@ package syncengine
 // where the spooled ops of an id are (walspool.go). Beside the ops the file keeps values and blobs
 // by key, and the ops in quarantine.
 //
-// Ops get their versions under the same lock that puts them into the log (versions.go), so
-// that the log holds the ops of one id in version order; and segments are trimmed from the front only.
-// So when the log holds an op it holds all later ones of that id, too, and a crash never
-// brings back an old op alone. (Two exceptions remain, where L3 may hold something newer
-// than what is recovered: a Buffered op that was flushed but never logged, and a write of
-// another engine. Reads of recovered ops therefore ask L3 as well, see read.go.)
+// Ops get their versions under the same lock that puts them into the log (versions.go), so that the
+// log holds the ops of one id in version order; and segments are trimmed from the front only. So
+// when the log holds an op it holds all later ones of that id, too, and a crash never brings back
+// an old op alone. (Two exceptions remain, where L3 may hold something newer than what is
+// recovered: a Buffered op that was flushed but never logged, and a write of another engine. Reads
+// of recovered ops therefore ask L3 as well, see read.go.)
 //
 // One goroutine, "wal", which whoever opens the journal starts with Run.
 

@@ -248,22 +248,6 @@ func (t *trust) loadFilter(ctx context.Context) (trusted bool, err error) {
 	return true, nil
 }
 
-// KeepFleet is the loop "fleet".
-func (t *trust) KeepFleet(ctx context.Context) {
-	tick := time.NewTicker(beatEvery)
-	defer tick.Stop()
-	for {
-		if t.archive.Ready() {
-			_ = t.fleet.step(ctx) // an error ends the time alone by itself
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
 // Load makes this engine known in L3, if no other one has to notice it first; else the
 // loop goes on with it.
 func (t *trust) Load(ctx context.Context) error {

@@ -1,7 +1,7 @@
 package cuckoo
 
-// layer.go plans how many partitions of which size a layer has, and is the only user of the dependency but for its
-// encoding.
+// layer.go plans how many partitions of which size a layer has, and is the only user of the
+// dependency but for its encoding.
 
 import (
 	"math"
@@ -12,22 +12,25 @@ import (
 )
 
 const (
-	// maxLoad is the part of a filter's slots that are filled. Of 76,000 filters of 1024 slots and more, the first failed
-	// between .92 and .94.
+	// maxLoad is the part of a filter's slots that are filled. Of 76,000 filters of 1024 slots and
+	// more, the first failed between .92 and .94.
 	maxLoad = .85
-	// idsPerSlot is how many ids bring a filter to maxLoad. It is more than maxLoad, because an id takes no slot where
-	// another one's fingerprint affirms it already; .861 was measured.
+	// idsPerSlot is how many ids bring a filter to maxLoad. It is more than maxLoad, because an id
+	// takes no slot where another one's fingerprint affirms it already; .861 was measured.
 	idsPerSlot = .86
 
-	// Filters have 2^minBits to 2^maxBits slots. Smaller ones fail at lower loads, and their headers weigh more. Larger
-	// ones spread ids hardly more evenly, and a writer waits for a snapshot to copy one.
+	// Filters have 2^minBits to 2^maxBits slots. Smaller ones fail at lower loads, and their
+	// headers weigh more. Larger ones spread ids hardly more evenly, and a writer waits for a
+	// snapshot to copy one.
 	minBits = 10
 	maxBits = 16
 	// maxExpected bounds what New takes at once.
 	maxExpected = 1 << 30
-	// spillChance is the accepted chance that a partition of a layer fills up before the layer has its expected ids.
+	// spillChance is the accepted chance that a partition of a layer fills up before the layer has
+	// its expected ids.
 	spillChance = 1e-3
-	// smallerFor is how much more memory more partitions may take: goroutines seldom meet in many small ones.
+	// smallerFor is how much more memory more partitions may take: goroutines seldom meet in many
+	// small ones.
 	smallerFor = 1.01
 )
 
@@ -37,7 +40,8 @@ type layout struct {
 	parts int
 }
 
-// plan returns the layout that holds expected ids in the least memory, or one with more partitions that takes hardly more.
+// plan returns the layout that holds expected ids in the least memory, or one with more partitions
+// that takes hardly more.
 func plan(expected int) layout {
 	expected = min(max(expected, 0), maxExpected)
 	var fits [maxBits + 1]layout
@@ -54,8 +58,8 @@ func plan(expected int) layout {
 	return fits[maxBits]
 }
 
-// partsFor returns how many partitions of a size hold expected ids. The number of ids in one is binomial, near enough
-// normal, with the mean expected/parts.
+// partsFor returns how many partitions of a size hold expected ids. The number of ids in one is
+// binomial, near enough normal, with the mean expected/parts.
 func partsFor(expected, bits int) int {
 	room := float64(idsIn(bits))
 	for parts := max(1, int(float64(expected)/room)); ; parts++ {
@@ -76,7 +80,8 @@ func idsIn(bits int) int { return int(idsPerSlot * float64(int(1)<<bits)) }
 
 func (s layout) capacity() int { return s.parts * idsIn(s.bits) }
 
-// bytes is what a layer of this layout takes: partitions, which hold the headers of their filters, and slots.
+// bytes is what a layer of this layout takes: partitions, which hold the headers of their filters,
+// and slots.
 func (s layout) bytes() int {
 	return int(unsafe.Sizeof(layer{})) + s.parts*(int(unsafe.Sizeof(partition{}))+2<<s.bits)
 }
@@ -106,8 +111,9 @@ type partition struct {
 	_        [16]byte
 }
 
-// full reports whether the partition takes no more. Once full it stays full, since nothing is ever taken out: that is why
-// a partition that isn't full proves that no id of it went on to the next layer.
+// full reports whether the partition takes no more. Once full it stays full, since nothing is ever
+// taken out: that is why a partition that isn't full proves that no id of it went on to the next
+// layer.
 func (p *partition) full(limit uint) bool { return p.a.Count() >= limit || p.b.Count() >= limit }
 
 func (p *partition) contains(d *digests, limit uint) (found, full bool) {
@@ -148,8 +154,8 @@ func (p *partition) add(d *digests, limit uint) outcome {
 	case p.full(limit):
 		return noRoom
 	}
-	// No fingerprint goes in twice, so eight places in two buckets are enough for it. A filter that refuses has lost a
-	// fingerprint, and nobody knows whose.
+	// No fingerprint goes in twice, so eight places in two buckets are enough for it. A filter that
+	// refuses has lost a fingerprint, and nobody knows whose.
 	if !inA && !p.a.Insert(d.a[:]) || !inB && !p.b.Insert(d.b[:]) {
 		p.poisoned = true
 	}

@@ -1,6 +1,7 @@
 package cuckoo
 
-// properties_test.go runs random inserts, deletes, snapshots and rebuilds, and compares the set with a plain map.
+// properties_test.go runs random inserts, deletes, snapshots and rebuilds, and compares the set
+// with a plain map.
 
 import (
 	"bytes"

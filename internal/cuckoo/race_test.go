@@ -2,5 +2,6 @@
 
 package cuckoo
 
-// raceDetector makes everything some ten times slower: tests of one goroutine then leave out their largest sizes.
+// raceDetector makes everything some ten times slower: tests of one goroutine then leave out their
+// largest sizes.
 const raceDetector = true

@@ -1,8 +1,9 @@
 package cuckoo
 
-// set_test.go proves the promise, that no inserted id is ever denied, by asking for every one of them: after
-// planned and unplanned growth, beside other goroutines, and after a filter underneath has failed. Seeds are random and
-// logged; the dependency's kicks are random too, and not to be repeated.
+// set_test.go proves the promise, that no inserted id is ever denied, by asking for every one of
+// them: after planned and unplanned growth, beside other goroutines, and after a filter underneath
+// has failed. Seeds are random and logged; the dependency's kicks are random too, and not to be
+// repeated.
 
 import (
 	"fmt"
@@ -70,8 +71,8 @@ func TestEmptySetDeniesEverything(t *testing.T) {
 	}
 }
 
-// TestNoInsertedIDIsDenied takes ids of all shapes, in sets of the planned size and far beyond it, and asks for all of
-// them at several points on the way.
+// TestNoInsertedIDIsDenied takes ids of all shapes, in sets of the planned size and far beyond it,
+// and asks for all of them at several points on the way.
 func TestNoInsertedIDIsDenied(t *testing.T) {
 	random := func(r *rand.Rand) string {
 		b := make([]byte, 1+r.IntN(512))
@@ -122,7 +123,8 @@ func TestGrowthWithoutRebuildLosesNothing(t *testing.T) {
 		if n > 2000 && !s.NeedsRebuild() {
 			t.Errorf("a set for 1000 ids with %d needs no rebuild", n)
 		}
-		// Each layer doubles the one before, so their number is logarithmic; each adds at most .08 % false positives.
+		// Each layer doubles the one before, so their number is logarithmic; each adds at most .08
+		// % false positives.
 		if layers := layerCount(s); layers > 12 {
 			t.Errorf("%d layers for %d ids", layers, n)
 		} else if got := affirmed(s, "absent", 100_000); got > .0008*float64(layers)+.0003 {
@@ -135,8 +137,8 @@ func TestGrowthWithoutRebuildLosesNothing(t *testing.T) {
 	wantSafeLoads(t, s)
 }
 
-// TestPlannedIDsFitTheFirstLayer: a second layer before the set has the ids it was made for would be a rebuild in vain.
-// One in a thousand is planned for.
+// TestPlannedIDsFitTheFirstLayer: a second layer before the set has the ids it was made for would
+// be a rebuild in vain. One in a thousand is planned for.
 func TestPlannedIDsFitTheFirstLayer(t *testing.T) {
 	spilled, sets := 0, 0
 	for _, n := range []int{10, 800, 1000, 2500, 5000, 10_000, 10_200, 33_000} {
@@ -155,8 +157,8 @@ func TestPlannedIDsFitTheFirstLayer(t *testing.T) {
 	}
 }
 
-// TestLaterLayersAnswerOnlyForFullPartitions: the first ids that spill must not bring the second layer's false positives
-// to everybody.
+// TestLaterLayersAnswerOnlyForFullPartitions: the first ids that spill must not bring the second
+// layer's false positives to everybody.
 func TestLaterLayersAnswerOnlyForFullPartitions(t *testing.T) {
 	s := New(100_000, seeded(t))
 	n := 0
@@ -184,8 +186,8 @@ func TestLaterLayersAnswerOnlyForFullPartitions(t *testing.T) {
 	wantAll(t, s, "id", n)
 }
 
-// TestSpilledIDsSpreadOverTheNextLayer: what spills from one partition must not meet in one partition again, though
-// its ids have a part of their hash in common.
+// TestSpilledIDsSpreadOverTheNextLayer: what spills from one partition must not meet in one
+// partition again, though its ids have a part of their hash in common.
 func TestSpilledIDsSpreadOverTheNextLayer(t *testing.T) {
 	s := New(0, seeded(t))
 	first := newLayer(layout{minBits, 50})
@@ -235,8 +237,8 @@ func TestInsertTellsWhetherTheSetHasChanged(t *testing.T) {
 	}
 }
 
-// TestIDSkippedForAnothersSakeStays is trap 19: ids that are affirmed though absent are inserted, which changes
-// nothing, and must be affirmed for ever, whatever comes and goes.
+// TestIDSkippedForAnothersSakeStays is trap 19: ids that are affirmed though absent are inserted,
+// which changes nothing, and must be affirmed for ever, whatever comes and goes.
 func TestIDSkippedForAnothersSakeStays(t *testing.T) {
 	const room = 20_000
 	s := New(room, seeded(t))
@@ -333,7 +335,8 @@ func TestStaleIDsAskForARebuild(t *testing.T) {
 	}
 }
 
-// TestNobodyIsDeniedBesideWriters: readers ask for what writers have inserted, while partitions kick and layers grow.
+// TestNobodyIsDeniedBesideWriters: readers ask for what writers have inserted, while partitions
+// kick and layers grow.
 func TestNobodyIsDeniedBesideWriters(t *testing.T) {
 	const writers, readers, each = 4, 4, 5_000
 	s := New(1000, seeded(t))
@@ -389,8 +392,8 @@ func TestNobodyIsDeniedBesideWriters(t *testing.T) {
 	}
 }
 
-// TestInsertLooksAgainUnderTheLock is the writer that was overtaken between its look and its lock: by one who has
-// inserted the same id, or who has taken the last place.
+// TestInsertLooksAgainUnderTheLock is the writer that was overtaken between its look and its lock:
+// by one who has inserted the same id, or who has taken the last place.
 func TestInsertLooksAgainUnderTheLock(t *testing.T) {
 	s := New(0, seeded(t))
 	l := (*s.layers.Load())[0]
@@ -419,8 +422,8 @@ func TestInsertLooksAgainUnderTheLock(t *testing.T) {
 	}
 }
 
-// TestFingerprintsAreNotRepeated: of an id that one filter affirms and the other doesn't, only the other gets a
-// fingerprint. So no number of ids can fill two buckets with one fingerprint.
+// TestFingerprintsAreNotRepeated: of an id that one filter affirms and the other doesn't, only the
+// other gets a fingerprint. So no number of ids can fill two buckets with one fingerprint.
 func TestFingerprintsAreNotRepeated(t *testing.T) {
 	onlyA, onlyB := 0, 0
 	for range 5 {

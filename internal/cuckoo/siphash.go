@@ -1,7 +1,8 @@
 package cuckoo
 
-// siphash.go is SipHash-2-4 of a string, after Aumasson and Bernstein, "SipHash: a fast short-input PRF" (2012). It is our
-// own because it is shorter than an adapter to a module would be, and takes strings; the tests compare it with OpenSSL's.
+// siphash.go is SipHash-2-4 of a string, after Aumasson and Bernstein, "SipHash: a fast short-input
+// PRF" (2012). It is our own because it is shorter than an adapter to a module would be, and takes
+// strings; the tests compare it with OpenSSL's.
 
 import (
 	"encoding/binary"

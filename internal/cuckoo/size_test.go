@@ -1,8 +1,8 @@
 package cuckoo
 
-// size_test.go measures false positives and memory against the goals: at most 0.1 % and at most 2.6 bytes an id. False
-// positives are counted over a million absent ids. At most 0.072 % are expected, 720 of them, and a run's count has a
-// deviation of 27, so 0.1 % (1000) is ten deviations away.
+// size_test.go measures false positives and memory against the goals: at most 0.1 % and at most 2.6
+// bytes an id. False positives are counted over a million absent ids. At most 0.072 % are expected,
+// 720 of them, and a run's count has a deviation of 27, so 0.1 % (1000) is ten deviations away.
 
 import (
 	"fmt"
@@ -77,7 +77,8 @@ func TestGoalsHoldWhileARebuildIsUnderWay(t *testing.T) {
 	}
 }
 
-// TestBytesBetweenTheNamedSizes holds the table in the package comment to account, for all sizes in steps of 0.3 %.
+// TestBytesBetweenTheNamedSizes holds the table in the package comment to account, for all sizes in
+// steps of 0.3 %.
 func TestBytesBetweenTheNamedSizes(t *testing.T) {
 	for _, span := range []struct {
 		from, to int
@@ -145,7 +146,8 @@ func TestBytesIsWhatTheHeapSays(t *testing.T) {
 	}
 }
 
-// TestPartitionsDontShareCacheLines, or goroutines on different partitions would wait for each other.
+// TestPartitionsDontShareCacheLines, or goroutines on different partitions would wait for each
+// other.
 func TestPartitionsDontShareCacheLines(t *testing.T) {
 	if size := unsafe.Sizeof(partition{}); unsafe.Sizeof(uintptr(0)) == 8 && size != 128 {
 		t.Errorf("a partition takes %d bytes, want 128", size)

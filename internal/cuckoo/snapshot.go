@@ -32,9 +32,11 @@ import (
 
 // The errors of Encode and Decode.
 var (
-	// ErrCorrupt means that this is no snapshot, or a damaged one, or one that this build can't use.
+	// ErrCorrupt means that this is no snapshot, or a damaged one, or one that this build can't
+	// use.
 	ErrCorrupt = errors.New("cuckoo: no usable snapshot")
-	// ErrPoisoned means that a filter of the set has failed, or its hash has changed: it isn't worth a snapshot.
+	// ErrPoisoned means that a filter of the set has failed, or its hash has changed: it isn't
+	// worth a snapshot.
 	ErrPoisoned = errors.New("cuckoo: set is poisoned")
 )
 
@@ -49,11 +51,12 @@ const (
 	maxParts    = 1 << 20
 )
 
-// Encode writes a snapshot to w, in pieces of at most 64 KiB. It may run beside Insert. The snapshot contains
-// each id whose Insert has returned before the call; of those inserted meanwhile it may contain any or none. No lock is
-// held while w is written to.
+// Encode writes a snapshot to w, in pieces of at most 64 KiB. It may run beside Insert. The
+// snapshot contains each id whose Insert has returned before the call; of those inserted meanwhile
+// it may contain any or none. No lock is held while w is written to.
 //
-// On an error, which is ErrPoisoned or w's, what has been written is worthless, and Decode refuses it.
+// On an error, which is ErrPoisoned or w's, what has been written is worthless, and Decode refuses
+// it.
 func (s *Set) Encode(w io.Writer, stamp Stamp) error {
 	layers := *s.layers.Load()
 	sum := sha256.New()
@@ -104,9 +107,9 @@ func (l *layer) encode(w io.Writer) error {
 	return nil
 }
 
-// Decode reads a snapshot, which must be all of r, and returns the set and the stamp Encode was given. An error that is not
-// ErrCorrupt is r's. It takes memory as it reads, about as much as r has bytes, whatever they claim. Small reads cost time:
-// give it a buffered reader.
+// Decode reads a snapshot, which must be all of r, and returns the set and the stamp Encode was
+// given. An error that is not ErrCorrupt is r's. It takes memory as it reads, about as much as r
+// has bytes, whatever they claim. Small reads cost time: give it a buffered reader.
 func Decode(r io.Reader) (*Set, Stamp, error) {
 	s, stamp, err := decode(r)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -236,8 +239,9 @@ func (s *summed) end() error {
 	}
 }
 
-// canary returns a sum over what the dependency makes of known digests: where their fingerprints go, and where they go
-// when the first bucket is full. Of five inserts of one digest, the fifth does.
+// canary returns a sum over what the dependency makes of known digests: where their fingerprints
+// go, and where they go when the first bucket is full. Of five inserts of one digest, the fifth
+// does.
 func canary() [8]byte {
 	sum := sha256.New()
 	f := filter.NewFilter(1 << minBits)

@@ -1,8 +1,8 @@
 package cuckoo
 
-// snapshot_test.go proves that a set comes back from its snapshot as it was, that a snapshot taken beside writers has
-// all ids inserted before it began, and that anything else than an undamaged snapshot is an error: each truncation,
-// each flipped bit, and what the fuzzer makes up.
+// snapshot_test.go proves that a set comes back from its snapshot as it was, that a snapshot taken
+// beside writers has all ids inserted before it began, and that anything else than an undamaged
+// snapshot is an error: each truncation, each flipped bit, and what the fuzzer makes up.
 
 import (
 	"bytes"
@@ -89,7 +89,8 @@ func TestSetComesBackFromItsSnapshot(t *testing.T) {
 	}
 }
 
-// TestSnapshotBesideWritersHasAllThatWasInserted decodes snapshots taken while writers insert and layers grow.
+// TestSnapshotBesideWritersHasAllThatWasInserted decodes snapshots taken while writers insert and
+// layers grow.
 func TestSnapshotBesideWritersHasAllThatWasInserted(t *testing.T) {
 	const writers, rounds, perRound = 3, 20, 1000
 	s := New(5000, seeded(t))
@@ -210,8 +211,8 @@ func TestLyingSnapshotTakesNoMemory(t *testing.T) {
 	}
 }
 
-// TestCanaryIsThatOfTheHashWeKnow: if a new version of the dependency changes it, old snapshots are refused, as they
-// must be. Then write down the new value.
+// TestCanaryIsThatOfTheHashWeKnow: if a new version of the dependency changes it, old snapshots are
+// refused, as they must be. Then write down the new value.
 func TestCanaryIsThatOfTheHashWeKnow(t *testing.T) {
 	if want, got := [8]byte{0xc6, 0x09, 0xf9, 0x94, 0xed, 0x93, 0x42, 0x02}, canary(); got != want {
 		t.Errorf("canary is %#v", got)
@@ -268,8 +269,8 @@ func TestPoisonedSetHasNoSnapshot(t *testing.T) {
 	}
 }
 
-// FuzzDecode feeds anything to Decode, and once more with the checksum put right, which the fuzzer can't guess. What
-// Decode accepts must be a set that works and has the same snapshot again.
+// FuzzDecode feeds anything to Decode, and once more with the checksum put right, which the fuzzer
+// can't guess. What Decode accepts must be a set that works and has the same snapshot again.
 func FuzzDecode(f *testing.F) {
 	for _, size := range []struct{ expected, ids int }{{0, 0}, {0, 100}, {800, 2000}, {2000, 2000}} {
 		s := New(size.expected, Seed{byte(size.ids)})

@@ -14,8 +14,9 @@ import (
 
 func contentHash(content string) [32]byte { return sha256.Sum256([]byte(content)) }
 
-// The golden values were computed by another program in another language, from the format in the package comment. If one
-// of these tests fails, stored digests have become worthless: change the code back, not the values.
+// The golden values were computed by another program in another language, from the format in the
+// package comment. If one of these tests fails, stored digests have become worthless: change the
+// code back, not the values.
 func TestFormatOfLeavesAndBranchesNeverChanges(t *testing.T) {
 	for _, test := range []struct {
 		id      string
@@ -78,8 +79,8 @@ func TestLeafDependsOnEveryPartOfARow(t *testing.T) {
 	}
 }
 
-// TestBranchesAreEven puts ids as services make them into branches and asks for Pearson's chi-squared to be within six
-// standard deviations of that of a random spread.
+// TestBranchesAreEven puts ids as services make them into branches and asks for Pearson's
+// chi-squared to be within six standard deviations of that of a random spread.
 func TestBranchesAreEven(t *testing.T) {
 	const ids = 400_000
 	for name, id := range map[string]func(i int) string{
@@ -131,7 +132,8 @@ func drawRows(t *rapid.T, name string) map[string]row {
 	return rapid.MapOfN(rapid.StringN(0, 3, -1), rapid.Custom(drawRow), 0, 30).Draw(t, name)
 }
 
-// TestSetIsThatOfItsRowsHoweverItCameAbout adds, replaces and removes in any order, and compares with a fresh set.
+// TestSetIsThatOfItsRowsHoweverItCameAbout adds, replaces and removes in any order, and compares
+// with a fresh set.
 func TestSetIsThatOfItsRowsHoweverItCameAbout(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var set Set
@@ -208,7 +210,8 @@ func TestDiffNamesExactlyTheChangedBranches(t *testing.T) {
 	})
 }
 
-// TestChangesMergeInAnyOrder is what writers do: each sums up its own change, which may take out more than it puts in.
+// TestChangesMergeInAnyOrder is what writers do: each sums up its own change, which may take out
+// more than it puts in.
 func TestChangesMergeInAnyOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var whole Sum

@@ -1,14 +1,16 @@
 package digest
 
-// encode.go stores a Set, or a Delta (the change of one), in few bytes that tell whether they are still what was written.
+// encode.go stores a Set, or a Delta (the change of one), in few bytes that tell whether they are
+// still what was written.
 //
 //	set    = 0x11 | entries | crc      entry = uvarint(gap) | uvarint(count)  | xor [20]
 //	delta  = 0x21 | entries | crc      entry = uvarint(gap) | zigzag(change of count) | xor [20]
 //
-// There is one entry for each branch that is not zero, in ascending order; gap is how many branches it lies behind the one
-// before (behind branch -1 for the first), less one. Varints are those of encoding/binary in their shortest form. crc is the
-// CRC-32C of all before it, in 4 big-endian bytes. So each set and each delta has exactly one encoding, and everything else
-// is ErrEncoding. A full set takes some 46 KB, an empty one 5 bytes, the change of one row 28.
+// There is one entry for each branch that is not zero, in ascending order; gap is how many branches
+// it lies behind the one before (behind branch -1 for the first), less one. Varints are those of
+// encoding/binary in their shortest form. crc is the CRC-32C of all before it, in 4 big-endian
+// bytes. So each set and each delta has exactly one encoding, and everything else is ErrEncoding. A
+// full set takes some 46 KB, an empty one 5 bytes, the change of one row 28.
 
 import (
 	"crypto/sha1"
@@ -53,8 +55,9 @@ func Decode(b []byte) (*Set, error) {
 	return s, nil
 }
 
-// Delta sums up a batch of changes: only the branches they touch. The zero value is no change. Its changes may take out
-// more than they put in, and deltas may be applied in any order, each once. Not safe for concurrent use.
+// Delta sums up a batch of changes: only the branches they touch. The zero value is no change. Its
+// changes may take out more than they put in, and deltas may be applied in any order, each once.
+// Not safe for concurrent use.
 type Delta struct {
 	place [Branches]uint16 // of a branch in sums, plus one; 0 is a branch that no change touched
 	sums  []Sum
@@ -63,7 +66,8 @@ type Delta struct {
 // Add puts the leaf of id in.
 func (d *Delta) Add(id string, leaf Leaf) { d.at(Branch(id)).Add(leaf) }
 
-// Remove takes the leaf of id out: the one that was put in, that of the old version and not of the new.
+// Remove takes the leaf of id out: the one that was put in, that of the old version and not of the
+// new.
 func (d *Delta) Remove(id string, leaf Leaf) { d.at(Branch(id)).Remove(leaf) }
 
 func (d *Delta) at(branch int) *Sum {
@@ -103,8 +107,8 @@ func (d *Delta) AppendBinary(b []byte) []byte {
 	return w.end()
 }
 
-// Apply changes the set by an encoded Delta. When it returns an error, nothing was changed. Applied twice, a delta does not
-// undo itself: see Sum.
+// Apply changes the set by an encoded Delta. When it returns an error, nothing was changed. Applied
+// twice, a delta does not undo itself: see Sum.
 func (s *Set) Apply(delta []byte) error {
 	if err := entries(delta, deltaKind, func(int, uint64, []byte) {}); err != nil {
 		return err
@@ -136,7 +140,8 @@ func (w *writer) end() []byte {
 	return binary.BigEndian.AppendUint32(w.b, crc32.Checksum(w.b[w.from:], castagnoli))
 }
 
-// entries calls fn with each entry of b, and returns an error at the first thing that AppendBinary would not have written.
+// entries calls fn with each entry of b, and returns an error at the first thing that AppendBinary
+// would not have written.
 func entries(b []byte, kind byte, fn func(branch int, n uint64, xor []byte)) error {
 	size := len(b) - crcBytes
 	switch {

@@ -1,8 +1,9 @@
 package digest
 
-// encode_test.go proves that sets and deltas are stored so that they come back as they were, that a delta applied is the
-// set recomputed, and that whatever is no encoding is refused and changes nothing: by random rows against a fresh set, by
-// golden bytes of another program, by every flipped bit and every cut, and by fuzzing both readers.
+// encode_test.go proves that sets and deltas are stored so that they come back as they were, that a
+// delta applied is the set recomputed, and that whatever is no encoding is refused and changes
+// nothing: by random rows against a fresh set, by golden bytes of another program, by every flipped
+// bit and every cut, and by fuzzing both readers.
 
 import (
 	"bytes"
@@ -82,8 +83,8 @@ func TestSetComesBackAsItWas(t *testing.T) {
 	})
 }
 
-// TestAppliedDeltaIsTheSetRecomputed changes rows at random, sums up the changes in a few deltas, applies those in any
-// order, and compares with a fresh set of the rows.
+// TestAppliedDeltaIsTheSetRecomputed changes rows at random, sums up the changes in a few deltas,
+// applies those in any order, and compares with a fresh set of the rows.
 func TestAppliedDeltaIsTheSetRecomputed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rows := drawRows(t, "rows")
@@ -205,7 +206,8 @@ func TestEveryFlippedBitAndEveryCutIsNoticed(t *testing.T) {
 	}
 }
 
-// wantSound feeds b to both readers: each refuses it, or it is exactly what would have been written.
+// wantSound feeds b to both readers: each refuses it, or it is exactly what would have been
+// written.
 func wantSound(t interface {
 	Fatalf(string, ...any)
 	Helper()

@@ -23,8 +23,8 @@
 //
 // Cost per eviction does not depend on how many entries there are. No goroutines. A use takes no
 // lock. While a cache is busy, each entry is written to once per epoch at most, and an epoch lasts
-// until a 64th of the entries have come in; so where all is found, nothing is written. Of at most one key
-// in eight, uses that are counted are noted for the miniatures.
+// until a 64th of the entries have come in; so where all is found, nothing is written. Of at most
+// one key in eight, uses that are counted are noted for the miniatures.
 package evict
 
 import (
@@ -188,7 +188,8 @@ func (s *stock[E]) leave() E {
 	}
 }
 
-// replace puts e in the place of an older entry of the same key, and gives it what was known of that.
+// replace puts e in the place of an older entry of the same key, and gives it what was known of
+// that.
 func (s *stock[E]) replace(old, e E) {
 	st, was := e.EvictState(), old.EvictState()
 	st.bits.Store(was.bits.Load())

@@ -189,7 +189,8 @@ func TestAPinnedArrivalIsNoLoser(t *testing.T) {
 	}
 }
 
-// An arrival that was read since it came stays one when its turn to leave comes, once for each look.
+// An arrival that was read since it came stays one when its turn to leave comes, once for each
+// look.
 func TestAnArrivalThatWasReadGetsASecondChance(t *testing.T) {
 	c := newCache(1 << 30)
 	for key := range 3 {

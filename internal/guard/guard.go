@@ -77,8 +77,8 @@ type Breaker struct {
 }
 
 // New returns a closed breaker. failure returns nil for errors that are not the server's, which do
-// not count; and of others what callers get. onChange is told of changes; it must not block and must
-// not call the breaker.
+// not count; and of others what callers get. onChange is told of changes; it must not block and
+// must not call the breaker.
 func New(limits Limits, failure func(error) error, onChange func(from, to string)) *Breaker {
 	b := &Breaker{limits: limits, failure: failure, onChange: onChange}
 	b.cb.Store(b.fresh())

@@ -1,20 +1,23 @@
-// Package jsonvalid tells whether bytes are one JSON text, fast enough to ask it of every document that is written.
+// Package jsonvalid tells whether bytes are one JSON text, fast enough to ask it of every document
+// that is written.
 //
-// The judge is RFC 8259, read to the letter: white space is space, tab, LF and CR; the text is UTF-8 throughout and a
-// byte order mark is not white space; numbers have no limit of size or precision (1e999 is JSON); names may repeat; an
-// escape like \ud800 without its other half is JSON, because the grammar allows it. With a maxDepth of 10000, Check says
-// the same as encoding/json.Valid together with utf8.Valid, which is how it is tested.
+// The judge is RFC 8259, read to the letter: white space is space, tab, LF and CR; the text is
+// UTF-8 throughout and a byte order mark is not white space; numbers have no limit of size or
+// precision (1e999 is JSON); names may repeat; an escape like \ud800 without its other half is
+// JSON, because the grammar allows it. With a maxDepth of 10000, Check says the same as
+// encoding/json.Valid together with utf8.Valid, which is how it is tested.
 //
-// It exists because encoding/json.Valid calls a function for every byte. Check looks at the inside of strings eight bytes
-// at a time, and allocates nothing up to a depth of 512. It doesn't recurse, so that the depth of a hostile text costs one
-// bit a level and not a stack frame.
+// It exists because encoding/json.Valid calls a function for every byte. Check looks at the inside
+// of strings eight bytes at a time, and allocates nothing up to a depth of 512. It doesn't recurse,
+// so that the depth of a hostile text costs one bit a level and not a stack frame.
 //
 // It owns no state, keeps no reference to the bytes, and starts no goroutine.
 package jsonvalid
 
-// Check returns nil if b is exactly one JSON text, white space around it allowed, whose arrays and objects are nested at
-// most maxDepth deep: a number has depth 0, [] has depth 1. Otherwise it returns a *SyntaxError about the first byte in
-// the way. It doesn't keep b, and is safe for concurrent use as long as nobody writes to b.
+// Check returns nil if b is exactly one JSON text, white space around it allowed, whose arrays and
+// objects are nested at most maxDepth deep: a number has depth 0, [] has depth 1. Otherwise it
+// returns a *SyntaxError about the first byte in the way. It doesn't keep b, and is safe for
+// concurrent use as long as nobody writes to b.
 func Check(b []byte, maxDepth int) error {
 	offset, why := scan(b, maxDepth)
 	if why == valid {
@@ -68,8 +71,9 @@ func scan(b []byte, maxDepth int) (int, reason) {
 	}
 }
 
-// scanAfterValue goes from the end of a value to the start of the next: over the brackets that close here and the comma,
-// in an object also over the name and its colon. more is false at the end of the text and on an error.
+// scanAfterValue goes from the end of a value to the start of the next: over the brackets that
+// close here and the comma, in an object also over the name and its colon. more is false at the end
+// of the text and on an error.
 func scanAfterValue(b []byte, i int, open *nesting) (_ int, more bool, _ reason) {
 	for {
 		i = skipSpace(b, i)

@@ -130,8 +130,8 @@ func TestCheckRefusesTheRestAndSaysWhere(t *testing.T) {
 	}
 }
 
-// TestEveryByteEverywhereInAString puts each byte at each place of a string, so that each goes through each lane of the
-// eight-byte scan and through the tail.
+// TestEveryByteEverywhereInAString puts each byte at each place of a string, so that each goes
+// through each lane of the eight-byte scan and through the tail.
 func TestEveryByteEverywhereInAString(t *testing.T) {
 	for length := range 20 {
 		for at := range length {
@@ -158,7 +158,8 @@ func TestCheckDoesNotLookBehindTheEnd(t *testing.T) {
 	}
 }
 
-// TestEveryPairInASpecialWord looks for marks that a carry moves to a byte before the first special one.
+// TestEveryPairInASpecialWord looks for marks that a carry moves to a byte before the first special
+// one.
 func TestEveryPairInASpecialWord(t *testing.T) {
 	isSpecial := func(c int) bool { return c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf }
 	for a := range 256 {

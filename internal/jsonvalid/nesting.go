@@ -1,8 +1,8 @@
 package jsonvalid
 
-// nesting remembers of every open array and object which of the two it is: one bit a level, the innermost lowest. The
-// last up to 64 levels are in top, full words of outer levels in low and then in high. Only high is on the heap, and only
-// a text deeper than 512 has one.
+// nesting remembers of every open array and object which of the two it is: one bit a level, the
+// innermost lowest. The last up to 64 levels are in top, full words of outer levels in low and then
+// in high. Only high is on the heap, and only a text deeper than 512 has one.
 type nesting struct {
 	depth int
 	top   uint64

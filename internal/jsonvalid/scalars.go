@@ -11,10 +11,11 @@ const (
 	highs = 0x8080808080808080
 )
 
-// special marks, by the high bit of its byte, the first of eight bytes that needs a look inside a string: a control
-// character, a quote, a backslash, or anything that isn't ASCII. A subtraction carries into the next byte only where it
-// made a mark, so marks above the lowest may be false, and the lowest is true. Bytes beyond ASCII need no term of their
-// own: their high bit is set already, and no byte loses it in both control and quote.
+// special marks, by the high bit of its byte, the first of eight bytes that needs a look inside a
+// string: a control character, a quote, a backslash, or anything that isn't ASCII. A subtraction
+// carries into the next byte only where it made a mark, so marks above the lowest may be false, and
+// the lowest is true. Bytes beyond ASCII need no term of their own: their high bit is set already,
+// and no byte loses it in both control and quote.
 func special(x uint64) uint64 {
 	control := x - ' '*ones
 	quote := (x ^ '"'*ones) - ones
@@ -55,8 +56,9 @@ func scanString(b []byte, i int) (int, reason) {
 	}
 }
 
-// scanRunes goes over characters beyond ASCII: where one is, the next is likely to be one too. Two bytes hold most of the
-// alphabets, and going over them here is twice as fast as DecodeRune (BenchmarkCheck/cyrillic).
+// scanRunes goes over characters beyond ASCII: where one is, the next is likely to be one too. Two
+// bytes hold most of the alphabets, and going over them here is twice as fast as DecodeRune
+// (BenchmarkCheck/cyrillic).
 func scanRunes(b []byte, i int) (int, reason) {
 	for i < len(b) && b[i] >= utf8.RuneSelf {
 		if i+1 < len(b) && b[i]-0xc2 <= 0xdf-0xc2 && b[i+1]-0x80 <= 0xbf-0x80 {
@@ -103,7 +105,8 @@ var isHex = func() (t [256]bool) {
 	return t
 }()
 
-// scanNumber starts at the sign or the first digit: -? (0 | [1-9][0-9]*) (. [0-9]+)? ([eE] [+-]? [0-9]+)?
+// scanNumber starts at the sign or the first digit: -? (0 | [1-9][0-9]*) (. [0-9]+)? ([eE] [+-]?
+// [0-9]+)?
 func scanNumber(b []byte, i int) (int, reason) {
 	var why reason
 	if b[i] == '-' {

@@ -1,7 +1,7 @@
 package rediskit
 
-// digestcluster_test.go proves that Digest and Leaves see all masters of a Cluster, keep their state
-// on each of them, and leave a key whose slot is moving to its owner. TestCluster runs it.
+// digestcluster_test.go proves that Digest and Leaves see all masters of a Cluster, keep their
+// state on each of them, and leave a key whose slot is moving to its owner. TestCluster runs it.
 
 import (
 	"fmt"

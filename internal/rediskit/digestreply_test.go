@@ -1,7 +1,7 @@
 package rediskit
 
-// digestreply_test.go proves that no answer of a server, however odd, is taken for a digest it is not,
-// makes a walk go on for ever, or panics. A hook in the client answers instead of the server.
+// digestreply_test.go proves that no answer of a server, however odd, is taken for a digest it is
+// not, makes a walk go on for ever, or panics. A hook in the client answers instead of the server.
 
 import (
 	"context"

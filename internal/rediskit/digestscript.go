@@ -115,15 +115,15 @@ return {cursor, rows, bad, large, seen, foreign}`
 // digestSource sums up the live values of a page by branch.
 //
 // A page of 500 keys touches 440 branches, so handing out every page would cost a quarter of a
-// listing. Therefore the sums of the pages so far are kept in a key, and handed out once at the end.
-// ARGV[5] names it; at the start it is only how its name begins: the script looks for one that this
-// server owns, which in a Cluster depends on the name. The state is the cursor it is good for and all
-// branches. It is not replicated: it is of no use elsewhere.
+// listing. Therefore the sums of the pages so far are kept in a key, and handed out once at the
+// end. ARGV[5] names it; at the start it is only how its name begins: the script looks for one that
+// this server owns, which in a Cluster depends on the name. The state is the cursor it is good for
+// and all branches. It is not replicated: it is of no use elsewhere.
 //
 // Without a name, or when the state can't be stored (memory is full, no permission, a replica), the
-// sums are handed out and the rest of the walk goes without. A state that is gone (evicted, failover)
-// or good for another cursor (this call is the repetition of one whose reply was lost: its keys must
-// not be counted twice) answers ”, and the walk has to begin again without.
+// sums are handed out and the rest of the walk goes without. A state that is gone (evicted,
+// failover) or good for another cursor (this call is the repetition of one whose reply was lost:
+// its keys must not be counted twice) answers ”, and the walk has to begin again without.
 const digestSource = `local keep, old = ARGV[5], nil
 if keep ~= '' and start ~= '' and start ~= '0' then
   old = try('GET', keep)

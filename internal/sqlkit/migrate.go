@@ -13,11 +13,11 @@ var ErrNewer = errors.New("schema is newer than this build")
 
 const migrationLock = "syncengine_schema"
 
-// Migrate brings the database to the last of the migrations and records each in the
-// table named by table. Migrations are numbered from 1 by their place; one that has
-// landed never changes. Each is a list of statements, idempotent for MySQL, whose DDL
-// can't be rolled back; one that adds what is there counts as done. Several processes may call it at once. When the database
-// records a higher number, Migrate changes nothing and returns ErrNewer.
+// Migrate brings the database to the last of the migrations and records each in the table named by
+// table. Migrations are numbered from 1 by their place; one that has landed never changes. Each is
+// a list of statements, idempotent for MySQL, whose DDL can't be rolled back; one that adds what is
+// there counts as done. Several processes may call it at once. When the database records a higher
+// number, Migrate changes nothing and returns ErrNewer.
 func Migrate(ctx context.Context, db *sql.DB, d Dialect, table string, migrations [][]string) (err error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
