@@ -136,6 +136,10 @@ func (c *l1) Hash(id string) uint64 { return maphash.String(c.seed, id) }
 // Stamp returns the write count of id's stripe, for promote.
 func (c *l1) Stamp(id string) uint64 { return c.writes[c.Hash(id)%stripes].Load() }
 
+// Touch counts a write of an id that memory does not see: what was read before is not promoted, nor
+// shared with readers that come later.
+func (c *l1) Touch(id string) { c.writes[c.Hash(id)%stripes].Add(1) }
+
 // Used is what L1 and the queue hold together.
 func (c *l1) Used() int64 {
 	return c.bytes.Load() + c.detached.Load() + c.residents.Bytes()

@@ -90,6 +90,7 @@ type fate struct {
 	since   []string        // what was written since it was known what L3 holds, and that
 	tainted map[string]bool // refused, or in a group with what is
 	open    bool            // an op whose caller has left may still be on its way into the WAL
+	retried []string        // once: in an outage the next engine may know them alone
 	ghosts  []string        // of calls of GetOrInsertWith that nobody waits for, and that may yet come
 }
 
@@ -492,6 +493,9 @@ func (u *crowdUser) do(s crowdStep) {
 	case "flush":
 		u.tell("flush: %v", e.Flush(ctx))
 	case "retry":
+		for _, op := range u.quarantined(id) {
+			u.held[op.ID].retried = append(u.held[op.ID].retried, string(op.Content))
+		}
 		n, err := e.RetryQuarantined(ctx, id)
 		u.tell("retry %s: %d, %v", id, n, err)
 		if err != nil && u.c.private && ctx.Err() == nil {
@@ -554,7 +558,8 @@ func (u *crowdUser) judge(id string) {
 func (u *crowdUser) ended(crash bool) {
 	u.tell("ended, by a crash: %v", crash)
 	for _, f := range u.held {
-		f.may, f.back, f.since = append(f.may, f.ghosts...), append(f.back, f.ghosts...), append(f.since, f.ghosts...)
+		more := slices.Concat(f.ghosts, f.retried)
+		f.may, f.back, f.since = append(f.may, more...), append(f.back, more...), append(f.since, more...)
 		f.ghosts, f.open = nil, false
 		if crash {
 			f.may = append(f.may, f.back...)
@@ -568,22 +573,27 @@ func (u *crowdUser) look() {
 	}
 }
 
-// discard discards what is in quarantine of an id, with its groups.
-func (u *crowdUser) discard(ctx context.Context, id string) {
+// quarantined returns what is in quarantine of an id, with its groups.
+func (u *crowdUser) quarantined(id string) (mine []syncengine.QuarantinedOp) {
 	list, err := u.c.e.Quarantined(context.Background())
-	if err != nil {
-		return
+	if err != nil && !errors.Is(err, syncengine.ErrClosed) {
+		u.wrong("Quarantined: %v", err)
 	}
-	n, err := u.c.e.DiscardQuarantined(ctx, id)
-	u.tell("discard %s: %d, %v", id, n, err)
-	if err != nil || n == 0 && u.c.over.Load() {
-		return
-	}
-	var mine []syncengine.QuarantinedOp
 	for _, op := range list {
 		if op.ID == id || slices.Contains(op.GroupIDs, id) {
 			mine = append(mine, op)
 		}
+	}
+	return mine
+}
+
+// discard discards what is in quarantine of an id, with its groups.
+func (u *crowdUser) discard(ctx context.Context, id string) {
+	mine := u.quarantined(id)
+	n, err := u.c.e.DiscardQuarantined(ctx, id)
+	u.tell("discard %s: %d, %v", id, n, err)
+	if err != nil || n == 0 && u.c.over.Load() {
+		return
 	}
 	for _, op := range mine {
 		f := u.held[op.ID]
@@ -622,7 +632,7 @@ func (u *crowdUser) settle(quarantined []syncengine.QuarantinedOp) {
 				continue
 			}
 			now := string(it.Content)
-			f.may, f.back, f.since = []string{now}, []string{now}, []string{now}
+			f.may, f.back, f.since, f.retried = []string{now}, []string{now}, []string{now}, nil
 		}
 	}
 }

@@ -51,6 +51,8 @@ type quarantine struct {
 	ops       int
 	discarded map[discardedOp]int64 // up to which segment
 
+	discards atomic.Uint64 // how often something was discarded
+
 	saving  sync.Mutex // held from a copy of discarded until it is stored
 	marking sync.Mutex // held from reading a row until it is stored with its marks
 }
@@ -348,6 +350,7 @@ func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, e
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.discarded = next
+	q.discards.Add(1)
 	q.forget(slices.DeleteFunc(slices.Clone(rows), func(r *badRow) bool { return q.rows[r.id] != r })...)
 	return last, nil
 }
@@ -384,6 +387,9 @@ func (q *quarantine) RefusedAt(id string) uint64 {
 	}
 	return 0
 }
+
+// Discards counts discards: what was found before one may not be there any more.
+func (q *quarantine) Discards() uint64 { return q.discards.Load() }
 
 // Any reports whether anything is here.
 func (q *quarantine) Any() bool { return q.some.Load() }

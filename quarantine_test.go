@@ -655,3 +655,62 @@ func TestINV2WhatIsDiscardedWhileItsBatchGoesOnIsGone(t *testing.T) {
 		})
 	}
 }
+
+// A read that had found a discarded op brought it to memory afterwards, and readers that came after
+// the discard shared it.
+func TestINV2AReadThatBeganBeforeADiscardIsNotShared(t *testing.T) {
+	ctx := context.Background()
+	for name, get := range map[string]func(e *syncengine.Engine) (syncengine.Item, error){
+		"Get": func(e *syncengine.Engine) (syncengine.Item, error) { return e.Get(ctx, "x") },
+		"GetMany": func(e *syncengine.Engine) (syncengine.Item, error) {
+			found, err := e.GetMany(ctx, []string{"x"})
+			if err != nil {
+				return syncengine.Item{}, err
+			} else if found[0] == nil {
+				return syncengine.Item{}, syncengine.ErrNotFound
+			}
+			return *found[0], nil
+		},
+		"GetOrInsertWith": func(e *syncengine.Engine) (syncengine.Item, error) {
+			return e.GetOrInsertWith(ctx, "x", func(context.Context) (syncengine.Item, error) { return syncengine.Item{}, syncengine.ErrNotFound })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l3 := newChoosy(t)
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, L1MaxAge: 1}
+			e := open(t, cfg)
+			poisonous(t, e, "x")
+			must(t, e.Close())
+			e = open(t, cfg) // memory holds nothing of it
+			in := make(chan struct{})
+			var first atomic.Bool
+			l3.get = func() error {
+				if first.CompareAndSwap(false, true) {
+					close(in)
+					<-l3.gate
+				}
+				return nil
+			}
+			defer l3.release()
+			before := make(chan error, 1)
+			go func() {
+				_, err := get(e)
+				before <- err
+			}()
+			<-in
+			if n, err := e.DiscardQuarantined(ctx, "x"); n != 1 || err != nil {
+				t.Fatalf("DiscardQuarantined: %d, %v", n, err)
+			}
+			for _, when := range []string{"while it goes on", "when it is over"} {
+				returns(t, name, func() {
+					if it, err := get(e); !errors.Is(err, syncengine.ErrNotFound) {
+						t.Errorf("%s: %s, %v; want ErrNotFound", when, it.Content, err)
+					}
+				})
+				l3.release()
+				must(t, <-before)
+				before <- nil
+			}
+		})
+	}
+}

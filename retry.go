@@ -141,6 +141,7 @@ func (q *quarantine) Discard(ctx context.Context, ids ...string) (n int, err err
 	for _, r := range rows {
 		n += len(r.ops)
 		for _, op := range r.ops {
+			q.l1.Touch(op.id)
 			hashes[op.id] = q.l1.Hash(op.id)
 			q.wal.DropDiscarded(q.l1.Hash(op.id), op.head.version, upTo) // the drain will skip it
 			if ent, ok := q.l1.Peek(op.id); ok && ent.compare(op.head) == 0 {
