@@ -22,7 +22,7 @@ func theirsAbove(t *testing.T, l3 syncengine.ArchiveStore, ids ...string) {
 	}
 }
 
-func TestINV1AnOutrankedArchivedOpIsSubmittedAgainAbove(t *testing.T) {
+func TestINV01AnOutrankedArchivedOpIsSubmittedAgainAbove(t *testing.T) {
 	ctx := context.Background()
 	archived := syncengine.WithDurability(syncengine.Archived)
 	for name, budget := range map[string]int64{"in memory": 1 << 20, "spooled": 64 << 10} {
@@ -52,7 +52,7 @@ func TestINV1AnOutrankedArchivedOpIsSubmittedAgainAbove(t *testing.T) {
 	}
 }
 
-func TestINV1AnOutrankedOpOfAnotherLevelIsCountedAndTold(t *testing.T) {
+func TestINV01AnOutrankedOpOfAnotherLevelIsCountedAndTold(t *testing.T) {
 	ctx := context.Background()
 	l3 := storetest.NewArchive()
 	told := make(chan syncengine.SupersededOp, 10)

@@ -128,10 +128,10 @@ func wantSpaceBack(t *testing.T, dir string, was int64) {
 	}
 }
 
-// TestINV1AnOpLoggedWhileItsIDDrainsIsNotTrimmedWithIt writes an id again while L3 takes its
+// TestINV01AnOpLoggedWhileItsIDDrainsIsNotTrimmedWithIt writes an id again while L3 takes its
 // older op, from memory or from the spool; then L3 goes away and the engine is closed, so that
 // the newer op is in the WAL or nowhere.
-func TestINV1AnOpLoggedWhileItsIDDrainsIsNotTrimmedWithIt(t *testing.T) {
+func TestINV01AnOpLoggedWhileItsIDDrainsIsNotTrimmedWithIt(t *testing.T) {
 	for _, spooled := range []bool{false, true} {
 		t.Run(fmt.Sprintf("spooled %v", spooled), func(t *testing.T) {
 			ctx := context.Background()

@@ -50,7 +50,7 @@ func TestINV16OneIDNumberedFarAheadDoesNotMoveTheOthers(t *testing.T) {
 }
 
 // Nobody's later write loses to it, either: not when the op is in the WAL alone.
-func TestINV2AWriteIsAboveASpooledOpNumberedFarAhead(t *testing.T) {
+func TestINV02AWriteIsAboveASpooledOpNumberedFarAhead(t *testing.T) {
 	l3 := &faultyArchive{ArchiveStore: storetest.NewArchive()}
 	e := open(t, syncengine.Config{L3: l3, L1MaxBytes: 64 << 10, MaxClockSkew: 2 * time.Hour})
 	l3.away.Store(true)

@@ -95,8 +95,8 @@ func (d *doubtful) Landed(ctx context.Context, nonce uint64) (bool, error) {
 	return d.ConditionalStore.Landed(ctx, nonce)
 }
 
-// TestINV2AfterAnUnknownOutcomeReadsAskL3: what L2 holds may be what was there before.
-func TestINV2AfterAnUnknownOutcomeReadsAskL3(t *testing.T) {
+// TestINV02AfterAnUnknownOutcomeReadsAskL3: what L2 holds may be what was there before.
+func TestINV02AfterAnUnknownOutcomeReadsAskL3(t *testing.T) {
 	for _, hung := range []bool{false, true} {
 		t.Run(fmt.Sprintf("L2 can be told %v", !hung), func(t *testing.T) {
 			ctx := context.Background()

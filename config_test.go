@@ -551,7 +551,7 @@ func unused(t testing.TB) string {
 	return l.Addr().String()
 }
 
-func TestThePasswordWorksAndIsNeverShown_INV13(t *testing.T) {
+func TestINV13ThePasswordWorksAndIsNeverShown(t *testing.T) {
 	encoded, raw := canaryMaria(t)
 	rdb := testserver.Redis(t, "--requirepass", canaryPassword)
 	for name, sqlURL := range map[string]string{"encoded": encoded, "raw": raw} {
@@ -582,7 +582,7 @@ func TestThePasswordWorksAndIsNeverShown_INV13(t *testing.T) {
 	})
 }
 
-func TestAPasswordIsNotShownWhenServersAreAway_INV13(t *testing.T) {
+func TestINV13APasswordIsNotShownWhenServersAreAway(t *testing.T) {
 	var l listener
 	cfg := syncengine.Config{
 		Dir: t.TempDir(), CloseTimeout: time.Second, L3Timeout: time.Second,
@@ -598,7 +598,7 @@ func TestAPasswordIsNotShownWhenServersAreAway_INV13(t *testing.T) {
 	l.silent(t, cfg.Dir, canaryWord)
 }
 
-func TestAPasswordIsNotShownWhenItIsWrong_INV13(t *testing.T) {
+func TestINV13APasswordIsNotShownWhenItIsWrong(t *testing.T) {
 	maria := testserver.SharedMariaDB(t)
 	base, err := url.Parse(maria.NewDatabase(t))
 	noError(t, "parse", err)
@@ -710,7 +710,7 @@ func oddPasswords() []string {
 
 // What is wrong with a URL is said, and nothing of the password is shown: where it
 // belongs, and in options named after it.
-func TestAPasswordInABadURLIsNotShown_INV13(t *testing.T) {
+func TestINV13APasswordInABadURLIsNotShown(t *testing.T) {
 	var urls []string
 	for _, pass := range oddPasswords() {
 		for _, u := range []string{
@@ -735,7 +735,7 @@ func TestAPasswordInABadURLIsNotShown_INV13(t *testing.T) {
 }
 
 // A host that was forgotten makes the password look like a port, or like a host.
-func TestAPasswordWithoutAHostIsNotShown_INV13(t *testing.T) {
+func TestINV13APasswordWithoutAHostIsNotShown(t *testing.T) {
 	for _, scheme := range []string{"mysql://", "redis://", "rediss://", "postgres://"} {
 		for _, field := range []string{"SQLURL", "RedisURL"} {
 			t.Run(field+" "+scheme, func(t *testing.T) {

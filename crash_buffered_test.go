@@ -16,10 +16,10 @@ import (
 	"github.com/syncengine-go/syncengine/internal/storetest"
 )
 
-// TestINV3And5ABufferedOpIsLostOnlyWhileItIsYoung kills children that write at Buffered. What
+// TestINV03And05ABufferedOpIsLostOnlyWhileItIsYoung kills children that write at Buffered. What
 // had been flushed may not be missing, whether a Flush said so or Stats().OldestPending did; the
 // rest may be missing, but only from the end of each key's ops, and group by group.
-func TestINV3And5ABufferedOpIsLostOnlyWhileItIsYoung(t *testing.T) {
+func TestINV03And05ABufferedOpIsLostOnlyWhileItIsYoung(t *testing.T) {
 	t.Parallel()
 	onCrashStores(t, func(t *testing.T, r *crashRun) {
 		r.c.Durability = syncengine.Buffered
@@ -63,9 +63,9 @@ func TestINV12AfterCloseNothingIsMissing(t *testing.T) {
 	})
 }
 
-// TestINV1ABufferedOpIsLoggedOnceL3IsAway writes at Buffered while L3 takes nothing, waits
+// TestINV01ABufferedOpIsLoggedOnceL3IsAway writes at Buffered while L3 takes nothing, waits
 // until the WAL file holds as many ops as were acknowledged, and kills: then they stay.
-func TestINV1ABufferedOpIsLoggedOnceL3IsAway(t *testing.T) {
+func TestINV01ABufferedOpIsLoggedOnceL3IsAway(t *testing.T) {
 	t.Parallel()
 	onCrashStores(t, func(t *testing.T, r *crashRun) {
 		c := r.c
@@ -84,10 +84,10 @@ func TestINV1ABufferedOpIsLoggedOnceL3IsAway(t *testing.T) {
 	})
 }
 
-// TestINV5BufferedGroupsOfTheSameIDsDoNotMix submits groups of the same ids side by side: one
+// TestINV05BufferedGroupsOfTheSameIDsDoNotMix submits groups of the same ids side by side: one
 // of them stands in the end, in all its ids. Whether two calls meet is up to the scheduler;
 // under the race detector one round in ten has them meet.
-func TestINV5BufferedGroupsOfTheSameIDsDoNotMix(t *testing.T) {
+func TestINV05BufferedGroupsOfTheSameIDsDoNotMix(t *testing.T) {
 	const writers, size, rounds = 4, 300, 150
 	ctx := context.Background()
 	e := open(t, syncengine.Config{L3: storetest.NewArchive(), Durability: syncengine.Buffered})

@@ -65,8 +65,8 @@ func (r *crashRun) fillWAL(t *testing.T) {
 	r.child(t, c, r.killAfter(200+r.rng.IntN(400)))
 }
 
-// TestINV1NothingIsLostByAKillAtANamedPoint covers all points, on both kinds of L3.
-func TestINV1NothingIsLostByAKillAtANamedPoint(t *testing.T) {
+// TestINV01NothingIsLostByAKillAtANamedPoint covers all points, on both kinds of L3.
+func TestINV01NothingIsLostByAKillAtANamedPoint(t *testing.T) {
 	t.Parallel()
 	if len(crashPoints) != len(failpoint.Points) {
 		t.Errorf("%d points are killed at, there are %d", len(crashPoints), len(failpoint.Points))
@@ -122,10 +122,10 @@ func (r *crashRun) quarantined(t *testing.T, e *syncengine.Engine) {
 	r.h.settle(badGroup, 0)
 }
 
-// TestINV1NothingIsLostByKillsDuringRecovery kills a child whose WAL is full, then two more
+// TestINV01NothingIsLostByKillsDuringRecovery kills a child whose WAL is full, then two more
 // while they recover, each somewhere between reading the WAL and trimming it. The third Open
 // finds exactly what the WAL holds pending, and all promises kept.
-func TestINV1NothingIsLostByKillsDuringRecovery(t *testing.T) {
+func TestINV01NothingIsLostByKillsDuringRecovery(t *testing.T) {
 	t.Parallel()
 	onCrashStores(t, func(t *testing.T, r *crashRun) {
 		points := []failpoint.Point{failpoint.WALIndexed, failpoint.Recovered, failpoint.SpoolRead, failpoint.L3Committing,

@@ -231,10 +231,10 @@ func (r *crashRun) awaitConnections(t *testing.T) {
 	})
 }
 
-// TestINV1NothingAcknowledgedIsLostByKill kills children at random moments, one to three in a
+// TestINV01NothingAcknowledgedIsLostByKill kills children at random moments, one to three in a
 // row, under different loads: much and little memory, so that ops are spooled or not, and a
 // database that is away now and then.
-func TestINV1NothingAcknowledgedIsLostByKill(t *testing.T) {
+func TestINV01NothingAcknowledgedIsLostByKill(t *testing.T) {
 	t.Parallel()
 	onCrashStores(t, func(t *testing.T, r *crashRun) {
 		for kills := int64(crashRounds(100)); r.children < kills; {

@@ -21,7 +21,7 @@ func TestDecodeFollowsEncodingJSON(t *testing.T) {
 	}
 }
 
-func TestWhatDecodeFillsSharesNoMemoryWithContent_INV11(t *testing.T) {
+func TestINV11WhatDecodeFillsSharesNoMemoryWithContent(t *testing.T) {
 	const text = `{"raw":{"a":1},"s":"abc"}`
 	it := syncengine.Item{ID: "a", Content: []byte(text)}
 	var v struct{ Raw json.RawMessage }

@@ -266,9 +266,9 @@ func largeDoc(n int) []byte {
 	return []byte(fmt.Sprintf(`{"n":%d,"pad":%q}`, n, strings.Repeat("x", 16_000)))
 }
 
-// TestINV1FullDiskRefusesLosesNothingAndRecovers lets others fill the disk of the WAL to the
+// TestINV01FullDiskRefusesLosesNothingAndRecovers lets others fill the disk of the WAL to the
 // last byte, and then the WAL itself, in an outage of L3.
-func TestINV1FullDiskRefusesLosesNothingAndRecovers(t *testing.T) {
+func TestINV01FullDiskRefusesLosesNothingAndRecovers(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	dir := smallDisk(t, 32)
@@ -312,8 +312,8 @@ func TestINV1FullDiskRefusesLosesNothingAndRecovers(t *testing.T) {
 	m.check(t, open(t, syncengine.Config{L3: l3}))
 }
 
-// TestINV1FullDiskOfWALAndArchive has both on one disk, which fills up under load.
-func TestINV1FullDiskOfWALAndArchive(t *testing.T) {
+// TestINV01FullDiskOfWALAndArchive has both on one disk, which fills up under load.
+func TestINV01FullDiskOfWALAndArchive(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	dir := smallDisk(t, 48)
@@ -361,11 +361,11 @@ func straced(t testing.TB, file, when string) (wrapper []string, seen func() str
 
 const injected = "(INJECTED)"
 
-// TestINV1FailedFsync makes fsync fail in a writing child: in commits of the WAL, one or
+// TestINV01FailedFsync makes fsync fail in a writing child: in commits of the WAL, one or
 // several in a row, so that closing and reopening fails as well; in checkpoints; and in the
 // archive. Then it kills the child. strace counts the calls of each thread by itself, so they
 // fail more often than the cases say.
-func TestINV1AFailedFsyncLosesNothing(t *testing.T) {
+func TestINV01AFailedFsyncLosesNothing(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		file, when string
@@ -425,9 +425,9 @@ func TestINV1AFailedFsyncLosesNothing(t *testing.T) {
 	}
 }
 
-// TestINV1AWALThatLostItsEndIsRefused takes the -wal file away from what a killed child left,
+// TestINV01AWALThatLostItsEndIsRefused takes the -wal file away from what a killed child left,
 // which SQLite alone would not notice, and gives it back.
-func TestINV1AWALThatLostItsEndIsRefused(t *testing.T) {
+func TestINV01AWALThatLostItsEndIsRefused(t *testing.T) {
 	ctx := context.Background()
 	life := &diskLife{Dir: t.TempDir(), Acks: filepath.Join(t.TempDir(), "acks"), Away: true, PadTo: 200}
 	child := life.command(t)

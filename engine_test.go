@@ -148,7 +148,7 @@ func TestDurabilityLevelsReachWhatTheyPromise(t *testing.T) {
 }
 
 // TestVersions covers numbering by the engine and by the caller.
-func TestINV3VersionsOrderWrites(t *testing.T) {
+func TestINV03VersionsOrderWrites(t *testing.T) {
 	ctx := context.Background()
 	e := open(t, syncengine.Config{})
 	submit := func(version uint64, n int) error {
@@ -233,7 +233,7 @@ func TestGetOrInsertWithRunsTheFactoryOnce(t *testing.T) {
 	wantContent(t, e, "raced", 9)
 }
 
-func TestINV8FactoryIsNotCalledWhenTheStoreCantBeAsked(t *testing.T) {
+func TestINV08FactoryIsNotCalledWhenTheStoreCantBeAsked(t *testing.T) {
 	ctx := context.Background()
 	e := open(t, syncengine.Config{SQLURL: "mysql://root@127.0.0.1:1/none", L3Timeout: 200 * time.Millisecond})
 	_, err := e.GetOrInsertWith(ctx, "x", func(context.Context) (syncengine.Item, error) {
@@ -442,7 +442,7 @@ func TestSQLiteFileElsewhere(t *testing.T) {
 
 // TestL1MaxAge: two engines on the same stores; the second sees the first one's writes and
 // deletes once its own copies have aged.
-func TestL1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen(t *testing.T) {
+func TestINV15L1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen(t *testing.T) {
 	ctx := context.Background()
 	l3, l2 := &faultyArchive{ArchiveStore: storetest.NewArchive()}, storetest.NewCache()
 	a := open(t, syncengine.Config{L3: l3, L2: l2})
@@ -498,7 +498,7 @@ func (o *orderArchive) Apply(ctx context.Context, recs []syncengine.Record) ([]s
 	return above, err
 }
 
-func TestINV3OpsOfOneIDReachL3InOrderWithManyBatchesInFlight(t *testing.T) {
+func TestINV03OpsOfOneIDReachL3InOrderWithManyBatchesInFlight(t *testing.T) {
 	ctx := context.Background()
 	l3 := &orderArchive{ArchiveStore: storetest.NewArchive(), last: map[string]uint64{}, flying: map[string]bool{}}
 	e := open(t, syncengine.Config{L3: l3, FlushConcurrency: 8, BatchFlushCount: 7, BatchFlushInterval: time.Millisecond})

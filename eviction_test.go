@@ -159,7 +159,7 @@ func TestManySmallItemsStayForFewLargeOnes(t *testing.T) {
 	}
 }
 
-func TestINV6PinnedEntriesAreNeverTheLoser(t *testing.T) {
+func TestINV06PinnedEntriesAreNeverTheLoser(t *testing.T) {
 	c := newL1(100_000)
 	var pinned []*entry
 	for n := range 60 {

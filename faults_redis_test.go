@@ -333,10 +333,10 @@ func subset(part, whole []string) bool {
 	return !slices.ContainsFunc(part, func(id string) bool { return !slices.Contains(whole, id) })
 }
 
-// TestINV3TheSlowerOfTwoEnginesDoesNotWinInRedis lets one engine's write to Redis hang in the
+// TestINV03TheSlowerOfTwoEnginesDoesNotWinInRedis lets one engine's write to Redis hang in the
 // wire until another engine has written the same ids: once within its timeout, once after it,
 // when the request arrives although its sender has given it up (TRAPS 28).
-func TestINV3TheSlowerOfTwoEnginesDoesNotWinInRedis(t *testing.T) {
+func TestINV03TheSlowerOfTwoEnginesDoesNotWinInRedis(t *testing.T) {
 	ctx := context.Background()
 	for name, timeout := range map[string]time.Duration{"in time": time.Minute, "given up": 50 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
@@ -474,9 +474,9 @@ func TestFrozenRedisIsSkippedAndUsedAgainAfterItThaws(t *testing.T) {
 	want.wantRepaired(t, e, cfg, redisAt(t, server.URL()))
 }
 
-// TestINV2ARedisThatComesBackWithAnOldDumpIsNotReadStale: Redis took the writes, was killed, and
+// TestINV02ARedisThatComesBackWithAnOldDumpIsNotReadStale: Redis took the writes, was killed, and
 // came back with what it had saved before them. Nothing was written to it meanwhile.
-func TestINV2ARedisThatComesBackWithAnOldDumpIsNotReadStale(t *testing.T) {
+func TestINV02ARedisThatComesBackWithAnOldDumpIsNotReadStale(t *testing.T) {
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	cfg := small(t, server.URL())
@@ -497,9 +497,9 @@ func TestINV2ARedisThatComesBackWithAnOldDumpIsNotReadStale(t *testing.T) {
 	want.read(t, open(t, cfg))
 }
 
-// TestINV2And4ACopyOnItsWayToRedisBringsNothingBack: copies of what was read arrive after the
+// TestINV02And04ACopyOnItsWayToRedisBringsNothingBack: copies of what was read arrive after the
 // ids were written, and Redis, emptied in between, does not remember those writes.
-func TestINV2And4ACopyOnItsWayToRedisBringsNothingBack(t *testing.T) {
+func TestINV02And04ACopyOnItsWayToRedisBringsNothingBack(t *testing.T) {
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), L1MaxBytes: 64 << 10, L2Timeout: time.Minute}

@@ -98,9 +98,9 @@ func lockRow(t testing.TB, db *sql.DB, id string) (tx *sql.Tx, release func()) {
 	return tx, func() { _ = tx.Rollback() } // fails when its server was killed
 }
 
-// TestINV5ADatabaseKilledInMidTransactionHoldsTheWholeGroupOrNothing stops a transaction
+// TestINV05ADatabaseKilledInMidTransactionHoldsTheWholeGroupOrNothing stops a transaction
 // behind a locked row, its first statement done, and kills the server there.
-func TestINV5ADatabaseKilledInMidTransactionHoldsTheWholeGroupOrNothing(t *testing.T) {
+func TestINV05ADatabaseKilledInMidTransactionHoldsTheWholeGroupOrNothing(t *testing.T) {
 	ctx := context.Background()
 	db := testserver.MariaDB(t)
 	proxy := faultproxy.New(t, db.Addr())
@@ -131,9 +131,9 @@ func TestINV5ADatabaseKilledInMidTransactionHoldsTheWholeGroupOrNothing(t *testi
 	}
 }
 
-// TestINV1And5DatabaseKilledAndRestartedUnderLoad: single ops and groups, at Logged, while the
+// TestINV01And05DatabaseKilledAndRestartedUnderLoad: single ops and groups, at Logged, while the
 // server dies five times. Its transactions are looked at from outside after each restart.
-func TestINV1And5DatabaseKilledAndRestartedUnderLoad(t *testing.T) {
+func TestINV01And05DatabaseKilledAndRestartedUnderLoad(t *testing.T) {
 	const size = 12
 	ctx := context.Background()
 	db := testserver.MariaDB(t)
@@ -345,7 +345,7 @@ func killConnections(t testing.TB, outside *sql.DB) (n int) {
 	return n
 }
 
-func TestINV1ConnectionsKilledUnderLoadSurfaceNowhere(t *testing.T) {
+func TestINV01ConnectionsKilledUnderLoadSurfaceNowhere(t *testing.T) {
 	db := testserver.MariaDB(t)
 	outside := db.SQL(t)
 	e := open(t, syncengine.Config{SQLURL: db.URL(), BatchFlushInterval: time.Millisecond, BatchFlushCount: 20})
@@ -365,9 +365,9 @@ func TestINV1ConnectionsKilledUnderLoadSurfaceNowhere(t *testing.T) {
 	want.wantDrained(t, e, db.URL())
 }
 
-// TestINV1AServerThatLetsNobodyInOrWriteSurfacesInNoLoggedCall: the call goes on, the cause is
+// TestINV01AServerThatLetsNobodyInOrWriteSurfacesInNoLoggedCall: the call goes on, the cause is
 // told, and all is in SQL when the server has come to itself.
-func TestINV1AServerThatLetsNobodyInOrWriteSurfacesInNoLoggedCall(t *testing.T) {
+func TestINV01AServerThatLetsNobodyInOrWriteSurfacesInNoLoggedCall(t *testing.T) {
 	for name, fault := range sqlFaults {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -474,8 +474,8 @@ func TestAGroupBeyondOnePacketAnd65535ParametersIsSplit(t *testing.T) {
 	}
 }
 
-// TestINV9ARowBeyondThePacketIsQuarantinedAloneOrWithItsGroup: the server could never take it.
-func TestINV9ARowBeyondThePacketIsQuarantinedAloneOrWithItsGroup(t *testing.T) {
+// TestINV09ARowBeyondThePacketIsQuarantinedAloneOrWithItsGroup: the server could never take it.
+func TestINV09ARowBeyondThePacketIsQuarantinedAloneOrWithItsGroup(t *testing.T) {
 	ctx := context.Background()
 	db := testserver.MariaDB(t, "--max-allowed-packet=1M")
 	e := open(t, syncengine.Config{SQLURL: db.URL(), BatchFlushInterval: time.Hour})

@@ -35,8 +35,8 @@ var fieldTests = map[string]func(t *testing.T){
 	"DB":       elsewhere("TestACallersOwnHandlesWorkAndStayOpen"),
 	"Dialect":  elsewhere("TestACallersOwnHandlesWorkAndStayOpen"),
 	"Redis":    elsewhere("TestACallersOwnHandlesWorkAndStayOpen"),
-	"L2":       elsewhere("TestINV4AnOldPutInAWALDoesNotUndoAnothersDelete"),
-	"L3":       elsewhere("TestINV4AnOldPutInAWALDoesNotUndoAnothersDelete"),
+	"L2":       elsewhere("TestINV04AnOldPutInAWALDoesNotUndoAnothersDelete"),
+	"L3":       elsewhere("TestINV04AnOldPutInAWALDoesNotUndoAnothersDelete"),
 	"KeyPrefix": func(t *testing.T) {
 		redis := testserver.Redis(t)
 		e := open(t, syncengine.Config{RedisURL: redis.URL(), KeyPrefix: "mine/"})
@@ -194,7 +194,7 @@ var fieldTests = map[string]func(t *testing.T){
 		}
 	},
 	"TombstoneRetention": elsewhere("TestTombstonesArePurgedAfterTheirRetention"),
-	"L1MaxAge":           elsewhere("TestL1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen"),
+	"L1MaxAge":           elsewhere("TestINV15L1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen"),
 	"PriorityFunc": func(t *testing.T) {
 		asked := make(chan syncengine.AccessStats, 10)
 		e := open(t, syncengine.Config{PriorityFunc: func(s syncengine.AccessStats) syncengine.Priority {

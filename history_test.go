@@ -343,7 +343,7 @@ func (h *history) ends(ids []string, engines []*syncengine.Engine) {
 	}
 }
 
-func TestINV3HistoriesOfSeveralEnginesAreInOrder(t *testing.T) {
+func TestINV03HistoriesOfSeveralEnginesAreInOrder(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name         string

@@ -1,6 +1,7 @@
 package syncengine_test
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -142,6 +143,35 @@ func TestAgesAndWaitsAreMonotonicTime(t *testing.T) {
 	for where := range wallTimes {
 		if !found[where] {
 			t.Errorf("%s does not ask for the host's clock any more", where)
+		}
+	}
+}
+
+// TestEachPromiseHasATest: those of INV-1 are the tests whose names begin with TestINV01, and so
+// on.
+func TestEachPromiseHasATest(t *testing.T) {
+	name := regexp.MustCompile(`func Test(\w*)`)
+	number := regexp.MustCompile(`^INV(\d\d)(?:And(\d\d))?[A-Z]`)
+	found := make(map[string]int)
+	must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range name.FindAllSubmatch(text, -1) {
+			n := number.FindSubmatch(m[1])
+			if n == nil && regexp.MustCompile(`INV\d`).Match(m[1]) {
+				t.Errorf("%s: Test%s: the number of a promise has two digits and comes first", path, m[1])
+			}
+			for _, n := range n[min(1, len(n)):] {
+				found[string(n)]++
+			}
+		}
+		return err
+	}))
+	for n := 1; n <= 16; n++ {
+		if promise := fmt.Sprintf("%02d", n); found[promise] == 0 {
+			t.Errorf("no test is named TestINV%s", promise)
 		}
 	}
 }

@@ -116,7 +116,7 @@ func (readOnlyArchive) Apply(context.Context, []syncengine.Record) ([]syncengine
 	return nil, fmt.Errorf("read-only: %w", syncengine.ErrUnavailable)
 }
 
-func TestEveryTierKeepsEveryIDAndContent_INV11(t *testing.T) {
+func TestINV11EveryTierKeepsEveryIDAndContent(t *testing.T) {
 	items := acceptedItems()
 	for _, srv := range sqlServers {
 		t.Run(srv.name, func(t *testing.T) {
@@ -164,7 +164,7 @@ func TestEveryTierKeepsEveryIDAndContent_INV11(t *testing.T) {
 }
 
 // The WAL is a tier too: what only it holds comes back from it, after a restart.
-func TestTheWALKeepsEveryIDAndContent_INV11(t *testing.T) {
+func TestINV11TheWALKeepsEveryIDAndContent(t *testing.T) {
 	items := acceptedItems()
 	cfg := inputConfig(t)
 	cfg.L3 = readOnlyArchive{storetest.NewArchive()}

@@ -8,7 +8,7 @@ import (
 )
 
 // A write that was evicted before it was counted let a reader put the version before it back.
-func TestINV2APromotionNeverUndoesAWriteThatWasEvictedAtOnce(t *testing.T) {
+func TestINV02APromotionNeverUndoesAWriteThatWasEvictedAtOnce(t *testing.T) {
 	c := newL1(64 << 10)
 	before := newEntry(&Record{Item: Item{ID: "x", Version: 1, Content: []byte("1")}})
 	after := newEntry(&Record{Item: Item{ID: "x", Version: 2, Content: []byte("2")}})

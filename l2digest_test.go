@@ -251,7 +251,7 @@ func TestDigestStaysWithinItsPrefix(t *testing.T) {
 }
 
 // INV-8: a tier that can't be asked is no tier that holds nothing.
-func TestINV8DigestOfAServerThatIsAwayIsAnOutage(t *testing.T) {
+func TestINV08DigestOfAServerThatIsAwayIsAnOutage(t *testing.T) {
 	srv := testserver.Redis(t)
 	proxy := faultproxy.New(t, srv.Addr())
 	s := syncengine.NewRedisStore(redisAt(t, "redis://"+proxy.Addr()), "p:", time.Hour, false)

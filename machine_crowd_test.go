@@ -739,7 +739,7 @@ func runCrowd(t *rapid.T, root string, private bool) {
 	c.atEnd(t)
 }
 
-func TestINV1ACrowdOnAnL3ThatRefusesLosesNothing(t *testing.T) {
+func TestINV01ACrowdOnAnL3ThatRefusesLosesNothing(t *testing.T) {
 	for name, private := range map[string]bool{"private": true, "shared": false} {
 		t.Run(name, func(t *testing.T) {
 			machineChecks(t, 10)

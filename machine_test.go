@@ -403,11 +403,11 @@ func checkMachines(t *testing.T, n, goroutines int, archive func(dir string) (sy
 	wg.Wait()
 }
 
-func TestINV2AnEngineAnswersLikeAMapWhateverItsOptions(t *testing.T) {
+func TestINV02AnEngineAnswersLikeAMapWhateverItsOptions(t *testing.T) {
 	checkMachines(t, 2, 32, func(string) (syncengine.ArchiveStore, error) { return storetest.NewArchive(), nil })
 }
 
-func TestINV2AnEngineOnSQLiteAnswersLikeAMap(t *testing.T) {
+func TestINV02AnEngineOnSQLiteAnswersLikeAMap(t *testing.T) {
 	checkMachines(t, 1, 16, func(dir string) (syncengine.ArchiveStore, error) {
 		return syncengine.OpenSQLStore("sqlite:" + filepath.Join(dir, "archive.db"))
 	})

@@ -87,10 +87,10 @@ func eventually(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// TestINV1And10OutageOfL3SpoolsDrainsAndLosesNothing kills the database in the middle of a
+// TestINV01And10OutageOfL3SpoolsDrainsAndLosesNothing kills the database in the middle of a
 // load that is many times larger than memory, reads everything meanwhile, and compares L3
 // with the model after it came back.
-func TestINV1And10OutageOfL3SpoolsDrainsAndLosesNothing(t *testing.T) {
+func TestINV01And10OutageOfL3SpoolsDrainsAndLosesNothing(t *testing.T) {
 	const writers, perWriter, ids = 16, 1500, 400
 	ctx := context.Background()
 	db := testserver.MariaDB(t)
@@ -199,9 +199,9 @@ func TestINV12CloseDuringOutageKeepsAllForTheNextOpen(t *testing.T) {
 	check(open(t, syncengine.Config{SQLURL: db.URL()}))
 }
 
-// TestINV2AndINV8StaleL2IsNeverRead cuts the wire to Redis, writes, restores the wire, and
+// TestINV02And08StaleL2IsNeverRead cuts the wire to Redis, writes, restores the wire, and
 // reads with cold memory.
-func TestINV2AndINV8StaleL2IsNeverRead(t *testing.T) {
+func TestINV02And08StaleL2IsNeverRead(t *testing.T) {
 	ctx := context.Background()
 	redis := testserver.Redis(t)
 	proxy := faultproxy.New(t, redis.Addr())
@@ -334,8 +334,8 @@ func TestFullWALRefusesBeforeAnythingChangesAndRecovers(t *testing.T) {
 	must(t, e.Flush(ctx))
 }
 
-// TestINV9OneBadRowBlocksNobody has L3 refuse one row of a batch, and one of a group.
-func TestINV9OneBadRowBlocksNobody(t *testing.T) {
+// TestINV09OneBadRowBlocksNobody has L3 refuse one row of a batch, and one of a group.
+func TestINV09OneBadRowBlocksNobody(t *testing.T) {
 	ctx := context.Background()
 	server := testserver.SharedMariaDB(t)
 	dbURL := server.NewDatabase(t)
@@ -474,9 +474,9 @@ func TestFlushWaitsForRecoveredOps(t *testing.T) {
 	}
 }
 
-// TestINV3ALoserIsNotServed: a stale write on a cold id can't be refused, but once L3 has
+// TestINV03ALoserIsNotServed: a stale write on a cold id can't be refused, but once L3 has
 // refused it, it is gone from L1 and never reaches L2.
-func TestINV3ALoserIsNotServedOnceL3RefusedIt(t *testing.T) {
+func TestINV03ALoserIsNotServedOnceL3RefusedIt(t *testing.T) {
 	ctx := context.Background()
 	cfg := syncengine.Config{Dir: t.TempDir(), RedisURL: testserver.Redis(t).URL()}
 	e := open(t, cfg)
@@ -494,9 +494,9 @@ func TestINV3ALoserIsNotServedOnceL3RefusedIt(t *testing.T) {
 	}
 }
 
-// TestINV4AnOldPutInAWALDoesNotUndoAnothersDelete: an engine comes back with a put that
+// TestINV04AnOldPutInAWALDoesNotUndoAnothersDelete: an engine comes back with a put that
 // another engine has deleted meanwhile; Redis has forgotten the delete.
-func TestINV4AnOldPutInAWALDoesNotUndoAnothersDelete(t *testing.T) {
+func TestINV04AnOldPutInAWALDoesNotUndoAnothersDelete(t *testing.T) {
 	ctx := context.Background()
 	l3 := &faultyArchive{ArchiveStore: storetest.NewArchive()}
 	l2 := storetest.NewCache()
@@ -519,9 +519,9 @@ func TestINV4AnOldPutInAWALDoesNotUndoAnothersDelete(t *testing.T) {
 	wantContent(t, open(t, syncengine.Config{L3: l3, L2: l2}), "x", -1)
 }
 
-// TestINV6EvictionNeverTakesAnOpThatIsNowhereElse fills memory with reads around Buffered ops
+// TestINV06EvictionNeverTakesAnOpThatIsNowhereElse fills memory with reads around Buffered ops
 // that L3 does not take.
-func TestINV6EvictionNeverTakesAnOpThatIsNowhereElse(t *testing.T) {
+func TestINV06EvictionNeverTakesAnOpThatIsNowhereElse(t *testing.T) {
 	ctx := context.Background()
 	l3 := &faultyArchive{ArchiveStore: storetest.NewArchive()}
 	filler := open(t, syncengine.Config{L3: l3})

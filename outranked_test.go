@@ -279,7 +279,7 @@ func TestAnArchivedCallIsToldThatItsOpWasDiscarded(t *testing.T) {
 }
 
 // Two ops are discarded; a group of the very same two was accepted later.
-func TestINV1ADiscardOfOpsTakesNoGroupOfThem(t *testing.T) {
+func TestINV01ADiscardOfOpsTakesNoGroupOfThem(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	defer l3.release()
@@ -330,7 +330,7 @@ func TestINV11WhatIsShownMayBeWrittenInto(t *testing.T) {
 
 // An op waits below one that is refused and discarded: since that overtook it, or since both are in
 // the WAL. It was not found, and a new one was put in its place.
-func TestINV2ADiscardUncoversWhatWaits(t *testing.T) {
+func TestINV02ADiscardUncoversWhatWaits(t *testing.T) {
 	for _, budget := range []int64{1 << 20, 64 << 10} {
 		t.Run(fmt.Sprint(budget), func(t *testing.T) {
 			ctx := context.Background()

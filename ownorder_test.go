@@ -29,7 +29,7 @@ func wantNoneSuperseded(t *testing.T, e *syncengine.Engine) {
 // A batch is split where L3 refuses something, so that two ops of an id are in two transactions.
 // The caller of the later one was told of what the earlier one had lost to it, and wrote the
 // earlier one again, above.
-func TestINV3ASplitBatchKeepsTheOrderOfAnID(t *testing.T) {
+func TestINV03ASplitBatchKeepsTheOrderOfAnID(t *testing.T) {
 	ctx := context.Background()
 	high, archived := syncengine.WithPriority(syncengine.PriorityHigh), syncengine.WithDurability(syncengine.Archived)
 	for name, c := range map[string]struct {
@@ -80,7 +80,7 @@ func TestINV3ASplitBatchKeepsTheOrderOfAnID(t *testing.T) {
 
 // The later op overtakes by its priority, lands, and leaves memory. The earlier one, whose caller
 // waits, was then taken for the last.
-func TestINV3AnOvertakenArchivedOpStaysBelowALaterOne(t *testing.T) {
+func TestINV03AnOvertakenArchivedOpStaysBelowALaterOne(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	defer l3.release()
@@ -140,7 +140,7 @@ func theirsBetween(t *testing.T, l3 *choosy, id string) {
 
 // An Archived op, then a delete that overtakes it and loses to another engine's write. The op
 // must not come back above all of them: what its caller stands for is the delete.
-func TestINV3AnOvertakenArchivedOpDoesNotUndoALaterDelete(t *testing.T) {
+func TestINV03AnOvertakenArchivedOpDoesNotUndoALaterDelete(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	defer l3.release()
@@ -161,7 +161,7 @@ func TestINV3AnOvertakenArchivedOpDoesNotUndoALaterDelete(t *testing.T) {
 
 // A good op is outranked, and a later bad one of the id is refused. The caller of the good one was
 // told of the refusal, and the bad one was written twice.
-func TestINV1AnOutrankedArchivedOpIsNotTakenForALaterRefusedOne(t *testing.T) {
+func TestINV01AnOutrankedArchivedOpIsNotTakenForALaterRefusedOne(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	defer l3.release()

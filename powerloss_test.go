@@ -154,9 +154,9 @@ func afterPowerLoss(t *testing.T, life diskLife, image string, acks diskAcks) in
 	return len(missing)
 }
 
-// TestINV1NothingAcknowledgedIsLostByPowerLoss does so at Logged: with all in the WAL alone,
+// TestINV01NothingAcknowledgedIsLostByPowerLoss does so at Logged: with all in the WAL alone,
 // and with SQLite as L3 on the same disk and documents large enough for checkpoints.
-func TestINV1NothingAcknowledgedIsLostByPowerLoss(t *testing.T) {
+func TestINV01NothingAcknowledgedIsLostByPowerLoss(t *testing.T) {
 	t.Parallel()
 	for name, life := range map[string]diskLife{
 		"the WAL alone":          {Away: true, PadTo: 300},

@@ -209,7 +209,7 @@ func leavesL1(t testing.TB, e *syncengine.Engine, id string, others func(round i
 }
 
 // Archived used to look at its epoch only, where a neighbour's error could stand or be missing.
-func TestINV9EachArchivedCallLearnsTheFateOfItsOwnOp(t *testing.T) {
+func TestINV09EachArchivedCallLearnsTheFateOfItsOwnOp(t *testing.T) {
 	ctx := context.Background()
 	e := open(t, syncengine.Config{L3: &hookedArchive{ArchiveStore: storetest.NewArchive(), apply: refusePoison}})
 	var wg sync.WaitGroup
@@ -277,7 +277,7 @@ func TestArchivedWaitsForItsSpooledOpAlsoWhenANeighbourIsRefused(t *testing.T) {
 
 // When L3 took a batch but did not say who won in it, L2 kept the version before and reads
 // were answered from there.
-func TestINV2AnUnansweredComparisonLeavesNoOldCopyInL2(t *testing.T) {
+func TestINV02AnUnansweredComparisonLeavesNoOldCopyInL2(t *testing.T) {
 	ctx := context.Background()
 	var fail atomic.Bool
 	l3 := &hookedArchive{ArchiveStore: storetest.NewArchive(), heads: func() error {
@@ -563,7 +563,7 @@ func TestINV12CloseSaysWhenTheWALDidNotTakeABufferedOp(t *testing.T) {
 }
 
 // After a failed commit nothing in the log could be read before the next append.
-func TestINV2SpooledOpsAreReadableAfterAFailedCommit(t *testing.T) {
+func TestINV02SpooledOpsAreReadableAfterAFailedCommit(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
 	l3 := &faultyArchive{ArchiveStore: storetest.NewArchive()}
@@ -651,7 +651,7 @@ func TestACancelledCallOfTheStoreIsAnOutage(t *testing.T) {
 
 // A put below a delete by an engine whose clock is ahead stayed in L1, and went to L2 from
 // where every engine read it.
-func TestINV4APutThatLosesToAnAheadClockReachesNoCache(t *testing.T) {
+func TestINV04APutThatLosesToAnAheadClockReachesNoCache(t *testing.T) {
 	ctx := context.Background()
 	l3, l2 := storetest.NewArchive(), storetest.NewCache()
 	ahead := uint64(time.Now().Add(time.Minute).UnixMilli()) << 16
@@ -687,7 +687,7 @@ func TestAWriteMadeDuringTheFactoryWinsAlsoWhenItWasEvicted(t *testing.T) {
 }
 
 // A Buffered op logged late was taken for the newest of its id by the index of the spool.
-func TestINV2ADrainedOpNeverHidesANewerOne(t *testing.T) {
+func TestINV02ADrainedOpNeverHidesANewerOne(t *testing.T) {
 	ctx := context.Background()
 	l3 := &faultyArchive{ArchiveStore: storetest.NewArchive()}
 	gate, release := hold()
@@ -737,7 +737,7 @@ func TestINV2ADrainedOpNeverHidesANewerOne(t *testing.T) {
 
 // A drained op of low priority that still waited answered reads, although a later and more
 // urgent one was in L3 already.
-func TestINV2AnOpThatOvertookADrainedOneAnswersReads(t *testing.T) {
+func TestINV02AnOpThatOvertookADrainedOneAnswersReads(t *testing.T) {
 	ctx := context.Background()
 	l3 := &faultyArchive{ArchiveStore: storetest.NewArchive()}
 	first, releaseFirst := hold()
@@ -803,7 +803,7 @@ func TestINV2AnOpThatOvertookADrainedOneAnswersReads(t *testing.T) {
 }
 
 // An op that left quarantine answered reads until L3 refused it, though L3 held a later one.
-func TestINV2ARetriedOpIsNotServedOverANewerOne(t *testing.T) {
+func TestINV02ARetriedOpIsNotServedOverANewerOne(t *testing.T) {
 	ctx := context.Background()
 	l3 := &hookedArchive{ArchiveStore: storetest.NewArchive(), apply: refusePoison}
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour}
@@ -825,7 +825,7 @@ func TestINV2ARetriedOpIsNotServedOverANewerOne(t *testing.T) {
 }
 
 // The index knew one quarantined op per id; discarding that one hid the older ones.
-func TestINV2DiscardingAGroupLeavesOlderQuarantinedOpsReadable(t *testing.T) {
+func TestINV02DiscardingAGroupLeavesOlderQuarantinedOpsReadable(t *testing.T) {
 	ctx := context.Background()
 	e := open(t, syncengine.Config{L3: &hookedArchive{ArchiveStore: storetest.NewArchive(), apply: refusePoison}})
 	flush := func() {
@@ -853,7 +853,7 @@ func TestINV2DiscardingAGroupLeavesOlderQuarantinedOpsReadable(t *testing.T) {
 
 // Healing a corrupt copy in L2 removed it and put back what had been read before, over a
 // write that came between.
-func TestINV3HealingL2NeverPutsAnOldVersionBack(t *testing.T) {
+func TestINV03HealingL2NeverPutsAnOldVersionBack(t *testing.T) {
 	ctx := context.Background()
 	l3, l2 := storetest.NewArchive(), &hookedCache{CacheStore: storetest.NewCache()}
 	cfg := syncengine.Config{L2: l2, L3: l3, L2Timeout: time.Minute}
@@ -917,7 +917,7 @@ func TestRepairOfL2ShrinksItsPagesUntilTheyPass(t *testing.T) {
 }
 
 // The second mention of an id past its age was neither asked for nor answered from L1.
-func TestINV8GetManyAnswersAnAgedIDEachTimeItIsNamed(t *testing.T) {
+func TestINV08GetManyAnswersAnAgedIDEachTimeItIsNamed(t *testing.T) {
 	ctx := context.Background()
 	var down atomic.Bool
 	var refused atomic.Int64
@@ -951,7 +951,7 @@ func TestINV8GetManyAnswersAnAgedIDEachTimeItIsNamed(t *testing.T) {
 }
 
 // A refused op was quarantined again each time the rest of its batch met an outage.
-func TestINV9ARefusedOpIsQuarantinedOnceThoughItsBatchIsRepeated(t *testing.T) {
+func TestINV09ARefusedOpIsQuarantinedOnceThoughItsBatchIsRepeated(t *testing.T) {
 	ctx := context.Background()
 	var outages atomic.Int32
 	outages.Store(3)
@@ -986,7 +986,7 @@ func TestINV9ARefusedOpIsQuarantinedOnceThoughItsBatchIsRepeated(t *testing.T) {
 }
 
 // A refusal that came after the Flush had left, since L3 was away, was told to nobody.
-func TestINV9ARefusalIsToldToTheNextFlushWhenTheFirstMetAnOutage(t *testing.T) {
+func TestINV09ARefusalIsToldToTheNextFlushWhenTheFirstMetAnOutage(t *testing.T) {
 	ctx := context.Background()
 	var away atomic.Bool
 	away.Store(true)

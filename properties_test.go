@@ -535,7 +535,7 @@ func genSecretURL() *rapid.Generator[string] {
 	})
 }
 
-func TestURLsAreReadWithoutShowingThePassword_INV13(t *testing.T) {
+func TestINV13URLsAreReadWithoutShowingThePassword(t *testing.T) {
 	silent := func(t *rapid.T, what, text, raw string) {
 		t.Helper()
 		if strings.Contains(text, urlSecret) {

@@ -130,7 +130,7 @@ func crashed(t testing.TB, dir string) (left string) {
 
 // L3 refused a put, and then took a later put or delete of the id. The refused document answered
 // reads again after a restart with SQL down, and with SQL up once the tombstone was purged.
-func TestINV4AQuarantinedOpAnswersNoReadOnceALaterOpLanded(t *testing.T) {
+func TestINV04AQuarantinedOpAnswersNoReadOnceALaterOpLanded(t *testing.T) {
 	for name, later := range map[string]func(e *syncengine.Engine){
 		"a put":    func(e *syncengine.Engine) { put(t, e, "x", 2) },
 		"a delete": func(e *syncengine.Engine) { must(t, e.Delete(context.Background(), "x")) },
@@ -193,7 +193,7 @@ func TestINV4AQuarantinedOpAnswersNoReadOnceALaterOpLanded(t *testing.T) {
 }
 
 // A superseded op was put back into the queue by a retry when L3's row was gone.
-func TestINV4ARetryForgetsWhatIsSuperseded(t *testing.T) {
+func TestINV04ARetryForgetsWhatIsSuperseded(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour}
@@ -216,7 +216,7 @@ func TestINV4ARetryForgetsWhatIsSuperseded(t *testing.T) {
 }
 
 // A later op of one id of a group leaves the others of the group readable.
-func TestINV2AGroupIsSupersededIDByID(t *testing.T) {
+func TestINV02AGroupIsSupersededIDByID(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3}
@@ -248,7 +248,7 @@ func TestINV2AGroupIsSupersededIDByID(t *testing.T) {
 // An op that was discarded and then submitted again, with the same version, was dropped from
 // the WAL at the next Open, though it was acknowledged: submissions that had come to nothing had
 // taken it off and put it back on the list.
-func TestINV1ADiscardedOpThatIsSubmittedAgainIsNotDropped(t *testing.T) {
+func TestINV01ADiscardedOpThatIsSubmittedAgainIsNotDropped(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3}
@@ -291,7 +291,7 @@ func TestINV1ADiscardedOpThatIsSubmittedAgainIsNotDropped(t *testing.T) {
 
 // Segments of commits that failed were counted when the op was discarded, and their numbers were
 // given out again to what came after a restart.
-func TestINV1ADiscardDoesNotReachIntoSegmentsOfTheNextEngine(t *testing.T) {
+func TestINV01ADiscardDoesNotReachIntoSegmentsOfTheNextEngine(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	defer l3.release()
@@ -329,7 +329,7 @@ func TestINV1ADiscardDoesNotReachIntoSegmentsOfTheNextEngine(t *testing.T) {
 
 // A discard that timed out after its first step had noted the op as one to be dropped, and left
 // it in quarantine: a retry of it reported success, and the next Open dropped it.
-func TestINV1ADiscardThatFailsChangesNothing(t *testing.T) {
+func TestINV01ADiscardThatFailsChangesNothing(t *testing.T) {
 	ctx := context.Background()
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
@@ -378,7 +378,7 @@ func TestINV1ADiscardThatFailsChangesNothing(t *testing.T) {
 }
 
 // What is discarded stays away, though the WAL holds it still.
-func TestINV4WhatWasDiscardedDoesNotComeBackFromTheWAL(t *testing.T) {
+func TestINV04WhatWasDiscardedDoesNotComeBackFromTheWAL(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	defer l3.release()
@@ -413,7 +413,7 @@ func TestINV4WhatWasDiscardedDoesNotComeBackFromTheWAL(t *testing.T) {
 }
 
 // Calls side by side handled the same row, counted it once each, and took the others with it.
-func TestINV2CallsSideBySideHandleEachQuarantinedOpOnce(t *testing.T) {
+func TestINV02CallsSideBySideHandleEachQuarantinedOpOnce(t *testing.T) {
 	ctx := context.Background()
 	for name, call := range map[string]func(e *syncengine.Engine, ids ...string) (int, error){
 		"discard": func(e *syncengine.Engine, ids ...string) (int, error) { return e.DiscardQuarantined(ctx, ids...) },
@@ -583,7 +583,7 @@ func TestINV11AChangedBufferedOpIsToldFromASoundOne(t *testing.T) {
 
 // A group holds the very op that is discarded, and one that is not: it is another unit, and was
 // accepted. Its other op was dropped when the drain read it.
-func TestINV1ADiscardTakesNoGroupThatHoldsTheSameOp(t *testing.T) {
+func TestINV01ADiscardTakesNoGroupThatHoldsTheSameOp(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour}
@@ -609,7 +609,7 @@ func TestINV1ADiscardTakesNoGroupThatHoldsTheSameOp(t *testing.T) {
 
 // A retry forgets only what L3 holds something newer of. A later op of the id that is in quarantine
 // itself, or waits, may be refused.
-func TestINV1ARetryKeepsAnOpBelowAnotherThatIsRefused(t *testing.T) {
+func TestINV01ARetryKeepsAnOpBelowAnotherThatIsRefused(t *testing.T) {
 	ctx := context.Background()
 	l3 := newChoosy(t)
 	e := open(t, syncengine.Config{L3: l3})
@@ -627,7 +627,7 @@ func TestINV1ARetryKeepsAnOpBelowAnotherThatIsRefused(t *testing.T) {
 
 // A batch goes on for as long as L3 takes for the rest of it. What it has brought into quarantine
 // may be discarded meanwhile, and memory held on to it.
-func TestINV2WhatIsDiscardedWhileItsBatchGoesOnIsGone(t *testing.T) {
+func TestINV02WhatIsDiscardedWhileItsBatchGoesOnIsGone(t *testing.T) {
 	for name, d := range map[string]syncengine.Durability{"buffered": syncengine.Buffered, "logged": syncengine.Logged} {
 		t.Run(name, func(t *testing.T) {
 			ctx := context.Background()
@@ -658,7 +658,7 @@ func TestINV2WhatIsDiscardedWhileItsBatchGoesOnIsGone(t *testing.T) {
 
 // A read that had found a discarded op brought it to memory afterwards, and readers that came after
 // the discard shared it.
-func TestINV2AReadThatBeganBeforeADiscardIsNotShared(t *testing.T) {
+func TestINV02AReadThatBeganBeforeADiscardIsNotShared(t *testing.T) {
 	ctx := context.Background()
 	for name, get := range map[string]func(e *syncengine.Engine) (syncengine.Item, error){
 		"Get": func(e *syncengine.Engine) (syncengine.Item, error) { return e.Get(ctx, "x") },

@@ -400,15 +400,15 @@ func (s *sweeper) sweep(faults []fault) {
 	s.t.Logf("%d runs", s.runs.Load())
 }
 
-func TestINV1AStoreCallThatGoesWrongLosesNothingWhicheverItIs(t *testing.T) {
+func TestINV01AStoreCallThatGoesWrongLosesNothingWhicheverItIs(t *testing.T) {
 	s := &sweeper{t: t, root: t.TempDir(), wider: 1, missed: 2}
 	s.archive = func(string) (syncengine.ArchiveStore, error) { return storetest.NewArchive(), nil }
 	s.sweep(sweepFaults)
 }
 
-// TestINV1AStoreCallThatGoesWrongLosesNothingInSQLite is the same with a real L3, at every
+// TestINV01AStoreCallThatGoesWrongLosesNothingInSQLite is the same with a real L3, at every
 // seventh call.
-func TestINV1AStoreCallThatGoesWrongLosesNothingInSQLite(t *testing.T) {
+func TestINV01AStoreCallThatGoesWrongLosesNothingInSQLite(t *testing.T) {
 	s := &sweeper{t: t, root: t.TempDir(), wider: 7, missed: 1}
 	s.archive = func(dir string) (syncengine.ArchiveStore, error) {
 		l3, err := syncengine.OpenSQLStore("sqlite:" + filepath.Join(dir, "archive.db"))

@@ -67,7 +67,7 @@ func TestAnEngineAloneDeniesAbsentIDsWithoutIO(t *testing.T) {
 }
 
 // A trusts its filter; B comes and writes; A must find at once what B has acknowledged.
-func TestINV7WhatAnotherEngineWritesIsNeverDenied(t *testing.T) {
+func TestINV07WhatAnotherEngineWritesIsNeverDenied(t *testing.T) {
 	eachL3(t, func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
 		ctx := context.Background()
 		a := open(t, cfg)
@@ -146,7 +146,7 @@ func TestAnEngineTakenForDeadWritesNothingBeforeItIsKnownAgain(t *testing.T) {
 
 // An engine that reads the private file of another one, which its owner writes without looking
 // around, must not trust its filter.
-func TestINV7AReaderOfAPrivateFileDeniesNothing(t *testing.T) {
+func TestINV07AReaderOfAPrivateFileDeniesNothing(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
 	reader := open(t, syncengine.Config{SQLURL: "sqlite:" + dir + "/archive.db"})
@@ -227,7 +227,7 @@ func TestAGarbageSnapshotIsDiscarded(t *testing.T) {
 
 // Sets are built over and over beside writes, deletes and evictions; every acknowledged id
 // must be found all the time.
-func TestINV7NothingIsDeniedWhileSetsAreBuiltBesideWrites(t *testing.T) {
+func TestINV07NothingIsDeniedWhileSetsAreBuiltBesideWrites(t *testing.T) {
 	ctx := context.Background()
 	e := open(t, syncengine.Config{L1MaxBytes: 64 << 10, FilterWarmupBatch: 7, FilterSnapshotInserts: 20, BatchFlushInterval: time.Millisecond})
 	var wrote atomic.Int64
