@@ -141,9 +141,9 @@ func (q *quarantine) Discard(ctx context.Context, ids ...string) (n int, err err
 	for _, r := range rows {
 		n += len(r.ops)
 		for _, op := range r.ops {
-			q.l1.Touch(op.id)
 			hashes[op.id] = q.l1.Hash(op.id)
-			q.wal.DropDiscarded(q.l1.Hash(op.id), op.head.version, upTo) // the drain will skip it
+			q.wal.DropDiscarded(hashes[op.id], op.head.version, upTo) // the drain will skip it
+			q.l1.Touch(op.id)                                         // nobody finds it from here on, who found it does not promote it
 			if ent, ok := q.l1.Peek(op.id); ok && ent.compare(op.head) == 0 {
 				q.l1.Drop(ent)
 			}
