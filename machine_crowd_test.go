@@ -91,6 +91,7 @@ type fate struct {
 	tainted map[string]bool // refused, or in a group with what is
 	open    bool            // an op whose caller has left may still be on its way into the WAL
 	retried []string        // once: in an outage the next engine may know them alone
+	again   bool            // the engine was opened again since it was known what L3 holds
 	ghosts  []string        // of calls of GetOrInsertWith that nobody waits for, and that may yet come
 }
 
@@ -549,6 +550,9 @@ func (u *crowdUser) judge(id string) {
 		if u.c.private || !errors.Is(err, syncengine.ErrUnavailable) { // else the engine may not know yet that L3 is back
 			u.wrong("Get of %s: %v", id, err)
 		}
+	// A Buffered op may be logged after a later one of its id. If that has landed when the engine is
+	// opened again, the WAL knows the earlier one alone until L3 can be asked.
+	case u.c.mode.Load() != l3There && f.again && slices.Contains(f.since, string(it.Content)):
 	case !f.mayHold(string(it.Content)):
 		u.wrong("Get of %s answers %q, it may hold %s", id, it.Content, f)
 	}
@@ -560,7 +564,7 @@ func (u *crowdUser) ended(crash bool) {
 	for _, f := range u.held {
 		more := slices.Concat(f.ghosts, f.retried)
 		f.may, f.back, f.since = append(f.may, more...), append(f.back, more...), append(f.since, more...)
-		f.ghosts, f.open = nil, false
+		f.ghosts, f.open, f.again = nil, false, true
 		if crash {
 			f.may = append(f.may, f.back...)
 		}
@@ -632,7 +636,7 @@ func (u *crowdUser) settle(quarantined []syncengine.QuarantinedOp) {
 				continue
 			}
 			now := string(it.Content)
-			f.may, f.back, f.since, f.retried = []string{now}, []string{now}, []string{now}, nil
+			f.may, f.back, f.since, f.retried, f.again = []string{now}, []string{now}, []string{now}, nil, false
 		}
 	}
 }
