@@ -17,7 +17,7 @@
 // its own department and below; the contracts hold what all share.
 //
 //	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go
-//	            events.go merkle.go doc.go
+//	            events.go merkle.go builtcompression.go builtnocompression.go doc.go
 //	news        news.go metrics.go
 //	door        door.go
 //	server      server.go
@@ -25,7 +25,8 @@
 //	journal     wal.go walunit.go walspool.go
 //	pressure    backpressure.go
 //	cache       l2cache.go l2sync.go l2servers.go l2.go l2digest.go
-//	archive     l3archive.go l3.go l3row.go l3write.go l3cond.go l3digest.go l3fleet.go
+//	archive     l3archive.go l3.go l3row.go l3write.go l3cond.go l3digest.go
+//	            l3fleet.go l3codec.go l3zstd.go l3nozstd.go
 //	trust       filter.go fleet.go warmup.go
 //	pipeline    versions.go marks.go ahead.go log.go batch.go landing.go spool.go flush.go
 //	            sound.go

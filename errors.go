@@ -142,7 +142,10 @@ func (e *BackpressureError) Is(target error) bool { return target == ErrBackpres
 // CorruptionError tells where stored bytes do not match their hash. Expected and
 // Actual are hex SHA-256, or a word when there is no hash ("none"). It is
 // ErrCorruption.
-type CorruptionError struct{ ID, Tier, Expected, Actual string }
+type CorruptionError struct {
+	ID, Tier, Expected, Actual string
+	Err                        error // why it can't be read at all; nil: it can, but is not what its hash says
+}
 
 func (e *CorruptionError) Error() string {
 	return fmt.Sprintf("syncengine: corruption in %s of item %q: expected %s, actual %s", e.Tier, e.ID, e.Expected, e.Actual)
@@ -150,6 +153,8 @@ func (e *CorruptionError) Error() string {
 
 // Is makes errors.Is(err, ErrCorruption) true.
 func (e *CorruptionError) Is(target error) bool { return target == ErrCorruption }
+
+func (e *CorruptionError) Unwrap() error { return e.Err }
 
 // RefusedError is what an ArchiveStore returns when it refuses rows for their own
 // sake: a constraint, a size, a type. The transaction was rolled back. It is

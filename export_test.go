@@ -5,6 +5,11 @@ package syncengine
 import (
 	"context"
 	"database/sql"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
 
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
@@ -28,12 +33,20 @@ func OpenSQLStore(url string) (ArchiveStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newSQLStore(src.Dialect, pools, true), nil
+	return newSQLStore(src.Dialect, pools, testCodec(), true), nil
+}
+
+func testCodec() codec {
+	c, err := newCodec(&Config{})
+	if err != nil {
+		panic(err)
+	}
+	return c
 }
 
 // NewSQLStore is L3 as Open makes it from Config.DB.
 func NewSQLStore(d Dialect, db *sql.DB) ArchiveStore {
-	return newSQLStore(sqlkit.Dialect(d), sqlkit.Pools{Write: db, Read: db}, false)
+	return newSQLStore(sqlkit.Dialect(d), sqlkit.Pools{Write: db, Read: db}, testCodec(), false)
 }
 
 // ArchiveDigester is what an L3 of ours can do besides.
@@ -66,3 +79,86 @@ func MigrateTo(ctx context.Context, db *sql.DB, d Dialect, n int) error {
 
 // PlacesInWAL returns how many ops have a place in the WAL, and their bytes.
 func PlacesInWAL(e *Engine) (items, bytes int64) { return e.wal.items.Load(), e.wal.bytes.Load() }
+
+// The departments, as their own tests build them: without an engine, on stores of the test's.
+type (
+	Door    = door
+	Journal = journal
+	Cache   = cache
+	Archive = archive
+	Entry   = entry
+)
+
+// NewDoor is a door that is open.
+var NewDoor = newDoor
+
+// NewJournal opens a log in a directory. Its loop runs until the test ends.
+func NewJournal(t testing.TB, dir string, items, bytes int64) *Journal {
+	t.Helper()
+	j := newJournal(walLimits{items, bytes, 1})
+	if err := j.Open(context.Background(), filepath.Join(dir, "wal.db"), false, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	var loop sync.WaitGroup
+	loop.Go(j.Run)
+	t.Cleanup(func() {
+		j.End()
+		loop.Wait()
+		if err := j.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return j
+}
+
+// quietNews tells events alone.
+func quietNews(t testing.TB, on Events) *news {
+	n := newNews(slog.New(slog.DiscardHandler), on)
+	var loop sync.WaitGroup
+	loop.Go(n.Run)
+	t.Cleanup(func() {
+		n.End(context.Background())
+		loop.Wait()
+	})
+	return n
+}
+
+// NewCacheOf is the department of L2 on a store.
+func NewCacheOf(t testing.TB, store CacheStore, j *Journal, on Events) *Cache {
+	n := quietNews(t, on)
+	c := newCache(newServer("L2", time.Second, BreakerDefault, n, newDoor()), j, n)
+	c.Use(store, false)
+	return c
+}
+
+// NewArchiveOf is the department of L3 on a store.
+func NewArchiveOf(t testing.TB, store ArchiveStore, on Events) *Archive {
+	n := quietNews(t, on)
+	a := newArchive(newServer("L3", time.Second, BreakerDefault, n, newDoor()), n)
+	a.Use(store, false, false)
+	return a
+}
+
+// NewEntry is an op that has its version.
+func NewEntry(id string, version uint64, content string) *Entry {
+	return newEntry(&Record{Item: Item{ID: id, Version: version, Content: []byte(content)}})
+}
+
+// AppendTo puts a unit into a log and returns the number of its segment.
+func AppendTo(j *Journal, ops ...*Entry) (segment int64, err error) {
+	done := make(chan struct{})
+	j.Append(ops, ops[0].version, nil, func(s *segmentOf, _ bool, e error) {
+		if err = e; e == nil {
+			segment = s.id
+		}
+		close(done)
+	})
+	<-done
+	return segment, err
+}
+
+type segmentOf = segment
+
+// IDOf and VersionOf tell what an op is.
+func IDOf(e *Entry) string      { return e.id() }
+func VersionOf(e *Entry) uint64 { return e.version }

@@ -76,7 +76,13 @@ var migrations = map[sqlkit.Dialect][][]string{
 	) ENGINE=InnoDB`},
 		// One statement: it happens as a whole or not at all, and may be repeated (sqlkit.Migrate).
 		{`ALTER TABLE sync_deltas ADD COLUMN engine VARBINARY(64) NULL, ADD COLUMN nonce BIGINT NULL,
-		ADD UNIQUE KEY sync_deltas_nonce (engine, nonce)`}},
+		ADD UNIQUE KEY sync_deltas_nonce (engine, nonce)`},
+		{`ALTER TABLE sync_items ADD COLUMN encoding VARBINARY(16) NOT NULL DEFAULT '' COMMENT 'of content: empty for none'`,
+			`CREATE TABLE IF NOT EXISTS sync_dictionaries (
+		id         INT NOT NULL PRIMARY KEY,
+		dictionary MEDIUMBLOB NOT NULL,
+		sha256     BINARY(32) NOT NULL
+	) ENGINE=InnoDB`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -97,7 +103,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 		`CREATE TABLE IF NOT EXISTS sync_instances (ticket INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
 		name TEXT NOT NULL, seen INTEGER NOT NULL, beats INTEGER NOT NULL)`},
 		{`ALTER TABLE sync_deltas ADD COLUMN engine TEXT NULL`, `ALTER TABLE sync_deltas ADD COLUMN nonce INTEGER NULL`,
-			`CREATE UNIQUE INDEX IF NOT EXISTS sync_deltas_nonce ON sync_deltas (engine, nonce)`}},
+			`CREATE UNIQUE INDEX IF NOT EXISTS sync_deltas_nonce ON sync_deltas (engine, nonce)`},
+		{`ALTER TABLE sync_items ADD COLUMN encoding TEXT NOT NULL DEFAULT ''`,
+			`CREATE TABLE IF NOT EXISTS sync_dictionaries (id INTEGER PRIMARY KEY, dictionary BLOB NOT NULL, sha256 BLOB NOT NULL)`}},
 }
 
 const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"
@@ -106,6 +114,7 @@ const columns = "id, version, updated_at, deleted, content_hash, content, priori
 type sqlStore struct {
 	dialect sqlkit.Dialect
 	pools   sqlkit.Pools
+	codec   codec
 	owned   bool // Close closes the pools
 
 	// writing is held during a transaction on SQLite, which has one writer: with a caller's
@@ -126,8 +135,8 @@ type sqlStore struct {
 	nonce  atomic.Uint64          // of the last ApplyIf: nobody asks about lower ones
 }
 
-func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, owned bool) *sqlStore {
-	return &sqlStore{dialect: d, pools: pools, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow, self: newEngineID()}
+func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sqlStore {
+	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow, self: newEngineID()}
 }
 
 func (s *sqlStore) Prepare(ctx context.Context) error {
@@ -152,6 +161,9 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.run(ctx, "prepare", func() error { return s.recall(ctx) }); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -213,6 +225,13 @@ func (s *sqlStore) stmt(ctx context.Context, db *sql.DB, text string) (*sql.Stmt
 const selectOne = "SELECT " + columns + " FROM sync_items WHERE id = ?"
 
 func (s *sqlStore) Get(ctx context.Context, id string) (rec Record, err error) {
+	if rec, err = s.get(ctx, id); err != nil && s.learned(ctx) {
+		return s.get(ctx, id)
+	}
+	return rec, err
+}
+
+func (s *sqlStore) get(ctx context.Context, id string) (rec Record, err error) {
 	var row scanned
 	err = s.run(ctx, "get", func() error {
 		st, err := s.stmt(ctx, s.pools.Read, selectOne)
@@ -228,10 +247,18 @@ func (s *sqlStore) Get(ctx context.Context, id string) (rec Record, err error) {
 	if err != nil {
 		return Record{}, err
 	}
-	return row.record()
+	return row.record(s.codec)
 }
 
 func (s *sqlStore) GetMany(ctx context.Context, ids []string) ([]Found, error) {
+	found, err := s.getMany(ctx, ids)
+	if err == nil && s.learned(ctx) {
+		return s.getMany(ctx, ids)
+	}
+	return found, err
+}
+
+func (s *sqlStore) getMany(ctx context.Context, ids []string) ([]Found, error) {
 	at := make(map[string][]int, len(ids)) // an id may occur more than once
 	for i, id := range ids {
 		at[id] = append(at[id], i)
@@ -242,7 +269,7 @@ func (s *sqlStore) GetMany(ctx context.Context, ids []string) ([]Found, error) {
 		if err := rows.Scan(row.fields()...); err != nil {
 			return err
 		}
-		rec, err := row.record()
+		rec, err := row.record(s.codec)
 		for _, i := range at[string(row.id)] {
 			out[i] = Found{Record: rec, OK: err == nil, Err: err}
 		}

@@ -50,7 +50,7 @@ func (s *sqlStore) ApplyIf(ctx context.Context, nonce uint64, units [][]Conditio
 			recs = append(recs, unit[i].Record)
 		}
 	}
-	if err := s.checkSizes(recs); err != nil {
+	if err := s.checkSizes(rowsOf(recs, s.codec)); err != nil {
 		return nil, err
 	}
 	slices.SortStableFunc(recs, func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
@@ -89,7 +89,7 @@ func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record,
 			return nil
 		}
 		slices.SortFunc(write, func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
-		p := planOf(write, heads)
+		p := planOf(rowsOf(write, s.codec), heads)
 		if err := s.writePlan(ctx, tx, p); err != nil {
 			return err
 		}

@@ -200,6 +200,9 @@ func (s *sqlStore) idsMySQL(ctx context.Context, branches []int, after string) (
 // connection. It calls bad for each row that does not match its hash, and corrects the stored
 // digest where it is not that of the rows, if fix is set; it returns how many branches are wrong.
 func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error) {
+	if err := s.recall(ctx); err != nil {
+		return 0, s.describe("recount", err)
+	}
 	opts := &sql.TxOptions{ReadOnly: true}
 	if s.dialect == sqlkit.MySQL {
 		opts.Isolation = sql.LevelRepeatableRead
@@ -256,7 +259,7 @@ func (s *sqlStore) count(ctx context.Context, tx *sql.Tx, bad func(error)) (*dig
 		if err = rows.Scan(row.fields()...); err != nil {
 			break
 		}
-		if _, err := row.record(); err != nil {
+		if _, err := row.record(s.codec); err != nil {
 			bad(err)
 		}
 		if m := row.head(); !m.Deleted {

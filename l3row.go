@@ -11,16 +11,16 @@ import (
 )
 
 // appendArgs appends the values of the columns in written.
-func appendArgs(args []any, r *Record) []any {
+func appendArgs(args []any, r *storedRow) []any {
 	var content, deletedAt any
 	deleted := int64(0)
 	if r.Deleted {
 		deleted, deletedAt = 1, r.UpdatedAt.UnixNano()
 	} else {
-		content = []byte(r.Content)
+		content = r.content
 	}
 	return append(args, r.ID, int64(r.Version), r.UpdatedAt.UnixNano(), deleted, r.ContentHash[:], content, int64(r.Priority),
-		r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID, deletedAt)
+		r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID, deletedAt, r.encoding)
 }
 
 // scanHead reads a row of headColumns. A version that is none counts as 0, which is below
@@ -80,8 +80,8 @@ func (r *scanned) head() (m Meta) {
 	return m
 }
 
-// record checks the row against its hash.
-func (r *scanned) record() (Record, error) {
+// record unpacks content and checks the row against its hash.
+func (r *scanned) record(c codec) (Record, error) {
 	if r.version.bad || r.version.value < 1 || r.updatedAt.bad || r.priority.bad || !Priority(r.priority.value).valid() ||
 		r.deleted.bad || r.deleted.value&^1 != 0 {
 		return Record{}, &CorruptionError{ID: string(r.id), Tier: "L3", Expected: "a row of this engine", Actual: "unreadable"}
@@ -93,7 +93,11 @@ func (r *scanned) record() (Record, error) {
 	if rec.Deleted {
 		return rec, nil
 	}
-	rec.Content, rec.ContentHash = r.content, hashOf(r.content)
+	content, err := unpack(r.content, c)
+	if err != nil {
+		return Record{}, &CorruptionError{ID: string(r.id), Tier: "L3", Expected: hex.EncodeToString(r.hash), Actual: err.Error(), Err: err}
+	}
+	rec.Content, rec.ContentHash = content, hashOf(content)
 	if string(r.hash) != string(rec.ContentHash[:]) {
 		expected := "none"
 		if len(r.hash) > 0 {

@@ -31,8 +31,8 @@ import (
 
 // written are the columns of a row.
 const (
-	written      = columns + ", deleted_at"
-	writtenCount = 12
+	written      = columns + ", deleted_at, encoding"
+	writtenCount = 13
 )
 
 // overwrite ends a multi-row INSERT of rows that exist and are locked. VALUES(c) is
@@ -54,7 +54,8 @@ var upsertSQLite = multiInsert(1) + strings.NewReplacer(" ON DUPLICATE KEY UPDAT
 var errRaced = errors.New("another engine inserted the same id")
 
 func (s *sqlStore) Apply(ctx context.Context, recs []Record) (above []Meta, err error) {
-	if err := s.checkSizes(recs); err != nil {
+	packed := rowsOf(recs, s.codec) // before rows are locked
+	if err := s.checkSizes(packed); err != nil {
 		return nil, err
 	}
 	if err := s.prepareWrites(ctx, len(recs)); err != nil {
@@ -64,25 +65,26 @@ func (s *sqlStore) Apply(ctx context.Context, recs []Record) (above []Meta, err 
 		return nil, err
 	}
 	err = s.run(ctx, "apply", func() (err error) {
-		above, err = s.applyOnce(ctx, recs)
+		above, err = s.applyOnce(ctx, recs, packed)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	above = s.plain.forgive(recs, above)
+	s.learn(ctx, packed)
 	s.foldSome(ctx)
 	return above, nil
 }
 
 // checkSizes refuses what the server would. MySQL must not even be asked: it remembers the
 // refusal of a long parameter in the prepared statement and then refuses the next rows, too.
-func (s *sqlStore) checkSizes(recs []Record) error {
+func (s *sqlStore) checkSizes(packed []storedRow) error {
 	s.mu.Lock()
 	packet := s.packet
 	s.mu.Unlock()
-	for i := range recs {
-		if n := int64(len(recs[i].Content)); n > packet {
+	for i := range packed {
+		if n := int64(len(packed[i].content)); n > packet {
 			return &RefusedError{Err: fmt.Errorf("content of %d bytes is larger than the server's max_allowed_packet of %d", n, packet)}
 		}
 	}
@@ -120,7 +122,7 @@ func (s *sqlStore) transact(ctx context.Context, fn, commit func(tx *sql.Tx) err
 	return nil
 }
 
-func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (above []Meta, err error) {
+func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []storedRow) (above []Meta, err error) {
 	nonce, engine := s.plain.begin(), s.engine()
 	var wrote []Meta
 	defer func() {
@@ -135,7 +137,7 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (above []Meta, 
 		if err != nil {
 			return err
 		}
-		p := planOf(recs, heads)
+		p := planOf(packed, heads)
 		above = p.above
 		if err := s.writePlan(ctx, tx, p); err != nil {
 			return err
@@ -157,13 +159,13 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record) (above []Meta, 
 
 // plan is what a batch does to the rows of L3.
 type plan struct {
-	fresh, over []*Record // to insert, to overwrite
-	above       []Meta    // rows that stay, since they compare above their records
+	fresh, over []*storedRow // to insert, to overwrite
+	above       []Meta       // rows that stay, since they compare above their records
 	delta       digest.Delta
 }
 
 // planOf compares the records of a batch with the rows of their ids.
-func planOf(recs []Record, heads map[string]Meta) *plan {
+func planOf(recs []storedRow, heads map[string]Meta) *plan {
 	p := &plan{}
 	for i := range recs {
 		r := &recs[i]
@@ -266,7 +268,7 @@ func (s *sqlStore) exec(ctx context.Context, tx *sql.Tx, text string, args ...an
 }
 
 // writeSQLite writes row by row: SQLite is a library, there are no round trips to save.
-func (s *sqlStore) writeSQLite(ctx context.Context, tx *sql.Tx, recs []*Record) error {
+func (s *sqlStore) writeSQLite(ctx context.Context, tx *sql.Tx, recs []*storedRow) error {
 	if len(recs) == 0 {
 		return nil
 	}
@@ -296,7 +298,7 @@ func (s *sqlStore) writeMySQL(ctx context.Context, tx *sql.Tx, p *plan) error {
 }
 
 // writeChunks writes rows by multi-row statements.
-func (s *sqlStore) writeChunks(ctx context.Context, tx *sql.Tx, recs []*Record, tail string) error {
+func (s *sqlStore) writeChunks(ctx context.Context, tx *sql.Tx, recs []*storedRow, tail string) error {
 	s.mu.Lock()
 	limit := min(chunkBytes, s.packet/4)
 	s.mu.Unlock()
@@ -317,10 +319,10 @@ func (s *sqlStore) writeChunks(ctx context.Context, tx *sql.Tx, recs []*Record, 
 
 // chunkLen returns how many of the records one statement takes: a power of two, at most
 // maxChunk, within limit bytes; one record always goes alone, whatever its size.
-func chunkLen(recs []*Record, limit int64) int {
+func chunkLen(recs []*storedRow, limit int64) int {
 	n, bytes := 0, int64(0)
 	for n < len(recs) && n < maxChunk {
-		if bytes += int64(len(recs[n].Content)) + rowOverheadSQL; bytes > limit && n > 0 {
+		if bytes += int64(len(recs[n].content)) + rowOverheadSQL; bytes > limit && n > 0 {
 			break
 		}
 		n++
@@ -333,14 +335,15 @@ func multiInsert(rows int) string {
 	return "INSERT INTO sync_items (" + written + ") VALUES " + place + strings.Repeat(","+place, rows-1)
 }
 
-const healRow = "UPDATE sync_items SET content_hash = ?, content = ?, updated_at = ?, priority = ?, crdt = ?, trace_parent = ?, " +
+const healRow = "UPDATE sync_items SET content_hash = ?, content = ?, encoding = ?, updated_at = ?, priority = ?, crdt = ?, trace_parent = ?, " +
 	"trace_state = ?, home_instance = ? WHERE id = ? AND version = ? AND deleted = 0"
 
 // Heal replaces the row of rec's id if it is a live row of rec's version.
 func (s *sqlStore) Heal(ctx context.Context, r Record) (done bool, err error) {
+	row := rowsOf([]Record{r}, s.codec)[0]
 	err = s.run(ctx, "heal", func() error {
 		return s.inTx(ctx, func(tx *sql.Tx) error {
-			res, err := tx.ExecContext(ctx, healRow, r.ContentHash[:], []byte(r.Content), r.UpdatedAt.UnixNano(), int64(r.Priority), r.CRDT,
+			res, err := tx.ExecContext(ctx, healRow, r.ContentHash[:], row.content, row.encoding, r.UpdatedAt.UnixNano(), int64(r.Priority), r.CRDT,
 				r.TraceParent, r.TraceState, r.HomeInstanceID, r.ID, int64(r.Version))
 			if err != nil {
 				return err

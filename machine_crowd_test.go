@@ -550,8 +550,8 @@ func (u *crowdUser) judge(id string) {
 		if u.c.private || !errors.Is(err, syncengine.ErrUnavailable) { // else the engine may not know yet that L3 is back
 			u.wrong("Get of %s: %v", id, err)
 		}
-	// A Buffered op may be logged after a later one of its id. If that has landed when the engine is
-	// opened again, the WAL knows the earlier one alone until L3 can be asked.
+	// A Buffered op may be logged after a later one of its id. If that has landed when the engine
+	// is opened again, the WAL knows the earlier one alone until L3 can be asked.
 	case u.c.mode.Load() != l3There && f.again && slices.Contains(f.since, string(it.Content)):
 	case !f.mayHold(string(it.Content)):
 		u.wrong("Get of %s answers %q, it may hold %s", id, it.Content, f)

@@ -117,11 +117,15 @@ func (e *Engine) openL2() error {
 func (e *Engine) openL3() error {
 	// Only the file in Dir is this engine's alone.
 	private := e.cfg.L3 == nil && e.cfg.DB == nil && e.cfg.SQLURL == ""
+	codec, err := newCodec(&e.cfg)
+	if err != nil {
+		return err
+	}
 	switch {
 	case e.cfg.L3 != nil:
 		e.archive.Use(e.cfg.L3, false, private)
 	case e.cfg.DB != nil:
-		e.archive.Use(newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.Pools{Write: e.cfg.DB, Read: e.cfg.DB}, false), true, private)
+		e.archive.Use(newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.Pools{Write: e.cfg.DB, Read: e.cfg.DB}, codec, false), true, private)
 	default:
 		url := e.cfg.SQLURL
 		if url == "" {
@@ -135,7 +139,7 @@ func (e *Engine) openL3() error {
 		if err != nil {
 			return fmt.Errorf("syncengine: opening %s: %w", sqlkit.Redact(url), err)
 		}
-		e.archive.Use(newSQLStore(src.Dialect, pools, true), true, private)
+		e.archive.Use(newSQLStore(src.Dialect, pools, codec, true), true, private)
 	}
 	return nil
 }

@@ -8,9 +8,10 @@ package syncengine
 // Ops get their versions under the same lock that puts them into the log (versions.go), so that the
 // log holds the ops of one id in version order; and segments are trimmed from the front only. So
 // when the log holds an op it holds all later ones of that id, too, and a crash never brings back
-// an old op alone. (Two exceptions remain, where L3 may hold something newer than what is
-// recovered: a Buffered op that was flushed but never logged, and a write of another engine. Reads
-// of recovered ops therefore ask L3 as well, see read.go.)
+// an old op alone. But L3 may hold something newer than what is recovered: a Buffered op that was
+// flushed but never logged; a write of another engine; and an op that came later than one that was
+// retried, or that was Buffered and logged in an outage: it is further back in the log, and lands
+// first. Reads of recovered ops therefore ask L3 as well, see read.go; in an outage they can't.
 //
 // One goroutine, "wal", which whoever opens the journal starts with Run.
 

@@ -1,0 +1,5 @@
+//go:build compression
+
+package syncengine
+
+const compressionBuilt = true

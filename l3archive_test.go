@@ -1,0 +1,78 @@
+package syncengine_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/storetest"
+)
+
+func TestNothingAsksL3BeforeItIsPrepared(t *testing.T) {
+	ctx := context.Background()
+	asked := 0
+	store := &hookedArchive{ArchiveStore: storetest.NewArchive(), get: func() error { asked++; return nil }}
+	a := syncengine.NewArchiveOf(t, store, syncengine.Events{})
+	if _, err := a.Get(ctx, "x"); !errors.Is(err, syncengine.ErrUnavailable) || asked != 0 || a.Ready() {
+		t.Errorf("Get: %v, asked %d times", err, asked)
+	}
+	must(t, a.Prepare(ctx))
+	if _, err := a.Get(ctx, "x"); err != syncengine.ErrNotFound || asked != 1 || !a.Ready() {
+		t.Errorf("Get: %v, asked %d times", err, asked)
+	}
+}
+
+// TestL3HasOneState: writes fail or they don't, which is told once; a probe that succeeds lets the
+// next write try, and Health believes only a write.
+func TestL3HasOneState(t *testing.T) {
+	ctx := context.Background()
+	var away error
+	store := &hookedArchive{ArchiveStore: storetest.NewArchive(), apply: func(context.Context, []syncengine.Record) error { return away }}
+	told := make(chan bool, 10)
+	a := syncengine.NewArchiveOf(t, store, syncengine.Events{L3Outage: func(down bool, cause error) {
+		if down != (cause != nil) {
+			t.Errorf("down %v, for %v", down, cause)
+		}
+		told <- down
+	}})
+	must(t, a.Prepare(ctx))
+	recs := []syncengine.Record{{Item: syncengine.Item{ID: "x", Version: 1, Content: []byte("1")}}}
+	want := func(when string, down, well bool, events ...bool) {
+		t.Helper()
+		if a.Down() != down || a.Health(ctx).OK != well {
+			t.Errorf("%s: down %v, well %v", when, a.Down(), a.Health(ctx).OK)
+		}
+		var got []bool
+		for range events {
+			got = append(got, <-told)
+		}
+		if !slices.Equal(got, events) || len(told) > 0 {
+			t.Errorf("%s: told %v and %d more, want %v", when, got, len(told), events)
+		}
+	}
+	want("at first", false, true)
+	away = errAway
+	_, err := a.Apply(ctx, recs)
+	if !errors.Is(err, errAway) {
+		t.Fatalf("Apply: %v", err)
+	}
+	want("after a write that failed", false, false)
+	a.Fail(err)
+	a.Fail(errors.New("another"))
+	want("while all waits", true, false, true)
+	must(t, a.Look(ctx))
+	want("when it answers", false, false, false)
+	a.Fail(err)
+	want("when it takes no writes all the same", true, false, true)
+	away = nil
+	_, err = a.Apply(ctx, recs)
+	must(t, err)
+	want("after a write", false, true, false)
+	away = &syncengine.RefusedError{Err: errors.New("not this row")}
+	if _, err = a.Apply(ctx, recs); !errors.Is(err, syncengine.ErrRefused) {
+		t.Errorf("Apply: %v", err)
+	}
+	want("after a refusal", false, true)
+}

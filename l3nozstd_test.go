@@ -1,0 +1,45 @@
+//go:build !compression
+
+package syncengine_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"testing"
+
+	"github.com/syncengine-go/syncengine"
+)
+
+// TestACompressedRowIsAClearErrorWithoutTheTag, as is a Config that asks for compression.
+func TestACompressedRowIsAClearErrorWithoutTheTag(t *testing.T) {
+	eachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+		ctx := context.Background()
+		e := open(t, cfg)
+		put(t, e, "x", 1)
+		put(t, e, "y", 1)
+		must(t, e.Flush(ctx))
+		must(t, e.Close())
+		_, err := raw.Exec("UPDATE sync_items SET content = ?, encoding = 'zstd' WHERE id = 'x'", []byte{0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x02, 0x11, 0, 0, '{', '}'})
+		must(t, err)
+		cfg.Dir = t.TempDir()
+		e = open(t, cfg)
+		if it, err := e.Get(ctx, "x"); !errors.Is(err, syncengine.ErrCorruption) || !errors.Is(err, syncengine.ErrFeatureNotBuilt) {
+			t.Errorf("%s, %v", it.Content, err)
+		}
+		wantContent(t, e, "y", 1)
+		put(t, e, "x", 2) // over it
+		must(t, e.Flush(ctx))
+		var encoding string
+		must(t, raw.QueryRow("SELECT encoding FROM sync_items WHERE id = 'x'").Scan(&encoding))
+		if encoding != "" {
+			t.Errorf("a plain row has the encoding %q", encoding)
+		}
+		for _, bad := range []syncengine.Config{{Compression: syncengine.CompressionZstd}, {CompressionLevel: 3}} {
+			bad.Dir = t.TempDir()
+			if _, err := syncengine.Open(ctx, bad); !errors.Is(err, syncengine.ErrFeatureNotBuilt) {
+				t.Errorf("%q, %d: %v", bad.Compression, bad.CompressionLevel, err)
+			}
+		}
+	})
+}

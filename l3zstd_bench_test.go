@@ -1,0 +1,67 @@
+//go:build compression
+
+package syncengine_test
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"testing"
+
+	"github.com/syncengine-go/syncengine"
+)
+
+// packages are documents of some kilobytes: what `go list -json std` says of each package.
+func packages(b *testing.B) (docs [][]byte) {
+	text, err := exec.Command("go", "list", "-json", "std").Output()
+	must(b, err)
+	for dec := json.NewDecoder(bytes.NewReader(text)); dec.More(); {
+		var one json.RawMessage
+		must(b, dec.Decode(&one))
+		var compact bytes.Buffer
+		must(b, json.Compact(&compact, one))
+		docs = append(docs, compact.Bytes())
+	}
+	return docs
+}
+
+// BenchmarkCompression writes documents until they are in L3, with and without compression, and
+// says how many bytes a document takes there.
+func BenchmarkCompression(b *testing.B) {
+	var small [][]byte
+	for n := range 3000 {
+		small = append(small, small200(fmt.Sprint("user:", n), n))
+	}
+	for _, kind := range []struct {
+		name string
+		docs [][]byte
+	}{{"go list -json std", packages(b)}, {"200 bytes", small}} {
+		for _, srv := range sqlServers {
+			for _, c := range []syncengine.Compression{syncengine.CompressionOff, syncengine.CompressionZstd, syncengine.CompressionZstdDictionary} {
+				b.Run(fmt.Sprintf("%s/%s/%s", kind.name, srv.name, cmp.Or(string(c), "off")), func(b *testing.B) {
+					ctx := context.Background()
+					url := srv.url(b)
+					archiveAt(b, url)
+					e := open(b, syncengine.Config{SQLURL: url, Compression: c, WALNoSync: true})
+					write := func(from, n int) {
+						for i := from; i < from+n; i++ {
+							must(b, e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("doc-", i), Content: kind.docs[i%len(kind.docs)]}))
+						}
+						must(b, e.Flush(ctx))
+					}
+					write(0, 3000) // here a dictionary is trained
+					b.ResetTimer()
+					write(3000, b.N)
+					b.StopTimer()
+					var bytes float64
+					must(b, srv.raw(b, url).QueryRow("SELECT AVG(LENGTH(content)) FROM sync_items").Scan(&bytes))
+					b.ReportMetric(bytes, "bytes/doc")
+					b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "docs/s")
+				})
+			}
+		}
+	}
+}
