@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/storetest"
@@ -46,7 +47,12 @@ func TestL3HasOneState(t *testing.T) {
 		}
 		var got []bool
 		for range events {
-			got = append(got, <-told)
+			select {
+			case event := <-told:
+				got = append(got, event)
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: told %v, want %v", when, got, events)
+			}
 		}
 		if !slices.Equal(got, events) || len(told) > 0 {
 			t.Errorf("%s: told %v and %d more, want %v", when, got, len(told), events)
