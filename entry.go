@@ -36,6 +36,7 @@ const (
 	stateRaised                        // of a queued op: it is flushed as if its priority were high
 	stateReplaced                      // of a queued op: a later op of this engine stands for it
 	stateOwn                           // of an entry in L1: this engine has written it
+	stateLate                          // of an op in the log: a later one of its id was there before it
 )
 
 // entry is an item or a tombstone in memory. A short id lies in the entry itself, so that the

@@ -27,7 +27,7 @@ func (n *numbers) StartLog(ops []*entry, d Durability, assign func(*entry) (*ent
 // Log appends ops, which have their versions and their place, as one unit and waits for the commit.
 func (n *numbers) Log(ops []*entry) error {
 	logged := make(chan error, 1)
-	_, err := n.StartLog(ops, Logged, func(*entry) (*entry, error) { return nil, nil }, func(err error) { logged <- err })
+	_, err := n.StartLog(ops, Logged, n.noteLate, func(err error) { logged <- err })
 	if err != nil {
 		return err
 	}
@@ -36,5 +36,15 @@ func (n *numbers) Log(ops []*entry) error {
 
 // LogLone puts a unit that is in memory alone, and has its place there, into the log.
 func (n *numbers) LogLone(u *unit, then func(seg *segment, last bool, err error)) {
-	_ = n.LogUnit(u.Ops(), func(*entry) (*entry, error) { return nil, nil }, then)
+	_ = n.LogUnit(u.Ops(), n.noteLate, then)
+}
+
+// noteLate is an assign for ops that have their versions. Of an op that a later one of its id comes
+// before in the log, that is noted there: once the later one has landed and is trimmed, the log of
+// the next engine holds the earlier one alone, and it must not be taken for the newest.
+func (n *numbers) noteLate(op *entry) (*entry, error) {
+	if n.Newest(op.id()).Version > op.version {
+		op.state.Or(stateLate)
+	}
+	return nil, nil
 }

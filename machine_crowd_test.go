@@ -90,8 +90,6 @@ type fate struct {
 	since   []string        // what was written since it was known what L3 holds, and that
 	tainted map[string]bool // refused, or in a group with what is
 	open    bool            // an op whose caller has left may still be on its way into the WAL
-	retried []string        // once: in an outage the next engine may know them alone
-	again   bool            // the engine was opened again since it was known what L3 holds
 	ghosts  []string        // of calls of GetOrInsertWith that nobody waits for, and that may yet come
 }
 
@@ -494,9 +492,6 @@ func (u *crowdUser) do(s crowdStep) {
 	case "flush":
 		u.tell("flush: %v", e.Flush(ctx))
 	case "retry":
-		for _, op := range u.quarantined(id) {
-			u.held[op.ID].retried = append(u.held[op.ID].retried, string(op.Content))
-		}
 		n, err := e.RetryQuarantined(ctx, id)
 		u.tell("retry %s: %d, %v", id, n, err)
 		if err != nil && u.c.private && ctx.Err() == nil {
@@ -550,9 +545,6 @@ func (u *crowdUser) judge(id string) {
 		if u.c.private || !errors.Is(err, syncengine.ErrUnavailable) { // else the engine may not know yet that L3 is back
 			u.wrong("Get of %s: %v", id, err)
 		}
-	// A Buffered op may be logged after a later one of its id. If that has landed when the engine
-	// is opened again, the WAL knows the earlier one alone until L3 can be asked.
-	case u.c.mode.Load() != l3There && f.again && slices.Contains(f.since, string(it.Content)):
 	case !f.mayHold(string(it.Content)):
 		u.wrong("Get of %s answers %q, it may hold %s", id, it.Content, f)
 	}
@@ -562,9 +554,8 @@ func (u *crowdUser) judge(id string) {
 func (u *crowdUser) ended(crash bool) {
 	u.tell("ended, by a crash: %v", crash)
 	for _, f := range u.held {
-		more := slices.Concat(f.ghosts, f.retried)
-		f.may, f.back, f.since = append(f.may, more...), append(f.back, more...), append(f.since, more...)
-		f.ghosts, f.open, f.again = nil, false, true
+		f.may, f.back, f.since = append(f.may, f.ghosts...), append(f.back, f.ghosts...), append(f.since, f.ghosts...)
+		f.ghosts, f.open = nil, false
 		if crash {
 			f.may = append(f.may, f.back...)
 		}
@@ -636,7 +627,7 @@ func (u *crowdUser) settle(quarantined []syncengine.QuarantinedOp) {
 				continue
 			}
 			now := string(it.Content)
-			f.may, f.back, f.since, f.retried, f.again = []string{now}, []string{now}, []string{now}, nil, false
+			f.may, f.back, f.since = []string{now}, []string{now}, []string{now}
 		}
 	}
 }

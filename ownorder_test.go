@@ -254,3 +254,49 @@ func TestINV16AWriteAfterACrashIsAboveWhatItsIDWasNumbered(t *testing.T) {
 	wantContent(t, e, "x", 2)
 	wantNoneSuperseded(t, e)
 }
+
+// A Buffered op that an outage puts into the log comes after a later one of its id there. When that
+// one has landed, the next engine found the earlier one alone, and in an outage answered with it.
+func TestINV02AnOpThatWasLoggedLateIsNotTakenForTheNewest(t *testing.T) {
+	ctx := context.Background()
+	l3 := newChoosy(t)
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushCount: 1, BatchFlushInterval: time.Hour}
+	e := open(t, cfg)
+	l3.away.Store(true)
+	must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: doc("x", 1)}, syncengine.WithDurability(syncengine.Buffered)))
+	must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: doc("x", 2)}, syncengine.WithDurability(syncengine.Logged)))
+	if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
+		t.Fatalf("Close: %v", err)
+	}
+	apply := l3.apply
+	l3.apply = func(ctx context.Context, recs []syncengine.Record) error { // after one write it is away again
+		if l3.away.Load() {
+			return errAway
+		}
+		l3.away.Store(true)
+		return nil
+	}
+	l3.away.Store(false)
+	e = open(t, cfg)
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Fatalf("Flush: %v", err)
+	}
+	if n := e.Stats().PendingOps; n != 1 {
+		t.Fatalf("%d ops are pending, want the one that was logged late", n)
+	}
+	if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
+		t.Fatalf("Close: %v", err)
+	}
+	l3.apply = apply
+	e = open(t, cfg)
+	if it, err := e.Get(ctx, "x"); !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Errorf("Get: %.20s, %v; want ErrUnavailable", it.Content, err)
+	}
+	items, err := e.GetMany(ctx, []string{"x"})
+	if !errors.Is(err, syncengine.ErrUnavailable) || items[0] != nil {
+		t.Errorf("GetMany: %v, %v; want ErrUnavailable", items[0], err)
+	}
+	l3.away.Store(false)
+	must(t, e.Flush(ctx))
+	wantContent(t, e, "x", 2)
+}

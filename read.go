@@ -177,7 +177,7 @@ func (d *reader) refreshed(ent *entry, rec Record, err error) (Record, error) {
 
 // load asks L2, then L3, and promotes what it found. With an op recovered from the WAL it
 // asks L3 alone and returns the higher of the two; when L3 can't be asked, the op is the
-// newest this engine can know.
+// newest this engine can know, unless it is known that there was a later one.
 func (d *reader) load(ctx context.Context, id string, stamp uint64, waiting *entry) (Record, error) {
 	if waiting == nil && d.cache.Trusts(id) {
 		rec, err := d.cache.Lookup(ctx, id)
@@ -199,7 +199,7 @@ func (d *reader) load(ctx context.Context, id string, stamp uint64, waiting *ent
 			return d.higher(Record{}, waiting, stamp), nil
 		}
 		return Record{}, ErrNotFound
-	case waiting != nil:
+	case waiting != nil && waiting.state.Load()&stateLate == 0:
 		return waiting.record(), nil // not promoted: L3 will be asked again
 	case errors.Is(err, ErrCorruption):
 		if rec, err = d.repair.HealedOr(ctx, id, err); err == nil {

@@ -144,7 +144,7 @@ func (d *reader) withoutL3(ctx context.Context, m *manyLoad, err error) error {
 	for i := range m.asks {
 		a := &m.asks[i]
 		op := a.waiting
-		if op == nil {
+		if op == nil || op.state.Load()&stateLate != 0 { // see load
 			op = a.known
 		}
 		if op == nil {

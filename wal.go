@@ -11,7 +11,8 @@ package syncengine
 // an old op alone. But L3 may hold something newer than what is recovered: a Buffered op that was
 // flushed but never logged; a write of another engine; and an op that came later than one that was
 // retried, or that was Buffered and logged in an outage: it is further back in the log, and lands
-// first. Reads of recovered ops therefore ask L3 as well, see read.go; in an outage they can't.
+// first. Reads of recovered ops therefore ask L3 as well, see read.go. In an outage they can't;
+// then an op of the last kind, which is marked, answers nothing.
 //
 // One goroutine, "wal", which whoever opens the journal starts with Run.
 

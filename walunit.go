@@ -5,12 +5,13 @@ package syncengine
 // A unit is one op, or all ops of a group. A payload is a sequence of units, so a group is
 // never torn (INV-5).
 //
-// Format of a unit: uvarint number of ops, then each op: flags byte, priority byte,
-// uvarint version, varint updated-at (unix ns), uvarint-prefixed id, content, and, if
-// flagged, crdt kind, traceparent, tracestate, home instance, and, if flagged, a byte that
-// tells how often L3 has refused the op, and, if flagged, the hash. Hashes are not stored but
-// for content that no longer matches its own (sound.go): the log's checksum guards the bytes and
-// the hash is computed again. One more flag tells of an op in quarantine that it is superseded.
+// Format of a unit: uvarint number of ops, then each op: flags byte, priority byte, uvarint
+// version, varint updated-at (unix ns), uvarint-prefixed id, content, and, if flagged, crdt kind,
+// traceparent, tracestate, home instance, and, if flagged, a byte that tells how often L3 has
+// refused the op, and, if flagged, the hash. Hashes are not stored but for content that no longer
+// matches its own (sound.go): the log's checksum guards the bytes and the hash is computed again.
+// Two more flags tell of an op in quarantine that it is superseded, and of one in the log that a
+// later one of its id was there before it.
 
 import (
 	"encoding/binary"
@@ -23,7 +24,8 @@ const (
 	opRetried
 	opHashed
 	opSuperseded
-	opKnown = opDeleted | opCarried | opRetried | opHashed | opSuperseded
+	opLate
+	opKnown = opDeleted | opCarried | opRetried | opHashed | opSuperseded | opLate
 )
 
 var errBadPayload = errors.New("payload can't be decoded")
@@ -48,6 +50,9 @@ func encodeUnit(b []byte, ops []*entry, check bool) []byte {
 		}
 		if e.state.Load()&stateSuperseded != 0 {
 			flags |= opSuperseded
+		}
+		if e.state.Load()&stateLate != 0 {
+			flags |= opLate
 		}
 		b = append(b, flags, byte(e.priority))
 		b = binary.AppendUvarint(b, e.version)
@@ -184,6 +189,9 @@ func (d *decoder) op() *entry {
 	}
 	if head[0]&opSuperseded != 0 {
 		e.state.Store(stateSuperseded)
+	}
+	if head[0]&opLate != 0 {
+		e.state.Or(stateLate)
 	}
 	if head[0]&opHashed != 0 {
 		copy(e.hash[:], d.take(uint64(len(e.hash))))
