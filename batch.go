@@ -19,7 +19,7 @@ package syncengine
 // flight it waits for, where it costs nobody a look, and comes back when that lands. A
 // failed batch goes back to its place in its lanes.
 //
-// Units are numbered in the order in which they are accepted or read back (unit.seq). What
+// Units are numbered in the order in which they are accepted or read back (unit.Seq). What
 // Flush waits for is one number: landing.go.
 //
 // Ages and waits are monotonic time: nanoseconds since the queue was made (queue.Now).
@@ -43,7 +43,7 @@ type unit struct {
 	At      int64   // accepted, see queue.Now
 	Seq     int64   // its place in the order of acceptance
 	done    *waiter // of the Archived call that waits for it; nil: nobody does
-	spooled bool    // read back from the WAL
+	drained bool    // read back from the WAL
 }
 
 // Ops returns the ops of the unit without allocating.
@@ -148,7 +148,7 @@ type queue struct {
 	lim   queueLimits
 	l1    *l1
 	wal   *journal
-	start time.Time // see now
+	start time.Time // see Now
 
 	wake chan struct{} // cap 1: the flusher should look again
 
@@ -156,12 +156,12 @@ type queue struct {
 	lanes    [lanes]lane
 	ops      int   // in the lanes
 	bytes    int64 // in the lanes
-	promised int64 // memory for Buffered units on their way here, see promise
+	promised int64 // memory for Buffered units on their way here, see Promise
 	takes    uint  // batches taken
 	flights  []*batch
 	inFlight map[string]*batch // which flight an id is in, or waits for
 	accepted int64             // seq of the newest unit
-	waits    []landingWait     // Flush calls, in the order of what they wait for
+	waits    []numberWait      // Flush calls, in the order of what they wait for
 	forced   int               // Flush and Archived calls that wait
 	failed   chan struct{}     // closed and replaced when L3 or the drain fails
 	cause    error             // why it failed
@@ -444,7 +444,7 @@ func (q *queue) putBack(us []unit) {
 
 // giveBack puts a batch that failed for an outage back to where it was, and tells those
 // who wait in Flush. Units that are in quarantine already stay out: they may be discarded there.
-func (q *queue) giveBack(b *batch, a *archived, cause error) {
+func (q *queue) giveBack(b *batch, a *outcome, cause error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.land(b)
@@ -464,7 +464,7 @@ func (q *queue) giveBack(b *batch, a *archived, cause error) {
 
 // complete notes that all units of a batch are in L3, or in quarantine (refused), or that L3
 // holds something higher of the id (lost): the next read gets that.
-func (q *queue) complete(b *batch, a *archived) {
+func (q *queue) complete(b *batch, a *outcome) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.land(b)
@@ -479,12 +479,12 @@ func (q *queue) complete(b *batch, a *archived) {
 }
 
 // finish lets go of a unit and tells the call that waits for it. q.mu is held.
-func (q *queue) finish(u *unit, a *archived) {
+func (q *queue) finish(u *unit, a *outcome) {
 	ops := u.Ops()
 	for _, e := range ops {
 		// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
 		q.wal.DropSpooled(q.l1.Hash(e.id()), e.version)
-		q.l1.Unpin(e)
+		q.l1.Unpin(e) // not before (INV-6)
 		if q.held[e.id()] == e {
 			delete(q.held, e.id())
 		}

@@ -26,8 +26,8 @@ func (q *queue) buffered(version uint64, ids ...string) *waiter {
 	return u.done
 }
 
-func nothingLost() *archived {
-	return &archived{refused: make(map[*entry]error), lost: make(map[*entry]lostOp)}
+func nothingLost() *outcome {
+	return &outcome{refused: make(map[*entry]error), lost: make(map[*entry]lostOp)}
 }
 
 // TestUnitsOfAnIDInFlightAreLookedAtOnce: they wait with the flight, and so do later ops of ids

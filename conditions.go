@@ -65,7 +65,7 @@ func (e *writer) writeIfAlone(ctx context.Context, c *call) error {
 	}
 }
 
-// watchTruth watches ids and returns what they hold. unwatch must follow, after an error, too.
+// watchTruth watches ids and returns what they hold. Unwatch must follow, after an error, too.
 func (e *writer) watchTruth(ctx context.Context, ids []string) ([]known, error) {
 	failed := e.numbers.Watch(ids)
 	recs, err := e.truth(ctx, ids)
@@ -101,7 +101,7 @@ func (e *writer) logKnown(ctx context.Context, c *call, at []known) error {
 	if assign := e.judge(c, at); c.d == Buffered && e.queue.Promise(sizeOf(c.ops)) {
 		err = e.accept(c.ops, settled(assign))
 	} else {
-		err = e.logIf(ctx, c, assign)
+		err = e.logAndWait(ctx, c, assign)
 	}
 	if errors.Is(err, errUnsettled) {
 		c.renumber()
@@ -131,7 +131,8 @@ func (c *call) renumber() {
 
 // truth returns what ids hold: what L3 holds or what this engine has accepted, whichever is
 // higher; of version 0 when that is nothing. Where L3 is this engine's own, it is asked only
-// about ids of which memory and the WAL know nothing. What L3 says is promoted.
+// about ids of which memory and the WAL know nothing, or what an earlier engine has left. What L3
+// says is promoted.
 func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 	out, stamps := make([]Record, len(ids)), make([]uint64, len(ids))
 	var ask []string
@@ -146,7 +147,7 @@ func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 			}
 			out[i] = rec
 		}
-		waiting, recovered, err := e.bad.Find(ctx, id)
+		waiting, askL3, err := e.bad.Waiting(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +159,7 @@ func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 		if !ok {
 			e.l1.Missed()
 		}
-		own := out[i].Version != 0 && !recovered
+		own := out[i].Version != 0 && !askL3
 		if e.archive.Private() && (own || waiting == nil && !e.trust.MayContain(id)) {
 			continue
 		}
@@ -187,7 +188,8 @@ func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 	return out, nil
 }
 
-// conditions is what the loop "conditions" works on.
+// conditions is what the loop "conditions" works on. That loop alone calls ApplyIf, one call at a
+// time: the nonces of archive need no lock.
 type conditions struct {
 	wake chan struct{} // cap 1: something waits
 
@@ -522,7 +524,7 @@ func (e *writer) applyIfOnce(ctx context.Context, units [][]Conditional, recs []
 // resolve asks L3 what became of the last transaction.
 func (e *writer) resolve(ctx context.Context) (landed bool, err error) {
 	for start := time.Now(); ; {
-		landed, err = e.archive.Landed(ctx)
+		landed, err = e.archive.WasCommitted(ctx)
 		if err == nil || errors.Is(err, errFenced) || ctx.Err() != nil || time.Since(start) > e.cfg.L3Timeout {
 			return landed, err
 		}

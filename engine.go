@@ -5,7 +5,8 @@ package syncengine
 //
 // # Goroutines
 //
-// All are started by the door and awaited by Shutdown:
+// All are started by the door and awaited by Shutdown, but for functions of the user's that do not
+// end:
 //
 //	wal          commits the log (oplog.Run); ends after the last append
 //	flusher      takes batches; ends when the background context does
@@ -20,6 +21,9 @@ package syncengine
 //	l2 promote   writes copies read from L3 to L2
 //	conditions   has L3 decide conditional writes, where it is shared
 //	load         one per id being loaded
+//	health       asks L2 while the caller asks L3
+//	left behind  waits for what a call has left behind; see door.Stay
+//	shutdown     closes the engine; whoever calls Close waits for it as long as its context allows
 //	factory      one per id in GetOrInsertWith; what it calls has one more, which may be left
 //	             behind when it does not end
 

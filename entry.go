@@ -50,7 +50,7 @@ type entry struct {
 	priority   Priority
 	data       *byte    // length bytes: the id unless it is short, then the content; nil for none
 	meta       *carried // nil for most items
-	seg        *segment // where the WAL holds the op; guarded by the queue's mutex; nil: not logged, or done
+	seg        *segment // where the WAL holds the op; guarded by the queue's mutex but in flight; nil: not logged, or done
 	version    uint64
 	updatedAt  int64 // unix nanoseconds
 	hash       [32]byte

@@ -27,7 +27,7 @@ package syncengine
 // row is there all the same, so that one that reads the file trusts nothing. An L3 of the caller's
 // own that keeps no table: never.
 //
-// The engine drives it: join from its first write, step from the loop "fleet".
+// Trust drives it (warmup.go): join from its first write, step from the loop "fleet".
 
 import (
 	"context"

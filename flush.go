@@ -12,7 +12,7 @@ package syncengine
 //  2. L3, in one transaction; a batch refused for a row's sake is split until the unit at
 //     fault is alone, which goes to quarantine (INV-9). L3 tells which ops lost to something
 //     higher that it holds, so that no other tier gets them
-//  3. L2; ids it misses are kept from being read there (l2sync.go)
+//  3. L2; ids it misses are kept from being read there (l2missed.go)
 //  4. the queue lets go: L1 may evict the ops, the WAL may trim them
 //
 // A crash between two steps repeats the later ones: all writes are conditional, so that
@@ -189,7 +189,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	if b.memory {
 		f.cache.Unsure(ctx)
 	}
-	a := &archived{refused: make(map[*entry]error), lost: make(map[*entry]lostOp), claimed: make(map[*waiter]bool)}
+	a := &outcome{refused: make(map[*entry]error), lost: make(map[*entry]lostOp), claimed: make(map[*waiter]bool)}
 	units, err := f.sound(ctx, f.wanted(b.units, a), a)
 	if err == nil && len(units) > 0 {
 		err = f.store(ctx, units, a)
@@ -221,7 +221,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 }
 
 // decided passes on what became of a batch in L3, before the queue lets go of it.
-func (f *flusher) decided(ctx context.Context, b *batch, a *archived) error {
+func (f *flusher) decided(ctx context.Context, b *batch, a *outcome) error {
 	for _, recs := range [][]Record{a.stored, a.losers} { // of either L3 holds it, or something higher
 		if err := f.up.Landed(ctx, recs); err != nil {
 			return err
@@ -235,36 +235,37 @@ var errDiscarded = &RefusedError{Err: errors.New("discarded meanwhile")}
 
 // wanted returns the units that were not discarded since they were read from the WAL: a crash had
 // left them there and in quarantine.
-func (f *flusher) wanted(units []unit, a *archived) []unit {
-	if !slices.ContainsFunc(units, f.discarded) {
+func (f *flusher) wanted(units []unit, a *outcome) []unit {
+	gone := 0
+	for i := range units {
+		if f.discarded(&units[i]) {
+			for _, e := range units[i].Ops() {
+				a.refused[e] = errDiscarded
+			}
+			gone++
+		}
+	}
+	if gone == 0 {
 		return units
 	}
-	return slices.DeleteFunc(slices.Clone(units), func(u unit) bool {
-		if !f.discarded(u) {
-			return false
-		}
-		for _, e := range u.Ops() {
-			a.refused[e] = errDiscarded
-		}
-		return true
-	})
+	return slices.DeleteFunc(slices.Clone(units), func(u unit) bool { return a.refused[u.Ops()[0]] == errDiscarded })
 }
 
-func (f *flusher) discarded(u unit) bool {
-	return u.spooled && f.up.WasDiscarded(u.Ops(), u.Ops()[0].seg.id)
+func (f *flusher) discarded(u *unit) bool {
+	return u.drained && f.up.WasDiscarded(u.Ops(), u.Ops()[0].seg.id)
 }
 
 // count adds a batch to the figures, and tells of its ops that are superseded. One that a
 // later op of this engine has replaced is not: whatever becomes of that one is told then. Nor is
 // one whose Archived caller waits, or that such a one stands for: the caller will see to it.
-func (f *flusher) count(b *batch, a *archived) {
+func (f *flusher) count(b *batch, a *outcome) {
 	var seenTo map[awaitedOp]bool
 	if len(a.lost) > 0 {
 		seenTo = make(map[awaitedOp]bool)
 	}
 	for i := range b.units {
 		u := &b.units[i]
-		if u.spooled {
+		if u.drained {
 			f.drained.Add(uint64(len(u.Ops())))
 		}
 		if len(a.lost) > 0 && u.done != nil && u.done.claim() {
@@ -290,7 +291,7 @@ func (f *flusher) count(b *batch, a *archived) {
 }
 
 // archived is what became of the units of a batch in L3.
-type archived struct {
+type outcome struct {
 	stored  []Record           // L3 holds them now
 	losers  []Record           // it holds something higher of another engine
 	lost    map[*entry]lostOp  // the ops they stand for
@@ -300,7 +301,7 @@ type archived struct {
 }
 
 // verdictOf tells what became of a unit.
-func (a *archived) verdictOf(ops []*entry) (v verdict) {
+func (a *outcome) verdictOf(ops []*entry) (v verdict) {
 	for _, e := range ops {
 		if err := a.refused[e]; err != nil {
 			v.Refused = err
@@ -314,7 +315,7 @@ func (a *archived) verdictOf(ops []*entry) (v verdict) {
 // see notes what became of units in one transaction: L3 holds recs, but for what is above. A
 // loser must not reach L2, where nothing may be left that beats what L3 holds (INV-4), nor stay
 // in L1.
-func (a *archived) see(units []unit, recs []Record, above []Meta) {
+func (a *outcome) see(units []unit, recs []Record, above []Meta) {
 	if len(above) == 0 {
 		a.stored = append(a.stored, recs...)
 		return
@@ -341,7 +342,7 @@ func (a *archived) see(units []unit, recs []Record, above []Meta) {
 }
 
 // absorb forgets losses to what this very batch has stored, in another transaction: it was split.
-func (a *archived) absorb() {
+func (a *outcome) absorb() {
 	if len(a.lost) == 0 {
 		return
 	}
@@ -361,7 +362,7 @@ func (a *archived) absorb() {
 }
 
 // store writes units to L3 in one transaction, splitting them when L3 refuses a row.
-func (f *flusher) store(ctx context.Context, units []unit, a *archived) error {
+func (f *flusher) store(ctx context.Context, units []unit, a *outcome) error {
 	recs := coalesce(units, a.healed)
 	above, err := f.trust.Apply(ctx, recs)
 	switch {
@@ -371,7 +372,7 @@ func (f *flusher) store(ctx context.Context, units []unit, a *archived) error {
 	case !errors.Is(err, ErrRefused):
 		return err
 	case len(units) == 1:
-		if f.discarded(units[0]) {
+		if f.discarded(&units[0]) {
 			err = errDiscarded
 		} else if err := f.up.Refuse(ctx, &units[0], err); err != nil {
 			return err
@@ -410,7 +411,8 @@ func coalesce(units []unit, healed map[*entry]*Record) []Record {
 	return slices.CompactFunc(recs, func(a, b Record) bool { return a.ID == b.ID })
 }
 
-// fail notes an outage of L3 and saves Buffered ops to the WAL.
+// fail notes that nothing is written to L3 for now, be it that L3 or the WAL fails, and saves
+// Buffered ops to the WAL.
 func (f *flusher) fail(ctx context.Context, cause error) {
 	if ctx.Err() != nil {
 		return // the engine is closing

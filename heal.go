@@ -41,7 +41,7 @@ func (r *repair) goodCopy(ctx context.Context, id string, version uint64) *Recor
 			return &rec
 		}
 	}
-	if op, _, err := r.bad.Find(ctx, id); err == nil && op != nil {
+	if op, _, err := r.bad.Waiting(ctx, id); err == nil && op != nil {
 		if rec := op.record(); good(&rec) {
 			return &rec
 		}

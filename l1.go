@@ -52,7 +52,7 @@ func (c *coarse) Since(ticks uint32) time.Duration {
 
 // stripes count the writes to ids by hash. A reader that wants to put a copy into L1
 // after a slow load compares the count with that from before: if it changed, a write to
-// the id may have come and gone meanwhile, and the copy may be old (TRAPS 15). A false
+// the id may have come and gone meanwhile, and the copy may be old. A false
 // alarm costs one promotion.
 const stripes = 1024
 
@@ -68,7 +68,7 @@ type l1 struct {
 	bytes     atomic.Int64 // of entries in the map
 	detached  atomic.Int64 // of pinned entries no longer in the map
 	pinned    atomic.Int64 // of pinned entries, in the map or not
-	drained   atomic.Int64 // of entries the drain has read, see hold
+	drained   atomic.Int64 // of entries the drain has read, see Hold
 	evicted   atomic.Uint64
 	hits      *xsync.Counter // striped: readers don't share a cache line
 	misses    *xsync.Counter

@@ -108,8 +108,8 @@ func (c *cache) Get(ctx context.Context, op, id string) (rec Record, err error) 
 	return rec, err
 }
 
-// Trusts reports whether copies of id may be read.
-func (c *cache) Trusts(id string) bool { return c.store != nil && !c.missed.has(id) }
+// MayRead reports whether copies of id may be read.
+func (c *cache) MayRead(id string) bool { return c.store != nil && !c.missed.has(id) }
 
 // Lookup reads a copy that may be believed; ErrNotFound is a miss.
 func (c *cache) Lookup(ctx context.Context, id string) (Record, error) {
@@ -255,7 +255,11 @@ func (c *cache) Evicts(ctx context.Context) (full bool, err error) {
 	if c.digest == nil {
 		return false, nil
 	}
-	return c.digest.Evicts(ctx, c.Timeout)
+	err = c.Do(ctx, "evicts", func(ctx context.Context) (err error) {
+		full, err = c.digest.Evicts(ctx, c.Timeout)
+		return err
+	})
+	return full, err
 }
 
 // Scan calls fn with all ids, some at a time; an error of fn ends it. A store that delivers

@@ -2,7 +2,8 @@ package syncengine
 
 // l2servers.go notices a Redis that was restarted, or replaced by another one: it may have
 // loaded an old dump, or missed what its predecessor acknowledged. What it holds then is not
-// read before it was compared with L3 (INV-2).
+// read before it was compared with L3 (INV-2). It sees the connections of a client that this engine
+// made, of Config.RedisURL; those of Config.Redis, or an L2 of the caller's own, it does not.
 
 import (
 	"context"

@@ -42,9 +42,9 @@ type archive struct {
 	digest  archiveDigester
 	healer  healer
 	members registrar
-	closes  bool // the store is this engine's own
-	private bool // it is the file in Dir: no other engine writes there
-	nonce   uint64
+	closes  bool   // the store is this engine's own
+	private bool   // it is the file in Dir: no other engine writes there
+	nonce   uint64 // of the last ApplyIf; the loop "conditions" alone uses it
 
 	changing sync.Mutex // held while state is replaced and that is told
 	state    atomic.Pointer[l3State]
@@ -52,7 +52,7 @@ type archive struct {
 
 // l3State is what is known of L3.
 type l3State struct {
-	prepared bool  // Prepare has succeeded once: nothing is asked before
+	prepared bool  // Prepare has succeeded once: nothing else is asked before
 	down     bool  // what waits for L3 waits on, until Look says yes or a write succeeds
 	cause    error // why the last write failed, for all that Look says; nil: it did not
 }
@@ -144,7 +144,8 @@ func (a *archive) Look(ctx context.Context) error {
 // Ready reports whether Prepare has succeeded once.
 func (a *archive) Ready() bool { return a.state.Load().prepared }
 
-// Call makes a call once. Others are made again after an outage.
+// Call makes a call once. Reads and writes are made again after an outage; passes over all rows are
+// not.
 func (a *archive) Call(ctx context.Context, op string, fn func(context.Context) error) error {
 	return a.callFor(ctx, op, a.Timeout, fn)
 }
@@ -249,8 +250,8 @@ func (a *archive) ApplyIf(ctx context.Context, units [][]Conditional, recs []Rec
 	return verdicts, err
 }
 
-// Landed tells what became of the last ApplyIf.
-func (a *archive) Landed(ctx context.Context) (landed bool, err error) {
+// WasCommitted tells what became of the last ApplyIf.
+func (a *archive) WasCommitted(ctx context.Context) (landed bool, err error) {
 	err = a.ask(ctx, "landed", func(ctx context.Context) (err error) {
 		landed, err = a.cond.Landed(ctx, a.nonce)
 		return err
@@ -260,7 +261,7 @@ func (a *archive) Landed(ctx context.Context) (landed bool, err error) {
 
 // PurgeTombstones removes some that were written before a time, and returns how many.
 func (a *archive) PurgeTombstones(ctx context.Context, before time.Time, limit int) (n int, err error) {
-	err = a.Do(ctx, "purge", func(ctx context.Context) (err error) {
+	err = a.callFor(ctx, "purge", a.Timeout, func(ctx context.Context) (err error) {
 		n, err = a.store.PurgeTombstones(ctx, before, limit)
 		return err
 	})
@@ -338,7 +339,7 @@ func (a *archive) Leaves(ctx context.Context, branches []int) (out []Meta, err e
 // Recount reads all rows and compares them with the digest, which it corrects with fix. bad is
 // told of rows that are corrupt.
 func (a *archive) Recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error) {
-	err = a.DoFor(ctx, "recount", passTime, func(ctx context.Context) (err error) {
+	err = a.callFor(ctx, "recount", passTime, func(ctx context.Context) (err error) {
 		wrong, err = a.digest.Recount(ctx, fix, bad)
 		return err
 	})

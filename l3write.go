@@ -13,7 +13,7 @@ package syncengine
 // fails on the primary key and the transaction is repeated. Locks are taken in the order of
 // the ids, so that engines that meet wait for each other instead of in a circle.
 //
-// All this may be repeated after an unknown outcome (TRAPS 28): what was applied compares
+// All this may be repeated after an unknown outcome: what was applied compares
 // equal, and is not written again.
 
 import (

@@ -2,7 +2,7 @@ package syncengine
 
 // landing.go is the part of the queue (batch.go) that tells callers what has reached L3.
 //
-// Flush waits on one number. Units have numbers in the order in which they came (unit.seq);
+// Flush waits on one number. Units have numbers in the order in which they came (unit.Seq);
 // all up to n have landed when the lowest one that is still here is above n. A lane is in
 // that order and there are few flights, so the lowest is found by looking at the front of
 // each. A Flush costs one channel, however many wait.
@@ -19,8 +19,8 @@ import (
 	"sync/atomic"
 )
 
-// landingWait is a Flush that waits until all units up to a number have landed.
-type landingWait struct {
+// numberWait waits until all up to a number have landed: a Flush, units; in marks.go, ops of an id.
+type numberWait struct {
 	upTo int64
 	done chan struct{}
 }
@@ -132,7 +132,7 @@ func (q *queue) landing() (upTo int64, done, failed chan struct{}) {
 	if n := len(q.waits); n > 0 && q.waits[n-1].upTo == q.accepted {
 		return q.accepted, q.waits[n-1].done, q.failed
 	}
-	q.waits = append(q.waits, landingWait{q.accepted, make(chan struct{})})
+	q.waits = append(q.waits, numberWait{q.accepted, make(chan struct{})})
 	return q.accepted, q.waits[len(q.waits)-1].done, q.failed
 }
 

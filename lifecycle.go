@@ -99,7 +99,7 @@ func (e *Engine) shut(ctx context.Context, busy bool) error {
 }
 
 // settle puts Buffered ops that were not flushed into the WAL and says how many ops stay
-// behind.
+// behind (INV-12).
 func (e *Engine) settle(cause error) error {
 	var errs []error
 	e.flush.LogRest()

@@ -5,7 +5,7 @@ package syncengine
 // Between its version and L1 an op is nowhere to be found: its commit is under way. A mark
 // tells the newest such op of an id. Marks are also kept for ids that somebody watches, who
 // reads what an id holds, decides, and must know what came in between: an op may be accepted,
-// flushed and evicted in that time. What became of those ops is noted, too (decided).
+// flushed and evicted in that time. What became of those ops is noted, too (Decided).
 
 import "context"
 
@@ -15,10 +15,10 @@ type mark struct {
 	begun    uint64  // ops that went on their way into the log
 	ended    uint64  // the part of them that got there, or not
 	failed   uint64  // the part of those that did not
-	watchers int     // see watch
+	watchers int     // see Watch
 	landed   uint64  // the newest version of ops that L3 has taken while it was watched
 	lost     *lostOp // the newest op that it has not, since it holds something higher; nil: none
-	waits    []landingWait
+	waits    []numberWait
 }
 
 // begin marks ops that are about to be appended to the log.
@@ -89,7 +89,7 @@ func (m *mark) see(op *entry) {
 	}
 }
 
-// Watch keeps the marks of ids until unwatch, and returns how many of their ops the log had
+// Watch keeps the marks of ids until Unwatch, and returns how many of their ops the log had
 // not taken by then.
 func (n *numbers) Watch(ids []string) (failed []uint64) {
 	failed = make([]uint64, len(ids))
@@ -125,7 +125,7 @@ func (n *numbers) Settle(ctx context.Context, ids ...string) error {
 			n.mu.Unlock()
 			continue
 		}
-		w := landingWait{int64(m.begun), make(chan struct{})}
+		w := numberWait{int64(m.begun), make(chan struct{})}
 		m.waits = append(m.waits, w)
 		n.marks[id] = m
 		n.mu.Unlock()
@@ -139,7 +139,7 @@ func (n *numbers) Settle(ctx context.Context, ids ...string) error {
 }
 
 // Decided is told what became of units in L3, before memory lets go of them.
-func (n *numbers) Decided(ctx context.Context, units []unit, a *archived) error {
+func (n *numbers) Decided(ctx context.Context, units []unit, a *outcome) error {
 	if n.watched.Load() > 0 {
 		n.mu.Lock()
 		for i := range units {

@@ -41,7 +41,7 @@ func (n *news) Open(reg prometheus.Registerer, stats func() Stats, circuit func(
 // Run is the loop "events".
 func (n *news) Run() { n.loop.Run() }
 
-// End takes the metrics back and lets the event functions finish, as long as ctx allows: one that
+// End lets the event functions finish, as long as ctx allows: one that
 // does not return, or that itself waits for Close, is left behind.
 func (n *news) End(ctx context.Context) {
 	n.loop.Close()

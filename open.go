@@ -1,6 +1,7 @@
 package syncengine
 
-// open.go opens an engine: rooms first, then their wiring, then the sequence of recovery.go.
+// open.go opens an engine: the departments first, then their wiring, then the sequence of
+// recovery.go.
 
 import (
 	"context"
@@ -44,7 +45,7 @@ type above struct {
 	*writer
 }
 
-// newEngine makes the rooms that need no I/O.
+// newEngine makes the departments, without I/O.
 func newEngine(cfg Config) *Engine {
 	e := &Engine{
 		cfg: cfg, door: newDoor(), news: newNews(cfg.Logger.With("instance", cfg.InstanceID), cfg.OnEvent),

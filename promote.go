@@ -13,7 +13,7 @@ const (
 // promotion is a copy on its way to L2, or an id whose copy there is corrupt.
 type promotion struct {
 	Rec   Record
-	Stamp uint64 // write count of the id when rec was read
+	Stamp uint64 // write count of the id's stripe before rec was read
 	Heal  string
 }
 

@@ -456,9 +456,9 @@ func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
 	}
 }
 
-// Find returns the newest op of id that is in quarantine or spooled, or nil. recovered
+// Waiting returns the newest op of id that is in quarantine or spooled, or nil. askL3
 // tells that an earlier engine wrote it, so that L3 may hold something newer (wal.go).
-func (q *quarantine) Find(ctx context.Context, id string) (op *entry, recovered bool, err error) {
+func (q *quarantine) Waiting(ctx context.Context, id string) (op *entry, askL3 bool, err error) {
 	spooled, recovered, err := q.wal.FindSpooled(ctx, id, q.l1.Hash(id))
 	if err != nil {
 		return nil, false, err

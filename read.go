@@ -8,7 +8,7 @@ package syncengine
 // next one; only L3 or a tombstone may say that an id does not exist (INV-8). A copy in L2
 // that can't be read or does not match its hash is a miss and is replaced from L3.
 //
-// A copy is promoted only if the id was not written while it was loaded (l1.promote), and
+// A copy is promoted only if the id was not written while it was loaded (l1.Promote), and
 // into L2 only if L2 holds nothing higher.
 
 import (
@@ -72,7 +72,7 @@ func (d *reader) Denies(id string) bool {
 }
 
 // Fresh reports whether an L1 entry may be served without asking the tiers below: another
-// engine may have written the id since.
+// engine may have written the id since (INV-15).
 func (d *reader) Fresh(ent *entry) bool {
 	return d.l1.Age(ent) < d.maxAge || ent.pinned() || d.trust.Alone()
 }
@@ -139,13 +139,13 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 		d.l1.Missed()
 	}
 	refused := d.bad.Any()
-	waiting, recovered, err := d.bad.Find(ctx, id)
+	waiting, askL3, err := d.bad.Waiting(ctx, id)
 	switch {
 	case err != nil:
 		return Record{}, err
 	case refused && waiting == nil && !ok && d.l1.Stamp(id) != stamp: // it may just have left quarantine
 		return d.Find(ctx, id)
-	case waiting != nil && !recovered:
+	case waiting != nil && !askL3:
 		rec := waiting.record()
 		d.Promote(&rec, stamp, false)
 		return rec, nil
@@ -175,11 +175,11 @@ func (d *reader) refreshed(ent *entry, rec Record, err error) (Record, error) {
 	return known, nil
 }
 
-// load asks L2, then L3, and promotes what it found. With an op recovered from the WAL it
-// asks L3 alone and returns the higher of the two; when L3 can't be asked, the op is the
-// newest this engine can know, unless it is known that there was a later one.
+// load asks L2, then L3, and promotes what it found. With an op in quarantine, or recovered from
+// the WAL, it asks L3 alone and returns the higher of the two; when L3 can't be asked, the op is
+// the newest this engine can know, unless it is known that there was a later one.
 func (d *reader) load(ctx context.Context, id string, stamp uint64, waiting *entry) (Record, error) {
-	if waiting == nil && d.cache.Trusts(id) {
+	if waiting == nil && d.cache.MayRead(id) {
 		rec, err := d.cache.Lookup(ctx, id)
 		if err == nil {
 			d.cache.Saw(true, 1)

@@ -49,11 +49,11 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			}
 			continue
 		}
-		waiting, recovered, err := d.bad.Find(ctx, id)
+		waiting, askL3, err := d.bad.Waiting(ctx, id)
 		switch {
 		case err != nil:
 			return out, err
-		case waiting != nil && !recovered:
+		case waiting != nil && !askL3:
 			rec := waiting.record()
 			d.Promote(&rec, stamp, false)
 			m.answer(id, &rec)
@@ -79,7 +79,7 @@ type manyLoad struct {
 type ask struct {
 	id      string
 	stamp   uint64
-	waiting *entry // an op recovered from the WAL: L3 is asked as well, L2 is not
+	waiting *entry // an op in quarantine, or recovered from the WAL: L3 is asked as well, L2 is not
 	known   *entry // an L1 entry past its age: served when nobody can be asked
 }
 
@@ -167,7 +167,7 @@ func (d *reader) withoutL3(ctx context.Context, m *manyLoad, err error) error {
 func (d *reader) manyFromL2(ctx context.Context, m *manyLoad) {
 	ids := make([]string, 0, len(m.asks))
 	for i := range m.asks {
-		if a := &m.asks[i]; a.waiting == nil && d.cache.Trusts(a.id) {
+		if a := &m.asks[i]; a.waiting == nil && d.cache.MayRead(a.id) {
 			ids = append(ids, a.id)
 		}
 	}
@@ -183,7 +183,7 @@ func (d *reader) manyFromL2(ctx context.Context, m *manyLoad) {
 		switch f := &found[i]; {
 		case f.Err != nil:
 			d.l2Failed(f.Err, ids[i])
-		case f.OK && d.cache.Trusts(ids[i]): // see load
+		case f.OK && d.cache.MayRead(ids[i]): // see cache.Lookup
 			answers[ids[i]] = &f.Record
 			d.cache.Saw(true, 1)
 		default:

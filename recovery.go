@@ -2,7 +2,7 @@ package syncengine
 
 // recovery.go is the startup sequence:
 //
-//	Connecting    the WAL is open; L3 is asked, with retries
+//	Connecting    the WAL is opened; L3 is asked, with retries
 //	DrainingWAL   what the WAL holds becomes readable; the flusher starts to drain it
 //	SyncingRedis  whether L2 missed writes is known
 //	WarmingUp     (the filter)

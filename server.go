@@ -1,8 +1,8 @@
 package syncengine
 
 // server.go is the way to a server: each call goes through its breaker (internal/guard), with its
-// timeout, and is counted. The guarded stores (l2cache.go, l3archive.go) are made of it; nobody
-// else holds a raw one.
+// timeout, and is counted. The guarded stores (l2cache.go, l3archive.go) are made of it. Questions
+// whether a server is back go past its breaker (Probe, Ask).
 
 import (
 	"context"

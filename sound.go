@@ -10,7 +10,7 @@ import "context"
 
 // sound returns the units that may be written, after those that can't were refused. Records
 // that were found in the WAL are in a.healed.
-func (f *flusher) sound(ctx context.Context, units []unit, a *archived) ([]unit, error) {
+func (f *flusher) sound(ctx context.Context, units []unit, a *outcome) ([]unit, error) {
 	out := units[:0:0]
 	for i := range units {
 		var damage error
@@ -40,7 +40,7 @@ func (f *flusher) sound(ctx context.Context, units []unit, a *archived) ([]unit,
 	return out, nil
 }
 
-func (a *archived) heal(e *entry, rec *Record) {
+func (a *outcome) heal(e *entry, rec *Record) {
 	if a.healed == nil {
 		a.healed = make(map[*entry]*Record)
 	}

@@ -65,7 +65,7 @@ func (q *queue) refill(units [][]*entry, dropped int, seg *segment, wall int64) 
 	for _, ops := range units {
 		q.l1.Evict(sizeOf(ops)) // not sooner: writers make room for themselves, too
 		u := unitOf(ops, at)
-		u.spooled = true
+		u.drained = true
 		if len(q.awaited) > 0 {
 			key := awaitedOp{ops[0].id(), ops[0].version}
 			if ws := q.awaited[key]; len(ws) > 1 {

@@ -105,7 +105,7 @@ type Stats struct {
 	FilterTrusted bool
 
 	Quarantined int  // ops in quarantine
-	L3Down      bool // the last L3 write failed for an outage
+	L3Down      bool // what is to be written to L3 waits: a write failed, L3 was away at Open, or the WAL fails
 	L2Missed    int  // ids not read from L2 until repaired; -1: all of L2
 	Corruptions uint64
 	Healed      uint64

@@ -32,7 +32,7 @@ func (d *reader) Status(ctx context.Context, id string) (status ItemStatus, err 
 			newest = *r
 		}
 	}
-	waiting, _, err := d.bad.Find(ctx, id)
+	waiting, _, err := d.bad.Waiting(ctx, id)
 	errs := []error{err}
 	if ent, ok := d.l1.Peek(id); ok {
 		rec := ent.record()

@@ -22,6 +22,9 @@ package syncengine
 // It is moved on before it is reached, by the loop "housekeeping" while versions are in use;
 // the first op after a pause does it for itself. A clean end makes it exact.
 //
+// So numbers is the way of every op into the log (log.go) or into memory, and of its
+// acknowledgement back: what LogUnit is given to call runs on the loop "wal".
+//
 // marks.go knows the ops between their versions and L1; ahead.go the ids that L3 holds above the
 // clock.
 //
@@ -331,7 +334,7 @@ func liveVersion(e *entry) uint64 {
 	return e.version
 }
 
-// errUnsettled: see judge.
+// errUnsettled: see Judge.
 var errUnsettled = errors.New("a condition rests on an op whose commit is under way")
 
 // Within makes sure that the bound in the WAL file covers a version.

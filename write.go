@@ -5,10 +5,14 @@ package syncengine
 //	validate → admit (pressure, a place in the WAL) → version → WAL (Logged, Archived)
 //	→ L1 and queue → acknowledge [→ wait for L3 (Archived)]
 //
-// Nothing is changed before the op is admitted, so a refusal leaves no trace. After the
-// WAL has an op nothing can refuse it any more. The step "L1 and queue" runs on the log's
-// loop, in log order, and also when the caller has left meanwhile: what is in the log is
-// what the engine answers with (INV-2).
+// Nothing is changed before the op is admitted, so a refusal leaves no trace. When the WAL has an
+// op it is this engine's to keep (INV-1): L3 may refuse it, and then it is in quarantine. The step
+// "L1 and queue" runs on the log's loop, in log order, and also when the caller has left meanwhile:
+// what is in the log is what the engine answers with (INV-2). A Buffered op skips the WAL while
+// memory has room for it; then that step runs in its call.
+//
+// The caller's goroutine owns a call; lines (update.go), makers (insert.go) and conditions
+// (conditions.go) are the only state of this department.
 //
 // Writes with a condition leave this path after validation: conditions.go. What an Archived
 // call waits for in the end is in archived.go.
@@ -323,7 +327,7 @@ func (e *writer) write(ctx context.Context, c *call) (err error) {
 	if c.d == Buffered && e.queue.Promise(sizeOf(c.ops)) {
 		return e.accept(c.ops, e.numbers.Assign)
 	}
-	return e.logIf(ctx, c, func(op *entry) (*entry, error) { return nil, e.numbers.Assign(op) })
+	return e.logAndWait(ctx, c, func(op *entry) (*entry, error) { return nil, e.numbers.Assign(op) })
 }
 
 // accept takes ops into memory alone: room there is promised to them.
@@ -375,6 +379,7 @@ func (e *writer) newPut(it *Item, o *writeOptions) *entry {
 	return op
 }
 
+// newDelete makes a tombstone, which is an op like any other from here on (INV-4).
 func (e *writer) newDelete(id string, o *writeOptions) *entry {
 	op := newEntry(&Record{Item: Item{ID: id, Version: o.version, UpdatedAt: time.Now()}, Deleted: true})
 	if o.priority != nil {
@@ -407,10 +412,10 @@ func (e *writer) askPriority(op *entry) (p Priority) {
 	return p
 }
 
-// logIf gives ops, which have their place in the WAL, their versions with assign, appends them as
-// one unit and waits for the commit, and at Archived for L3. assign may rest on another op, see
+// logAndWait gives ops, which have their place in the WAL, their versions with assign, appends them
+// as one unit and waits for the commit, and at Archived for L3. assign may rest on another op, see
 // numbers.LogUnit.
-func (e *writer) logIf(ctx context.Context, c *call, assign func(*entry) (*entry, error)) error {
+func (e *writer) logAndWait(ctx context.Context, c *call, assign func(*entry) (*entry, error)) error {
 	ops := c.ops
 	if c.d == Archived { // to know what came later, if it is outranked
 		ids := idsOf(ops)

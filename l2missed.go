@@ -1,6 +1,6 @@
 package syncengine
 
-// l2sync.go is the set of ids that must not be read from L2, since it missed a write of them. It
+// l2missed.go is the set of ids that must not be read from L2, since it missed a write of them. It
 // is bounded: past maxMissed, all of L2 is left alone until a full comparison with L3 has
 // repaired it. A mark in the WAL file, made before the ops are let go of, carries the
 // knowledge over a restart.
@@ -72,7 +72,7 @@ func (m *l2Missed) addAll() {
 	m.mu.Unlock()
 }
 
-// some returns a few missed ids, or that all are, with the generation repaired needs.
+// pick returns a few missed ids, or that all are, with the generation repaired needs.
 func (m *l2Missed) pick(n int) (ids []string, all bool, gen uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
