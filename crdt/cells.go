@@ -48,7 +48,7 @@ func compareKeys(a, b cell) int { return strings.Compare(a.key, b.key) }
 
 // cells reads an object of [timestamp, node], or of [value, timestamp, node].
 func (c *cursor) cells(withValue, removed bool) (cells, error) {
-	var list cells
+	list := make(cells, 0, c.room(48))
 	err := c.table(func(key string) error {
 		if err := c.element(); err != nil {
 			return err

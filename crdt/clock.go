@@ -25,6 +25,7 @@ func compareEntries(a, b entry) int { return strings.Compare(a.node, b.node) }
 func (c *cursor) clock() (clock, error) {
 	var list clock
 	_, err := c.fields(1, []string{"clocks"}, func(int) error {
+		list = make(clock, 0, c.room(24))
 		err := c.table(func(node string) error {
 			e := entry{node: node}
 			if len(list) == c.limits.Nodes {

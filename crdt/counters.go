@@ -112,6 +112,7 @@ func (s *GCounter) read(c *cursor) error {
 			s.clock, err = c.clock()
 			return err
 		}
+		s.amounts = make([]amount, 0, c.room(24))
 		err = c.table(func(node string) error {
 			if len(s.amounts) == c.limits.Nodes {
 				return moreThan(c.limits.Nodes, "nodes")

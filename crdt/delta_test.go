@@ -106,8 +106,8 @@ func TestValidateDeltaAgreesWithApply(t *testing.T) {
 	forEachKind(t, func(t *testing.T, k Kind) {
 		var good, bad bool
 		rapid.Check(t, func(t *rapid.T) {
-			delta := []byte(rapid.SampledFrom(pieces).Draw(t, "one piece"))
-			if rapid.Bool().Draw(t, "more") {
+			delta := drawChange(t, k).delta(k)
+			if rapid.Bool().Draw(t, "odd") {
 				delta = []byte(strings.Join(rapid.SliceOfN(rapid.SampledFrom(pieces), 1, 4).Draw(t, "pieces"), ""))
 			}
 			state := drawState(t, k)

@@ -81,6 +81,7 @@ func (s *store) readElements(c *cursor, pairs bool) error {
 			s.clock, err = c.clock()
 			return err
 		}
+		s.items, all = make([]item, 0, c.room(64)), make([]dot, 0, c.room(64))
 		return c.array(func(int) error {
 			if err := c.element(); err != nil {
 				return err
@@ -130,6 +131,7 @@ func (s *store) readEntries(c *cursor) error {
 			s.clock, err = c.clock()
 			return err
 		}
+		s.items, all = make([]item, 0, c.room(64)), make([]dot, 0, c.room(64))
 		return c.table(func(value string) error {
 			if err := c.element(); err != nil {
 				return err
@@ -213,8 +215,8 @@ func (s *store) drop(key string) {
 
 func (s *store) join(with *store) {
 	a, b := s.items, with.items
-	items := make([]item, 0, max(len(a), len(b)))
-	dots := make([]dot, 0, max(len(a), len(b)))
+	items := make([]item, 0, len(a)+len(b))
+	dots := make([]dot, 0, len(a)+len(b))
 	for len(a) > 0 || len(b) > 0 {
 		var x, y item
 		order := 0

@@ -3,9 +3,7 @@ package crdt
 // encode.go writes canonical JSON: no spaces, no escape that isn't needed, the shortest one where it
 // is, integers in plain digits. Each kind writes its fields in alphabetical order.
 
-import (
-	"strconv"
-)
+import "strconv"
 
 const hexDigits = "0123456789abcdef"
 
@@ -15,7 +13,7 @@ func appendString(b []byte, s string) []byte {
 	start := 0
 	for i := 0; i < len(s); i++ {
 		ch := s[i]
-		if ch >= ' ' && ch != '"' && ch != '\\' {
+		if !special(ch) {
 			continue
 		}
 		b = append(b, s[start:i]...)

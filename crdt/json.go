@@ -184,17 +184,31 @@ func (c *cursor) array(fn func(i int) error) error {
 
 // tuple is an array of exactly n elements.
 func (c *cursor) tuple(n int, fn func(i int) error) error {
-	count := 0
-	err := c.array(func(i int) error {
-		if count++; i == n {
-			return c.fail("want " + strconv.Itoa(n) + " elements, found more")
-		}
-		return fn(i)
-	})
-	if err == nil && count < n {
-		err = c.fail("want " + strconv.Itoa(n) + " elements, found " + strconv.Itoa(count))
+	if c.peek() != '[' {
+		return c.want("an array")
 	}
-	return err
+	c.at++
+	for i := range n {
+		if c.peek() == ']' {
+			return c.fail("want " + strconv.Itoa(n) + " elements, found " + strconv.Itoa(i))
+		}
+		if err := fn(i); err != nil {
+			return under(err, index(i))
+		}
+		if c.peek() == ',' && i < n-1 {
+			c.at++
+		} else if c.peek() != ']' {
+			break
+		}
+	}
+	switch c.peek() {
+	case ']':
+		c.at++
+		return nil
+	case ',':
+		return c.fail("want " + strconv.Itoa(n) + " elements, found more")
+	}
+	return c.want("a comma or the end of an array")
 }
 
 // str reads a string.
@@ -203,23 +217,26 @@ func (c *cursor) str() (string, error) {
 		return "", c.want("a string")
 	}
 	c.at++
-	start := c.at
-	for ; c.at < len(c.text); c.at++ {
-		switch b := c.text[c.at]; {
-		case b == '"':
-			s := c.text[start:c.at]
-			if c.at++; len(s) > c.limits.StringBytes {
-				return "", moreThan(c.limits.StringBytes, "bytes in a string")
-			}
-			return s, nil
-		case b == '\\':
-			return c.unescape(c.text[start:c.at])
-		case b < ' ':
-			return "", c.fail("a control character in a string")
-		}
+	rest := c.text[c.at:]
+	n := 0
+	for n < len(rest) && !special(rest[n]) {
+		n++
 	}
-	return "", c.fail("a string without an end")
+	switch {
+	case n > c.limits.StringBytes:
+		return "", moreThan(c.limits.StringBytes, "bytes in a string")
+	case n == len(rest):
+		return "", c.fail("a string without an end")
+	case rest[n] == '"':
+		c.at += n + 1
+		return rest[:n], nil
+	}
+	c.at += n
+	return c.unescape(rest[:n])
 }
+
+// special bytes can't stand for themselves within a string.
+func special(b byte) bool { return b < ' ' || b == '"' || b == '\\' }
 
 // unescape reads the rest of a string that has escapes.
 func (c *cursor) unescape(begin string) (string, error) {
@@ -431,11 +448,14 @@ func (c *cursor) node() (string, error) {
 }
 
 func (c *cursor) checkNode(s string) error {
-	if what := nodeFault(s); what != "" {
-		return c.fail(what)
+	if 0 < len(s) && len(s) <= MaxNodeBytes { // it is UTF-8, as the whole text
+		return nil
 	}
-	return nil
+	return c.fail(nodeFault(s))
 }
+
+// room guesses how many entries of about so many bytes may follow, for the capacity of a slice.
+func (c *cursor) room(bytes int) int { return min((len(c.text)-c.at)/bytes, 256) }
 
 // element counts one more element of the state or delta.
 func (c *cursor) element() error {
@@ -447,7 +467,7 @@ func (c *cursor) element() error {
 
 // strs reads an array of elements, in its order.
 func (c *cursor) strs() ([]string, error) {
-	var list []string
+	list := make([]string, 0, c.room(16))
 	err := c.array(func(int) error {
 		if err := c.element(); err != nil {
 			return err

@@ -24,7 +24,7 @@ func sortUnique[T any](list []T, compare func(a, b T) int) bool {
 
 // union merges two lists into a new one. Of two that compare as equal, it keeps what both returns.
 func union[T any](a, b []T, compare func(a, b T) int, both func(a, b T) T) []T {
-	list := make([]T, 0, max(len(a), len(b)))
+	list := make([]T, 0, len(a)+len(b))
 	for len(a) > 0 && len(b) > 0 {
 		switch order := compare(a[0], b[0]); {
 		case order < 0:
