@@ -209,27 +209,11 @@ func (c *cursor) pairs() ([]pair, error) {
 	return list, err
 }
 
-// changes adds and removes the elements of a delta, until there is an error.
-func (d *delta) changes(add, remove func(element string) error) error {
-	for _, element := range d.add {
-		if err := add(element); err != nil {
-			return err
-		}
+// removals returns what remove means to LWW kinds.
+func (d *delta) removals(op Op) cells {
+	var list cells
+	for _, key := range d.remove {
+		list = append(list, cell{key: key, timestamp: d.time(op), node: op.Node, removed: true})
 	}
-	for _, element := range d.remove {
-		if err := remove(element); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// entries sets the pairs and removes the keys of a delta, until there is an error.
-func (d *delta) entries(set func(key, value string) error, remove func(key string) error) error {
-	for _, p := range d.set {
-		if err := set(p.key, p.value); err != nil {
-			return err
-		}
-	}
-	return d.changes(nil, remove)
+	return list
 }

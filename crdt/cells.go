@@ -85,19 +85,37 @@ func (list cells) find(key string) (int, bool) {
 }
 
 // put stores x if it is later than what is there, and counts it in the clock.
-func (list *cells) put(k Kind, x cell, v *clock, seconds uint64) error {
+func (list *cells) put(k Kind, v *clock, op Op, x cell) error {
 	i, ok := list.find(x.key)
 	switch {
 	case ok && compareWrites(x, (*list)[i]) <= 0:
 		return nil
-	case v.full(x.node):
+	case v.full(op.Node, 1):
 		return fullClock(k)
 	case ok:
 		(*list)[i] = x
 	default:
 		*list = slices.Insert(*list, i, x)
 	}
-	v.tick(x.node, seconds)
+	v.tick(op, 1)
+	return nil
+}
+
+// putAll does what put does for each of the writes, which are of one operation, in any order. Of
+// many writes, that would move the others as often.
+func (list *cells) putAll(k Kind, v *clock, op Op, writes cells) error {
+	if !sortUnique(writes, compareKeys) {
+		writes = slices.Compact(writes)
+	}
+	writes = slices.DeleteFunc(writes, func(x cell) bool {
+		i, ok := list.find(x.key)
+		return ok && compareWrites(x, (*list)[i]) <= 0
+	})
+	if v.full(op.Node, len(writes)) {
+		return fullClock(k)
+	}
+	v.tick(op, len(writes))
+	*list = list.join(writes)
 	return nil
 }
 

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// clock is sorted by node. An entry whose counter is 0 says the same as none, and is dropped when it
-// is read; its seconds go with it. Dropping is the choice that makes equal knowledge equal bytes,
-// and merging commutes with it, since no merge turns a counter into 0.
+// clock is sorted by node. An entry whose counter is 0 says the same as none, and is dropped when
+// it is read; its seconds go with it. Dropping is the choice that makes equal knowledge equal
+// bytes, and merging commutes with it, since no merge turns a counter into 0.
 type clock []entry
 
 type entry struct {
@@ -67,20 +67,23 @@ func (v clock) counter(node string) uint64 {
 	return 0
 }
 
-// full reports whether there is no room for another operation of node.
-func (v clock) full(node string) bool { return v.counter(node) == math.MaxUint64 }
+// full reports whether there is no room for n more operations of node.
+func (v clock) full(node string, n int) bool { return v.counter(node) > math.MaxUint64-uint64(n) }
 
-// tick counts an operation and returns its number. The clock must not be full. Seconds never go
-// back: merging takes the larger, and an operation must not lead to a state that merging with the
-// one before would change.
-func (v *clock) tick(node string, seconds uint64) uint64 {
-	i, ok := v.find(node)
-	if !ok {
-		*v = slices.Insert(*v, i, entry{node: node})
+// tick counts n operations and returns the number of the last. The clock must not be full. Seconds
+// never go back: merging takes the larger, and an operation must not lead to a state that merging
+// with the one before would change.
+func (v *clock) tick(op Op, n int) uint64 {
+	i, ok := v.find(op.Node)
+	switch {
+	case n == 0:
+		return 0
+	case !ok:
+		*v = slices.Insert(*v, i, entry{node: op.Node})
 	}
 	e := &(*v)[i]
-	e.counter++
-	e.seconds = max(e.seconds, seconds)
+	e.counter += uint64(n)
+	e.seconds = max(e.seconds, op.Seconds)
 	return e.counter
 }
 

@@ -49,7 +49,7 @@ func (s *GCounter) add(n int64, op Op) error {
 	switch {
 	case n == 0:
 		return nil
-	case s.clock.full(op.Node):
+	case s.clock.full(op.Node, 1):
 		return fullClock(KindGCounter)
 	case !ok:
 		s.amounts = slices.Insert(s.amounts, i, amount{op.Node, n})
@@ -58,7 +58,7 @@ func (s *GCounter) add(n int64, op Op) error {
 	default:
 		s.amounts[i].n += n
 	}
-	s.clock.tick(op.Node, op.Seconds)
+	s.clock.tick(op, 1)
 	return nil
 }
 
@@ -191,7 +191,7 @@ func (s *PNCounter) add(n int64, op Op) error {
 	if n == 0 {
 		return nil
 	}
-	if s.clock.full(op.Node) {
+	if s.clock.full(op.Node, 1) {
 		return fullClock(KindPNCounter)
 	}
 	half, name := &s.positive, ".positive"
@@ -201,7 +201,7 @@ func (s *PNCounter) add(n int64, op Op) error {
 	if err := half.add(n, op); err != nil {
 		return of(err, KindPNCounter, name)
 	}
-	s.clock.tick(op.Node, op.Seconds)
+	s.clock.tick(op, 1)
 	return nil
 }
 

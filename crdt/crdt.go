@@ -132,7 +132,8 @@ func (l Limits) Value(k Kind, state []byte) (json.RawMessage, error) {
 }
 
 // Prune returns a state without the tombstones of LWWSet and LWWMap whose timestamp is before the
-// given one. Its value is the same. Other kinds have no tombstones, and come back in canonical form.
+// given one. Its value is the same. Other kinds have no tombstones, and come back in canonical
+// form.
 //
 // It is unsafe unless every replica has merged those removals and none will write at a timestamp
 // before the bound: any state that still has the removed element or entry, and any late write,

@@ -246,12 +246,36 @@ func TestOuterClocksTeachNothing(t *testing.T) {
 	}
 }
 
+// TestWritesThatLoseChangeNothing: not even the clock.
+func TestWritesThatLoseChangeNothing(t *testing.T) {
+	for _, test := range []struct {
+		kind            Kind
+		winner, another string
+	}{
+		{KindGSet, `["x"]`, `["x"]`},
+		{KindLWWSet, `{"add":["x"],"remove":["y"],"timestamp":5}`, `{"add":["x"],"remove":["y"],"timestamp":5}`},
+		{KindLWWSet, `{"add":["x"],"remove":["y"],"timestamp":5}`, `{"add":["x"],"remove":["y"],"timestamp":4}`},
+		{KindLWWRegister, `{"value":"v","timestamp":5}`, `{"value":"v","timestamp":5}`},
+		{KindLWWRegister, `{"value":"v","timestamp":5}`, `{"value":"u","timestamp":5}`},
+		{KindLWWRegister, `{"value":"v","timestamp":5}`, `{"value":"w","timestamp":4}`},
+		{KindFWWRegister, `{"value":"v","timestamp":5}`, `{"value":"w","timestamp":5}`},
+		{KindFWWRegister, `{"value":"v","timestamp":5}`, `{"value":"u","timestamp":6}`},
+		{KindLWWMap, `{"set":{"k":"v"},"remove":["l"],"timestamp":5}`, `{"set":{"k":"u"},"remove":["l"],"timestamp":5}`},
+		{KindLWWMap, `{"set":{"k":"v"},"remove":["l"],"timestamp":5}`, `{"set":{"k":"w","l":"w"},"timestamp":4}`},
+	} {
+		state := steps(t, test.kind, [2]string{"a", test.winner})
+		if got := apply(t, test.kind, state, "a", test.another); string(got) != string(state) {
+			t.Errorf("%v: after %s, %s changes\n%s to\n%s", test.kind, test.winner, test.another, state, got)
+		}
+	}
+}
+
 // TestFullClocksOverflow: a number that was used must not come again.
 func TestFullClocksOverflow(t *testing.T) {
 	const full = `"vclock":{"clocks":{"a":[18446744073709551615,0]}}`
 	for k, state := range map[Kind]string{
 		KindGCounter:    `{"counters":{},` + full + `}`,
-		KindPNCounter:   `{"positive":{"counters":{},` + full + `},"negative":{"counters":{}}}`,
+		KindPNCounter:   `{"positive":{"counters":{}},"negative":{"counters":{}},` + full + `}`,
 		KindGSet:        `{"elements":[],` + full + `}`,
 		KindORSet:       `{"elements":[{"element":"x","observations":[["a",18446744073709551615]]}],` + full + `}`,
 		KindLWWSet:      `{"add_set":{},"remove_set":{},` + full + `}`,
@@ -280,6 +304,23 @@ func TestFullClocksOverflow(t *testing.T) {
 		}
 		if after, err := marshal(s); sure(t, after, err) != string(before) {
 			t.Errorf("%v: a failed operation leaves\n%s, it was\n%s", k, after, before)
+		}
+	}
+}
+
+// TestClocksAreFullForAll: a delta of several operations has room for all of them, or is refused.
+func TestClocksAreFullForAll(t *testing.T) {
+	const nearly = `"vclock":{"clocks":{"a":[18446744073709551613,0]}}` // room for two
+	for k, test := range map[Kind]struct{ state, fits, over string }{
+		KindGSet:   {`{"elements":["x"],` + nearly + `}`, `["x","y","y","z"]`, `["x","y","z","w"]`},
+		KindORSet:  {`{"elements":[],` + nearly + `}`, `{"add":["x","x"],"remove":["x","y"]}`, `{"add":["x","x","x"]}`},
+		KindLWWSet: {`{"add_set":{},"remove_set":{},` + nearly + `}`, `{"add":["x","x"],"remove":["x"]}`, `{"add":["x","y"],"remove":["x"]}`},
+		KindLWWMap: {`{"entries":{},` + nearly + `}`, `{"set":{"k":"v"},"remove":["k"]}`, `{"set":{"k":"v","l":"w"},"remove":["k"]}`},
+		KindORMap:  {`{"elements":{"elements":[],` + nearly + `}}`, `{"set":{"k":"v","l":"w"},"remove":["k","m"]}`, `{"set":{"k":"v","l":"w","m":"x"}}`},
+	} {
+		apply(t, k, []byte(test.state), "a", test.fits)
+		if _, err := Apply(k, []byte(test.state), []byte(test.over), Op{Node: "a"}); !errors.Is(err, ErrOverflow) {
+			t.Errorf("%v: %v", k, err)
 		}
 	}
 }

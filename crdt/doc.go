@@ -39,8 +39,8 @@
 // A node id belongs to one replica, which must not go back: after the loss of its newest state it
 // needs another id. Else counters lose increments, and sets with observations lose elements.
 //
-// LWW kinds are as good as their timestamps. Take them from a hybrid logical clock, or from anything
-// that no node reads twice alike.
+// LWW kinds are as good as their timestamps. Take them from a hybrid logical clock, or from
+// anything that no node reads twice alike.
 //
 // Every node that ever wrote stays in the clock, so ids should be few. LWWSet and LWWMap keep
 // removals; Prune can forget them, but only where somebody knows that all replicas have seen them.
@@ -63,8 +63,8 @@
 //   - LWWMap: a removal leaves a tombstone, in the field removed; there, the entry comes back with
 //     the next merge. A reader that drops the field loses the removals.
 //   - ORSet: an insert replaces the observations that it has seen; there, they pile up.
-//   - Counters: amounts are checked and never wrap, negative ones are invalid, 0 is no operation, and
-//     a negative increment of a GCounter is an error.
+//   - Counters: amounts are checked and never wrap, negative ones are invalid, 0 is no operation,
+//     and a negative increment of a GCounter is an error.
 //   - Seconds in a clock come from the caller and never go back; there, from the wall clock.
 //   - There is no additive merge of counters: it is not idempotent.
 //   - Registers know whether they were set, so a write at any timestamp counts.

@@ -4,10 +4,10 @@ package crdt
 // them.
 //
 // A dot (node, counter) names the operation that put an item there. For each item and dot, a state
-// is at one of three points: not seen (no dot, the clock is below it), there (the dot, and the clock
-// covers it), gone (no dot, and the clock covers it). Merging takes the later point, so removals
-// need no tombstone, and an item put anew while another node removed it stays, because its new dot
-// was not seen there.
+// is at one of three points: not seen (no dot, the clock is below it), there (the dot, and the
+// clock covers it), gone (no dot, and the clock covers it). Merging takes the later point, so
+// removals need no tombstone, and an item put anew while another node removed it stays, because its
+// new dot was not seen there.
 //
 // A dot that the clock doesn't cover is a fourth point that operations can't treat right: removing
 // it would leave no trace, and the node would make the same dot again. Such a state is invalid. It
@@ -170,16 +170,19 @@ func (s *store) covered(c *cursor, list, dots string) error {
 func (s *store) tidy() bool {
 	unique := sortUnique(s.items, compareItems)
 	if !unique {
-		last := 0
-		for _, x := range s.items[1:] {
-			if to := &s.items[last]; compareItems(*to, x) == 0 {
-				to.dots = union(to.dots, x.dots, compareDots, func(d, _ dot) dot { return d })
-				continue
+		list := s.items[:0]
+		for rest := s.items; len(rest) > 0; {
+			x, n := rest[0], 1
+			for n < len(rest) && compareItems(x, rest[n]) == 0 {
+				x.dots = append(x.dots, rest[n].dots...)
+				n++
 			}
-			last++
-			s.items[last] = x
+			if n > 1 && !sortUnique(x.dots, compareDots) {
+				x.dots = slices.Compact(x.dots)
+			}
+			list, rest = append(list, x), rest[n:]
 		}
-		s.items = slices.Delete(s.items, last+1, len(s.items))
+		s.items = list
 	}
 	s.items = slices.DeleteFunc(s.items, func(x item) bool { return len(x.dots) == 0 })
 	return unique
@@ -202,8 +205,32 @@ func (s *store) span(key string) (from, to int) {
 // put replaces all items of a key by one with a new dot. The clock must not be full.
 func (s *store) put(op Op, key, value string) {
 	from, to := s.span(key)
-	d := dot{op.Node, s.clock.tick(op.Node, op.Seconds)}
+	d := dot{op.Node, s.clock.tick(op, 1)}
 	s.items = slices.Replace(s.items, from, to, item{key, value, []dot{d}})
+}
+
+// putAll does what put does for each of the items, in their order. Of many items, that would move
+// the others as often. The clock must have room for all.
+func (s *store) putAll(op Op, items []item) {
+	if len(items) == 0 {
+		return
+	}
+	number := s.clock.tick(op, len(items)) - uint64(len(items))
+	keys := make([]string, len(items))
+	for i := range items {
+		number++
+		items[i].dots = []dot{{op.Node, number}}
+		keys[i] = items[i].key
+	}
+	s.dropAll(keys)
+	slices.SortStableFunc(items, func(a, b item) int { return strings.Compare(a.key, b.key) })
+	list := items[:0]
+	for i, x := range items {
+		if i+1 == len(items) || x.key != items[i+1].key { // the last of its key
+			list = append(list, x)
+		}
+	}
+	s.items = union(s.items, list, compareItems, func(_, x item) item { return x })
 }
 
 // drop removes all items of a key. That the clock goes on covering their dots is all that is left
@@ -211,6 +238,17 @@ func (s *store) put(op Op, key, value string) {
 func (s *store) drop(key string) {
 	from, to := s.span(key)
 	s.items = slices.Delete(s.items, from, to)
+}
+
+// dropAll removes all items of all keys. It sorts the keys.
+func (s *store) dropAll(keys []string) {
+	slices.Sort(keys)
+	s.items = slices.DeleteFunc(s.items, func(x item) bool { // is asked in order
+		for len(keys) > 0 && keys[0] < x.key {
+			keys = keys[1:]
+		}
+		return len(keys) > 0 && keys[0] == x.key
+	})
 }
 
 func (s *store) join(with *store) {
@@ -246,8 +284,8 @@ func (s *store) join(with *store) {
 	s.items, s.clock = items, s.clock.join(with.clock)
 }
 
-// appendSurvivors appends the dots that both sides have, and those of one side that the clock of the
-// other does not cover.
+// appendSurvivors appends the dots that both sides have, and those of one side that the clock of
+// the other does not cover.
 func appendSurvivors(dots, a, b []dot, clockA, clockB clock) []dot {
 	for len(a) > 0 || len(b) > 0 {
 		switch {

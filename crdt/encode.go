@@ -1,7 +1,7 @@
 package crdt
 
-// encode.go writes canonical JSON: no spaces, no escape that isn't needed, the shortest one where it
-// is, integers in plain digits. Each kind writes its fields in alphabetical order.
+// encode.go writes canonical JSON: no spaces, no escape that isn't needed, the shortest one where
+// it is, integers in plain digits. Each kind writes its fields in alphabetical order.
 
 import "strconv"
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -176,6 +177,60 @@ func TestMethodsAndApplyGiveTheSameBytes(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestALongDeltaIsASequence: many elements at once lead to the same bytes as one by one.
+func TestALongDeltaIsASequence(t *testing.T) {
+	for _, k := range []Kind{KindGSet, KindORSet, KindLWWSet, KindLWWMap, KindORMap} {
+		t.Run(k.String(), func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				state, at := drawState(t, k), drawTime(t)
+				list := rapid.SliceOfN(rapid.SampledFrom(append([]string{"", "u", "v", "zz"}, someElements...)), 0, 8)
+				add, remove := list.Draw(t, "add"), list.Draw(t, "remove")
+				op := Op{Node: drawNode(t), Time: at}
+				delta := map[string]any{"remove": remove}
+				changes := make([]change, 0, 16)
+				switch k {
+				case KindGSet:
+					delta, remove = map[string]any{"add": add}, nil
+				case KindLWWMap, KindORMap:
+					set := make(map[string]string)
+					for i, key := range add {
+						set[key] = someElements[i%3]
+					}
+					delta["set"] = set
+					add = slices.Sorted(maps.Keys(set))
+					for _, key := range add {
+						changes = append(changes, change{node: op.Node, key: key, value: set[key], time: at})
+					}
+				default:
+					delta["add"] = add
+				}
+				if len(changes) == 0 {
+					for _, element := range add {
+						changes = append(changes, change{node: op.Node, key: element, time: at})
+					}
+				}
+				for _, element := range remove {
+					changes = append(changes, change{node: op.Node, key: element, time: at, remove: true})
+				}
+				text, err := json.Marshal(delta)
+				got, err2 := Apply(k, state, []byte(sure(t, text, err)), op)
+				s := newState(k)
+				if err := json.Unmarshal(state, s); err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range changes {
+					if err := c.do(s); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if want := canonical(t, s); sure(t, got, err2) != want {
+					t.Fatalf("%s leads from %s to\n%s, one by one to\n%s", text, state, got, want)
+				}
+			})
+		})
+	}
 }
 
 func TestZeroValuesAreEmptyStates(t *testing.T) {

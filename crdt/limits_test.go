@@ -1,6 +1,7 @@
 package crdt
 
-// limits_test.go checks each limit at its edge, and that too much is noticed before it takes memory.
+// limits_test.go checks each limit at its edge, and that too much is noticed before it takes
+// memory.
 
 import (
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestLimitsHoldAtTheirEdge(t *testing.T) {
@@ -138,5 +140,47 @@ func TestTooMuchIsNoticedEarly(t *testing.T) {
 		if extra := int(after.TotalAlloc-before.TotalAlloc)/runs - len(text); extra > 64<<10 {
 			t.Errorf("%s: %d bytes more than the text", name, extra)
 		}
+	}
+}
+
+// TestTheLargestInputTakesSeconds: nothing grows with the square of what the limits allow. It would
+// take far more than these ten, then; it takes well below one.
+func TestTheLargestInputTakesSeconds(t *testing.T) {
+	list := make([]string, defaultElements/2) // the worst order, and every second one is new
+	odd := make([]string, len(list))
+	for i := range list {
+		list[len(list)-1-i] = quote(fmt.Sprintf("%06d", 2*i))
+		odd[len(list)-1-i] = quote(fmt.Sprintf("%06d", 2*i+1))
+	}
+	join := func(list []string, suffix string) string { return strings.Join(list, suffix+",") + suffix }
+	for k, texts := range map[Kind][2]string{
+		KindGSet:   {`{"add":[` + join(odd, "") + `]}`, `{"add":[` + join(list, "") + `]}`},
+		KindORSet:  {`{"add":[` + join(odd, "") + `]}`, `{"add":[` + join(list, "") + `],"remove":[` + join(odd, "") + `]}`},
+		KindLWWSet: {`{"add":[` + join(odd, "") + `]}`, `{"add":[` + join(list, "") + `],"remove":[]}`},
+		KindLWWMap: {`{"set":{` + join(odd, `:""`) + `}}`, `{"set":{` + join(list, `:""`) + `}}`},
+		KindORMap:  {`{"set":{` + join(odd, `:""`) + `}}`, `{"set":{` + join(list, `:""`) + `},"remove":[` + join(odd, "") + `]}`},
+	} {
+		begin := time.Now()
+		state, err := Apply(k, nil, []byte(texts[0]), Op{Node: "a"})
+		sure(t, state, err)
+		after, err := Apply(k, state, []byte(texts[1]), Op{Node: "a"})
+		sure(t, after, err)
+		merged, err := Merge(k, state, after)
+		sure(t, merged, err)
+		if took := time.Since(begin); took > 10*time.Second {
+			t.Errorf("%v took %v", k, took)
+		}
+	}
+	// One element, again and again, each time with another observation.
+	const times = defaultElements
+	begin := time.Now()
+	var b []byte
+	for i := range times {
+		b = fmt.Appendf(b, `,{"element":"x","observations":[["a",%d]]}`, times-i)
+	}
+	got, err := Canonical(KindORSet, fmt.Appendf(nil, `{"elements":[%s],"vclock":{"clocks":{"a":[%d,0]}}}`, b[1:], times))
+	sure(t, got, err)
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("repetitions took %v", took)
 	}
 }

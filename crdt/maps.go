@@ -7,14 +7,14 @@ import (
 )
 
 // LWWMap is a map in which the last write or removal of a key wins: that of the largest timestamp,
-// then node id, then a removal over a write, then the larger value. The zero value is the empty map.
-// JSON:
+// then node id, then a removal over a write, then the larger value. The zero value is the empty
+// map. JSON:
 //
 //	{"entries":{key:[value,timestamp,node]},"removed":{key:[timestamp,node]},
 //	 "vclock":{"clocks":{node:[operations,seconds]}}}
 //
-// Removals stay in removed until Prune; the field is left out if there are none. A key is in entries
-// or in removed: of a state that has it in both, the later is read.
+// Removals stay in removed until Prune; the field is left out if there are none. A key is in
+// entries or in removed: of a state that has it in both, the later is read.
 type LWWMap struct {
 	cells cells
 	clock clock
@@ -25,12 +25,8 @@ func (s *LWWMap) Put(node, key, value string, timestamp uint64) error {
 	if err := checkOperation(KindLWWMap, node, key, value); err != nil {
 		return err
 	}
-	return s.put(key, value, timestamp, Op{Node: node})
-}
-
-func (s *LWWMap) put(key, value string, timestamp uint64, op Op) error {
-	x := cell{key: key, value: value, timestamp: timestamp, node: op.Node}
-	return s.cells.put(KindLWWMap, x, &s.clock, op.Seconds)
+	x := cell{key: key, value: value, timestamp: timestamp, node: node}
+	return s.cells.put(KindLWWMap, &s.clock, Op{Node: node}, x)
 }
 
 // Delete removes a key, unless the state has a later write or removal of it. The key need not be
@@ -39,12 +35,8 @@ func (s *LWWMap) Delete(node, key string, timestamp uint64) error {
 	if err := checkOperation(KindLWWMap, node, key); err != nil {
 		return err
 	}
-	return s.remove(key, timestamp, Op{Node: node})
-}
-
-func (s *LWWMap) remove(key string, timestamp uint64, op Op) error {
-	x := cell{key: key, timestamp: timestamp, node: op.Node, removed: true}
-	return s.cells.put(KindLWWMap, x, &s.clock, op.Seconds)
+	x := cell{key: key, timestamp: timestamp, node: node, removed: true}
+	return s.cells.put(KindLWWMap, &s.clock, Op{Node: node}, x)
 }
 
 // Get returns the value of a key, and whether there is one.
@@ -148,9 +140,14 @@ func (s *LWWMap) join(with state) {
 func (s *LWWMap) size() size { return size{len(s.cells), len(s.clock)} }
 
 func (s *LWWMap) apply(d *delta, op Op) error {
-	return d.entries(
-		func(key, value string) error { return s.put(key, value, d.time(op), op) },
-		func(key string) error { return s.remove(key, d.time(op), op) })
+	var writes cells
+	for _, p := range d.set {
+		writes = append(writes, cell{key: p.key, value: p.value, timestamp: d.time(op), node: op.Node})
+	}
+	if err := s.cells.putAll(KindLWWMap, &s.clock, op, writes); err != nil {
+		return err
+	}
+	return s.cells.putAll(KindLWWMap, &s.clock, op, d.removals(op))
 }
 
 // ORMap is a map in which a write wins over a removal or write that did not see it: of concurrent
@@ -172,15 +169,11 @@ func (s *ORMap) Put(node, key, value string) error {
 	if err := checkOperation(KindORMap, node, key, value); err != nil {
 		return err
 	}
-	return s.put(key, value, Op{Node: node})
-}
-
-func (s *ORMap) put(key, value string, op Op) error {
-	if s.clock.full(op.Node) { // never behind the inner clock
+	if s.clock.full(node, 1) { // never behind the inner clock
 		return fullClock(KindORMap)
 	}
-	s.store.put(op, key, value)
-	s.clock.tick(op.Node, op.Seconds)
+	s.store.put(Op{Node: node}, key, value)
+	s.clock.tick(Op{Node: node}, 1)
 	return nil
 }
 
@@ -259,7 +252,15 @@ func (s *ORMap) join(with state) {
 func (s *ORMap) size() size { return size{len(s.store.items), len(s.clock)} }
 
 func (s *ORMap) apply(d *delta, op Op) error {
-	return d.entries(
-		func(key, value string) error { return s.put(key, value, op) },
-		func(key string) error { s.Delete(key); return nil })
+	if s.clock.full(op.Node, len(d.set)) {
+		return fullClock(KindORMap)
+	}
+	items := make([]item, len(d.set))
+	for i, p := range d.set {
+		items[i] = item{key: p.key, value: p.value}
+	}
+	s.store.putAll(op, items)
+	s.clock.tick(op, len(items))
+	s.store.dropAll(d.remove)
+	return nil
 }

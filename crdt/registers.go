@@ -39,11 +39,11 @@ func (s *register) set(k Kind, value string, timestamp uint64, op Op, rule stays
 	if x == s.write {
 		return nil
 	}
-	if s.clock.full(op.Node) {
+	if s.clock.full(op.Node, 1) {
 		return fullClock(k)
 	}
 	s.write = x
-	s.clock.tick(op.Node, op.Seconds)
+	s.clock.tick(op, 1)
 	return nil
 }
 
@@ -243,7 +243,7 @@ func (s *MVRegister) Set(node, value string) error {
 }
 
 func (s *MVRegister) set(value string, op Op) error {
-	if s.store.clock.full(op.Node) {
+	if s.store.clock.full(op.Node, 1) {
 		return fullClock(KindMVRegister)
 	}
 	s.store.items = nil

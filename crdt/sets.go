@@ -20,19 +20,15 @@ func (s *GSet) Insert(node, element string) error {
 	if err := checkOperation(KindGSet, node, element); err != nil {
 		return err
 	}
-	return s.insert(element, Op{Node: node})
-}
-
-func (s *GSet) insert(element string, op Op) error {
 	i, ok := slices.BinarySearch(s.elements, element)
 	switch {
 	case ok:
 		return nil
-	case s.clock.full(op.Node):
+	case s.clock.full(node, 1):
 		return fullClock(KindGSet)
 	}
 	s.elements = slices.Insert(s.elements, i, element)
-	s.clock.tick(op.Node, op.Seconds)
+	s.clock.tick(Op{Node: node}, 1)
 	return nil
 }
 
@@ -96,7 +92,14 @@ func (s *GSet) join(with state) {
 func (s *GSet) size() size { return size{len(s.elements), len(s.clock)} }
 
 func (s *GSet) apply(d *delta, op Op) error {
-	return d.changes(func(element string) error { return s.insert(element, op) }, nil)
+	slices.Sort(d.add)
+	fresh := slices.DeleteFunc(slices.Compact(d.add), s.Contains)
+	if s.clock.full(op.Node, len(fresh)) {
+		return fullClock(KindGSet)
+	}
+	s.clock.tick(op, len(fresh))
+	s.elements = union(s.elements, fresh, strings.Compare, func(a, _ string) string { return a })
+	return nil
 }
 
 // ORSet is a set in which an insert wins over a removal that did not see it. It keeps nothing of
@@ -116,14 +119,10 @@ func (s *ORSet) Insert(node, element string) error {
 	if err := checkOperation(KindORSet, node, element); err != nil {
 		return err
 	}
-	return s.insert(element, Op{Node: node})
-}
-
-func (s *ORSet) insert(element string, op Op) error {
-	if s.store.clock.full(op.Node) {
+	if s.store.clock.full(node, 1) {
 		return fullClock(KindORSet)
 	}
-	s.store.put(op, element, "")
+	s.store.put(Op{Node: node}, element, "")
 	return nil
 }
 
@@ -166,9 +165,16 @@ func (s *ORSet) join(with state)             { s.store.join(&with.(*ORSet).store
 func (s *ORSet) size() size                  { return s.store.size() }
 
 func (s *ORSet) apply(d *delta, op Op) error {
-	return d.changes(
-		func(element string) error { return s.insert(element, op) },
-		func(element string) error { s.Remove(element); return nil })
+	if s.store.clock.full(op.Node, len(d.add)) {
+		return fullClock(KindORSet)
+	}
+	items := make([]item, len(d.add))
+	for i, element := range d.add {
+		items[i].key = element
+	}
+	s.store.putAll(op, items)
+	s.store.dropAll(d.remove)
+	return nil
 }
 
 // LWWSet is a set in which the later of an insert and a removal wins: that of the larger timestamp,
@@ -189,12 +195,8 @@ func (s *LWWSet) Insert(node, element string, timestamp uint64) error {
 	if err := checkOperation(KindLWWSet, node, element); err != nil {
 		return err
 	}
-	return s.insert(element, timestamp, Op{Node: node})
-}
-
-func (s *LWWSet) insert(element string, timestamp uint64, op Op) error {
-	x := cell{key: element, timestamp: timestamp, node: op.Node}
-	return s.adds.put(KindLWWSet, x, &s.clock, op.Seconds)
+	x := cell{key: element, timestamp: timestamp, node: node}
+	return s.adds.put(KindLWWSet, &s.clock, Op{Node: node}, x)
 }
 
 // Remove removes an element, unless the state has a later removal of it. The element need not be
@@ -203,12 +205,8 @@ func (s *LWWSet) Remove(node, element string, timestamp uint64) error {
 	if err := checkOperation(KindLWWSet, node, element); err != nil {
 		return err
 	}
-	return s.remove(element, timestamp, Op{Node: node})
-}
-
-func (s *LWWSet) remove(element string, timestamp uint64, op Op) error {
-	x := cell{key: element, timestamp: timestamp, node: op.Node, removed: true}
-	return s.removals.put(KindLWWSet, x, &s.clock, op.Seconds)
+	x := cell{key: element, timestamp: timestamp, node: node, removed: true}
+	return s.removals.put(KindLWWSet, &s.clock, Op{Node: node}, x)
 }
 
 // Contains reports whether the element is in the set.
@@ -300,7 +298,12 @@ func (s *LWWSet) join(with state) {
 func (s *LWWSet) size() size { return size{len(s.adds) + len(s.removals), len(s.clock)} }
 
 func (s *LWWSet) apply(d *delta, op Op) error {
-	return d.changes(
-		func(element string) error { return s.insert(element, d.time(op), op) },
-		func(element string) error { return s.remove(element, d.time(op), op) })
+	var adds cells
+	for _, element := range d.add {
+		adds = append(adds, cell{key: element, timestamp: d.time(op), node: op.Node})
+	}
+	if err := s.adds.putAll(KindLWWSet, &s.clock, op, adds); err != nil {
+		return err
+	}
+	return s.removals.putAll(KindLWWSet, &s.clock, op, d.removals(op))
 }
