@@ -16,8 +16,8 @@ type Op struct {
 	Node string
 
 	// Time is the timestamp for LWW and FWW kinds when the delta has none. Its unit is up to the
-	// caller. Of two different writes of one node at one timestamp the larger value wins, whichever
-	// came later, so a node should not use one twice.
+	// caller. Of two different writes of one node at one timestamp the larger value wins (the
+	// smaller, for FWWRegister), whichever came later, so a node should not use one twice.
 	Time uint64
 
 	// Seconds is written into the clock's entry of the node, if it is more than what is there. It
@@ -26,8 +26,8 @@ type Op struct {
 }
 
 // Apply returns the state after a delta, in canonical form. No bytes, or nil, for the state stand
-// for Empty. The arguments alone decide the result. What merges with the result merges with the
-// state before, too: merging both gives the result.
+// for Empty. The arguments alone decide the result. It has all of the state before: merging both
+// gives the result.
 //
 // The deltas of each kind; each field of an object may be left out unless it says "required", but
 // not all of them:

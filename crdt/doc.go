@@ -49,6 +49,7 @@
 // A removal from ORSet and ORMap leaves the clock as it is. Two different states can have equal
 // clocks: compare states with Equal.
 //
+// The functions are safe for concurrent use, as they keep nothing; values of the Go types are not.
 // An operation of a Go type looks up and moves sorted slices: inserting into a set of n elements
 // moves n/2 of them on average. Strings of a state that was read from JSON share one copy of the
 // text, which stays in memory as long as one of them does.
@@ -69,4 +70,14 @@
 //   - There is no additive merge of counters: it is not idempotent.
 //   - Registers know whether they were set, so a write at any timestamp counts.
 //   - Node ids are not empty, and observations that the clock doesn't cover are invalid.
+//
+// # Reading the source
+//
+//	crdt.go, apply.go              the functions on bytes
+//	counters.go, sets.go,          the ten Go types, each with its shape; both ways end here
+//	registers.go, maps.go
+//	clock.go, dots.go, cells.go    what they share: vector clock, items with dots, timed writes
+//	state.go, sorted.go            what a kind must do; sorted slices, of which states are made
+//	json.go, encode.go             a strict reader, and the canonical writer
+//	kind.go, limits.go, errors.go  names, bounds, errors
 package crdt
