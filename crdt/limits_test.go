@@ -84,11 +84,17 @@ func TestCompactionsAreLimited(t *testing.T) {
 
 func TestDeltasAreLimited(t *testing.T) {
 	for delta, l := range map[string]Limits{
-		`{"add":["x"],"remove":["y"]}`: {Elements: 1},
-		`{"add":["0123456789"]}`:       {StringBytes: 9},
-		`{"add":[]}`:                   {Bytes: 9},
+		`{"add":["x"],"remove":["y"]}`:     {Elements: 1},
+		`{"set":{"x":"y"},"remove":["y"]}`: {Elements: 1},
+		`{"set":{"x":"y","y":"x"}}`:        {Elements: 1},
+		`{"add":["0123456789"]}`:           {StringBytes: 9},
+		`{"add":[]}`:                       {Bytes: 9},
 	} {
-		if err := l.ValidateDelta(KindORSet, []byte(delta)); !errors.Is(err, ErrTooLarge) {
+		k := KindORSet
+		if strings.Contains(delta, "set") {
+			k = KindORMap
+		}
+		if err := l.ValidateDelta(k, []byte(delta)); !errors.Is(err, ErrTooLarge) {
 			t.Errorf("%+v: %s: %v", l, delta, err)
 		}
 	}

@@ -121,6 +121,8 @@ func TestStatesAreReadStrictly(t *testing.T) {
 		// Tuples.
 		{KindLWWSet, `{"add_set":{"x":[1]},"remove_set":{}}`, `add_set[0]: want 2 elements, found 1`},
 		{KindLWWSet, `{"add_set":{"x":[1,"a",2]},"remove_set":{}}`, `add_set[0]: want 2 elements, found more`},
+		{KindLWWSet, `{"add_set":{"x":[1 "a"]},"remove_set":{}}`, `add_set[0]: want a comma or the end of an array, found a string`},
+		{KindLWWSet, `{"add_set":{"x":[1,1]},"remove_set":{}}`, `add_set[0][1]: want a string, found a number`},
 		{KindLWWSet, `{"add_set":{"x":["a",1]},"remove_set":{}}`, `add_set[0][0]: want an unsigned integer, found a string`},
 		{KindLWWMap, `{"entries":{"x":[1,"a"]}}`, `entries[0][0]: want a string, found a number`},
 		{KindLWWMap, `{"entries":{"x":["v",1]}}`, `entries[0]: want 3 elements, found 2`},
