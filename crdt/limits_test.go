@@ -72,6 +72,14 @@ func TestResultsAreLimited(t *testing.T) {
 	}
 }
 
+// TestJoinedClocksAreLimited: an outer clock may only be too large with what the inner ones add.
+func TestJoinedClocksAreLimited(t *testing.T) {
+	state := []byte(`{"elements":{"elements":[],"vclock":{"clocks":{"a":[1,1]}}},"vclock":{"clocks":{"b":[2,1]}}}`)
+	if _, err := (Limits{Nodes: 1}).Value(KindORMap, state); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("2 nodes of 1: %v", err)
+	}
+}
+
 func TestCompactionsAreLimited(t *testing.T) {
 	states := [][]byte{Empty(KindGSet), Empty(KindGSet), Empty(KindGSet)}
 	if _, err := (Limits{Values: 2}).Compact(KindGSet, states...); !errors.Is(err, ErrTooLarge) {
