@@ -27,7 +27,7 @@ type Limits struct {
 	Bytes       int // JSON of one state or delta; default 16 MiB
 	Elements    int // elements, entries and tombstones of one state or delta; default 100,000
 	Nodes       int // entries of one clock, or of one half of a counter; default 10,000
-	StringBytes int // one string, without its escapes; default 1 MiB
+	StringBytes int // one string or name of a field, without its escapes; default 1 MiB
 	Values      int // states of one Compact; default 1000
 }
 
