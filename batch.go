@@ -29,6 +29,7 @@ package syncengine
 
 import (
 	"cmp"
+	"context"
 	"math"
 	"slices"
 	"sync"
@@ -186,7 +187,8 @@ type queue struct {
 
 // batch is what one L3 transaction takes.
 type batch struct {
-	memory bool // some ops are not in the WAL
+	done   chan struct{} // closed when it has landed, or failed
+	memory bool          // some ops are not in the WAL
 	units  []unit
 	ops    int
 	bytes  int64
@@ -316,7 +318,7 @@ func (q *queue) laneOldest() int64 {
 func (q *queue) take() *batch {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	b := &batch{low: math.MaxInt64, oldest: math.MaxInt64}
+	b := &batch{done: make(chan struct{}), low: math.MaxInt64, oldest: math.MaxInt64}
 	q.takes++
 	late, patience := q.lateShare(), q.Now()-int64(q.lim.patience)
 	for b.ops < q.lim.count && b.bytes < q.lim.bytes {
@@ -426,6 +428,30 @@ func (q *queue) land(b *batch) {
 	}
 	q.putBack(b.parked)
 	b.parked = nil
+	close(b.done)
+}
+
+// AwaitFlight waits while an op is in flight and nobody knows yet whether L3 takes it.
+func (q *queue) AwaitFlight(ctx context.Context, id string, op *entry) error {
+	for {
+		q.mu.Lock()
+		b, undecided := q.inFlight[id], false
+		for i := 0; b != nil && i < len(b.units); i++ {
+			for _, e := range b.units[i].Ops() { // quarantine lets go of those that it gets
+				held := e.state.Load()&(statePinned|stateDetached) != 0
+				undecided = undecided || held && e.id() == id && e.compare(op) == 0
+			}
+		}
+		q.mu.Unlock()
+		if !undecided {
+			return nil
+		}
+		select {
+		case <-b.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // putBack returns units to their lanes.

@@ -131,10 +131,11 @@ func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (n int, er
 	return e.bad.Retry(ctx, ids...)
 }
 
-// DiscardQuarantined forgets quarantined ops: those of ids with their groups, or all
-// without ids; all of them or, with an error, none. Reads then answer with what L3 holds. It
-// returns how many ops it removed. What another call retries or discards at the moment is left
-// to that.
+// DiscardQuarantined forgets quarantined ops: those of ids with their groups, or all without ids;
+// all of them or, with an error, none. Reads then answer with what L3 holds. It returns how many
+// ops it removed. An op that is on its way to L3 once more, since a crash had left it in the WAL as
+// well, is waited for: if L3 takes it, it is not removed. What another call retries or discards at
+// the moment is left to that.
 func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (n int, err error) {
 	return e.bad.Discard(ctx, ids...)
 }

@@ -215,36 +215,61 @@ func TestAnArchivedOpBelowTheLargestVersionIsStale(t *testing.T) {
 
 // After a crash an op is in the WAL and in quarantine. It is discarded while the drain has it.
 func TestADiscardedOpDoesNotComeBackFromTheDrain(t *testing.T) {
-	ctx := context.Background()
-	l3 := newChoosy(t)
-	defer l3.release()
-	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Millisecond, BatchFlushCount: 1}
-	e := open(t, cfg)
-	l3.stick(t, e) // keeps the WAL from being trimmed
-	must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: poison}))
-	eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == 1 })
-	cfg.Dir = crashed(t, cfg.Dir)
-	l3.release()
-	other := newChoosy(t)
-	other.release()
-	under, gate := make(chan bool), make(chan bool)
-	inner, once := other.apply, sync.OnceFunc(func() { close(under); <-gate })
-	other.apply = func(ctx context.Context, recs []syncengine.Record) error {
-		if recs[0].ID == "x" {
-			once()
-		}
-		return inner(ctx, recs)
+	for name, takes := range map[string]bool{"that L3 refuses again": false, "that L3 takes now": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			l3 := newChoosy(t)
+			defer l3.release()
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Millisecond, BatchFlushCount: 1}
+			e := open(t, cfg)
+			l3.stick(t, e) // keeps the WAL from being trimmed
+			must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: poison}))
+			eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == 1 })
+			cfg.Dir = crashed(t, cfg.Dir)
+			l3.release()
+			other := newChoosy(t)
+			other.release()
+			other.tolerant.Store(takes)
+			under, gate := make(chan bool), make(chan bool)
+			inner, once := other.apply, sync.OnceFunc(func() { close(under); <-gate })
+			other.apply = func(ctx context.Context, recs []syncengine.Record) error {
+				if recs[0].ID == "x" {
+					once()
+				}
+				return inner(ctx, recs)
+			}
+			cfg.L3 = other
+			e = open(t, cfg)
+			<-under // the WAL has it as well
+			short, cancel := context.WithTimeout(ctx, time.Millisecond)
+			defer cancel()
+			if n, err := e.DiscardQuarantined(short, "x"); n != 0 || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("DiscardQuarantined, while L3 has it in hands: %d, %v", n, err)
+			}
+			wantQuarantined(t, e, "x")
+			discarded := make(chan error, 1)
+			want := 1
+			if takes {
+				want = 0
+			}
+			go func() {
+				n, err := e.DiscardQuarantined(ctx, "x")
+				if n != want {
+					err = fmt.Errorf("%d ops, want %d; %w", n, want, err)
+				}
+				discarded <- err
+			}()
+			close(gate)
+			must(t, <-discarded)
+			must(t, e.Flush(ctx))
+			wantQuarantined(t, e)
+			if takes {
+				wantPoison(t, e, "x")
+			} else {
+				wantContent(t, e, "x", -1)
+			}
+		})
 	}
-	cfg.L3 = other
-	e = open(t, cfg)
-	<-under
-	if n, err := e.DiscardQuarantined(ctx, "x"); n != 1 || err != nil {
-		t.Errorf("DiscardQuarantined: %d, %v", n, err)
-	}
-	close(gate)
-	must(t, e.Flush(ctx))
-	wantQuarantined(t, e)
-	wantContent(t, e, "x", -1)
 }
 
 // An op is discarded whose like waits in the WAL, for an Archived caller: the same id, version and

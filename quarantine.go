@@ -50,6 +50,7 @@ type quarantine struct {
 	byID      map[string][]*badOp
 	ops       int
 	discarded map[discardedOp]int64 // up to which segment
+	leaving   map[discardedOp]int64 // the same, of calls of Discard that have not noted it yet
 
 	discards atomic.Uint64 // how often something was discarded
 
@@ -103,6 +104,7 @@ const discardedKey = "discarded"
 // Load fills the index when the engine opens.
 func (q *quarantine) Load(ctx context.Context) error {
 	q.rows, q.byID, q.discarded = make(map[int64]*badRow), make(map[string][]*badOp), make(map[discardedOp]int64)
+	q.leaving = make(map[discardedOp]int64)
 	bads, err := q.wal.Bads(ctx, 0, math.MaxInt64)
 	if err != nil {
 		return err
@@ -333,7 +335,7 @@ func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, e
 	for i, r := range rows {
 		ids[i] = r.id
 		for _, op := range r.ops {
-			next[discardedOp{op.id, op.head.version, op.head.deleted, op.head.hash, len(r.ops)}] = last
+			next[op.discarded()] = last
 		}
 	}
 	list := make([]savedDiscard, 0, len(next))
@@ -360,9 +362,48 @@ func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, e
 func (q *quarantine) WasDiscarded(ops []*entry, segment int64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.discarded) > 0 && !slices.ContainsFunc(ops, func(op *entry) bool {
-		return q.discarded[discardedOp{op.id(), op.version, op.deleted, op.hash, len(ops)}] < segment
+	return len(q.discarded)+len(q.leaving) > 0 && !slices.ContainsFunc(ops, func(op *entry) bool {
+		key := discardedOp{op.id(), op.version, op.deleted, op.hash, len(ops)}
+		return max(q.discarded[key], q.leaving[key]) < segment
 	})
+}
+
+// part keeps ops of claimed rows from being sent to L3 from the WAL, until the end of the call, and
+// waits for those that are on their way there. It returns the rows that are left then: of the others
+// L3 has taken the ops.
+func (q *quarantine) part(ctx context.Context, rows []*badRow) (left []*badRow, end func(), err error) {
+	last, _ := q.wal.Extent()
+	q.mu.Lock()
+	for _, r := range rows {
+		for _, op := range r.ops {
+			q.leaving[op.discarded()] = last
+		}
+	}
+	q.mu.Unlock()
+	for _, r := range rows {
+		for _, op := range r.ops {
+			if err == nil {
+				err = q.queue.AwaitFlight(ctx, op.id, op.head)
+			}
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	left = slices.DeleteFunc(slices.Clone(rows), func(r *badRow) bool { return q.rows[r.id] != r })
+	return left, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		for _, r := range rows {
+			for _, op := range r.ops {
+				delete(q.leaving, op.discarded())
+			}
+		}
+	}, err
+}
+
+// discarded is what tells an op of the WAL that was discarded.
+func (op *badOp) discarded() discardedOp {
+	return discardedOp{op.id, op.head.version, op.head.deleted, op.head.hash, len(op.row.ops)}
 }
 
 // newest returns the newest op of an id that is not superseded, or nil. q.mu is held.

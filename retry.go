@@ -132,6 +132,11 @@ func (q *quarantine) Discard(ctx context.Context, ids ...string) (n int, err err
 		return 0, nil
 	}
 	defer q.unclaim(rows)
+	rows, end, err := q.part(ctx, rows)
+	defer end()
+	if err != nil || len(rows) == 0 {
+		return 0, err
+	}
 	upTo, err := q.discard(context.WithoutCancel(ctx), rows) // its outcome must be known
 	if err != nil {
 		return 0, err
