@@ -1,0 +1,33 @@
+package syncengine
+
+import (
+	"github.com/syncengine-go/syncengine/internal/backdoor"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+// init lends the stores to tests in other packages.
+func init() {
+	backdoor.OpenSQLStore = func(url string) (any, error) { return openSQLStore(url) }
+	backdoor.NewRedisStore = func(config any) any {
+		cfg := config.(Config)
+		return newRedisStore(cfg.Redis, cfg.KeyPrefix, cfg.TombstoneRetention, false)
+	}
+	backdoor.DecodeEnvelope = func(id string, value []byte) (any, error) { return decodeEnvelope(id, value) }
+}
+
+// openSQLStore is L3 as Open makes it from Config.SQLURL. Close closes its pools.
+func openSQLStore(url string) (ArchiveStore, error) {
+	src, err := sqlkit.Parse(url)
+	if err != nil {
+		return nil, err
+	}
+	codec, err := newCodec(&Config{})
+	if err != nil {
+		return nil, err
+	}
+	pools, err := src.Open()
+	if err != nil {
+		return nil, err
+	}
+	return newSQLStore(src.Dialect, pools, codec, true), nil
+}
