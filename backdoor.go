@@ -1,11 +1,13 @@
 package syncengine
 
+// backdoor.go lends the stores to tests in other packages, by internal/backdoor. It holds no state,
+// and the library calls nothing of it.
+
 import (
 	"github.com/syncengine-go/syncengine/internal/backdoor"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
-// init lends the stores to tests in other packages.
 func init() {
 	backdoor.OpenSQLStore = func(url string) (any, error) { return openSQLStore(url) }
 	backdoor.NewRedisStore = func(config any) any {
