@@ -74,6 +74,13 @@ bench: servers ## run the benchmarks, those of the nested module too
 	go test -run '^$$' -bench . -benchmem ./...
 	@if [ -f bench/go.mod ]; then cd bench && go test -run '^$$' -bench . -benchmem ./...; fi
 
+# What a test calls in another package counts: those of internal/promises cover the root.
+.PHONY: cover
+cover: servers ## measure what all tests cover together, into cover.out
+	SYNCENGINE_REQUIRE_SERVERS=1 go test -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) \
+		-coverpkg=./... -coverprofile=cover.out ./...
+	@go tool cover -func=cover.out | tail -1
+
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@set -e -o pipefail; for pkg in $$(go list ./...); do \

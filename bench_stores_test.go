@@ -23,9 +23,6 @@ func (nullArchive) GetMany(_ context.Context, ids []string) ([]syncengine.Found,
 
 func (nullArchive) Heads(context.Context, []string) ([]syncengine.Meta, error) { return nil, nil }
 
-// applied drops the first result of Apply.
-func applied(_ []syncengine.Meta, err error) error { return err }
-
 func (nullArchive) Apply(context.Context, []syncengine.Record) ([]syncengine.Meta, error) {
 	return nil, nil
 }

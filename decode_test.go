@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
 func TestDecodeFollowsEncodingJSON(t *testing.T) {
@@ -73,11 +74,11 @@ func TestDecodeSaysWhatIsWrongAndWithWhichItem(t *testing.T) {
 // What a replicator numbers by its own clock stands between what the engine numbers before and
 // after.
 func TestVersionAtOrdersLikeTime(t *testing.T) {
-	e := open(t, syncengine.Config{})
+	e := lab.Open(t, syncengine.Config{})
 	before := time.Now().Truncate(time.Millisecond)
-	put(t, e, "a", 1)
+	lab.Put(t, e, "a", 1)
 	after := time.Now().Add(time.Millisecond)
-	it, err := e.Get(bounded(t), "a")
+	it, err := e.Get(lab.Bounded(t), "a")
 	if err != nil || it.Version < syncengine.VersionAt(before) || it.Version >= syncengine.VersionAt(after) {
 		t.Errorf("version %d lies outside of %d to %d: %v", it.Version, syncengine.VersionAt(before), syncengine.VersionAt(after), err)
 	}

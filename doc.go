@@ -35,7 +35,7 @@
 //	verifier    verify.go
 //	reader      read.go readmany.go status.go
 //	writer      write.go archived.go conditions.go update.go insert.go
-//	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go
+//	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go backdoor.go
 //
 // A test keeps it so (house_walls_test.go).
 //
@@ -44,6 +44,13 @@
 // group-committing log (oplog), SQL dialects (sqlkit), conditional Redis writes (rediskit), set
 // digests (digest), an approximate set (cuckoo), who leaves a cache (evict) by a curve (tancurve)
 // and remembered frequencies (sketch), a JSON validator (jsonvalid).
+//
+// # Where tests are
+//
+// A test file in the root stands beside the department it is about, checks the house itself, or is
+// a benchmark. What is promised by the library as a whole is tested through the public API in
+// internal/promises, engines that share one L3 in internal/neighbours, kills and failing disks in
+// internal/crash. What these share is in internal/lab; internal/backdoor lends them the stores.
 //
 // # Words
 //

@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
 func TestADoorThatClosesAwaitsWhoIsIn(t *testing.T) {
 	d := syncengine.NewDoor()
-	must(t, d.Enter())
+	lab.Must(t, d.Enter())
 	if first, busy := d.Close(); !first || !busy || !d.Closed() {
 		t.Errorf("Close: %v, %v", first, busy)
 	}
@@ -63,7 +64,7 @@ func TestACallThatIsCutOffSaysSo(t *testing.T) {
 		{name: "the caller left", ctx: gone, closed: true, err: context.Canceled, want: context.Canceled, same: true},
 	} {
 		d := syncengine.NewDoor()
-		must(t, d.Enter())
+		lab.Must(t, d.Enter())
 		if c.closed {
 			d.AwaitLoops() // background work is stopped
 		}

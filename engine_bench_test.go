@@ -14,6 +14,7 @@ import (
 	"github.com/puzpuzpuz/xsync/v3"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
@@ -80,9 +81,9 @@ func BenchmarkGetL1(b *testing.B) {
 	ctx := context.Background()
 	e := openBench(b, syncengine.Config{L1MaxBytes: 1 << 30, Durability: syncengine.Buffered})
 	for _, id := range ids {
-		must(b, e.Submit(ctx, syncengine.Item{ID: id, Content: benchContent}))
+		lab.Must(b, e.Submit(ctx, syncengine.Item{ID: id, Content: benchContent}))
 	}
-	must(b, e.Flush(ctx))
+	lab.Must(b, e.Flush(ctx))
 	runtime.GC()
 	b.Run("engine", func(b *testing.B) {
 		read(b, func(id string) bool {
@@ -153,9 +154,9 @@ func BenchmarkIngest(b *testing.B) {
 		b.Run(name+"/loop", func(b *testing.B) {
 			ctx := context.Background()
 			store, err := syncengine.OpenSQLStore(url(b))
-			must(b, err)
+			lab.Must(b, err)
 			b.Cleanup(func() { _ = store.Close() })
-			must(b, store.Prepare(ctx))
+			lab.Must(b, store.Prepare(ctx))
 			recs := make([]syncengine.Record, 0, 1000)
 			for i := 0; b.Loop(); i++ {
 				recs = append(recs, syncengine.Record{Item: syncengine.Item{ID: fmt.Sprintf("item:%09d", i*7919%benchKeys), Version: uint64(i + 1),
@@ -196,24 +197,24 @@ func BenchmarkIngest(b *testing.B) {
 // prepared upsert, an fsync per thousand rows.
 func rawUpserts(b *testing.B, ids []string) {
 	db, err := sql.Open("sqlite", "file:"+b.TempDir()+"/raw.db?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
-	must(b, err)
+	lab.Must(b, err)
 	defer db.Close()
 	db.SetMaxOpenConns(1)
 	_, err = db.Exec("CREATE TABLE items (id TEXT PRIMARY KEY, version INTEGER, content BLOB) WITHOUT ROWID")
-	must(b, err)
+	lab.Must(b, err)
 	tx, st := (*sql.Tx)(nil), (*sql.Stmt)(nil)
 	for i := 0; b.Loop(); i++ {
 		if i%1000 == 0 {
 			if tx != nil {
-				must(b, tx.Commit())
+				lab.Must(b, tx.Commit())
 			}
 			tx, err = db.Begin()
-			must(b, err)
+			lab.Must(b, err)
 			st, err = tx.Prepare("INSERT INTO items VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET version = excluded.version, content = excluded.content")
-			must(b, err)
+			lab.Must(b, err)
 		}
 		_, err = st.Exec(ids[i%benchKeys], i, benchContent)
-		must(b, err)
+		lab.Must(b, err)
 	}
-	must(b, tx.Commit())
+	lab.Must(b, tx.Commit())
 }

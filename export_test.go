@@ -1,6 +1,7 @@
 package syncengine
 
-// export_test.go lends rooms of the engine to the tests outside the package.
+// export_test.go lends rooms of the engine to the tests beside it that are outside the package.
+// Tests in other packages have internal/backdoor.
 
 import (
 	"context"
@@ -24,17 +25,7 @@ var (
 )
 
 // OpenSQLStore is L3 as Open makes it from Config.SQLURL. Close closes its pools.
-func OpenSQLStore(url string) (ArchiveStore, error) {
-	src, err := sqlkit.Parse(url)
-	if err != nil {
-		return nil, err
-	}
-	pools, err := src.Open()
-	if err != nil {
-		return nil, err
-	}
-	return newSQLStore(src.Dialect, pools, testCodec(), true), nil
-}
+var OpenSQLStore = openSQLStore
 
 func testCodec() codec {
 	c, err := newCodec(&Config{})

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
@@ -39,48 +39,48 @@ var fieldTests = map[string]func(t *testing.T){
 	"L3":       elsewhere("TestINV04AnOldPutInAWALDoesNotUndoAnothersDelete"),
 	"KeyPrefix": func(t *testing.T) {
 		redis := testserver.Redis(t)
-		e := open(t, syncengine.Config{RedisURL: redis.URL(), KeyPrefix: "mine/"})
-		put(t, e, "a", 1)
-		must(t, e.Flush(context.Background()))
+		e := lab.Open(t, syncengine.Config{RedisURL: redis.URL(), KeyPrefix: "mine/"})
+		lab.Put(t, e, "a", 1)
+		lab.Must(t, e.Flush(context.Background()))
 		if n := redis.Do(t, "EXISTS", "mine/a"); n != "1" {
 			t.Errorf("EXISTS mine/a = %s", n)
 		}
 	},
 	"InstanceID": func(t *testing.T) {
 		var out bytes.Buffer
-		e := open(t, syncengine.Config{InstanceID: "engine-seven", Logger: slog.New(slog.NewTextHandler(&out, nil))})
-		must(t, e.Close())
+		e := lab.Open(t, syncengine.Config{InstanceID: "engine-seven", Logger: slog.New(slog.NewTextHandler(&out, nil))})
+		lab.Must(t, e.Close())
 		if !strings.Contains(out.String(), "instance=engine-seven") {
 			t.Errorf("log: %s", out.String())
 		}
 	},
 	"Logger": elsewhere("InstanceID"),
 	"L1MaxBytes": func(t *testing.T) {
-		e := open(t, syncengine.Config{L1MaxBytes: 64 << 10})
+		e := lab.Open(t, syncengine.Config{L1MaxBytes: 64 << 10})
 		for n := range 500 {
-			put(t, e, fmt.Sprint("id-", n), n)
+			lab.Put(t, e, fmt.Sprint("id-", n), n)
 		}
-		must(t, e.Flush(context.Background()))
+		lab.Must(t, e.Flush(context.Background()))
 		if s := e.Stats(); s.L1Bytes > 64<<10 || s.Evictions == 0 || e.Len() >= 500 {
 			t.Errorf("%d bytes, %d evictions, %d items", s.L1Bytes, s.Evictions, e.Len())
 		}
 	},
 	"MaxItemBytes": func(t *testing.T) {
-		e := open(t, syncengine.Config{MaxItemBytes: 10})
+		e := lab.Open(t, syncengine.Config{MaxItemBytes: 10})
 		var ie *syncengine.InvalidItemError
 		err := e.Submit(context.Background(), syncengine.Item{ID: "a", Content: []byte(`"123456789"`)})
 		if !errors.As(err, &ie) || !ie.TooLarge {
 			t.Errorf("11 bytes: %v", err)
 		}
-		must(t, e.Submit(context.Background(), syncengine.Item{ID: "a", Content: []byte(`"12345678"`)}))
+		lab.Must(t, e.Submit(context.Background(), syncengine.Item{ID: "a", Content: []byte(`"12345678"`)}))
 	},
 	"GroupMaxItems":  notYet("groups have a fixed limit so far"),
 	"GroupMaxBytes":  notYet("groups have a fixed limit so far"),
 	"MaxClockSkew":   notYet("versions given by callers are not compared with the clock so far"),
 	"FactoryTimeout": notYet("factories have no limit so far"),
 	"Durability": func(t *testing.T) {
-		e := open(t, syncengine.Config{Durability: syncengine.Buffered, BatchFlushInterval: time.Hour})
-		put(t, e, "a", 1)
+		e := lab.Open(t, syncengine.Config{Durability: syncengine.Buffered, BatchFlushInterval: time.Hour})
+		lab.Put(t, e, "a", 1)
 		if n := e.Stats().WALItems; n != 0 {
 			t.Errorf("%d ops in the WAL", n)
 		}
@@ -99,18 +99,18 @@ var fieldTests = map[string]func(t *testing.T){
 	},
 	"FlushConcurrency": func(t *testing.T) {
 		for _, conc := range []int{1, 3} {
-			l3 := &slowArchive{ArchiveStore: storetest.NewArchive(), entered: make(chan struct{}, 100), release: make(chan struct{})}
-			e := open(t, syncengine.Config{L3: l3, FlushConcurrency: conc, BatchFlushCount: 1})
+			l3 := &lab.SlowArchive{ArchiveStore: storetest.NewArchive(), Entered: make(chan struct{}, 100), Release: make(chan struct{})}
+			e := lab.Open(t, syncengine.Config{L3: l3, FlushConcurrency: conc, BatchFlushCount: 1})
 			for n := range 10 {
-				put(t, e, fmt.Sprint("id-", n), n)
+				lab.Put(t, e, fmt.Sprint("id-", n), n)
 			}
 			for range conc {
-				<-l3.entered
+				<-l3.Entered
 			}
-			close(l3.release)
-			must(t, e.Flush(context.Background()))
-			if int(l3.most.Load()) != conc {
-				t.Errorf("FlushConcurrency %d: %d batches at once", conc, l3.most.Load())
+			close(l3.Release)
+			lab.Must(t, e.Flush(context.Background()))
+			if int(l3.Most.Load()) != conc {
+				t.Errorf("FlushConcurrency %d: %d batches at once", conc, l3.Most.Load())
 			}
 		}
 	},
@@ -121,20 +121,20 @@ var fieldTests = map[string]func(t *testing.T){
 	"BackpressureShutdown":  levelAt(syncengine.LevelShutdown, 301),
 	"WALPath": func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "log.db")
-		open(t, syncengine.Config{WALPath: path})
+		lab.Open(t, syncengine.Config{WALPath: path})
 		if _, err := os.Stat(path); err != nil {
 			t.Error(err)
 		}
 	},
 	"WALMaxItems": elsewhere("TestFullWALRefusesBeforeAnythingChangesAndRecovers"),
 	"WALMaxBytes": func(t *testing.T) {
-		e := open(t, syncengine.Config{L3: awayArchive(), WALMaxBytes: 10_000, BatchFlushBytes: 10_000})
+		e := lab.Open(t, syncengine.Config{L3: lab.AwayArchive(), WALMaxBytes: 10_000, BatchFlushBytes: 10_000})
 		for n := 0; ; n++ {
-			err := e.Submit(context.Background(), syncengine.Item{ID: fmt.Sprint("id-", n), Content: doc("x", n)})
+			err := e.Submit(context.Background(), syncengine.Item{ID: fmt.Sprint("id-", n), Content: lab.Doc("x", n)})
 			if errors.Is(err, syncengine.ErrBackpressure) {
 				break
 			}
-			must(t, err)
+			lab.Must(t, err)
 			if n > 100 {
 				t.Fatal("100 documents of 300 bytes fit into 10,000 bytes")
 			}
@@ -143,27 +143,27 @@ var fieldTests = map[string]func(t *testing.T){
 	"WALNoSync": elsewhere("oplog: TestNoSyncIsTheOnlyWayToSkipTheFsync"),
 	"L2Timeout": func(t *testing.T) {
 		l2 := &deadlineCache{CacheStore: storetest.NewCache()}
-		e := open(t, syncengine.Config{L2: l2, L3: storetest.NewArchive(), L2Timeout: 70 * time.Millisecond}) // an L3 that trusts no filter
-		wantContent(t, e, "absent", -1)
+		e := lab.Open(t, syncengine.Config{L2: l2, L3: storetest.NewArchive(), L2Timeout: 70 * time.Millisecond}) // an L3 that trusts no filter
+		lab.WantContent(t, e, "absent", -1)
 		if d := time.Duration(l2.within.Load()); d <= 0 || d > 70*time.Millisecond {
 			t.Errorf("an L2 call had %v", d)
 		}
 	},
 	"L3Timeout": func(t *testing.T) {
-		l3 := &slowArchive{ArchiveStore: storetest.NewArchive(), entered: make(chan struct{}, 10), release: make(chan struct{})}
-		e := open(t, syncengine.Config{L3: l3, L3Timeout: 50 * time.Millisecond})
-		put(t, e, "a", 1)
+		l3 := &lab.SlowArchive{ArchiveStore: storetest.NewArchive(), Entered: make(chan struct{}, 10), Release: make(chan struct{})}
+		e := lab.Open(t, syncengine.Config{L3: l3, L3Timeout: 50 * time.Millisecond})
+		lab.Put(t, e, "a", 1)
 		if err := e.Flush(context.Background()); !errors.Is(err, syncengine.ErrUnavailable) { // Apply hangs until its context ends
 			t.Errorf("Flush to a store that hangs: %v", err)
 		}
-		close(l3.release)
+		close(l3.Release)
 	},
 	"L2Breaker": func(t *testing.T) {
 		for preset, failures := range map[syncengine.BreakerPreset]int{syncengine.BreakerDefault: 5, syncengine.BreakerAggressive: 3, syncengine.BreakerLenient: 10} {
 			l2 := &awayCache{CacheStore: storetest.NewCache()}
-			e := open(t, syncengine.Config{L2: l2, L3: storetest.NewArchive(), L2Breaker: preset}) // an L3 that trusts no filter
+			e := lab.Open(t, syncengine.Config{L2: l2, L3: storetest.NewArchive(), L2Breaker: preset}) // an L3 that trusts no filter
 			for range 20 {
-				wantContent(t, e, "absent", -1)
+				lab.WantContent(t, e, "absent", -1)
 			}
 			if n := int(l2.asked.Load()); n != failures {
 				t.Errorf("preset %d: a dead L2 was asked %d times, want %d", preset, n, failures)
@@ -173,8 +173,8 @@ var fieldTests = map[string]func(t *testing.T){
 	"L3Breaker": func(t *testing.T) {
 		for preset, failures := range map[syncengine.BreakerPreset]int{syncengine.BreakerDefault: 5, syncengine.BreakerAggressive: 3, syncengine.BreakerLenient: 10} {
 			asked := 0
-			l3 := &hookedArchive{ArchiveStore: storetest.NewArchive(), get: func() error { asked++; return errAway }}
-			e := open(t, syncengine.Config{L3: l3, L3Breaker: preset})
+			l3 := &lab.HookedArchive{ArchiveStore: storetest.NewArchive(), OnGet: func() error { asked++; return lab.ErrAway }}
+			e := lab.Open(t, syncengine.Config{L3: l3, L3Breaker: preset})
 			for range 20 {
 				if _, err := e.Get(context.Background(), "a"); !errors.Is(err, syncengine.ErrUnavailable) {
 					t.Fatal(err)
@@ -186,9 +186,9 @@ var fieldTests = map[string]func(t *testing.T){
 		}
 	},
 	"CloseTimeout": func(t *testing.T) {
-		l3 := &slowArchive{ArchiveStore: storetest.NewArchive(), entered: make(chan struct{}, 10), release: make(chan struct{})}
-		e := open(t, syncengine.Config{L3: l3, L3Timeout: time.Hour, CloseTimeout: 50 * time.Millisecond})
-		put(t, e, "a", 1)
+		l3 := &lab.SlowArchive{ArchiveStore: storetest.NewArchive(), Entered: make(chan struct{}, 10), Release: make(chan struct{})}
+		e := lab.Open(t, syncengine.Config{L3: l3, L3Timeout: time.Hour, CloseTimeout: 50 * time.Millisecond})
+		lab.Put(t, e, "a", 1)
 		if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
 			t.Errorf("Close with a store that hangs: %v", err)
 		}
@@ -197,24 +197,24 @@ var fieldTests = map[string]func(t *testing.T){
 	"L1MaxAge":           elsewhere("TestINV15L1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen"),
 	"PriorityFunc": func(t *testing.T) {
 		asked := make(chan syncengine.AccessStats, 10)
-		e := open(t, syncengine.Config{PriorityFunc: func(s syncengine.AccessStats) syncengine.Priority {
+		e := lab.Open(t, syncengine.Config{PriorityFunc: func(s syncengine.AccessStats) syncengine.Priority {
 			asked <- s
 			if s.ID == "panics" {
 				panic("ouch")
 			}
 			return syncengine.PriorityCritical
 		}})
-		put(t, e, "a", 1)
-		wantContent(t, e, "a", 1)
-		put(t, e, "a", 2)
+		lab.Put(t, e, "a", 1)
+		lab.WantContent(t, e, "a", 1)
+		lab.Put(t, e, "a", 2)
 		if s := <-asked; s.ID != "a" || s.Accesses != 1 {
 			t.Errorf("asked about %+v", s)
 		}
 		if it, err := e.Get(context.Background(), "a"); err != nil || it.Priority != syncengine.PriorityCritical {
 			t.Errorf("priority %v, %v", it.Priority, err)
 		}
-		put(t, e, "panics", 1)
-		put(t, e, "panics", 2)
+		lab.Put(t, e, "panics", 1)
+		lab.Put(t, e, "panics", 2)
 	},
 	"Registerer":       elsewhere("TestMetricsAreRegisteredAndUnregistered"),
 	"OnEvent":          elsewhere("TestLifecycle"),
@@ -222,19 +222,19 @@ var fieldTests = map[string]func(t *testing.T){
 	"CompressionLevel": refusedFeature(syncengine.Config{CompressionLevel: 3}),
 	"FilterWarmupBatch": func(t *testing.T) {
 		url := "sqlite:" + t.TempDir() + "/l3.db"
-		e := open(t, syncengine.Config{SQLURL: url})
+		e := lab.Open(t, syncengine.Config{SQLURL: url})
 		for n := range 100 {
-			put(t, e, fmt.Sprint("id-", n), n, syncengine.WithDurability(syncengine.Buffered))
+			lab.Put(t, e, fmt.Sprint("id-", n), n, syncengine.WithDurability(syncengine.Buffered))
 		}
-		must(t, e.Close())
+		lab.Must(t, e.Close())
 		for batch, pages := range map[int]int{1000: 2, 10: 11} { // the last page is empty
 			reg := prometheus.NewRegistry()
-			e := open(t, syncengine.Config{SQLURL: url, FilterWarmupBatch: batch, Registerer: reg})
-			trusted(t, e)
+			e := lab.Open(t, syncengine.Config{SQLURL: url, FilterWarmupBatch: batch, Registerer: reg})
+			lab.Trusted(t, e)
 			if n := callsOf(t, reg, "warmup"); n != pages {
 				t.Errorf("batches of %d: %d pages, want %d", batch, n, pages)
 			}
-			must(t, e.Close()) // two engines would trust nothing
+			lab.Must(t, e.Close()) // two engines would trust nothing
 		}
 	},
 	"FilterSnapshotInterval": func(t *testing.T) {
@@ -248,13 +248,13 @@ var fieldTests = map[string]func(t *testing.T){
 	"VerifyInterval": func(t *testing.T) {
 		redis := testserver.Redis(t)
 		found := make(chan int, 1000)
-		e := open(t, syncengine.Config{RedisURL: redis.URL(), VerifyInterval: 10 * time.Millisecond,
+		e := lab.Open(t, syncengine.Config{RedisURL: redis.URL(), VerifyInterval: 10 * time.Millisecond,
 			OnEvent: syncengine.Events{Verified: func(r syncengine.VerifyReport) { found <- len(r.Divergent) }}})
-		put(t, e, "a", 1)
-		must(t, e.Flush(context.Background()))
+		lab.Put(t, e, "a", 1)
+		lab.Must(t, e.Flush(context.Background()))
 		redis.Do(t, "DEL", "sync:a")
-		eventually(t, "the lost copy is found", func() bool { return <-found == 1 })
-		eventually(t, "the lost copy is back", func() bool { return redis.Do(t, "EXISTS", "sync:a") == "1" })
+		lab.Eventually(t, "the lost copy is found", func() bool { return <-found == 1 })
+		lab.Eventually(t, "the lost copy is back", func() bool { return redis.Do(t, "EXISTS", "sync:a") == "1" })
 	},
 	"RetentionFullDays":    notYet("compaction comes with the crdt tag, see ROADMAP.md"),
 	"RetentionCompactDays": notYet("compaction comes with the crdt tag, see ROADMAP.md"),
@@ -275,12 +275,12 @@ func TestEveryConfigFieldChangesBehaviour(t *testing.T) {
 // flushes submits n ops and checks whether they reach L3 without being asked to.
 func flushes(t *testing.T, cfg syncengine.Config, n int, want bool) {
 	t.Helper()
-	e := open(t, cfg)
+	e := lab.Open(t, cfg)
 	for i := range n {
-		put(t, e, fmt.Sprint("id-", i), i)
+		lab.Put(t, e, fmt.Sprint("id-", i), i)
 	}
 	if want {
-		eventually(t, "a batch is flushed", func() bool { return e.Stats().PendingOps < n })
+		lab.Eventually(t, "a batch is flushed", func() bool { return e.Stats().PendingOps < n })
 	} else if p := e.Stats().PendingOps; p != n {
 		t.Errorf("%d of %d ops are pending, want all", p, n)
 	}
@@ -290,24 +290,24 @@ func flushes(t *testing.T, cfg syncengine.Config, n int, want bool) {
 func snapshots(t *testing.T, cfg syncengine.Config, want bool) {
 	t.Helper()
 	cfg.Dir = t.TempDir()
-	e := open(t, cfg)
-	trusted(t, e)
+	e := lab.Open(t, cfg)
+	lab.Trusted(t, e)
 	for n := range 10 {
-		put(t, e, fmt.Sprint("id-", n), n)
+		lab.Put(t, e, fmt.Sprint("id-", n), n)
 	}
-	must(t, e.Flush(context.Background()))
+	lab.Must(t, e.Flush(context.Background()))
 	db, err := sqlkit.OpenSQLite(cfg.Dir+"/wal.db", "")
-	must(t, err)
+	lab.Must(t, err)
 	defer db.Close()
 	saved := func() bool {
 		var n int
 		return db.QueryRow("SELECT COUNT(*) FROM blobs WHERE done").Scan(&n) == nil && n > 0
 	}
 	if want {
-		eventually(t, "a snapshot is saved", saved)
+		lab.Eventually(t, "a snapshot is saved", saved)
 		return
 	}
-	must(t, syncengine.RebuildFilter(context.Background(), e)) // some turns of the loop have passed by then
+	lab.Must(t, syncengine.RebuildFilter(context.Background(), e)) // some turns of the loop have passed by then
 	if saved() {
 		t.Errorf("%+v: a snapshot is saved already", cfg)
 	}
@@ -317,7 +317,7 @@ func snapshots(t *testing.T, cfg syncengine.Config, want bool) {
 func callsOf(t *testing.T, reg *prometheus.Registry, operation string) (n int) {
 	t.Helper()
 	families, err := reg.Gather()
-	must(t, err)
+	lab.Must(t, err)
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
@@ -334,7 +334,7 @@ func callsOf(t *testing.T, reg *prometheus.Registry, operation string) (n int) {
 // ops ones, and thresholds are .1 .2 .3, with those above .3 pulled down to reach them.
 func levelAt(level syncengine.BackpressureLevel, ops int) func(*testing.T) {
 	return func(t *testing.T) {
-		cfg := syncengine.Config{L3: awayArchive(), WALMaxItems: 1000, BackpressureWarn: .1, BackpressureThrottle: .2, BackpressureCritical: .3,
+		cfg := syncengine.Config{L3: lab.AwayArchive(), WALMaxItems: 1000, BackpressureWarn: .1, BackpressureThrottle: .2, BackpressureCritical: .3,
 			BackpressureEmergency: .8, BackpressureShutdown: .9}
 		switch level {
 		case syncengine.LevelEmergency:
@@ -342,13 +342,13 @@ func levelAt(level syncengine.BackpressureLevel, ops int) func(*testing.T) {
 		case syncengine.LevelShutdown:
 			cfg.BackpressureCritical, cfg.BackpressureEmergency, cfg.BackpressureShutdown = .28, .29, .3
 		}
-		e := open(t, cfg)
+		e := lab.Open(t, cfg)
 		items := make([]syncengine.Item, ops)
 		for i := range items {
 			items[i] = syncengine.Item{ID: fmt.Sprint("id-", i), Content: []byte("1")}
 		}
 		_, err := e.SubmitMany(context.Background(), items) // at once: the level is not reached before
-		must(t, err)
+		lab.Must(t, err)
 		if got := e.Backpressure(); got != level {
 			t.Fatalf("level %v, want %v", got, level)
 		}
@@ -369,43 +369,6 @@ func refusedFeature(cfg syncengine.Config) func(*testing.T) {
 		if _, err := syncengine.Open(context.Background(), cfg); !errors.Is(err, syncengine.ErrFeatureNotBuilt) {
 			t.Errorf("Open: %v, want ErrFeatureNotBuilt", err)
 		}
-	}
-}
-
-// awayArchive is an L3 that connects and then takes no writes.
-func awayArchive() syncengine.ArchiveStore {
-	return &refusingArchive{ArchiveStore: storetest.NewArchive()}
-}
-
-type refusingArchive struct{ syncengine.ArchiveStore }
-
-func (*refusingArchive) Apply(context.Context, []syncengine.Record) ([]syncengine.Meta, error) {
-	return nil, syncengine.ErrUnavailable
-}
-
-// slowArchive holds Apply until release is closed or its context ends.
-type slowArchive struct {
-	syncengine.ArchiveStore
-	entered, release chan struct{}
-	now, most        atomic.Int32
-	mu               sync.Mutex // guards most
-}
-
-func (s *slowArchive) Apply(ctx context.Context, recs []syncengine.Record) ([]syncengine.Meta, error) {
-	n := s.now.Add(1)
-	defer s.now.Add(-1)
-	s.mu.Lock()
-	s.most.Store(max(s.most.Load(), n))
-	s.mu.Unlock()
-	select {
-	case s.entered <- struct{}{}:
-	default: // enough is known
-	}
-	select {
-	case <-s.release:
-		return s.ArchiveStore.Apply(ctx, recs)
-	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
 }
 

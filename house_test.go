@@ -13,17 +13,19 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
 func rootFiles(t *testing.T) map[string]*ast.File {
 	t.Helper()
 	names, err := filepath.Glob("*.go")
-	must(t, err)
+	lab.Must(t, err)
 	out := make(map[string]*ast.File)
 	for _, name := range names {
 		if !strings.HasSuffix(name, "_test.go") {
 			f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
-			must(t, err)
+			lab.Must(t, err)
 			out[name] = f
 		}
 	}
@@ -31,12 +33,15 @@ func rootFiles(t *testing.T) map[string]*ast.File {
 }
 
 // testOnly are packages that only tests import, and programs.
-var testOnly = []string{"internal/testserver", "internal/faultproxy", "internal/storetest", "internal/testreport", "examples", "bench"}
+var testOnly = []string{
+	"internal/testserver", "internal/faultproxy", "internal/storetest", "internal/lab", "internal/promises",
+	"internal/crash", "internal/neighbours", "internal/testreport", "examples", "bench",
+}
 
 // libraryFiles parses all files that end up in a user's program.
 func libraryFiles(t *testing.T, fn func(path string, f *ast.File)) {
 	t.Helper()
-	must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+	lab.Must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -153,7 +158,7 @@ func TestEachPromiseHasATest(t *testing.T) {
 	name := regexp.MustCompile(`func Test(\w*)`)
 	number := regexp.MustCompile(`^INV(\d\d)(?:And(\d\d))?[A-Z]`)
 	found := make(map[string]int)
-	must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+	lab.Must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}
@@ -179,7 +184,7 @@ func TestEachPromiseHasATest(t *testing.T) {
 // TestCommentsFitTheScreen: lines of comments are at most 100 columns wide, but for what is set in
 // columns or is code.
 func TestCommentsFitTheScreen(t *testing.T) {
-	must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+	lab.Must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
 			return err
 		}
@@ -199,7 +204,7 @@ func TestCommentsFitTheScreen(t *testing.T) {
 func TestLibcIsTheVersionSQLiteWasBuiltWith(t *testing.T) {
 	version := func(goMod string) string {
 		text, err := os.ReadFile(goMod)
-		must(t, err)
+		lab.Must(t, err)
 		m := regexp.MustCompile(`(?m)modernc\.org/libc (v\S+)`).FindSubmatch(text)
 		if m == nil {
 			t.Fatalf("%s does not name modernc.org/libc", goMod)
@@ -207,7 +212,7 @@ func TestLibcIsTheVersionSQLiteWasBuiltWith(t *testing.T) {
 		return string(m[1])
 	}
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.GoMod}}", "modernc.org/sqlite").Output()
-	must(t, err)
+	lab.Must(t, err)
 	if ours, theirs := version("go.mod"), version(strings.TrimSpace(string(out))); ours != theirs {
 		t.Errorf("go.mod has modernc.org/libc %s, modernc.org/sqlite wants %s", ours, theirs)
 	}

@@ -19,6 +19,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
 // house is the root package with its types, and who lives where.
@@ -33,7 +35,7 @@ type house struct {
 // departments reads the table of doc.go.
 func (h *house) departments(t *testing.T) {
 	text, err := os.ReadFile("doc.go")
-	must(t, err)
+	lab.Must(t, err)
 	_, table, ok := strings.Cut(string(text), "# Reading the source")
 	if !ok {
 		t.Fatal("doc.go has no table of departments")
@@ -68,14 +70,14 @@ func buildHouse(t *testing.T) *house {
 	h := &house{fset: token.NewFileSet(), info: types.Info{Uses: make(map[*ast.Ident]types.Object), Defs: make(map[*ast.Ident]types.Object), Selections: make(map[*ast.SelectorExpr]*types.Selection)}}
 	h.departments(t)
 	names, err := filepath.Glob("*.go")
-	must(t, err)
+	lab.Must(t, err)
 	there := make(map[string]bool)
 	for _, name := range names {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}
 		f, err := parser.ParseFile(h.fset, name, nil, parser.SkipObjectResolution)
-		must(t, err)
+		lab.Must(t, err)
 		h.files = append(h.files, f)
 		there[name] = true
 		if _, ok := h.rank[name]; !ok {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 )
 
@@ -14,7 +15,7 @@ func TestWhatL2MissedIsNotReadUntilItIsPaid(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
 	var away error
-	store := &hookedCache{CacheStore: storetest.NewCache(), put: func(context.Context, []syncengine.Record) error { return away }}
+	store := &lab.HookedCache{CacheStore: storetest.NewCache(), OnPut: func(context.Context, []syncengine.Record) error { return away }}
 	told := make(chan bool, 10)
 	events := syncengine.Events{L2Outage: func(down bool, _ error) { told <- down }}
 	write := func(c *syncengine.Cache, id string) {
@@ -22,9 +23,9 @@ func TestWhatL2MissedIsNotReadUntilItIsPaid(t *testing.T) {
 	}
 	t.Run("one engine", func(t *testing.T) {
 		c := syncengine.NewCacheOf(t, store, syncengine.NewJournal(t, dir, 100, 1<<20), events)
-		must(t, c.Load(ctx))
+		lab.Must(t, c.Load(ctx))
 		write(c, "well")
-		away = errAway
+		away = lab.ErrAway
 		write(c, "missed")
 		write(c, "missed too")
 		away = nil
@@ -38,21 +39,21 @@ func TestWhatL2MissedIsNotReadUntilItIsPaid(t *testing.T) {
 		if slices.Sort(ids); all || !slices.Equal(ids, []string{"missed", "missed too"}) {
 			t.Errorf("owed are %v, all %v", ids, all)
 		}
-		must(t, c.Paid(ctx, ids[:1], false, gen))
+		lab.Must(t, c.Paid(ctx, ids[:1], false, gen))
 		if !c.MayRead("missed") || c.MayRead("missed too") {
 			t.Error("what was paid is read, and nothing else")
 		}
-		away = errAway
+		away = lab.ErrAway
 		write(c, "missed") // after it was picked
 		away = nil
-		must(t, c.Paid(ctx, []string{"missed"}, false, gen))
+		lab.Must(t, c.Paid(ctx, []string{"missed"}, false, gen))
 		if c.MayRead("missed") {
 			t.Error("what was missed again is read")
 		}
 	})
 	t.Run("the next", func(t *testing.T) {
 		c := syncengine.NewCacheOf(t, store, syncengine.NewJournal(t, dir, 100, 1<<20), events)
-		must(t, c.Load(ctx))
+		lab.Must(t, c.Load(ctx))
 		if c.MayRead("well") || !c.Owes() {
 			t.Error("an engine that does not know what was missed reads all")
 		}
@@ -60,7 +61,7 @@ func TestWhatL2MissedIsNotReadUntilItIsPaid(t *testing.T) {
 		if !all {
 			t.Errorf("owed are %v", ids)
 		}
-		must(t, c.Paid(ctx, nil, true, gen))
+		lab.Must(t, c.Paid(ctx, nil, true, gen))
 		if !c.MayRead("well") || c.Owes() {
 			t.Error("all is paid, and not read")
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/digest"
 	"github.com/syncengine-go/syncengine/internal/faultproxy"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
@@ -28,30 +29,30 @@ import (
 // digesterAt opens stores on rdb for storetest.RunDigest, with ways to damage a value in turn.
 func digesterAt(rdb redis.UniversalClient) func(t *testing.T) (storetest.Digester, func(testing.TB, string)) {
 	return func(*testing.T) (storetest.Digester, func(testing.TB, string)) {
-		prefix := newPrefix()
+		prefix := lab.NewPrefix()
 		n := 0
 		return syncengine.NewRedisStore(rdb, prefix, time.Hour, false), func(t testing.TB, id string) {
-			ctx := bounded(t)
-			noError(t, "del", rdb.Del(ctx, prefix+id).Err())
+			ctx := lab.Bounded(t)
+			lab.NoError(t, "del", rdb.Del(ctx, prefix+id).Err())
 			r := storetest.Put("of another id", 1, `1`)
 			switch n++; n % 5 {
 			case 0:
-				noError(t, "damage", rdb.Set(ctx, prefix+id, "garbage", 0).Err())
+				lab.NoError(t, "damage", rdb.Set(ctx, prefix+id, "garbage", 0).Err())
 			case 1:
-				noError(t, "damage", rdb.Set(ctx, prefix+id, "", 0).Err())
+				lab.NoError(t, "damage", rdb.Set(ctx, prefix+id, "", 0).Err())
 			case 2:
-				noError(t, "damage", rdb.HSet(ctx, prefix+id, "a", "b").Err())
+				lab.NoError(t, "damage", rdb.HSet(ctx, prefix+id, "a", "b").Err())
 			case 3:
-				noError(t, "damage", rdb.Set(ctx, prefix+id, syncengine.EncodeEnvelope(&r), 0).Err())
+				lab.NoError(t, "damage", rdb.Set(ctx, prefix+id, syncengine.EncodeEnvelope(&r), 0).Err())
 			case 4:
-				noError(t, "damage", rdb.Set(ctx, prefix+id, 12345, 0).Err()) // kept as a number
+				lab.NoError(t, "damage", rdb.Set(ctx, prefix+id, 12345, 0).Err()) // kept as a number
 			}
 		}
 	}
 }
 
 func TestRedisStoreSumsUpWhatItHolds(t *testing.T) {
-	rdb := redisAt(t, testserver.SharedRedis(t).URL())
+	rdb := lab.RedisAt(t, testserver.SharedRedis(t).URL())
 	storetest.RunDigest(t, digesterAt(rdb))
 }
 
@@ -89,8 +90,8 @@ func (m *digestModel) want(t *testing.T, s storetest.Digester) *digest.Set {
 	for id, r := range m.live {
 		want.Add(id, digest.LeafOf(id, r.Version, r.ContentHash))
 	}
-	set, unreadable, err := s.Digest(bounded(t), time.Minute)
-	noError(t, "digest", err)
+	set, unreadable, err := s.Digest(lab.Bounded(t), time.Minute)
+	lab.NoError(t, "digest", err)
 	slices.Sort(unreadable)
 	slices.Sort(m.unreadable)
 	if diff := set.Diff(&want); len(diff) != 0 || !slices.Equal(unreadable, m.unreadable) {
@@ -101,7 +102,7 @@ func (m *digestModel) want(t *testing.T, s storetest.Digester) *digest.Set {
 
 func TestDigestSeesWhatOthersDoToValues(t *testing.T) {
 	srv := testserver.Redis(t)
-	rdb := redisAt(t, srv.URL())
+	rdb := lab.RedisAt(t, srv.URL())
 	const prefix = "mine:"
 	s := syncengine.NewRedisStore(rdb, prefix, time.Hour, false)
 	set := func(id string, value []byte) func(*testing.T, context.Context) error {
@@ -126,7 +127,7 @@ func TestDigestSeesWhatOthersDoToValues(t *testing.T) {
 		"expiry": {
 			func(t *testing.T, ctx context.Context) error {
 				err := rdb.PExpire(ctx, prefix+"x", time.Millisecond).Err()
-				eventually(t, "x has expired", func() bool { return rdb.Exists(ctx, prefix+"x").Val() == 0 })
+				lab.Eventually(t, "x has expired", func() bool { return rdb.Exists(ctx, prefix+"x").Val() == 0 })
 				return err
 			}, func(m *digestModel) { delete(m.live, "x") },
 		},
@@ -158,12 +159,12 @@ func TestDigestSeesWhatOthersDoToValues(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx := bounded(t)
-			noError(t, "flush", rdb.FlushAll(ctx).Err())
-			noError(t, "put", s.Put(ctx, []syncengine.Record{x, y, dead, storetest.Put("keep", 1, `1`)}))
+			ctx := lab.Bounded(t)
+			lab.NoError(t, "flush", rdb.FlushAll(ctx).Err())
+			lab.NoError(t, "put", s.Put(ctx, []syncengine.Record{x, y, dead, storetest.Put("keep", 1, `1`)}))
 			m := &digestModel{live: map[string]syncengine.Record{"x": x, "y": y, "keep": storetest.Put("keep", 1, `1`)}}
 			before := m.want(t, s)
-			noError(t, "damage", test.damage(t, ctx))
+			lab.NoError(t, "damage", test.damage(t, ctx))
 			live := maps.Clone(m.live)
 			test.then(m)
 			after := m.want(t, s)
@@ -179,7 +180,7 @@ func TestDigestOfARandomHistoryIsThatOfTheModel(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 1))
-	rdb := redisAt(t, testserver.Redis(t).URL())
+	rdb := lab.RedisAt(t, testserver.Redis(t).URL())
 	s := syncengine.NewRedisStore(rdb, "h:", time.Hour, false)
 	m := &digestModel{live: map[string]syncengine.Record{}}
 	held := map[string]syncengine.Record{} // tombstones too
@@ -188,17 +189,17 @@ func TestDigestOfARandomHistoryIsThatOfTheModel(t *testing.T) {
 			r := storetest.Put(fmt.Sprintf("id-%d", rng.IntN(400)), 1+rng.Uint64N(1000), fmt.Sprint(rng.IntN(3)))
 			switch rng.IntN(10) {
 			case 0:
-				noError(t, "del", rdb.Del(bounded(t), "h:"+r.ID).Err())
+				lab.NoError(t, "del", rdb.Del(lab.Bounded(t), "h:"+r.ID).Err())
 				delete(held, r.ID)
 				continue
 			case 1: // a value from outside, stale or not
-				noError(t, "set", rdb.Set(bounded(t), "h:"+r.ID, syncengine.EncodeEnvelope(&r), 0).Err())
+				lab.NoError(t, "set", rdb.Set(lab.Bounded(t), "h:"+r.ID, syncengine.EncodeEnvelope(&r), 0).Err())
 				held[r.ID] = r
 				continue
 			case 2, 3:
 				r = storetest.Tombstone(r.ID, r.Version)
 			}
-			noError(t, "put", s.Put(bounded(t), []syncengine.Record{r}))
+			lab.NoError(t, "put", s.Put(lab.Bounded(t), []syncengine.Record{r}))
 			if was, ok := held[r.ID]; !ok || r.Compare(&was) >= 0 {
 				held[r.ID] = r
 			}
@@ -213,11 +214,11 @@ func TestDigestOfARandomHistoryIsThatOfTheModel(t *testing.T) {
 
 // Keys beside the prefix are neither counted nor touched, and nothing of a walk remains.
 func TestDigestStaysWithinItsPrefix(t *testing.T) {
-	rdb := redisAt(t, testserver.Redis(t).URL())
+	rdb := lab.RedisAt(t, testserver.Redis(t).URL())
 	for _, prefix := range []string{"sync:", "*", "[ab]?:", `\`, "{tag}", "{", "}{", "{}", "a b", "é", "%d$head", "", "'\"]]"} {
 		t.Run(prefix, func(t *testing.T) {
-			ctx := bounded(t)
-			noError(t, "flush", rdb.FlushDB(ctx).Err())
+			ctx := lab.Bounded(t)
+			lab.NoError(t, "flush", rdb.FlushDB(ctx).Err())
 			s := syncengine.NewRedisStore(rdb, prefix, time.Hour, false)
 			m := &digestModel{live: map[string]syncengine.Record{}}
 			var recs []syncengine.Record
@@ -225,12 +226,12 @@ func TestDigestStaysWithinItsPrefix(t *testing.T) {
 				recs = append(recs, storetest.Put(fmt.Sprintf("id-%d", i), 1, `1`))
 				m.live[recs[i].ID] = recs[i]
 			}
-			noError(t, "put", s.Put(ctx, recs))
+			lab.NoError(t, "put", s.Put(ctx, recs))
 			others := map[string]string{}
 			if prefix != "" { // of which every key is
 				for _, key := range []string{"other", "syn", "sync", "abc:id-1", "aX:id-1", "X", "tag}id-1"} {
 					others[key] = key
-					noError(t, "set", rdb.Set(ctx, key, key, time.Hour).Err())
+					lab.NoError(t, "set", rdb.Set(ctx, key, key, time.Hour).Err())
 				}
 			}
 			m.want(t, s)
@@ -254,13 +255,13 @@ func TestDigestStaysWithinItsPrefix(t *testing.T) {
 func TestINV08DigestOfAServerThatIsAwayIsAnOutage(t *testing.T) {
 	srv := testserver.Redis(t)
 	proxy := faultproxy.New(t, srv.Addr())
-	s := syncengine.NewRedisStore(redisAt(t, "redis://"+proxy.Addr()), "p:", time.Hour, false)
-	noError(t, "put", s.Put(bounded(t), []syncengine.Record{storetest.Put("a", 1, `1`)}))
+	s := syncengine.NewRedisStore(lab.RedisAt(t, "redis://"+proxy.Addr()), "p:", time.Hour, false)
+	lab.NoError(t, "put", s.Put(lab.Bounded(t), []syncengine.Record{storetest.Put("a", 1, `1`)}))
 	proxy.Hold()
 	for name, call := range map[string]func() error{
-		"digest": func() error { _, _, err := s.Digest(bounded(t), 50*time.Millisecond); return err },
+		"digest": func() error { _, _, err := s.Digest(lab.Bounded(t), 50*time.Millisecond); return err },
 		"leaves": func() error {
-			_, _, err := s.Leaves(bounded(t), 50*time.Millisecond, []int{digest.Branch("a")})
+			_, _, err := s.Leaves(lab.Bounded(t), 50*time.Millisecond, []int{digest.Branch("a")})
 			return err
 		},
 	} {

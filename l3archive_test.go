@@ -8,18 +8,19 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 )
 
 func TestNothingAsksL3BeforeItIsPrepared(t *testing.T) {
 	ctx := context.Background()
 	asked := 0
-	store := &hookedArchive{ArchiveStore: storetest.NewArchive(), get: func() error { asked++; return nil }}
+	store := &lab.HookedArchive{ArchiveStore: storetest.NewArchive(), OnGet: func() error { asked++; return nil }}
 	a := syncengine.NewArchiveOf(t, store, syncengine.Events{})
 	if _, err := a.Get(ctx, "x"); !errors.Is(err, syncengine.ErrUnavailable) || asked != 0 || a.Ready() {
 		t.Errorf("Get: %v, asked %d times", err, asked)
 	}
-	must(t, a.Prepare(ctx))
+	lab.Must(t, a.Prepare(ctx))
 	if _, err := a.Get(ctx, "x"); err != syncengine.ErrNotFound || asked != 1 || !a.Ready() {
 		t.Errorf("Get: %v, asked %d times", err, asked)
 	}
@@ -30,7 +31,7 @@ func TestNothingAsksL3BeforeItIsPrepared(t *testing.T) {
 func TestL3HasOneState(t *testing.T) {
 	ctx := context.Background()
 	var away error
-	store := &hookedArchive{ArchiveStore: storetest.NewArchive(), apply: func(context.Context, []syncengine.Record) error { return away }}
+	store := &lab.HookedArchive{ArchiveStore: storetest.NewArchive(), OnApply: func(context.Context, []syncengine.Record) error { return away }}
 	told := make(chan bool, 10)
 	a := syncengine.NewArchiveOf(t, store, syncengine.Events{L3Outage: func(down bool, cause error) {
 		if down != (cause != nil) {
@@ -38,7 +39,7 @@ func TestL3HasOneState(t *testing.T) {
 		}
 		told <- down
 	}})
-	must(t, a.Prepare(ctx))
+	lab.Must(t, a.Prepare(ctx))
 	recs := []syncengine.Record{{Item: syncengine.Item{ID: "x", Version: 1, Content: []byte("1")}}}
 	want := func(when string, down, well bool, events ...bool) {
 		t.Helper()
@@ -59,22 +60,22 @@ func TestL3HasOneState(t *testing.T) {
 		}
 	}
 	want("at first", false, true)
-	away = errAway
+	away = lab.ErrAway
 	_, err := a.Apply(ctx, recs)
-	if !errors.Is(err, errAway) {
+	if !errors.Is(err, lab.ErrAway) {
 		t.Fatalf("Apply: %v", err)
 	}
 	want("after a write that failed", false, false)
 	a.Fail(err)
 	a.Fail(errors.New("another"))
 	want("while all waits", true, false, true)
-	must(t, a.Look(ctx))
+	lab.Must(t, a.Look(ctx))
 	want("when it answers", false, false, false)
 	a.Fail(err)
 	want("when it takes no writes all the same", true, false, true)
 	away = nil
 	_, err = a.Apply(ctx, recs)
-	must(t, err)
+	lab.Must(t, err)
 	want("after a write", false, true, false)
 	away = &syncengine.RefusedError{Err: errors.New("not this row")}
 	if _, err = a.Apply(ctx, recs); !errors.Is(err, syncengine.ErrRefused) {

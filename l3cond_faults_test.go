@@ -19,6 +19,7 @@ import (
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/faultproxy"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
@@ -38,7 +39,7 @@ type gate struct {
 func newGate(t testing.TB, upstream string) *gate {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	noError(t, "listen", err)
+	lab.NoError(t, "listen", err)
 	g := &gate{listener: l, seen: make(chan struct{}), pass: make(chan bool, 1)}
 	g.pumps.Go(func() {
 		for {
@@ -88,7 +89,7 @@ func (g *gate) requests(client, server net.Conn) {
 func hostOf(t testing.TB, dbURL string) string {
 	t.Helper()
 	u, err := url.Parse(dbURL)
-	noError(t, "url", err)
+	lab.NoError(t, "url", err)
 	return u.Host
 }
 
@@ -97,7 +98,7 @@ func throughProxy(t *testing.T, dbURL string) (p *faultproxy.Proxy, s, direct sy
 	t.Helper()
 	p = faultproxy.New(t, hostOf(t, dbURL))
 	direct = memberAt(t, dbURL, "a")
-	s = archiveAt(t, via(t, dbURL, p)).(syncengine.ConditionalStore)
+	s = lab.ArchiveAt(t, lab.Via(t, dbURL, p)).(syncengine.ConditionalStore)
 	s.(syncengine.Registrar).Fence("a")
 	return p, s, direct
 }
@@ -107,9 +108,9 @@ func throughProxy(t *testing.T, dbURL string) (p *faultproxy.Proxy, s, direct sy
 func wantToldRight(t testing.TB, s, direct syncengine.ConditionalStore, nonce uint64, id string, verdicts []syncengine.Verdict, told error) bool {
 	t.Helper()
 	unknown := errors.Is(told, syncengine.ErrUnknownOutcome)
-	landed, err := s.Landed(bounded(t), nonce)
-	noError(t, "landed", err)
-	_, err = direct.Get(bounded(t), id)
+	landed, err := s.Landed(lab.Bounded(t), nonce)
+	lab.NoError(t, "landed", err)
+	_, err = direct.Get(lab.Bounded(t), id)
 	held := err == nil
 	if err != nil && !errors.Is(err, syncengine.ErrNotFound) {
 		t.Fatal(err)
@@ -142,7 +143,7 @@ func TestINV14ALostCommitIsToldByLanded(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			nonce, id := uint64(n+1), fmt.Sprint("id-", n)
 			test.arm()
-			verdicts, err := s.ApplyIf(bounded(t), nonce, insertOf(id, 1))
+			verdicts, err := s.ApplyIf(lab.Bounded(t), nonce, insertOf(id, 1))
 			p.Cut()
 			p.Restore()
 			if held := wantToldRight(t, s, direct, nonce, id, verdicts, err); !held || errors.Is(err, syncengine.ErrUnknownOutcome) != test.unknown {
@@ -153,7 +154,7 @@ func TestINV14ALostCommitIsToldByLanded(t *testing.T) {
 	if p.Swallowed() != 1 {
 		t.Errorf("%d replies were lost", p.Swallowed())
 	}
-	wantDigest(t, direct)
+	lab.WantDigest(t, direct)
 }
 
 // TestINV14AWireCutAnywhereTellsNoLie cuts the connection after every few bytes that a
@@ -165,7 +166,7 @@ func TestINV14AWireCutAnywhereTellsNoLie(t *testing.T) {
 	for n := 0; n < 1000; n++ {
 		nonce, id := uint64(n+1), fmt.Sprint("id-", n)
 		p.CutAfter(int64(1 + n*5)) // a COMMIT has 11
-		verdicts, err := s.ApplyIf(bounded(t), nonce, insertOf(id, 1))
+		verdicts, err := s.ApplyIf(lab.Bounded(t), nonce, insertOf(id, 1))
 		p.CutAfter(-1)
 		held := wantToldRight(t, s, direct, nonce, id, verdicts, err)
 		kinds[fmt.Sprintf("unknown %v, held %v", errors.Is(err, syncengine.ErrUnknownOutcome), held)]++
@@ -177,7 +178,7 @@ func TestINV14AWireCutAnywhereTellsNoLie(t *testing.T) {
 	if kinds["unknown false, held true"] != 1 || kinds["unknown false, held false"] == 0 || kinds["unknown true, held false"] == 0 {
 		t.Errorf("not every kind of cut was met: %v", kinds)
 	}
-	wantDigest(t, direct)
+	lab.WantDigest(t, direct)
 }
 
 // TestINV14ACommitOnItsWayHoldsUpTheAnswer: a COMMIT hangs between client and server, and the
@@ -191,10 +192,10 @@ func TestINV14ACommitOnItsWayHoldsUpTheAnswer(t *testing.T) {
 				dbURL := db.NewDatabase(t)
 				g := newGate(t, hostOf(t, dbURL))
 				direct := memberAt(t, dbURL, "a")
-				s := archiveAt(t, strings.Replace(dbURL, hostOf(t, dbURL), g.listener.Addr().String(), 1)).(syncengine.ConditionalStore)
+				s := lab.ArchiveAt(t, strings.Replace(dbURL, hostOf(t, dbURL), g.listener.Addr().String(), 1)).(syncengine.ConditionalStore)
 				s.(syncengine.Registrar).Fence("a")
 				g.armed.Store(true)
-				ctx, leave := context.WithCancel(bounded(t))
+				ctx, leave := context.WithCancel(lab.Bounded(t))
 				defer leave()
 				type reply struct {
 					verdicts []syncengine.Verdict
@@ -219,12 +220,12 @@ func TestINV14ACommitOnItsWayHoldsUpTheAnswer(t *testing.T) {
 						t.Errorf("the caller was told %v, %v", got.verdicts, got.err)
 					}
 				}
-				before := status(t, outside, "innodb_row_lock_waits")
+				before := lab.ServerStatus(t, outside, "innodb_row_lock_waits")
 				go func() {
-					yes, err := direct.Landed(bounded(t), 1)
+					yes, err := direct.Landed(lab.Bounded(t), 1)
 					answer <- landed{yes, err}
 				}()
-				eventually(t, "the question waits a second time", func() bool { return status(t, outside, "innodb_row_lock_waits") >= before+2 })
+				lab.Eventually(t, "the question waits a second time", func() bool { return lab.ServerStatus(t, outside, "innodb_row_lock_waits") >= before+2 })
 				if len(answer) > 0 {
 					t.Error("there is an answer while the COMMIT is on its way")
 				}
@@ -241,10 +242,10 @@ func TestINV14ACommitOnItsWayHoldsUpTheAnswer(t *testing.T) {
 				}
 				wantLanded(t, direct, 1, arrives)
 				wantLanded(t, s, 1, arrives)
-				if rows := rowsOf(t, direct); len(rows) == 1 != arrives {
+				if rows := lab.RowsOf(t, direct); len(rows) == 1 != arrives {
 					t.Errorf("the table holds %v", rows)
 				}
-				wantDigest(t, direct)
+				lab.WantDigest(t, direct)
 			})
 		}
 	}

@@ -18,15 +18,16 @@ import (
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/digest"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 )
 
 // memberAt opens a store that writes as an engine of the fleet.
 func memberAt(t testing.TB, url, engine string) syncengine.ConditionalStore {
 	t.Helper()
-	s := archiveAt(t, url)
-	_, err := s.(syncengine.Registrar).Join(bounded(t), engine, "", 0, nil)
-	noError(t, "join", err)
+	s := lab.ArchiveAt(t, url)
+	_, err := s.(syncengine.Registrar).Join(lab.Bounded(t), engine, "", 0, nil)
+	lab.NoError(t, "join", err)
 	s.(syncengine.Registrar).Fence(engine)
 	return s.(syncengine.ConditionalStore)
 }
@@ -41,8 +42,8 @@ func insertOf(id string, version uint64) units {
 // mustApply asserts that all units are stored.
 func mustApply(t testing.TB, s syncengine.ConditionalStore, nonce uint64, us units) {
 	t.Helper()
-	verdicts, err := s.ApplyIf(bounded(t), nonce, us)
-	noError(t, "apply if", err)
+	verdicts, err := s.ApplyIf(lab.Bounded(t), nonce, us)
+	lab.NoError(t, "apply if", err)
 	for i, v := range verdicts {
 		if v.Decision != syncengine.DecidedApplied {
 			t.Errorf("unit %d: %+v", i, v)
@@ -53,7 +54,7 @@ func mustApply(t testing.TB, s syncengine.ConditionalStore, nonce uint64, us uni
 // wantLanded asserts an answer of Landed.
 func wantLanded(t testing.TB, s syncengine.ConditionalStore, nonce uint64, want bool) {
 	t.Helper()
-	if landed, err := s.Landed(bounded(t), nonce); landed != want || err != nil {
+	if landed, err := s.Landed(lab.Bounded(t), nonce); landed != want || err != nil {
 		t.Errorf("nonce %d landed: %v, %v, want %v", nonce, landed, err, want)
 	}
 }
@@ -61,14 +62,14 @@ func wantLanded(t testing.TB, s syncengine.ConditionalStore, nonce uint64, want 
 // labels lists the named rows of sync_deltas, and how many have no name.
 func labels(t testing.TB, raw *sql.DB) (named string, others int) {
 	t.Helper()
-	rows, err := raw.QueryContext(bounded(t), "SELECT engine, nonce, LENGTH(delta) FROM sync_deltas ORDER BY engine, nonce")
-	noError(t, "deltas", err)
+	rows, err := raw.QueryContext(lab.Bounded(t), "SELECT engine, nonce, LENGTH(delta) FROM sync_deltas ORDER BY engine, nonce")
+	lab.NoError(t, "deltas", err)
 	var out []string
 	for rows.Next() {
 		var engine sql.NullString
 		var nonce sql.NullInt64
 		var size int
-		noError(t, "deltas", rows.Scan(&engine, &nonce, &size))
+		lab.NoError(t, "deltas", rows.Scan(&engine, &nonce, &size))
 		switch {
 		case engine.Valid != nonce.Valid:
 			t.Errorf("half a name: %v %v", engine, nonce)
@@ -80,7 +81,7 @@ func labels(t testing.TB, raw *sql.DB) (named string, others int) {
 			out = append(out, fmt.Sprintf("%s %d", engine.String, nonce.Int64))
 		}
 	}
-	noError(t, "deltas", errors.Join(rows.Err(), rows.Close()))
+	lab.NoError(t, "deltas", errors.Join(rows.Err(), rows.Close()))
 	return strings.Join(out, ", "), others
 }
 
@@ -89,7 +90,7 @@ func labels(t testing.TB, raw *sql.DB) (named string, others int) {
 func TestINV14ManyStoresCountExactly(t *testing.T) {
 	eachSQL(t, func(t *testing.T, url string, _ *sql.DB) {
 		const stores, counters, perStore = 4, 5, 60
-		ctx := bounded(t)
+		ctx := lab.Bounded(t)
 		var counted [counters]int
 		var conflicts int
 		var mu sync.Mutex
@@ -132,7 +133,7 @@ func TestINV14ManyStoresCountExactly(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		s := archiveAt(t, url)
+		s := lab.ArchiveAt(t, url)
 		for i, want := range counted {
 			r, err := s.Get(ctx, fmt.Sprint("counter-", i))
 			if err != nil || string(r.Content) != fmt.Sprint(want) {
@@ -142,7 +143,7 @@ func TestINV14ManyStoresCountExactly(t *testing.T) {
 		if conflicts == 0 {
 			t.Error("nobody ever met")
 		}
-		wantDigest(t, s)
+		lab.WantDigest(t, s)
 		if wrong, err := s.(syncengine.ArchiveDigester).Recount(ctx, false, func(err error) { t.Error(err) }); wrong != 0 || err != nil {
 			t.Errorf("recount: %d branches wrong, %v", wrong, err)
 		}
@@ -183,7 +184,7 @@ func TestConditionalTransactionsLeaveFewDeltas(t *testing.T) {
 		if named, _ := labels(t, raw); strings.Count(named, "a ") > 40 {
 			t.Errorf("100 transactions left %s", named)
 		}
-		wantDigest(t, s)
+		lab.WantDigest(t, s)
 	})
 }
 
@@ -192,30 +193,30 @@ func TestAFencedEngineAppliesNothingAndGetsNoAnswer(t *testing.T) {
 	eachSQL(t, func(t *testing.T, url string, _ *sql.DB) {
 		s, other := memberAt(t, url, "a"), memberAt(t, url, "b")
 		mustApply(t, s, 1, insertOf("first", 1))
-		noError(t, "leave", other.(syncengine.Registrar).Leave(bounded(t), "a"))
-		noError(t, "fold", syncengine.FoldDeltas(bounded(t), other))
+		lab.NoError(t, "leave", other.(syncengine.Registrar).Leave(lab.Bounded(t), "a"))
+		lab.NoError(t, "fold", syncengine.FoldDeltas(lab.Bounded(t), other))
 		wantFenced := func(nonce uint64) {
 			t.Helper()
-			if landed, err := s.Landed(bounded(t), nonce); landed || !errors.Is(err, syncengine.ErrUnavailable) {
+			if landed, err := s.Landed(lab.Bounded(t), nonce); landed || !errors.Is(err, syncengine.ErrUnavailable) {
 				t.Errorf("landed %d: %v, %v, want an error", nonce, landed, err)
 			}
 		}
 		wantFenced(1)
-		verdicts, err := s.ApplyIf(bounded(t), 2, insertOf("second", 1))
+		verdicts, err := s.ApplyIf(lab.Bounded(t), 2, insertOf("second", 1))
 		if verdicts != nil || !errors.Is(err, syncengine.ErrUnavailable) || errors.Is(err, syncengine.ErrUnknownOutcome) {
 			t.Errorf("apply if: %v, %v", verdicts, err)
 		}
 		// Back under another id: what it did before was done under the old one.
-		_, err = s.(syncengine.Registrar).Join(bounded(t), "a2", "", 0, nil)
-		noError(t, "join", err)
+		_, err = s.(syncengine.Registrar).Join(lab.Bounded(t), "a2", "", 0, nil)
+		lab.NoError(t, "join", err)
 		s.(syncengine.Registrar).Fence("a2")
 		wantFenced(2)
 		mustApply(t, s, 3, insertOf("third", 1))
 		wantLanded(t, s, 3, true)
-		if rows := rowsOf(t, other); len(rows) != 2 {
+		if rows := lab.RowsOf(t, other); len(rows) != 2 {
 			t.Errorf("%d rows, want the first and the third", len(rows))
 		}
-		wantDigest(t, other)
+		lab.WantDigest(t, other)
 	})
 }
 
@@ -227,11 +228,11 @@ func TestARecountKeepsTheNameOfADamagedDelta(t *testing.T) {
 		if _, err := raw.Exec("UPDATE sync_deltas SET delta = 'garbage'"); err != nil {
 			t.Fatal(err)
 		}
-		wrong, err := s.(syncengine.ArchiveDigester).Recount(bounded(t), true, func(err error) { t.Error(err) })
+		wrong, err := s.(syncengine.ArchiveDigester).Recount(lab.Bounded(t), true, func(err error) { t.Error(err) })
 		if wrong == 0 || err != nil {
 			t.Errorf("recount: %d, %v", wrong, err)
 		}
-		wantDigest(t, s)
+		lab.WantDigest(t, s)
 		wantLanded(t, s, 1, true)
 	})
 }
@@ -250,12 +251,12 @@ func TestARefusedConditionalRowStoresNothing(t *testing.T) {
 		bad := storetest.Put("bad", 1, `1`)
 		bad.HomeInstanceID = "bad"
 		us := append(insertOf("a", 1), []syncengine.Conditional{storetest.If(0, bad)})
-		_, err := s.ApplyIf(bounded(t), 1, us)
+		_, err := s.ApplyIf(lab.Bounded(t), 1, us)
 		var refused *syncengine.RefusedError
 		if !errors.As(err, &refused) || errors.Is(err, syncengine.ErrUnknownOutcome) {
 			t.Errorf("apply if: %v, want a *RefusedError", err)
 		}
-		wantRows(t, raw, 0)
+		lab.WantRows(t, raw, 0)
 		mustApply(t, s, 2, us[:1])
 	})
 }
@@ -269,15 +270,15 @@ func TestConditionsNeedOneConnection(t *testing.T) {
 		}
 		raw.SetMaxOpenConns(1)
 		fresh := syncengine.NewSQLStore(dialect, raw).(syncengine.ConditionalStore)
-		t.Cleanup(func() { noError(t, "close", fresh.Close()) })
+		t.Cleanup(func() { lab.NoError(t, "close", fresh.Close()) })
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		noError(t, "prepare", fresh.Prepare(ctx))
+		lab.NoError(t, "prepare", fresh.Prepare(ctx))
 		if landed, err := fresh.Landed(ctx, 1); landed || err != nil {
 			t.Errorf("landed: %v, %v", landed, err)
 		}
 		_, err := fresh.ApplyIf(ctx, 2, append(insertOf("a", 1), insertOf("b", 1)...))
-		noError(t, "apply if", err)
+		lab.NoError(t, "apply if", err)
 		if landed, err := fresh.Landed(ctx, 2); !landed || err != nil {
 			t.Errorf("landed: %v, %v", landed, err)
 		}
@@ -287,35 +288,35 @@ func TestConditionsNeedOneConnection(t *testing.T) {
 // TestASchemaOfBeforeConditionsIsUpgraded: with rows and deltas in it, by several stores at
 // once, and after one that died between the change and writing down that it was made.
 func TestASchemaOfBeforeConditionsIsUpgraded(t *testing.T) {
-	for _, srv := range sqlServers {
+	for _, srv := range lab.SQLServers {
 		for _, died := range []bool{false, true} {
-			if died && srv.name == "SQLite" { // where both are one transaction
+			if died && srv.Name == "SQLite" { // where both are one transaction
 				continue
 			}
-			t.Run(fmt.Sprintf("%s, died half-way: %v", srv.name, died), func(t *testing.T) {
-				url := srv.url(t)
-				archiveOfVersion1(t, url, srv.raw(t, url), died)
+			t.Run(fmt.Sprintf("%s, died half-way: %v", srv.Name, died), func(t *testing.T) {
+				url := srv.URL(t)
+				archiveOfVersion1(t, url, srv.Raw(t, url), died)
 				stores := make([]syncengine.ConditionalStore, 5)
 				for i := range stores {
-					stores[i] = unpreparedAt(t, url).(syncengine.ConditionalStore)
+					stores[i] = lab.UnpreparedAt(t, url).(syncengine.ConditionalStore)
 				}
 				var wg sync.WaitGroup
 				for i, s := range stores {
 					wg.Go(func() {
-						if err := s.Prepare(bounded(t)); err != nil {
+						if err := s.Prepare(lab.Bounded(t)); err != nil {
 							t.Errorf("store %d: %v", i, err)
 						}
 					})
 				}
 				wg.Wait()
-				wantDigest(t, stores[0])
+				lab.WantDigest(t, stores[0])
 				mustApply(t, stores[1], 1, units{{storetest.If(1, storetest.Put("old-1", 2, `2`))}, {storetest.If(1, storetest.Tombstone("old-2", 2))}})
 				wantLanded(t, stores[1], 1, true)
-				noError(t, "fold", syncengine.FoldDeltas(bounded(t), stores[3]))
-				if rows := rowsOf(t, stores[4]); len(rows) != 9 {
+				lab.NoError(t, "fold", syncengine.FoldDeltas(lab.Bounded(t), stores[3]))
+				if rows := lab.RowsOf(t, stores[4]); len(rows) != 9 {
 					t.Errorf("%d rows, want 9", len(rows))
 				}
-				wantDigest(t, stores[4])
+				lab.WantDigest(t, stores[4])
 			})
 		}
 	}
@@ -328,11 +329,11 @@ func archiveOfVersion1(t testing.TB, url string, raw *sql.DB, altered bool) {
 	if strings.HasPrefix(url, "sqlite:") {
 		dialect = syncengine.DialectSQLite
 	}
-	noError(t, "migrate", syncengine.MigrateTo(bounded(t), raw, dialect, 1))
+	lab.NoError(t, "migrate", syncengine.MigrateTo(lab.Bounded(t), raw, dialect, 1))
 	exec := func(text string, args ...any) {
 		t.Helper()
-		_, err := raw.ExecContext(bounded(t), text, args...)
-		noError(t, text, err)
+		_, err := raw.ExecContext(lab.Bounded(t), text, args...)
+		lab.NoError(t, text, err)
 	}
 	for chunk := range slices.Chunk([]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 4) {
 		var delta digest.Delta
@@ -345,7 +346,7 @@ func archiveOfVersion1(t testing.TB, url string, raw *sql.DB, altered bool) {
 		exec("INSERT INTO sync_deltas (delta) VALUES (?)", delta.AppendBinary(nil))
 	}
 	if altered {
-		noError(t, "migrate", syncengine.MigrateTo(bounded(t), raw, dialect, 2))
+		lab.NoError(t, "migrate", syncengine.MigrateTo(lab.Bounded(t), raw, dialect, 2))
 		exec("DELETE FROM sync_schema WHERE version = 2")
 	}
 }

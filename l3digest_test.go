@@ -17,48 +17,18 @@ import (
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/digest"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 )
 
 // eachSQL runs a test over both kinds of L3, with a way to the tables from outside.
 func eachSQL(t *testing.T, run func(t *testing.T, url string, raw *sql.DB)) {
-	for _, srv := range sqlServers {
-		t.Run(srv.name, func(t *testing.T) {
-			url := srv.url(t)
-			archiveAt(t, url)
-			run(t, url, srv.raw(t, url))
+	for _, srv := range lab.SQLServers {
+		t.Run(srv.Name, func(t *testing.T) {
+			url := srv.URL(t)
+			lab.ArchiveAt(t, url)
+			run(t, url, srv.Raw(t, url))
 		})
-	}
-}
-
-// rowsOf lists the live rows of an archive.
-func rowsOf(t testing.TB, s syncengine.ArchiveStore) (rows []syncengine.Meta) {
-	t.Helper()
-	for after := ""; ; {
-		page, err := s.Scan(bounded(t), after, 1000)
-		noError(t, "scan", err)
-		if len(page) == 0 {
-			return slices.DeleteFunc(rows, func(m syncengine.Meta) bool { return m.Deleted })
-		}
-		rows, after = append(rows, page...), page[len(page)-1].ID
-	}
-}
-
-func digestOfRows(rows []syncengine.Meta) *digest.Set {
-	set := new(digest.Set)
-	for _, m := range rows {
-		set.Add(m.ID, digest.LeafOf(m.ID, m.Version, m.ContentHash))
-	}
-	return set
-}
-
-// wantDigest checks the stored digest against the rows.
-func wantDigest(t testing.TB, s syncengine.ArchiveStore) {
-	t.Helper()
-	set, err := s.(syncengine.ArchiveDigester).Digest(bounded(t))
-	noError(t, "digest", err)
-	if want := digestOfRows(rowsOf(t, s)); set.Root() != want.Root() {
-		t.Fatalf("the digest differs from that of the rows in %d branches", len(set.Diff(want)))
 	}
 }
 
@@ -83,11 +53,11 @@ func TestTheDigestOfL3IsThatOfItsRowsWhoeverWrites(t *testing.T) {
 		t.Logf("seed %d", seed)
 		var wg sync.WaitGroup
 		for n := range stores {
-			s := archiveAt(t, url)
+			s := lab.ArchiveAt(t, url)
 			wg.Go(func() {
 				rnd := rand.New(rand.NewPCG(seed, uint64(n)))
 				for range rounds {
-					if _, err := s.Apply(bounded(t), randomRecs(rnd, 100)); err != nil {
+					if _, err := s.Apply(lab.Bounded(t), randomRecs(rnd, 100)); err != nil {
 						t.Errorf("apply: %v", err)
 						return
 					}
@@ -95,10 +65,10 @@ func TestTheDigestOfL3IsThatOfItsRowsWhoeverWrites(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		s := archiveAt(t, url)
-		wantDigest(t, s)
+		s := lab.ArchiveAt(t, url)
+		lab.WantDigest(t, s)
 		var deltas int
-		noError(t, "count", raw.QueryRow("SELECT COUNT(*) FROM sync_deltas").Scan(&deltas))
+		lab.NoError(t, "count", raw.QueryRow("SELECT COUNT(*) FROM sync_deltas").Scan(&deltas))
 		if deltas >= stores*rounds/2 {
 			t.Errorf("%d deltas of %d batches are left: nobody folds", deltas, stores*rounds)
 		}
@@ -107,13 +77,13 @@ func TestTheDigestOfL3IsThatOfItsRowsWhoeverWrites(t *testing.T) {
 
 func TestApplyTellsWhichRowsStayAboveTheirRecords(t *testing.T) {
 	eachSQL(t, func(t *testing.T, url string, _ *sql.DB) {
-		s := archiveAt(t, url)
+		s := lab.ArchiveAt(t, url)
 		held := []syncengine.Record{storetest.Put("a", 5, `5`), storetest.Tombstone("b", 5), storetest.Put("c", 5, `5`), storetest.Put("d", 5, `5`)}
-		noError(t, "apply", applied(s.Apply(bounded(t), held)))
-		above, err := s.Apply(bounded(t), []syncengine.Record{
+		lab.NoError(t, "apply", lab.Applied(s.Apply(lab.Bounded(t), held)))
+		above, err := s.Apply(lab.Bounded(t), []syncengine.Record{
 			storetest.Put("a", 4, `4`), storetest.Put("b", 5, `5`), storetest.Put("c", 5, `5`), storetest.Put("d", 6, `6`), storetest.Put("e", 1, `1`),
 		})
-		noError(t, "apply", err)
+		lab.NoError(t, "apply", err)
 		var ids []string
 		for _, m := range above {
 			ids = append(ids, fmt.Sprintf("%s %d %v", m.ID, m.Version, m.Deleted))
@@ -122,13 +92,13 @@ func TestApplyTellsWhichRowsStayAboveTheirRecords(t *testing.T) {
 		if got := strings.Join(ids, ", "); got != "a 5 false, b 5 true" {
 			t.Errorf("above: %s", got)
 		}
-		wantDigest(t, s)
+		lab.WantDigest(t, s)
 	})
 }
 
 func TestLeavesAreTheLiveRowsOfTheirBranches(t *testing.T) {
 	eachSQL(t, func(t *testing.T, url string, _ *sql.DB) {
-		s := archiveAt(t, url)
+		s := lab.ArchiveAt(t, url)
 		syncengine.SetLeafWindow(s, 100)
 		var recs []syncengine.Record
 		for i := range 1234 {
@@ -141,14 +111,14 @@ func TestLeavesAreTheLiveRowsOfTheirBranches(t *testing.T) {
 		for _, id := range storetest.IDs() {
 			recs = append(recs, storetest.Put(id, 2, `2`))
 		}
-		noError(t, "apply", applied(s.Apply(bounded(t), recs)))
-		rows := rowsOf(t, s)
+		lab.NoError(t, "apply", lab.Applied(s.Apply(lab.Bounded(t), recs)))
+		rows := lab.RowsOf(t, s)
 		for _, branches := range [][]int{{digest.Branch("leaf-0000")}, {0, 1, 2, 3, 2047}, allBranches()} {
 			var got []syncengine.Meta
 			calls := 0
 			for after := ""; calls == 0 || after != ""; calls++ {
-				leaves, last, err := s.(syncengine.ArchiveDigester).Leaves(bounded(t), branches, after)
-				noError(t, "leaves", err)
+				leaves, last, err := s.(syncengine.ArchiveDigester).Leaves(lab.Bounded(t), branches, after)
+				lab.NoError(t, "leaves", err)
 				if last != "" && last <= after {
 					t.Fatalf("%q after %q", last, after)
 				}
@@ -177,16 +147,16 @@ func allBranches() []int {
 // What is done behind the engine's back is not in the digest; a recount finds it.
 func TestARecountFindsAndCorrectsWhatTheDigestDoesNotKnow(t *testing.T) {
 	eachSQL(t, func(t *testing.T, url string, raw *sql.DB) {
-		s := archiveAt(t, url)
+		s := lab.ArchiveAt(t, url)
 		d := s.(syncengine.ArchiveDigester)
 		var recs []syncengine.Record
 		for i := range 50 {
 			recs = append(recs, storetest.Put(fmt.Sprintf("id-%02d", i), 1, fmt.Sprint(i)))
 		}
-		noError(t, "apply", applied(s.Apply(bounded(t), recs)))
+		lab.NoError(t, "apply", lab.Applied(s.Apply(lab.Bounded(t), recs)))
 		recount := func(fix bool) (wrong int, corrupt []string) {
 			t.Helper()
-			wrong, err := d.Recount(bounded(t), fix, func(err error) {
+			wrong, err := d.Recount(lab.Bounded(t), fix, func(err error) {
 				var ce *syncengine.CorruptionError
 				if !errors.As(err, &ce) {
 					t.Errorf("reported: %v", err)
@@ -194,7 +164,7 @@ func TestARecountFindsAndCorrectsWhatTheDigestDoesNotKnow(t *testing.T) {
 				}
 				corrupt = append(corrupt, ce.ID)
 			})
-			noError(t, "recount", err)
+			lab.NoError(t, "recount", err)
 			return wrong, corrupt
 		}
 		if wrong, corrupt := recount(true); wrong != 0 || corrupt != nil {
@@ -221,7 +191,7 @@ func TestARecountFindsAndCorrectsWhatTheDigestDoesNotKnow(t *testing.T) {
 					t.Errorf("%s (fix %v): %d branches wrong, corrupt %q", test.sql, fix, wrong, got)
 				}
 			}
-			wantDigest(t, s)
+			lab.WantDigest(t, s)
 		}
 	})
 }
@@ -229,17 +199,17 @@ func TestARecountFindsAndCorrectsWhatTheDigestDoesNotKnow(t *testing.T) {
 // A digest that can't be read is an error, not another root.
 func TestAnUnreadableDigestIsAnError(t *testing.T) {
 	eachSQL(t, func(t *testing.T, url string, raw *sql.DB) {
-		s := archiveAt(t, url)
-		noError(t, "apply", applied(s.Apply(bounded(t), []syncengine.Record{storetest.Put("a", 1, `1`)})))
+		s := lab.ArchiveAt(t, url)
+		lab.NoError(t, "apply", lab.Applied(s.Apply(lab.Bounded(t), []syncengine.Record{storetest.Put("a", 1, `1`)})))
 		if _, err := raw.Exec("UPDATE sync_deltas SET delta = 'x'"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.(syncengine.ArchiveDigester).Digest(bounded(t)); !errors.Is(err, syncengine.ErrCorruption) {
+		if _, err := s.(syncengine.ArchiveDigester).Digest(lab.Bounded(t)); !errors.Is(err, syncengine.ErrCorruption) {
 			t.Errorf("Digest: %v", err)
 		}
 		// Writes go on all the same.
 		for n := range 100 {
-			noError(t, "apply", applied(s.Apply(context.Background(), []syncengine.Record{storetest.Put("a", uint64(n+2), `1`)})))
+			lab.NoError(t, "apply", lab.Applied(s.Apply(context.Background(), []syncengine.Record{storetest.Put("a", uint64(n+2), `1`)})))
 		}
 	})
 }

@@ -9,29 +9,30 @@ import (
 	"testing"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
 // TestACompressedRowIsAClearErrorWithoutTheTag, as is a Config that asks for compression.
 func TestACompressedRowIsAClearErrorWithoutTheTag(t *testing.T) {
-	eachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		ctx := context.Background()
-		e := open(t, cfg)
-		put(t, e, "x", 1)
-		put(t, e, "y", 1)
-		must(t, e.Flush(ctx))
-		must(t, e.Close())
+		e := lab.Open(t, cfg)
+		lab.Put(t, e, "x", 1)
+		lab.Put(t, e, "y", 1)
+		lab.Must(t, e.Flush(ctx))
+		lab.Must(t, e.Close())
 		_, err := raw.Exec("UPDATE sync_items SET content = ?, encoding = 'zstd' WHERE id = 'x'", []byte{0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x02, 0x11, 0, 0, '{', '}'})
-		must(t, err)
+		lab.Must(t, err)
 		cfg.Dir = t.TempDir()
-		e = open(t, cfg)
+		e = lab.Open(t, cfg)
 		if it, err := e.Get(ctx, "x"); !errors.Is(err, syncengine.ErrCorruption) || !errors.Is(err, syncengine.ErrFeatureNotBuilt) {
 			t.Errorf("%s, %v", it.Content, err)
 		}
-		wantContent(t, e, "y", 1)
-		put(t, e, "x", 2) // over it
-		must(t, e.Flush(ctx))
+		lab.WantContent(t, e, "y", 1)
+		lab.Put(t, e, "x", 2) // over it
+		lab.Must(t, e.Flush(ctx))
 		var encoding string
-		must(t, raw.QueryRow("SELECT encoding FROM sync_items WHERE id = 'x'").Scan(&encoding))
+		lab.Must(t, raw.QueryRow("SELECT encoding FROM sync_items WHERE id = 'x'").Scan(&encoding))
 		if encoding != "" {
 			t.Errorf("a plain row has the encoding %q", encoding)
 		}

@@ -12,17 +12,18 @@ import (
 	"testing"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
 // packages are documents of some kilobytes: what `go list -json std` says of each package.
 func packages(b *testing.B) (docs [][]byte) {
 	text, err := exec.Command("go", "list", "-json", "std").Output()
-	must(b, err)
+	lab.Must(b, err)
 	for dec := json.NewDecoder(bytes.NewReader(text)); dec.More(); {
 		var one json.RawMessage
-		must(b, dec.Decode(&one))
+		lab.Must(b, dec.Decode(&one))
 		var compact bytes.Buffer
-		must(b, json.Compact(&compact, one))
+		lab.Must(b, json.Compact(&compact, one))
 		docs = append(docs, compact.Bytes())
 	}
 	return docs
@@ -39,25 +40,25 @@ func BenchmarkCompression(b *testing.B) {
 		name string
 		docs [][]byte
 	}{{"go list -json std", packages(b)}, {"200 bytes", small}} {
-		for _, srv := range sqlServers {
+		for _, srv := range lab.SQLServers {
 			for _, c := range []syncengine.Compression{syncengine.CompressionOff, syncengine.CompressionZstd, syncengine.CompressionZstdDictionary} {
-				b.Run(fmt.Sprintf("%s/%s/%s", kind.name, srv.name, cmp.Or(string(c), "off")), func(b *testing.B) {
+				b.Run(fmt.Sprintf("%s/%s/%s", kind.name, srv.Name, cmp.Or(string(c), "off")), func(b *testing.B) {
 					ctx := context.Background()
-					url := srv.url(b)
-					archiveAt(b, url)
-					e := open(b, syncengine.Config{SQLURL: url, Compression: c, WALNoSync: true})
+					url := srv.URL(b)
+					lab.ArchiveAt(b, url)
+					e := lab.Open(b, syncengine.Config{SQLURL: url, Compression: c, WALNoSync: true})
 					write := func(from, n int) {
 						for i := from; i < from+n; i++ {
-							must(b, e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("doc-", i), Content: kind.docs[i%len(kind.docs)]}))
+							lab.Must(b, e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("doc-", i), Content: kind.docs[i%len(kind.docs)]}))
 						}
-						must(b, e.Flush(ctx))
+						lab.Must(b, e.Flush(ctx))
 					}
 					write(0, 3000) // here a dictionary is trained
 					b.ResetTimer()
 					write(3000, b.N)
 					b.StopTimer()
 					var bytes float64
-					must(b, srv.raw(b, url).QueryRow("SELECT AVG(LENGTH(content)) FROM sync_items").Scan(&bytes))
+					lab.Must(b, srv.Raw(b, url).QueryRow("SELECT AVG(LENGTH(content)) FROM sync_items").Scan(&bytes))
 					b.ReportMetric(bytes, "bytes/doc")
 					b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "docs/s")
 				})

@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
 // wordy is a document that shrinks.
@@ -26,28 +27,28 @@ func wordy(id string, n int) []byte {
 // stored returns what a row holds.
 func stored(t *testing.T, raw *sql.DB, id string) (content []byte, encoding string) {
 	t.Helper()
-	must(t, raw.QueryRow("SELECT content, encoding FROM sync_items WHERE id = ?", id).Scan(&content, &encoding))
+	lab.Must(t, raw.QueryRow("SELECT content, encoding FROM sync_items WHERE id = ?", id).Scan(&content, &encoding))
 	return content, encoding
 }
 
 func TestCompressedRowsAreSmallAndReadWhateverIsSet(t *testing.T) {
-	eachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		ctx := context.Background()
 		want := make(map[string][]byte)
 		write := func(c syncengine.Compression, ids ...string) (root [32]byte) {
 			cfg.Compression = c
-			e := open(t, cfg)
+			e := lab.Open(t, cfg)
 			for n, id := range ids {
 				want[id] = wordy(id, n)
 				if id == "short" {
 					want[id] = []byte(`{}`)
 				}
-				must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: want[id]}))
+				lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: want[id]}))
 			}
-			must(t, e.Flush(ctx))
+			lab.Must(t, e.Flush(ctx))
 			root, err := e.MerkleRoot(ctx)
-			must(t, err)
-			must(t, e.Close())
+			lab.Must(t, err)
+			lab.Must(t, e.Close())
 			return root
 		}
 		write(syncengine.CompressionZstd, "packed", "packed then plain", "short")
@@ -65,7 +66,7 @@ func TestCompressedRowsAreSmallAndReadWhateverIsSet(t *testing.T) {
 		}
 		for _, c := range []syncengine.Compression{syncengine.CompressionOff, syncengine.CompressionZstd} {
 			cfg.Compression, cfg.Dir = c, t.TempDir() // one that knows nothing
-			e := open(t, cfg)
+			e := lab.Open(t, cfg)
 			for id, content := range want {
 				it, err := e.GetVerified(ctx, id)
 				if err != nil || !bytes.Equal(it.Content, content) {
@@ -79,24 +80,24 @@ func TestCompressedRowsAreSmallAndReadWhateverIsSet(t *testing.T) {
 			if got, err := e.MerkleRoot(ctx); err != nil || got != root {
 				t.Errorf("%q: the root is %x, want %x; %v", c, got, root, err)
 			}
-			must(t, e.Close())
+			lab.Must(t, e.Close())
 		}
 	})
 }
 
 // The decision of L3, a heal and a group go other ways into a row.
 func TestEveryWayIntoARowCompresses(t *testing.T) {
-	eachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		ctx := context.Background()
 		cfg.Compression = syncengine.CompressionZstd
-		e := open(t, cfg)
-		must(t, e.Insert(ctx, syncengine.Item{ID: "inserted", Content: wordy("inserted", 1)}))
+		e := lab.Open(t, cfg)
+		lab.Must(t, e.Insert(ctx, syncengine.Item{ID: "inserted", Content: wordy("inserted", 1)}))
 		_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "first", Content: wordy("first", 1)}, {ID: "second", Content: wordy("second", 1)}})
-		must(t, err)
-		must(t, e.Submit(ctx, syncengine.Item{ID: "healed", Content: wordy("healed", 1)}))
-		must(t, e.Flush(ctx))
+		lab.Must(t, err)
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "healed", Content: wordy("healed", 1)}))
+		lab.Must(t, e.Flush(ctx))
 		_, err = raw.Exec("UPDATE sync_items SET content = ? WHERE id = ?", []byte("rotten"), "healed")
-		must(t, err)
+		lab.Must(t, err)
 		if r, err := e.Verify(ctx, syncengine.VerifyOptions{Deep: true, Repair: true}); err != nil || r.Healed != 1 {
 			t.Errorf("Verify: %+v, %v", r, err)
 		}
@@ -109,12 +110,12 @@ func TestEveryWayIntoARowCompresses(t *testing.T) {
 }
 
 func TestADamagedFrameIsCorruptionAndCostsItsNeighboursNothing(t *testing.T) {
-	eachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		ctx := context.Background()
 		cfg.Compression = syncengine.CompressionZstd
-		e := open(t, cfg)
+		e := lab.Open(t, cfg)
 		enc, err := zstd.NewWriter(nil)
-		must(t, err)
+		lab.Must(t, err)
 		bomb := enc.EncodeAll(make([]byte, 256<<20), nil)
 		bad := map[string][]byte{"bomb": bomb, "cut short": enc.EncodeAll(wordy("x", 1), nil)[:20], "another's": enc.EncodeAll(wordy("x", 1), nil)}
 		ids := []string{"sound"}
@@ -122,16 +123,16 @@ func TestADamagedFrameIsCorruptionAndCostsItsNeighboursNothing(t *testing.T) {
 			ids = append(ids, id)
 		}
 		for _, id := range ids {
-			must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: wordy(id, 1)}))
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: wordy(id, 1)}))
 		}
-		must(t, e.Flush(ctx))
-		must(t, e.Close())
+		lab.Must(t, e.Flush(ctx))
+		lab.Must(t, e.Close())
 		for id, frame := range bad {
 			_, err := raw.Exec("UPDATE sync_items SET content = ? WHERE id = ?", frame, id)
-			must(t, err)
+			lab.Must(t, err)
 		}
 		cfg.Dir = t.TempDir()
-		e = open(t, cfg)
+		e = lab.Open(t, cfg)
 		for id := range bad {
 			var ce *syncengine.CorruptionError
 			if it, err := e.Get(ctx, id); !errors.As(err, &ce) || ce.Tier != "L3" || ce.ID != id {
@@ -153,33 +154,33 @@ func small200(id string, n int) []byte {
 
 // Two engines come with an empty database, and a third that was there before the dictionary is.
 func TestADictionaryIsTrainedOnceAndKnownToAll(t *testing.T) {
-	eachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		ctx := context.Background()
 		cfg.Compression = syncengine.CompressionZstd
 		cfg.L1MaxAge = 1
-		early := open(t, cfg)
-		must(t, early.Submit(ctx, syncengine.Item{ID: "first", Content: []byte(`{}`)}))
-		must(t, early.Flush(ctx))
+		early := lab.Open(t, cfg)
+		lab.Must(t, early.Submit(ctx, syncengine.Item{ID: "first", Content: []byte(`{}`)}))
+		lab.Must(t, early.Flush(ctx))
 		cfg.Compression = syncengine.CompressionZstdDictionary
-		engines := []*syncengine.Engine{open(t, cfg), open(t, cfg)}
+		engines := []*syncengine.Engine{lab.Open(t, cfg), lab.Open(t, cfg)}
 		for round := range 3 { // at first there is no dictionary
 			for k, e := range engines {
 				for n := range 600 {
 					id := fmt.Sprintf("%d-%d-%d", round, k, n)
-					must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: small200(id, n)}))
+					lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: small200(id, n)}))
 				}
-				must(t, e.Flush(ctx))
+				lab.Must(t, e.Flush(ctx))
 			}
 		}
 		var dictionaries, plain, packed int
-		must(t, raw.QueryRow("SELECT COUNT(*) FROM sync_dictionaries").Scan(&dictionaries))
-		must(t, raw.QueryRow("SELECT COUNT(*) FROM sync_items WHERE id LIKE '2-%' AND encoding = ''").Scan(&plain))
-		must(t, raw.QueryRow("SELECT MAX(LENGTH(content)) FROM sync_items WHERE id LIKE '2-%'").Scan(&packed))
+		lab.Must(t, raw.QueryRow("SELECT COUNT(*) FROM sync_dictionaries").Scan(&dictionaries))
+		lab.Must(t, raw.QueryRow("SELECT COUNT(*) FROM sync_items WHERE id LIKE '2-%' AND encoding = ''").Scan(&plain))
+		lab.Must(t, raw.QueryRow("SELECT MAX(LENGTH(content)) FROM sync_items WHERE id LIKE '2-%'").Scan(&packed))
 		if dictionaries != 1 || plain != 0 || packed > 120 {
 			t.Errorf("%d dictionaries; of the last round %d rows are plain, the largest takes %d bytes", dictionaries, plain, packed)
 		}
 		cfg.Compression = syncengine.CompressionOff
-		for name, e := range map[string]*syncengine.Engine{"one that was there before": early, "one that compresses nothing": open(t, cfg)} {
+		for name, e := range map[string]*syncengine.Engine{"one that was there before": early, "one that compresses nothing": lab.Open(t, cfg)} {
 			for n, id := range []string{"0-0-0", "2-0-599", "2-1-0"} {
 				want := small200(id, []int{0, 599, 0}[n])
 				if it, err := e.Get(ctx, id); err != nil || !bytes.Equal(it.Content, want) {
@@ -198,9 +199,9 @@ func TestADictionaryIsTrainedOnceAndKnownToAll(t *testing.T) {
 			}
 		}
 		_, err := raw.Exec("UPDATE sync_dictionaries SET dictionary = ?", []byte("damaged"))
-		must(t, err)
+		lab.Must(t, err)
 		cfg.Dir = t.TempDir()
-		e := open(t, cfg)
+		e := lab.Open(t, cfg)
 		if it, err := e.Get(ctx, "2-0-1"); !errors.Is(err, syncengine.ErrCorruption) {
 			t.Errorf("without the dictionary: %s, %v", it.Content, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
@@ -26,9 +27,9 @@ func BenchmarkOutage(b *testing.B) {
 	} {
 		store := func(b *testing.B) syncengine.ArchiveStore {
 			s, err := syncengine.OpenSQLStore(url(b))
-			must(b, err)
+			lab.Must(b, err)
 			b.Cleanup(func() { _ = s.Close() })
-			must(b, s.Prepare(context.Background()))
+			lab.Must(b, s.Prepare(context.Background()))
 			return s
 		}
 		b.Run(name+"/loop", func(b *testing.B) { loopBench(b, store(b)) })
@@ -50,7 +51,7 @@ func loopBench(b *testing.B, store syncengine.ArchiveStore) {
 		r := syncengine.Record{Item: outageItem(n, outageIDs(b.N))}
 		r.Version, r.UpdatedAt, r.ContentHash = uint64(n+1), time.Now(), sha256.Sum256(r.Content)
 		if recs = append(recs, r); len(recs) == cap(recs) || n == b.N-1 {
-			must(b, applied(store.Apply(ctx, recs)))
+			lab.Must(b, lab.Applied(store.Apply(ctx, recs)))
 			recs = recs[:0]
 		}
 	}
@@ -59,9 +60,9 @@ func loopBench(b *testing.B, store syncengine.ArchiveStore) {
 
 func outageBench(b *testing.B, store syncengine.ArchiveStore) {
 	ctx := context.Background()
-	l3 := &faultyArchive{ArchiveStore: store}
+	l3 := &lab.FaultyArchive{ArchiveStore: store}
 	e := openBench(b, syncengine.Config{L3: l3, L1MaxBytes: 4 << 20, WALMaxItems: 10_000_000, WALMaxBytes: 8 << 30, OnEvent: syncengine.Events{}})
-	l3.away.Store(true)
+	l3.Away.Store(true)
 	var n atomic.Int64
 	ids := outageIDs(b.N)
 	peak, stop := watchHeap()
@@ -80,7 +81,7 @@ func outageBench(b *testing.B, store syncengine.ArchiveStore) {
 		b.Fatalf("Flush during the outage: %v", err)
 	}
 	pending := e.Stats().PendingOps
-	l3.away.Store(false)
+	l3.Away.Store(false)
 	back := time.Now()
 	for e.Flush(ctx) != nil {
 		runtime.Gosched()
@@ -94,7 +95,7 @@ func outageBench(b *testing.B, store syncengine.ArchiveStore) {
 	rows := 0
 	for after := ""; ; {
 		page, err := store.Scan(ctx, after, 10_000)
-		must(b, err)
+		lab.Must(b, err)
 		if len(page) == 0 {
 			break
 		}

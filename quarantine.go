@@ -369,8 +369,8 @@ func (q *quarantine) WasDiscarded(ops []*entry, segment int64) bool {
 }
 
 // part keeps ops of claimed rows from being sent to L3 from the WAL, until the end of the call, and
-// waits for those that are on their way there. It returns the rows that are left then: of the others
-// L3 has taken the ops.
+// waits for those that are on their way there. It returns the rows that are left then: of the
+// others L3 has taken the ops.
 func (q *quarantine) part(ctx context.Context, rows []*badRow) (left []*badRow, end func(), err error) {
 	last, _ := q.wal.Extent()
 	q.mu.Lock()

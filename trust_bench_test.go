@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
@@ -25,10 +26,10 @@ func BenchmarkGetAbsent(b *testing.B) {
 	ids := benchIDs()
 	e := openBench(b, syncengine.Config{L1MaxBytes: 1 << 30, Durability: syncengine.Buffered})
 	for _, id := range ids {
-		must(b, e.Submit(ctx, syncengine.Item{ID: id, Content: benchContent}))
+		lab.Must(b, e.Submit(ctx, syncengine.Item{ID: id, Content: benchContent}))
 	}
-	must(b, e.Flush(ctx))
-	trusted(b, e)
+	lab.Must(b, e.Flush(ctx))
+	lab.Trusted(b, e)
 	absent := make([]string, 0, benchKeys)
 	for i := 0; len(absent) < benchKeys; i++ {
 		if id := fmt.Sprintf("absent:item:%08d", i); !e.Contains(id) {
@@ -55,22 +56,22 @@ func BenchmarkOpen(b *testing.B) {
 	ctx := context.Background()
 	url := "sqlite:" + b.TempDir() + "/l3.db"
 	store, err := syncengine.OpenSQLStore(url)
-	must(b, err)
-	must(b, store.Prepare(ctx))
+	lab.Must(b, err)
+	lab.Must(b, store.Prepare(ctx))
 	var recs []syncengine.Record
 	for n := range b.N {
 		if recs = append(recs, storetest.Put(fmt.Sprintf("item:%09d", n), 1, string(benchContent))); len(recs) == 1000 || n == b.N-1 {
-			must(b, applied(store.Apply(ctx, recs)))
+			lab.Must(b, lab.Applied(store.Apply(ctx, recs)))
 			recs = recs[:0]
 		}
 	}
-	must(b, store.Close())
+	lab.Must(b, store.Close())
 	dir := b.TempDir()
 	took := map[string]time.Duration{}
 	for _, how := range []string{"rebuild", "snapshot"} { // the second finds what the first has saved
 		start := time.Now()
 		e, err := syncengine.Open(ctx, syncengine.Config{Dir: dir, SQLURL: url})
-		must(b, err)
+		lab.Must(b, err)
 		opened := time.Since(start)
 		for !e.Stats().FilterTrusted {
 			time.Sleep(100 * time.Microsecond)
@@ -78,7 +79,7 @@ func BenchmarkOpen(b *testing.B) {
 		took[how] = time.Since(start)
 		b.ReportMetric(float64(opened.Milliseconds()), how+"-open-ms")
 		b.ReportMetric(float64(took[how].Milliseconds()), how+"-trusted-ms")
-		must(b, e.Close())
+		lab.Must(b, e.Close())
 	}
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(float64(took["rebuild"])/float64(took["snapshot"]), "ratio")
@@ -91,17 +92,17 @@ func BenchmarkOpen(b *testing.B) {
 func BenchmarkVerify(b *testing.B) {
 	ctx := context.Background()
 	server := testserver.Redis(b)
-	rdb := redisAt(b, server.URL())
+	rdb := lab.RedisAt(b, server.URL())
 	e := openBench(b, syncengine.Config{RedisURL: server.URL(), Durability: syncengine.Buffered, VerifyInterval: 24 * time.Hour})
 	id := func(n int) string { return fmt.Sprintf("item:%09d", n) }
 	for n := range b.N {
-		must(b, e.Submit(ctx, syncengine.Item{ID: id(n), Content: benchContent}))
+		lab.Must(b, e.Submit(ctx, syncengine.Item{ID: id(n), Content: benchContent}))
 	}
-	must(b, e.Flush(ctx))
+	lab.Must(b, e.Flush(ctx))
 	wire := func() (n int) {
 		for _, key := range []string{"total_net_input_bytes", "total_net_output_bytes"} {
 			v, err := strconv.Atoi(rdb.InfoMap(ctx, "stats").Item("Stats", key))
-			must(b, err)
+			lab.Must(b, err)
 			n += v
 		}
 		return n
@@ -114,19 +115,19 @@ func BenchmarkVerify(b *testing.B) {
 		rec := storetest.Put(id(n*(b.N/10)), 1, `"old"`)
 		switch n % 3 {
 		case 0:
-			must(b, rdb.Del(ctx, "sync:"+rec.ID).Err())
+			lab.Must(b, rdb.Del(ctx, "sync:"+rec.ID).Err())
 		case 1:
 			rec.ID = fmt.Sprint("left-over-", n)
 			fallthrough
 		case 2:
-			must(b, rdb.Set(ctx, "sync:"+rec.ID, syncengine.EncodeEnvelope(&rec), 0).Err())
+			lab.Must(b, rdb.Set(ctx, "sync:"+rec.ID, syncengine.EncodeEnvelope(&rec), 0).Err())
 		}
 		want = append(want, rec.ID)
 	}
 	slices.Sort(want)
 	before, start := wire(), time.Now()
 	r, err := e.Verify(ctx, syncengine.VerifyOptions{})
-	must(b, err)
+	lab.Must(b, err)
 	took, bytes := time.Since(start), wire()-before
 	if slices.Sort(r.Divergent); !slices.Equal(r.Divergent, want) {
 		b.Fatalf("found %q, want %q", r.Divergent, want)
@@ -134,14 +135,14 @@ func BenchmarkVerify(b *testing.B) {
 	before, start = wire(), time.Now()
 	for it, keys := uint64(0), []string(nil); ; {
 		keys, it, err = rdb.Scan(ctx, it, "sync:*", 1000).Result()
-		must(b, err)
+		lab.Must(b, err)
 		_, err = rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, key := range keys {
 				p.GetRange(ctx, key, 0, 100)
 			}
 			return nil
 		})
-		must(b, err)
+		lab.Must(b, err)
 		if it == 0 {
 			break
 		}
@@ -167,9 +168,9 @@ func BenchmarkDigest(b *testing.B) {
 				return testserver.SharedMariaDB(b).NewDatabase(b)
 			}
 			store, err := syncengine.OpenSQLStore(url())
-			must(b, err)
+			lab.Must(b, err)
 			b.Cleanup(func() { _ = store.Close() })
-			must(b, store.Prepare(ctx))
+			lab.Must(b, store.Prepare(ctx))
 			plain := openPlainUpserts(b, url())
 			var took [2][2]time.Duration // new or overwritten, with or without
 			var rows [2]int
@@ -185,7 +186,7 @@ func BenchmarkDigest(b *testing.B) {
 				for turn := range 2 {
 					start := time.Now()
 					if with := (n/1000+turn)%2 == 0; with {
-						must(b, applied(store.Apply(ctx, recs)))
+						lab.Must(b, lab.Applied(store.Apply(ctx, recs)))
 						took[over][0] += time.Since(start)
 					} else {
 						plain.apply(ctx, b, recs)
@@ -218,13 +219,13 @@ type plainUpserts struct {
 func openPlainUpserts(b *testing.B, url string) *plainUpserts {
 	// The store makes the table.
 	store, err := syncengine.OpenSQLStore(url)
-	must(b, err)
-	must(b, store.Prepare(context.Background()))
-	must(b, store.Close())
+	lab.Must(b, err)
+	lab.Must(b, store.Prepare(context.Background()))
+	lab.Must(b, store.Close())
 	src, err := sqlkit.Parse(url)
-	must(b, err)
+	lab.Must(b, err)
 	pools, err := src.Open()
-	must(b, err)
+	lab.Must(b, err)
 	b.Cleanup(func() { _ = pools.Close() })
 	p := &plainUpserts{db: pools.Write, chunk: 1, stmts: make(map[int]*sql.Stmt)}
 	rest := []string{"updated_at", "content", "priority", "crdt", "trace_parent", "trace_state", "home_instance", "deleted_at", "content_hash"}
@@ -255,11 +256,11 @@ func (p *plainUpserts) apply(ctx context.Context, b *testing.B, recs []syncengin
 		st, err := p.db.PrepareContext(ctx, "INSERT INTO sync_items (id, version, updated_at, deleted, content_hash, content, priority, crdt, "+
 			"trace_parent, trace_state, home_instance, deleted_at) VALUES (?"+strings.Repeat(",?", 11)+")"+
 			strings.Repeat(",(?"+strings.Repeat(",?", 11)+")", n-1)+p.tail)
-		must(b, err)
+		lab.Must(b, err)
 		p.stmts[n] = st
 	}
 	tx, err := p.db.BeginTx(ctx, &sql.TxOptions{Isolation: p.isolation})
-	must(b, err)
+	lab.Must(b, err)
 	var args []any
 	for chunk := p.chunk; len(recs) > 0; {
 		for chunk > len(recs) {
@@ -272,8 +273,8 @@ func (p *plainUpserts) apply(ctx context.Context, b *testing.B, recs []syncengin
 				r.TraceParent, r.TraceState, r.HomeInstanceID, nil)
 		}
 		_, err := tx.StmtContext(ctx, p.stmts[chunk]).ExecContext(ctx, args...)
-		must(b, err)
+		lab.Must(b, err)
 		recs = recs[chunk:]
 	}
-	must(b, tx.Commit())
+	lab.Must(b, tx.Commit())
 }

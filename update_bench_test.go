@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
@@ -34,7 +35,7 @@ func BenchmarkUpdate(b *testing.B) {
 			url := c.url(b)
 			var engines []*syncengine.Engine
 			for range c.engines {
-				engines = append(engines, open(b, syncengine.Config{SQLURL: url}))
+				engines = append(engines, lab.Open(b, syncengine.Config{SQLURL: url}))
 			}
 			hand := byHand(b, url)
 			var ours, theirs time.Duration
@@ -43,7 +44,7 @@ func BenchmarkUpdate(b *testing.B) {
 				n := min(1600, b.N-total) / 16
 				n = max(n, 1)
 				ours += race16(b, n, func(g int) error {
-					_, err := engines[g%len(engines)].Update(context.Background(), "counter", increment)
+					_, err := engines[g%len(engines)].Update(context.Background(), "counter", lab.Increment)
 					return err
 				})
 				theirs += race16(b, n, func(int) error {
@@ -69,7 +70,7 @@ func byHand(b *testing.B, url string) *sql.DB {
 	if url == "" {
 		var err error
 		db, err = sql.Open("sqlite", "file:"+b.TempDir()+"/hand.db?_pragma=busy_timeout(30000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_txlock=immediate")
-		must(b, err)
+		lab.Must(b, err)
 		db.SetMaxOpenConns(1)
 		b.Cleanup(func() { _ = db.Close() })
 	} else {
@@ -78,7 +79,7 @@ func byHand(b *testing.B, url string) *sql.DB {
 	}
 	for _, text := range []string{"CREATE TABLE counter (id INT PRIMARY KEY, n BIGINT)", "INSERT INTO counter VALUES (1, 0)"} {
 		_, err := db.Exec(text)
-		must(b, err)
+		lab.Must(b, err)
 	}
 	return db
 }
@@ -126,8 +127,8 @@ func runUpdateChild(url string) error {
 		return err
 	}
 	defer func() { _ = e.Close() }()
-	say("ready")
-	for n := 0; ; say("done") {
+	lab.Say("ready")
+	for n := 0; ; lab.Say("done") {
 		if _, err := fmt.Scanln(&n); err != nil {
 			return nil // the parent has closed it
 		}
@@ -136,7 +137,7 @@ func runUpdateChild(url string) error {
 		for range cap(errs) {
 			wg.Go(func() {
 				for range n {
-					if _, err := e.Update(context.Background(), "counter", increment); err != nil {
+					if _, err := e.Update(context.Background(), "counter", lab.Increment); err != nil {
 						errs <- err
 						return
 					}
@@ -154,14 +155,14 @@ func runUpdateChild(url string) error {
 
 // startUpdateChild returns what asks a child for n updates by each of its goroutines, and waits.
 func startUpdateChild(b *testing.B, url string) (ask func(n int)) {
-	cmd := exec.Command(childBinary(b))
+	cmd := exec.Command(lab.ChildBinary(b))
 	cmd.Env = append(os.Environ(), updateEnv+"="+url)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
-	must(b, err)
+	lab.Must(b, err)
 	out, err := cmd.StdoutPipe()
-	must(b, err)
-	must(b, cmd.Start())
+	lab.Must(b, err)
+	lab.Must(b, cmd.Start())
 	b.Cleanup(func() { _, _ = in.Close(), cmd.Wait() })
 	lines := bufio.NewScanner(out)
 	await := func(want string) {
@@ -172,7 +173,7 @@ func startUpdateChild(b *testing.B, url string) (ask func(n int)) {
 	await("ready")
 	return func(n int) {
 		_, err := fmt.Fprintln(in, n)
-		must(b, err)
+		lab.Must(b, err)
 		await("done")
 	}
 }
@@ -204,7 +205,7 @@ func BenchmarkUpdateByTwoProcesses(b *testing.B) {
 	}
 	b.ReportMetric(float64(total)/ours.Seconds(), "updates/s")
 	b.ReportMetric(float64(total)/theirs.Seconds(), "by-hand/s")
-	it, err := open(b, syncengine.Config{SQLURL: url}).Get(context.Background(), "counter")
+	it, err := lab.Open(b, syncengine.Config{SQLURL: url}).Get(context.Background(), "counter")
 	if err != nil || string(it.Content) != fmt.Sprint(total) {
 		b.Fatalf("the counter is %s, %v, want %d", it.Content, err, total)
 	}

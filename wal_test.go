@@ -4,7 +4,12 @@ import (
 	"context"
 	"testing"
 
+	"sync"
+	"time"
+
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
 )
 
 // TestTheNewestSpooledOpIsThatOfTheHighestVersion, wherever it lies in the log.
@@ -18,7 +23,7 @@ func TestTheNewestSpooledOpIsThatOfTheHighestVersion(t *testing.T) {
 		j := syncengine.NewJournal(t, dir, 100, 1<<20)
 		for _, version := range []uint64{5, 9, 7} {
 			seg, err := syncengine.AppendTo(j, syncengine.NewEntry("x", version, "1"), syncengine.NewEntry("y", version+100, "1"))
-			must(t, err)
+			lab.Must(t, err)
 			j.AddSpooled(hash("x"), seg, version)
 			last = seg
 		}
@@ -55,7 +60,7 @@ func TestTheNewestSpooledOpIsThatOfTheHighestVersion(t *testing.T) {
 	t.Run("unwanted", func(t *testing.T) {
 		j := syncengine.NewJournal(t, dir, 100, 1<<20)
 		_, err := j.Recover(ctx, hash, func(ops []*syncengine.Entry, seg int64) bool { return syncengine.VersionOf(ops[0]) == 9 })
-		must(t, err)
+		lab.Must(t, err)
 		if v, ok := j.Spooled(hash("x")); !ok || v != 7 {
 			t.Errorf("the newest that is wanted: %d, %v", v, ok)
 		}
@@ -74,5 +79,36 @@ func TestALogPromisesNoMoreThanItHolds(t *testing.T) {
 	j.Release(two)
 	if !j.Reserve(one) {
 		t.Error("what is released has no place")
+	}
+}
+
+// The copy of an outranked op becomes one of a later op, of another size, in the same place.
+func TestThePlaceOfAnOpThatIsSubmittedAgainFitsIt(t *testing.T) {
+	for _, sizes := range [][2]int{{1, 20}, {20, 1}} {
+		ctx := context.Background()
+		l3 := lab.NewChoosy(t)
+		under, gate := make(chan bool), make(chan bool)
+		inner, once := l3.OnApply, sync.OnceFunc(func() { close(under); <-gate })
+		l3.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
+			if recs[0].ID == "x" {
+				once()
+			}
+			return inner(ctx, recs)
+		}
+		e := lab.Open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Millisecond})
+		first := make(chan error, 1)
+		go func() {
+			first <- e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.BigDoc(sizes[0])}, syncengine.WithDurability(syncengine.Archived))
+		}()
+		<-under
+		_, err := l3.ArchiveStore.Apply(ctx, []syncengine.Record{storetest.Put("x", syncengine.VersionAt(time.Now().Add(5*time.Second)), `"theirs"`)})
+		lab.Must(t, err)
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.BigDoc(sizes[1])}))
+		close(gate)
+		lab.Must(t, <-first)
+		lab.Must(t, e.Flush(ctx))
+		if items, bytes := syncengine.PlacesInWAL(e); items != 0 || bytes != 0 {
+			t.Errorf("%d ops with %d bytes have a place in the WAL, and nothing waits", items, bytes)
+		}
 	}
 }

@@ -1,0 +1,14 @@
+// Package backdoor lends the stores of the root package, which it does not export, to tests in
+// other packages. The root fills it when a program starts. It can not name the types of the root:
+// package lab gives them back.
+package backdoor
+
+var (
+	// OpenSQLStore is L3 as Open makes it from Config.SQLURL: an ArchiveStore.
+	OpenSQLStore func(url string) (archive any, err error)
+	// NewRedisStore is L2 as Open makes it from Redis, KeyPrefix and TombstoneRetention of a
+	// Config: a CacheStore.
+	NewRedisStore func(config any) (cache any)
+	// DecodeEnvelope reads the value of an id in L2: a Record.
+	DecodeEnvelope func(id string, value []byte) (record any, err error)
+)

@@ -1,0 +1,88 @@
+package lab
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/digest"
+)
+
+// Applied drops the first result of Apply.
+func Applied(_ []syncengine.Meta, err error) error { return err }
+
+// WALOps counts the ops in the WAL file, as another process would.
+func WALOps(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(dir, "wal.db")); errors.Is(err, os.ErrNotExist) {
+		return 0 // not made yet
+	}
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "wal.db")+"?_pragma=busy_timeout(5000)")
+	Must(t, err)
+	Must(t, db.QueryRow("SELECT COALESCE(SUM(ops), 0) FROM segments").Scan(&n))
+	Must(t, db.Close())
+	return n
+}
+
+// Number is the one number that a query returns.
+func Number(t testing.TB, db *sql.DB, query string, args ...any) (n int) {
+	t.Helper()
+	if err := db.QueryRowContext(Bounded(t), query, args...).Scan(&n); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return n
+}
+
+// ServerStatus is a counter of the server.
+func ServerStatus(t testing.TB, db *sql.DB, name string) int {
+	t.Helper()
+	return Number(t, db, "SELECT variable_value FROM information_schema.global_status WHERE variable_name = ?", name)
+}
+
+// RowsOf lists the live rows of an archive.
+func RowsOf(t testing.TB, s syncengine.ArchiveStore) (rows []syncengine.Meta) {
+	t.Helper()
+	for after := ""; ; {
+		page, err := s.Scan(Bounded(t), after, 1000)
+		NoError(t, "scan", err)
+		if len(page) == 0 {
+			return slices.DeleteFunc(rows, func(m syncengine.Meta) bool { return m.Deleted })
+		}
+		rows, after = append(rows, page...), page[len(page)-1].ID
+	}
+}
+
+func digestOfRows(rows []syncengine.Meta) *digest.Set {
+	set := new(digest.Set)
+	for _, m := range rows {
+		set.Add(m.ID, digest.LeafOf(m.ID, m.Version, m.ContentHash))
+	}
+	return set
+}
+
+// WantDigest checks the stored digest against the rows.
+func WantDigest(t testing.TB, s syncengine.ArchiveStore) {
+	t.Helper()
+	set, err := s.(interface {
+		Digest(ctx context.Context) (*digest.Set, error)
+	}).Digest(Bounded(t))
+	NoError(t, "digest", err)
+	if want := digestOfRows(RowsOf(t, s)); set.Root() != want.Root() {
+		t.Fatalf("the digest differs from that of the rows in %d branches", len(set.Diff(want)))
+	}
+}
+
+// WantRows counts the rows of an L3.
+func WantRows(t testing.TB, raw *sql.DB, want int) {
+	t.Helper()
+	var n int
+	NoError(t, "count", raw.QueryRowContext(Bounded(t), "SELECT COUNT(*) FROM sync_items").Scan(&n))
+	if n != want {
+		t.Errorf("%d rows, want %d", n, want)
+	}
+}

@@ -1,0 +1,365 @@
+package promises
+
+// outranked_test.go is about what an engine must remember of an id beyond memory: versions above
+// the clock, wherever their ops have gone, and discards, wherever what is discarded is.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
+)
+
+// slowDecision is an L3 whose ApplyIf can be held, and can lose its replies.
+type slowDecision struct {
+	*aroundArchive
+	hold, mute atomic.Bool
+	in         chan struct{} // gets one when an ApplyIf is held
+	gate       chan struct{}
+	release    func()
+}
+
+func newSlowDecision(t *testing.T) *slowDecision {
+	t.Helper()
+	store, err := lab.OpenSQLStore("sqlite:" + filepath.Join(t.TempDir(), "archive.db"))
+	lab.Must(t, err)
+	t.Cleanup(func() { _ = store.Close() })
+	s := &slowDecision{in: make(chan struct{}, 10)}
+	s.gate, s.release = lab.Hold()
+	s.aroundArchive = &aroundArchive{in: store, fn: func(ctx context.Context, _, call string, do func() error) error {
+		if call == "ApplyIf" && s.hold.Load() {
+			s.in <- struct{}{}
+			select {
+			case <-s.gate:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if !s.mute.Load() {
+			return do()
+		}
+		if call == "ApplyIf" {
+			_ = do()
+		}
+		return lab.ErrAway
+	}}
+	return s
+}
+
+// ahead numbers an op ahead of the clock.
+func ahead(by time.Duration) syncengine.WriteOption {
+	return syncengine.WithVersion(syncengine.VersionAt(time.Now().Add(by)))
+}
+
+// crowdOut lets other ids take the place of x in memory.
+func crowdOut(t *testing.T, e *syncengine.Engine) {
+	t.Helper()
+	leavesL1(t, e, "x", func(round int) {
+		lab.Must(t, e.Submit(context.Background(), syncengine.Item{ID: fmt.Sprint("other-", round), Content: lab.BigDoc(20)}))
+		_ = e.Flush(context.Background())
+	})
+}
+
+// L3 refused an op numbered ahead. A later op got a lower number, and reads went on answering with
+// the refused one.
+func TestINV16AWriteIsAboveARefusedOpOfItsID(t *testing.T) {
+	for _, how := range []string{"in memory", "reopened", "evicted"} {
+		t.Run(how, func(t *testing.T) {
+			ctx := context.Background()
+			l3 := lab.NewChoosy(t)
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, L1MaxBytes: 64 << 10}
+			e := lab.Open(t, cfg)
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}, ahead(50*time.Second)))
+			if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+				t.Fatalf("Flush: %v", err)
+			}
+			switch how {
+			case "reopened":
+				lab.Must(t, e.Close())
+				e = lab.Open(t, cfg)
+			case "evicted":
+				crowdOut(t, e)
+			}
+			lab.Put(t, e, "x", 2)
+			lab.Must(t, e.Flush(ctx)) // what is refused is superseded
+			crowdOut(t, e)
+			lab.WantContent(t, e, "x", 2)
+			l3.Tolerant.Store(true)
+			_, err := e.RetryQuarantined(ctx)
+			lab.Must(t, err)
+			lab.Must(t, e.Flush(ctx))
+			lab.WantContent(t, e, "x", 2)
+		})
+	}
+}
+
+// L3 has decided a conditional write numbered ahead, and this engine does not know, or is killed
+// before it can note anything.
+func TestINV16AWriteIsAboveADecisionThatNobodyHasHeard(t *testing.T) {
+	for _, how := range []string{"mute", "killed"} {
+		t.Run(how, func(t *testing.T) {
+			ctx := context.Background()
+			l3 := newSlowDecision(t)
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, L3Timeout: 200 * time.Millisecond}
+			e := lab.Open(t, cfg)
+			lab.Put(t, e, "other", 1)
+			lab.Must(t, e.Flush(ctx))
+			lab.Eventually(t, "the log is empty", func() bool { return e.Stats().WALItems == 0 })
+			if how == "mute" {
+				l3.mute.Store(true)
+				if err := e.Insert(ctx, syncengine.Item{ID: "x", Content: lab.Doc("x", 1)}, ahead(50*time.Second)); err == nil {
+					t.Fatal("Insert says that it was stored")
+				}
+				l3.mute.Store(false)
+			} else {
+				inner := l3.fn
+				l3.fn = func(ctx context.Context, tier, call string, do func() error) error {
+					err := inner(ctx, tier, call, do)
+					if call == "ApplyIf" {
+						cfg.Dir = crashed(t, cfg.Dir)
+					}
+					return err
+				}
+				lab.Must(t, e.Insert(ctx, syncengine.Item{ID: "x", Content: lab.Doc("x", 1)}, ahead(50*time.Second)))
+				l3.fn = inner
+				e = lab.Open(t, cfg)
+			}
+			lab.Put(t, e, "x", 2)
+			lab.Eventually(t, "L3 is back", func() bool { return e.Flush(ctx) == nil })
+			lab.WantContent(t, e, "x", 2)
+			wantNoneSuperseded(t, e)
+		})
+	}
+}
+
+// More ids than are kept one by one.
+func TestINV16ManyIDsNumberedAheadAreKnownAfterACrash(t *testing.T) {
+	ctx := context.Background()
+	l3 := storetest.NewArchive()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3}
+	e := lab.Open(t, cfg)
+	items := make([]syncengine.Item, 1200)
+	for i := range items {
+		items[i] = syncengine.Item{ID: fmt.Sprint("a-", i), Content: lab.Doc("a", 1)}
+	}
+	_, err := e.SubmitMany(ctx, items, ahead(50*time.Second))
+	lab.Must(t, err)
+	lab.Must(t, e.Flush(ctx))
+	lab.Eventually(t, "the log is empty", func() bool { return e.Stats().WALItems == 0 })
+	e = lab.Open(t, syncengine.Config{Dir: crashed(t, cfg.Dir), L3: l3})
+	for _, id := range []string{"a-5", "a-1100"} {
+		lab.Put(t, e, id, 2)
+		lab.Must(t, e.Flush(ctx))
+		lab.WantContent(t, e, id, 2)
+	}
+	wantNoneSuperseded(t, e)
+}
+
+// Nothing can be written above the largest version there is: that is said, and not tried for ever.
+func TestAnArchivedOpBelowTheLargestVersionIsStale(t *testing.T) {
+	ctx := context.Background()
+	for n := range 4 {
+		l3 := lab.NewChoosy(t)
+		e := lab.Open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Millisecond})
+		_, err := l3.ArchiveStore.Apply(ctx, []syncengine.Record{storetest.Put("x", syncengine.MaxVersion, `"theirs"`)})
+		lab.Must(t, err)
+		err = e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Doc("x", n)}, syncengine.WithDurability(syncengine.Archived))
+		rec, gerr := l3.ArchiveStore.Get(ctx, "x")
+		lab.Must(t, gerr)
+		if (err == nil) != (string(rec.Content) == string(lab.Doc("x", n))) || err != nil && !errors.Is(err, syncengine.ErrStaleVersion) {
+			t.Errorf("Submit: %v; L3 holds %.30s", err, rec.Content)
+		}
+		if n := e.Stats().FlushedOps; n > 5 {
+			t.Errorf("%d ops were flushed for one call", n)
+		}
+	}
+}
+
+// After a crash an op is in the WAL and in quarantine. It is discarded while the drain has it.
+func TestADiscardedOpDoesNotComeBackFromTheDrain(t *testing.T) {
+	for name, takes := range map[string]bool{"that L3 refuses again": false, "that L3 takes now": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			l3 := lab.NewChoosy(t)
+			defer l3.Release()
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Millisecond, BatchFlushCount: 1}
+			e := lab.Open(t, cfg)
+			l3.Stick(t, e) // keeps the WAL from being trimmed
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}))
+			lab.Eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == 1 })
+			cfg.Dir = crashed(t, cfg.Dir)
+			l3.Release()
+			other := lab.NewChoosy(t)
+			other.Release()
+			other.Tolerant.Store(takes)
+			under, gate := make(chan bool), make(chan bool)
+			inner, once := other.OnApply, sync.OnceFunc(func() { close(under); <-gate })
+			other.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
+				if recs[0].ID == "x" {
+					once()
+				}
+				return inner(ctx, recs)
+			}
+			cfg.L3 = other
+			e = lab.Open(t, cfg)
+			<-under // the WAL has it as well
+			short, cancel := context.WithTimeout(ctx, time.Millisecond)
+			defer cancel()
+			if n, err := e.DiscardQuarantined(short, "x"); n != 0 || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("DiscardQuarantined, while L3 has it in hands: %d, %v", n, err)
+			}
+			wantQuarantined(t, e, "x")
+			discarded := make(chan error, 1)
+			want := 1
+			if takes {
+				want = 0
+			}
+			go func() {
+				n, err := e.DiscardQuarantined(ctx, "x")
+				if n != want {
+					err = fmt.Errorf("%d ops, want %d; %w", n, want, err)
+				}
+				discarded <- err
+			}()
+			close(gate)
+			lab.Must(t, <-discarded)
+			lab.Must(t, e.Flush(ctx))
+			wantQuarantined(t, e)
+			if takes {
+				wantPoison(t, e, "x")
+			} else {
+				lab.WantContent(t, e, "x", -1)
+			}
+		})
+	}
+}
+
+// An op is discarded whose like waits in the WAL, for an Archived caller: the same id, version and
+// content. The caller waited for ever.
+func TestAnArchivedCallIsToldThatItsOpWasDiscarded(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	e := lab.Open(t, syncengine.Config{L3: struct{ syncengine.ArchiveStore }{l3}, L1MaxBytes: 64 << 10, BatchFlushInterval: time.Millisecond, FlushConcurrency: 1})
+	version := ahead(0)
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}, version))
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatalf("Flush: %v", err)
+	}
+	l3.Stick(t, e)
+	for i := 0; e.Stats().SpooledOps == 0; i++ {
+		lab.Put(t, e, fmt.Sprint("other-", i), i)
+	}
+	before := e.Stats().SpooledOps
+	done := make(chan error, 1)
+	go func() {
+		done <- e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}, version, syncengine.WithDurability(syncengine.Archived))
+	}()
+	lab.Eventually(t, "it is spooled", func() bool { return e.Stats().SpooledOps > before })
+	_, err := e.DiscardQuarantined(ctx)
+	lab.Must(t, err)
+	l3.Release()
+	_ = e.Flush(ctx)
+	if err := <-done; !errors.Is(err, syncengine.ErrRefused) {
+		t.Errorf("the Archived call: %v", err)
+	}
+}
+
+// Two ops are discarded; a group of the very same two was accepted later.
+func TestINV01ADiscardOfOpsTakesNoGroupOfThem(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	e := lab.Open(t, syncengine.Config{L3: l3, L1MaxBytes: 64 << 10, BatchFlushInterval: time.Millisecond, FlushConcurrency: 1})
+	version := ahead(0)
+	for _, id := range []string{"x", "y"} {
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: lab.Poison}, version))
+	}
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatalf("Flush: %v", err)
+	}
+	l3.Stick(t, e)
+	for i := 0; e.Stats().SpooledOps == 0; i++ {
+		lab.Put(t, e, fmt.Sprint("other-", i), i)
+	}
+	l3.Tolerant.Store(true)
+	_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: lab.Poison}, {ID: "y", Content: lab.Poison}}, version)
+	lab.Must(t, err)
+	_, err = e.DiscardQuarantined(ctx)
+	lab.Must(t, err)
+	l3.Release()
+	lab.Must(t, e.Flush(ctx))
+	wantPoison(t, e, "x")
+	wantPoison(t, e, "y")
+}
+
+// What an event function, or a reader, does to the content that it got.
+func TestINV11WhatIsShownMayBeWrittenInto(t *testing.T) {
+	ctx := context.Background()
+	told := make(chan bool, 1)
+	e := lab.Open(t, syncengine.Config{L3: lab.NewChoosy(t), BatchFlushInterval: time.Millisecond, OnEvent: syncengine.Events{Quarantined: func(op syncengine.QuarantinedOp) {
+		clear(op.Content)
+		told <- true
+	}}})
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}))
+	<-told
+	wantPoison(t, e, "x")
+	e = lab.Open(t, syncengine.Config{})
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "counter", Content: []byte("1")}))
+	lab.Must(t, e.Flush(ctx))
+	it, err := e.Get(ctx, "counter")
+	lab.Must(t, err)
+	it.Content[0] = '7'
+	if it, err = e.Update(ctx, "counter", lab.Increment); err != nil || string(it.Content) != "2" {
+		t.Errorf("1 + 1 = %s, %v", it.Content, err)
+	}
+}
+
+// An op waits below one that is refused and discarded: since that overtook it, or since both are in
+// the WAL. It was not found, and a new one was put in its place.
+func TestINV02ADiscardUncoversWhatWaits(t *testing.T) {
+	for _, budget := range []int64{1 << 20, 64 << 10} {
+		t.Run(fmt.Sprint(budget), func(t *testing.T) {
+			ctx := context.Background()
+			l3 := lab.NewChoosy(t)
+			defer l3.Release()
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour, BatchFlushCount: 1, FlushConcurrency: 1, L1MaxBytes: budget}
+			e := lab.Open(t, cfg)
+			l3.Stick(t, e)
+			if budget < 1<<20 {
+				for i := 0; e.Stats().SpooledOps == 0; i++ {
+					lab.Put(t, e, fmt.Sprint("other-", i), i)
+				}
+			}
+			lab.Put(t, e, "x", 1, syncengine.WithPriority(syncengine.PriorityLow))
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}, syncengine.WithPriority(syncengine.PriorityCritical)))
+			lab.Put(t, e, "stuck", 2, syncengine.WithPriority(syncengine.PriorityLow)) // before x, if it is older
+			var once sync.Once
+			inner := l3.OnApply
+			l3.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
+				if recs[0].ID == "x" && string(recs[0].Content) != string(lab.Poison) {
+					once.Do(func() { l3.Away.Store(true) })
+				}
+				return inner(ctx, recs)
+			}
+			l3.Release()
+			lab.Eventually(t, "poison is refused", func() bool { return e.Stats().Quarantined == 1 })
+			if n, err := e.DiscardQuarantined(ctx, "x"); n != 1 || err != nil {
+				t.Fatalf("DiscardQuarantined: %d, %v", n, err)
+			}
+			lab.WantContent(t, e, "x", 1)
+			l3.Away.Store(false)
+			lab.Eventually(t, "L3 is back", func() bool { return e.Flush(ctx) == nil })
+			lab.WantContent(t, e, "x", 1)
+			wantNoneSuperseded(t, e)
+		})
+	}
+}

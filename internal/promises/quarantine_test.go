@@ -1,0 +1,662 @@
+package promises
+
+// quarantine_test.go is about ops that L3 refuses: what becomes of them when something later
+// lands, when they are retried or discarded, by several callers, and over crashes. L3 is a real
+// SQLite file or a MariaDB; what it refuses it refuses by a constraint, or by a hook where the
+// moment matters.
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/faultproxy"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// poisonous submits poison and has it refused.
+func poisonous(t testing.TB, e *syncengine.Engine, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		lab.Must(t, e.Submit(context.Background(), syncengine.Item{ID: id, Content: lab.Poison}))
+	}
+	if err := e.Flush(context.Background()); !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatalf("Flush: %v, want ErrRefused", err)
+	}
+}
+
+func wantPoison(t testing.TB, e *syncengine.Engine, id string) {
+	t.Helper()
+	if it, err := e.Get(context.Background(), id); err != nil || !bytes.Equal(it.Content, lab.Poison) {
+		t.Fatalf("%s: %.40s, %v; want poison", id, it.Content, err)
+	}
+}
+
+// wantQuarantined checks what is listed and counted; the ids of superseded ops end with "-".
+func wantQuarantined(t testing.TB, e *syncengine.Engine, want ...string) (ops []syncengine.QuarantinedOp) {
+	t.Helper()
+	ops, err := e.Quarantined(context.Background())
+	lab.Must(t, err)
+	var got []string
+	for _, op := range ops {
+		if op.Superseded {
+			op.ID += "-"
+		}
+		got = append(got, op.ID)
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) || e.Stats().Quarantined != len(want) {
+		t.Fatalf("in quarantine: %v, counted %d; want %v", got, e.Stats().Quarantined, want)
+	}
+	return ops
+}
+
+// crashed copies the directory of an engine at rest: what a process leaves that is killed now.
+func crashed(t testing.TB, dir string) (left string) {
+	t.Helper()
+	left = t.TempDir()
+	files, err := filepath.Glob(filepath.Join(dir, "wal.db*"))
+	lab.Must(t, err)
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		lab.Must(t, err)
+		lab.Must(t, os.WriteFile(filepath.Join(left, filepath.Base(f)), b, 0o600))
+	}
+	return left
+}
+
+// L3 refused a put, and then took a later put or delete of the id. The refused document answered
+// reads again after a restart with SQL down, and with SQL up once the tombstone was purged.
+func TestINV04AQuarantinedOpAnswersNoReadOnceALaterOpLanded(t *testing.T) {
+	for name, later := range map[string]func(e *syncengine.Engine){
+		"a put":    func(e *syncengine.Engine) { lab.Put(t, e, "x", 2) },
+		"a delete": func(e *syncengine.Engine) { lab.Must(t, e.Delete(context.Background(), "x")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			n := 2
+			if name == "a delete" {
+				n = -1
+			}
+			dbURL := testserver.SharedMariaDB(t).NewDatabase(t)
+			lab.Open(t, syncengine.Config{SQLURL: dbURL}) // makes the table
+			outside := testserver.OpenSQL(t, dbURL)
+			exec := func(query string) {
+				t.Helper()
+				_, err := outside.Exec(query)
+				lab.Must(t, err)
+			}
+			exec("ALTER TABLE sync_items ADD CONSTRAINT no_poison CHECK (content IS NULL OR content NOT LIKE '%poison%')")
+			u, err := url.Parse(dbURL)
+			lab.Must(t, err)
+			proxy := faultproxy.New(t, u.Host)
+			cfg := syncengine.Config{
+				Dir: t.TempDir(), SQLURL: lab.Via(t, dbURL, proxy),
+				RedisURL: testserver.SharedRedis(t).URL(), KeyPrefix: lab.NewPrefix(),
+			}
+			e := lab.Open(t, cfg)
+			poisonous(t, e, "x")
+			later(e)
+			lab.WantContent(t, e, "x", n)
+			lab.Must(t, e.Flush(ctx))
+			look := func() {
+				t.Helper()
+				lab.WantContent(t, e, "x", n)
+				wantQuarantined(t, e, "x-")
+				if st, err := e.Status(ctx, "x"); st.Quarantined {
+					t.Errorf("Status: %+v, %v", st, err)
+				}
+			}
+			look()
+			lab.Must(t, e.Close())
+			proxy.Cut()
+			e = lab.Open(t, cfg)
+			look()
+			_ = e.Close() // L3 is away
+			proxy.Restore()
+			if n < 0 {
+				exec("DELETE FROM sync_items") // as the purge does
+			}
+			cfg.RedisURL = ""
+			e = lab.Open(t, cfg)
+			look()
+			if got, err := e.DiscardQuarantined(ctx, "x"); got != 1 || err != nil {
+				t.Errorf("DiscardQuarantined: %d, %v", got, err)
+			}
+			wantQuarantined(t, e)
+			lab.WantContent(t, e, "x", n)
+		})
+	}
+}
+
+// A superseded op was put back into the queue by a retry when L3's row was gone.
+func TestINV04ARetryForgetsWhatIsSuperseded(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour}
+	e := lab.Open(t, cfg)
+	poisonous(t, e, "x")
+	lab.Must(t, e.Delete(ctx, "x"))
+	lab.Must(t, e.Flush(ctx))
+	if n, err := l3.PurgeTombstones(ctx, time.Now().Add(time.Hour), 10); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	lab.Must(t, e.Close())
+	e = lab.Open(t, cfg)
+	l3.Tolerant.Store(true)
+	if n, err := e.RetryQuarantined(ctx); n != 1 || err != nil {
+		t.Fatalf("RetryQuarantined: %d, %v", n, err)
+	}
+	wantQuarantined(t, e)
+	lab.Must(t, e.Flush(ctx))
+	lab.WantContent(t, e, "x", -1)
+}
+
+// A later op of one id of a group leaves the others of the group readable.
+func TestINV02AGroupIsSupersededIDByID(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3}
+	e := lab.Open(t, cfg)
+	_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: lab.Poison}, {ID: "y", Content: lab.Poison}})
+	lab.Must(t, err)
+	poisonous(t, e, "z")
+	lab.Put(t, e, "x", 2)
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) { // of y
+		t.Errorf("Flush: %v", err)
+	}
+	wantQuarantined(t, e, "x-", "y", "z")
+	lab.Must(t, e.Close())
+	e = lab.Open(t, cfg)
+	lab.WantContent(t, e, "x", 2)
+	wantPoison(t, e, "y")
+	l3.Tolerant.Store(true)
+	if n, err := e.RetryQuarantined(ctx, "x"); n != 2 || err != nil {
+		t.Fatalf("RetryQuarantined: %d, %v", n, err)
+	}
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) { // of z
+		t.Errorf("Flush: %v", err)
+	}
+	lab.WantContent(t, e, "x", 2)
+	wantPoison(t, e, "y")
+	wantQuarantined(t, e, "z")
+}
+
+// An op that was discarded and then submitted again, with the same version, was dropped from
+// the WAL at the next Open, though it was acknowledged: submissions that had come to nothing had
+// taken it off and put it back on the list.
+func TestINV01ADiscardedOpThatIsSubmittedAgainIsNotDropped(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3}
+	e := lab.Open(t, cfg)
+	op := syncengine.Item{ID: "x", Version: 5, Content: lab.Poison}
+	for range 2 { // the second discard is about the second op
+		lab.Must(t, e.Submit(ctx, op))
+		if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+			t.Fatal(err)
+		}
+		if n, err := e.DiscardQuarantined(ctx, "x"); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	for range 3 {
+		if err := e.Submit(ended, op); err == nil {
+			t.Error("Submit with a context that has ended succeeds")
+		}
+	}
+	l3.Away.Store(true)
+	lab.Must(t, e.Submit(ctx, op))
+	if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
+		t.Fatalf("Close: %v", err)
+	}
+	for range 2 {
+		e = lab.Open(t, cfg)
+		wantPoison(t, e, "x")
+		_ = e.Close()
+	}
+	l3.Away.Store(false)
+	l3.Tolerant.Store(true)
+	e = lab.Open(t, cfg)
+	lab.Must(t, e.Flush(ctx))
+	if rec, err := l3.Get(ctx, "x"); err != nil || !bytes.Equal(rec.Content, lab.Poison) {
+		t.Errorf("L3 holds %.40s, %v", rec.Content, err)
+	}
+}
+
+// Segments of commits that failed were counted when the op was discarded, and their numbers were
+// given out again to what came after a restart.
+func TestINV01ADiscardDoesNotReachIntoSegmentsOfTheNextEngine(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, FlushConcurrency: 2}
+	e := lab.Open(t, cfg)
+	l3.Stick(t, e)
+	op := syncengine.Item{ID: "x", Version: 5, Content: lab.Poison}
+	lab.Must(t, e.Submit(ctx, op))
+	lab.Eventually(t, "the second is refused", func() bool { return e.Stats().Quarantined == 1 })
+	repair := breakWAL(t, cfg.Dir)
+	for n := range 10 {
+		if err := e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("lost-", n), Content: lab.Poison}); err == nil {
+			t.Fatal("the WAL takes no ops")
+		}
+	}
+	if n, err := e.DiscardQuarantined(ctx, "x"); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	repair()
+	cfg.Dir = crashed(t, cfg.Dir)
+	l3.Release()
+	_ = e.Close()
+	l3.Away.Store(true)
+	e = lab.Open(t, cfg)
+	if it, err := e.Get(ctx, "x"); err == nil { // it is in the WAL still
+		t.Fatalf("the discarded op is back: %s", it.Content)
+	}
+	lab.Must(t, e.Submit(ctx, op))
+	for range 2 {
+		_ = e.Close()
+		e = lab.Open(t, cfg)
+		wantPoison(t, e, "x")
+	}
+}
+
+// A discard that timed out after its first step had noted the op as one to be dropped, and left
+// it in quarantine: a retry of it reported success, and the next Open dropped it.
+func TestINV01ADiscardThatFailsChangesNothing(t *testing.T) {
+	ctx := context.Background()
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	for name, c := range map[string]struct {
+		ctx   context.Context
+		fault string
+	}{
+		"its context has ended":       {ended, ""},
+		"rows can't be removed":       {ctx, "DELETE ON quarantine"},
+		"the list can't be stored":    {ctx, "INSERT ON meta WHEN NEW.key = 'discarded'"},
+		"the ledger can't be written": {ctx, "INSERT ON meta WHEN NEW.key = 'side ledger'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l3 := lab.NewChoosy(t)
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3}
+			e := lab.Open(t, cfg)
+			poisonous(t, e, "x", "y")
+			conn := walFile(t, cfg.Dir)
+			if c.fault != "" {
+				execSQL(t, conn, "CREATE TRIGGER broken BEFORE "+c.fault+" BEGIN SELECT RAISE(ABORT, 'broken by a test'); END")
+			}
+			if n, err := e.DiscardQuarantined(c.ctx, "x"); n != 0 || err == nil {
+				t.Fatalf("DiscardQuarantined: %d, %v", n, err)
+			}
+			if c.fault != "" {
+				execSQL(t, conn, "DROP TRIGGER broken")
+			}
+			wantQuarantined(t, e, "x", "y")
+			wantPoison(t, e, "x")
+			l3.Away.Store(true)
+			if n, err := e.RetryQuarantined(ctx, "x"); n != 0 || !errors.Is(err, syncengine.ErrUnavailable) {
+				t.Fatalf("RetryQuarantined while L3 can't be asked: %d, %v", n, err)
+			}
+			l3.Away.Store(false)
+			l3.Tolerant.Store(true)
+			if n, err := e.RetryQuarantined(ctx, "x"); n != 1 || err != nil {
+				t.Fatalf("RetryQuarantined: %d, %v", n, err)
+			}
+			cfg.Dir = crashed(t, cfg.Dir)
+			_ = e.Close()
+			e = lab.Open(t, cfg)
+			wantPoison(t, e, "x")
+			wantQuarantined(t, e, "y")
+		})
+	}
+}
+
+// What is discarded stays away, though the WAL holds it still.
+func TestINV04WhatWasDiscardedDoesNotComeBackFromTheWAL(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, FlushConcurrency: 2}
+	e := lab.Open(t, cfg)
+	l3.Stick(t, e)
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}))
+	lab.Eventually(t, "the second is refused", func() bool { return e.Stats().Quarantined == 1 })
+	if n, err := e.DiscardQuarantined(ctx); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	lab.Put(t, e, "later", 1)
+	crash := crashed(t, cfg.Dir)
+	if n := lab.WALOps(t, crash); n < 2 {
+		t.Fatalf("%d ops in the WAL: nothing is proven", n)
+	}
+	l3.Release()
+	_ = e.Close()
+	cfg.Dir = crash
+	l3.Away.Store(true)
+	l3.Tolerant.Store(true)
+	e = lab.Open(t, cfg)
+	if it, err := e.Get(ctx, "x"); err == nil {
+		t.Errorf("the discarded op is back: %s", it.Content)
+	}
+	lab.WantContent(t, e, "later", 1)
+	l3.Away.Store(false)
+	lab.Eventually(t, "all is flushed", func() bool { return e.Flush(ctx) == nil })
+	if rec, err := l3.Get(ctx, "x"); !errors.Is(err, syncengine.ErrNotFound) {
+		t.Errorf("L3 holds %+v, %v", rec, err)
+	}
+}
+
+// Calls side by side handled the same row, counted it once each, and took the others with it.
+func TestINV02CallsSideBySideHandleEachQuarantinedOpOnce(t *testing.T) {
+	ctx := context.Background()
+	for name, call := range map[string]func(e *syncengine.Engine, ids ...string) (int, error){
+		"discard": func(e *syncengine.Engine, ids ...string) (int, error) { return e.DiscardQuarantined(ctx, ids...) },
+		"retry":   func(e *syncengine.Engine, ids ...string) (int, error) { return e.RetryQuarantined(ctx, ids...) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := lab.Open(t, syncengine.Config{L3: lab.NewChoosy(t), BatchFlushInterval: time.Hour})
+			poisonous(t, e, "a", "b", "c")
+			side := func(ids ...string) (sum int64) {
+				t.Helper()
+				var total atomic.Int64
+				var wg sync.WaitGroup
+				for range 8 {
+					wg.Go(func() {
+						n, err := call(e, ids...)
+						if err != nil {
+							t.Error(err)
+						}
+						total.Add(int64(n))
+					})
+				}
+				wg.Wait()
+				return total.Load()
+			}
+			if n := side("a"); n != 1 {
+				t.Errorf("%d ops were reported, want 1", n)
+			}
+			wantQuarantined(t, e, "b", "c")
+			wantPoison(t, e, "b")
+			wantPoison(t, e, "c")
+			if n := side("a", "b"); n != 1 {
+				t.Errorf("%d ops were reported, want 1", n)
+			}
+			if n := side(); n != 1 {
+				t.Errorf("%d ops were reported, want 1", n)
+			}
+			wantQuarantined(t, e)
+			if name == "retry" {
+				if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+					t.Fatal(err)
+				}
+				for _, op := range wantQuarantined(t, e, "a", "b", "c") {
+					if op.Attempts != 2 {
+						t.Errorf("%s was refused %d times, want 2", op.ID, op.Attempts)
+					}
+				}
+			}
+		})
+	}
+}
+
+// All kinds of calls at once, while ops land and are refused again. In the end each op has
+// left once, or is there.
+func TestINV12QuarantineCountsAreExactWhateverRunsBesides(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	e := lab.Open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Millisecond})
+	const ids, rounds = 24, 4
+	var names []string
+	for i := range ids {
+		names = append(names, fmt.Sprint("id-", i))
+	}
+	for range rounds {
+		poisonous(t, e, names...)
+		var discarded, retried atomic.Int64
+		var wg sync.WaitGroup
+		for g := range 6 {
+			wg.Go(func() {
+				for i := range ids {
+					id := names[(i*(g+1))%ids]
+					switch g % 3 {
+					case 0:
+						n, err := e.DiscardQuarantined(ctx, id)
+						discarded.Add(int64(n))
+						if err != nil {
+							t.Error(err)
+						}
+					case 1:
+						n, err := e.RetryQuarantined(ctx, id)
+						retried.Add(int64(n))
+						if err != nil {
+							t.Error(err)
+						}
+					default:
+						if _, err := e.Get(ctx, id); err != nil && !errors.Is(err, syncengine.ErrNotFound) {
+							t.Error(err)
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+		_ = e.Flush(ctx)
+		ops, err := e.Quarantined(ctx)
+		lab.Must(t, err)
+		left := ids - int(discarded.Load())
+		if len(ops) != left || e.Stats().Quarantined != left {
+			t.Fatalf("%d discarded, %d retried and refused again: %d ops listed, %d counted; want %d",
+				discarded.Load(), retried.Load(), len(ops), e.Stats().Quarantined, left)
+		}
+		n, err := e.DiscardQuarantined(ctx)
+		if lab.Must(t, err); n != left {
+			t.Fatalf("%d discarded, want %d", n, left)
+		}
+		for _, id := range names {
+			lab.WantContent(t, e, id, -1)
+		}
+	}
+}
+
+// A caller that changes what it got from Get must not make the engine store what was never
+// submitted, as if it were sound.
+func TestINV11AChangedQuarantinedOpIsToldFromASoundOne(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour}
+	e := lab.Open(t, cfg)
+	lab.Put(t, e, "refused", 1, syncengine.WithDurability(syncengine.Buffered))
+	it, err := e.Get(ctx, "refused")
+	lab.Must(t, err)
+	it.Content[len(it.Content)-3] = 'y'
+	poisonous(t, e, "x")
+	lab.Must(t, e.Close())
+	e = lab.Open(t, cfg)
+	wantQuarantined(t, e, "refused", "x")
+	if it, err := e.Get(ctx, "refused"); !errors.Is(err, syncengine.ErrCorruption) {
+		t.Errorf("Get: %.60s, %v", it.Content, err)
+	}
+	l3.Tolerant.Store(true)
+	n, err := e.RetryQuarantined(ctx)
+	var ce *syncengine.CorruptionError
+	if n != 1 || !errors.As(err, &ce) || ce.ID != "refused" || ce.Tier != "WAL" {
+		t.Errorf("RetryQuarantined: %d, %v", n, err)
+	}
+	wantQuarantined(t, e, "refused")
+	lab.Put(t, e, "refused", 2)
+	lab.WantContent(t, e, "refused", 2)
+	lab.Must(t, e.Flush(ctx))
+	wantQuarantined(t, e, "refused-")
+	if n, err := e.RetryQuarantined(ctx); n != 1 || err != nil {
+		t.Errorf("RetryQuarantined of a superseded op: %d, %v", n, err)
+	}
+	lab.WantContent(t, e, "refused", 2)
+}
+
+// The same for an op that an outage puts into the WAL.
+func TestINV11AChangedBufferedOpIsToldFromASoundOne(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour, Durability: syncengine.Buffered}
+	e := lab.Open(t, cfg)
+	lab.Put(t, e, "changed", 1)
+	lab.Put(t, e, "sound", 1)
+	it, err := e.Get(ctx, "changed")
+	lab.Must(t, err)
+	it.Content[len(it.Content)-3] = 'y'
+	l3.Away.Store(true)
+	if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
+		t.Fatalf("Close: %v", err)
+	}
+	e = lab.Open(t, cfg)
+	if it, err := e.Get(ctx, "changed"); !errors.Is(err, syncengine.ErrCorruption) {
+		t.Errorf("Get: %.60s, %v", it.Content, err)
+	}
+	lab.WantContent(t, e, "sound", 1)
+}
+
+// A group holds the very op that is discarded, and one that is not: it is another unit, and was
+// accepted. Its other op was dropped when the drain read it.
+func TestINV01ADiscardTakesNoGroupThatHoldsTheSameOp(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour}
+	e := lab.Open(t, cfg)
+	version := syncengine.WithVersion(syncengine.VersionAt(time.Now()))
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}, version))
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatalf("Flush: %v", err)
+	}
+	l3.Away.Store(true)
+	_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: lab.Poison}, {ID: "z", Content: lab.Doc("z", 1)}}, version)
+	lab.Must(t, err)
+	if n, err := e.DiscardQuarantined(ctx, "x"); n != 1 || err != nil {
+		t.Fatalf("DiscardQuarantined: %d, %v", n, err)
+	}
+	cfg.Dir = crashed(t, cfg.Dir)
+	l3.Tolerant.Store(true)
+	l3.Away.Store(false)
+	e = lab.Open(t, cfg)
+	lab.Must(t, e.Flush(ctx))
+	lab.WantContent(t, e, "z", 1)
+}
+
+// A retry forgets only what L3 holds something newer of. A later op of the id that is in quarantine
+// itself, or waits, may be refused.
+func TestINV01ARetryKeepsAnOpBelowAnotherThatIsRefused(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	e := lab.Open(t, syncengine.Config{L3: l3})
+	poisonous(t, e, "x")
+	poisonous(t, e, "x")
+	wantQuarantined(t, e, "x", "x")
+	if n, err := e.RetryQuarantined(ctx); n != 2 || err != nil {
+		t.Fatalf("RetryQuarantined: %d, %v", n, err)
+	}
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Errorf("Flush: %v", err)
+	}
+	wantQuarantined(t, e, "x", "x")
+}
+
+// A batch goes on for as long as L3 takes for the rest of it. What it has brought into quarantine
+// may be discarded meanwhile, and memory held on to it.
+func TestINV02WhatIsDiscardedWhileItsBatchGoesOnIsGone(t *testing.T) {
+	for name, d := range map[string]syncengine.Durability{"buffered": syncengine.Buffered, "logged": syncengine.Logged} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			l3 := lab.NewChoosy(t)
+			e := lab.Open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour, Durability: d})
+			defer l3.Release()
+			lab.Put(t, e, "refused", 1)
+			lab.Put(t, e, "stuck", 1)
+			flushed := make(chan error, 1)
+			go func() { flushed <- e.Flush(ctx) }()
+			<-l3.Stuck
+			wantQuarantined(t, e, "refused")
+			lab.WantContent(t, e, "refused", 1)
+			if n, err := e.DiscardQuarantined(ctx, "refused"); n != 1 || err != nil {
+				t.Fatalf("DiscardQuarantined: %d, %v", n, err)
+			}
+			for range 2 {
+				if it, err := e.Get(ctx, "refused"); !errors.Is(err, syncengine.ErrNotFound) {
+					t.Errorf("Get: %s, %v; want ErrNotFound", it.Content, err)
+				}
+				l3.Release()
+				lab.Must(t, <-flushed)
+				flushed <- nil
+			}
+		})
+	}
+}
+
+// A read that had found a discarded op brought it to memory afterwards, and readers that came after
+// the discard shared it.
+func TestINV02AReadThatBeganBeforeADiscardIsNotShared(t *testing.T) {
+	ctx := context.Background()
+	for name, get := range map[string]func(e *syncengine.Engine) (syncengine.Item, error){
+		"Get": func(e *syncengine.Engine) (syncengine.Item, error) { return e.Get(ctx, "x") },
+		"GetMany": func(e *syncengine.Engine) (syncengine.Item, error) {
+			found, err := e.GetMany(ctx, []string{"x"})
+			if err != nil {
+				return syncengine.Item{}, err
+			} else if found[0] == nil {
+				return syncengine.Item{}, syncengine.ErrNotFound
+			}
+			return *found[0], nil
+		},
+		"GetOrInsertWith": func(e *syncengine.Engine) (syncengine.Item, error) {
+			return e.GetOrInsertWith(ctx, "x", func(context.Context) (syncengine.Item, error) { return syncengine.Item{}, syncengine.ErrNotFound })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l3 := lab.NewChoosy(t)
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, L1MaxAge: 1}
+			e := lab.Open(t, cfg)
+			poisonous(t, e, "x")
+			lab.Must(t, e.Close())
+			e = lab.Open(t, cfg) // memory holds nothing of it
+			in := make(chan struct{})
+			var first atomic.Bool
+			l3.OnGet = func() error {
+				if first.CompareAndSwap(false, true) {
+					close(in)
+					<-l3.Gate
+				}
+				return nil
+			}
+			defer l3.Release()
+			before := make(chan error, 1)
+			go func() {
+				_, err := get(e)
+				before <- err
+			}()
+			<-in
+			if n, err := e.DiscardQuarantined(ctx, "x"); n != 1 || err != nil {
+				t.Fatalf("DiscardQuarantined: %d, %v", n, err)
+			}
+			for _, when := range []string{"while it goes on", "when it is over"} {
+				returns(t, name, func() {
+					if it, err := get(e); !errors.Is(err, syncengine.ErrNotFound) {
+						t.Errorf("%s: %s, %v; want ErrNotFound", when, it.Content, err)
+					}
+				})
+				l3.Release()
+				lab.Must(t, <-before)
+				before <- nil
+			}
+		})
+	}
+}
