@@ -161,7 +161,10 @@ var fieldTests = map[string]func(t *testing.T){
 	"L2Breaker": func(t *testing.T) {
 		for preset, failures := range map[syncengine.BreakerPreset]int{syncengine.BreakerDefault: 5, syncengine.BreakerAggressive: 3, syncengine.BreakerLenient: 10} {
 			l2 := &awayCache{CacheStore: storetest.NewCache()}
-			e := lab.Open(t, syncengine.Config{L2: l2, L3: storetest.NewArchive(), L2Breaker: preset}) // an L3 that trusts no filter
+			verified := make(chan struct{}, 1)
+			e := lab.Open(t, syncengine.Config{L2: l2, L3: storetest.NewArchive(), L2Breaker: preset, // an L3 that trusts no filter
+				OnEvent: syncengine.Events{Verified: func(syncengine.VerifyReport) { verified <- struct{}{} }}})
+			<-verified // what it reads in L2 would be successes in between
 			for range 20 {
 				lab.WantContent(t, e, "absent", -1)
 			}
@@ -218,8 +221,8 @@ var fieldTests = map[string]func(t *testing.T){
 	},
 	"Registerer":       elsewhere("TestMetricsAreRegisteredAndUnregistered"),
 	"OnEvent":          elsewhere("TestLifecycle"),
-	"Compression":      refusedFeature(syncengine.Config{Compression: syncengine.CompressionZstd}),
-	"CompressionLevel": refusedFeature(syncengine.Config{CompressionLevel: 3}),
+	"Compression":      testCompression,
+	"CompressionLevel": testCompressionLevel,
 	"FilterWarmupBatch": func(t *testing.T) {
 		url := "sqlite:" + t.TempDir() + "/l3.db"
 		e := lab.Open(t, syncengine.Config{SQLURL: url})
@@ -359,15 +362,6 @@ func levelAt(level syncengine.BackpressureLevel, ops int) func(*testing.T) {
 		_, err = e.Get(context.Background(), "absent")
 		if got := !errors.Is(err, syncengine.ErrBackpressure); got != level.AcceptsReads() {
 			t.Errorf("a read at %v: %v", level, err)
-		}
-	}
-}
-
-func refusedFeature(cfg syncengine.Config) func(*testing.T) {
-	return func(t *testing.T) {
-		cfg.Dir = t.TempDir()
-		if _, err := syncengine.Open(context.Background(), cfg); !errors.Is(err, syncengine.ErrFeatureNotBuilt) {
-			t.Errorf("Open: %v, want ErrFeatureNotBuilt", err)
 		}
 	}
 }

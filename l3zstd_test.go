@@ -17,7 +17,20 @@ import (
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
 )
+
+// openExactly opens an engine that compresses only if cfg says so.
+func openExactly(t testing.TB, cfg syncengine.Config) *syncengine.Engine {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	e, err := syncengine.Open(context.Background(), cfg)
+	lab.Must(t, err)
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}
 
 // wordy is a document that shrinks.
 func wordy(id string, n int) []byte {
@@ -37,7 +50,7 @@ func TestCompressedRowsAreSmallAndReadWhateverIsSet(t *testing.T) {
 		want := make(map[string][]byte)
 		write := func(c syncengine.Compression, ids ...string) (root [32]byte) {
 			cfg.Compression = c
-			e := lab.Open(t, cfg)
+			e := openExactly(t, cfg)
 			for n, id := range ids {
 				want[id] = wordy(id, n)
 				if id == "short" {
@@ -66,7 +79,7 @@ func TestCompressedRowsAreSmallAndReadWhateverIsSet(t *testing.T) {
 		}
 		for _, c := range []syncengine.Compression{syncengine.CompressionOff, syncengine.CompressionZstd} {
 			cfg.Compression, cfg.Dir = c, t.TempDir() // one that knows nothing
-			e := lab.Open(t, cfg)
+			e := openExactly(t, cfg)
 			for id, content := range want {
 				it, err := e.GetVerified(ctx, id)
 				if err != nil || !bytes.Equal(it.Content, content) {
@@ -90,7 +103,7 @@ func TestEveryWayIntoARowCompresses(t *testing.T) {
 	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		ctx := context.Background()
 		cfg.Compression = syncengine.CompressionZstd
-		e := lab.Open(t, cfg)
+		e := openExactly(t, cfg)
 		lab.Must(t, e.Insert(ctx, syncengine.Item{ID: "inserted", Content: wordy("inserted", 1)}))
 		_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "first", Content: wordy("first", 1)}, {ID: "second", Content: wordy("second", 1)}})
 		lab.Must(t, err)
@@ -113,7 +126,7 @@ func TestADamagedFrameIsCorruptionAndCostsItsNeighboursNothing(t *testing.T) {
 	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		ctx := context.Background()
 		cfg.Compression = syncengine.CompressionZstd
-		e := lab.Open(t, cfg)
+		e := openExactly(t, cfg)
 		enc, err := zstd.NewWriter(nil)
 		lab.Must(t, err)
 		bomb := enc.EncodeAll(make([]byte, 256<<20), nil)
@@ -132,7 +145,7 @@ func TestADamagedFrameIsCorruptionAndCostsItsNeighboursNothing(t *testing.T) {
 			lab.Must(t, err)
 		}
 		cfg.Dir = t.TempDir()
-		e = lab.Open(t, cfg)
+		e = openExactly(t, cfg)
 		for id := range bad {
 			var ce *syncengine.CorruptionError
 			if it, err := e.Get(ctx, id); !errors.As(err, &ce) || ce.Tier != "L3" || ce.ID != id {
@@ -158,11 +171,11 @@ func TestADictionaryIsTrainedOnceAndKnownToAll(t *testing.T) {
 		ctx := context.Background()
 		cfg.Compression = syncengine.CompressionZstd
 		cfg.L1MaxAge = 1
-		early := lab.Open(t, cfg)
+		early := openExactly(t, cfg)
 		lab.Must(t, early.Submit(ctx, syncengine.Item{ID: "first", Content: []byte(`{}`)}))
 		lab.Must(t, early.Flush(ctx))
 		cfg.Compression = syncengine.CompressionZstdDictionary
-		engines := []*syncengine.Engine{lab.Open(t, cfg), lab.Open(t, cfg)}
+		engines := []*syncengine.Engine{openExactly(t, cfg), openExactly(t, cfg)}
 		for round := range 3 { // at first there is no dictionary
 			for k, e := range engines {
 				for n := range 600 {
@@ -180,7 +193,7 @@ func TestADictionaryIsTrainedOnceAndKnownToAll(t *testing.T) {
 			t.Errorf("%d dictionaries; of the last round %d rows are plain, the largest takes %d bytes", dictionaries, plain, packed)
 		}
 		cfg.Compression = syncengine.CompressionOff
-		for name, e := range map[string]*syncengine.Engine{"one that was there before": early, "one that compresses nothing": lab.Open(t, cfg)} {
+		for name, e := range map[string]*syncengine.Engine{"one that was there before": early, "one that compresses nothing": openExactly(t, cfg)} {
 			for n, id := range []string{"0-0-0", "2-0-599", "2-1-0"} {
 				want := small200(id, []int{0, 599, 0}[n])
 				if it, err := e.Get(ctx, id); err != nil || !bytes.Equal(it.Content, want) {
@@ -201,12 +214,49 @@ func TestADictionaryIsTrainedOnceAndKnownToAll(t *testing.T) {
 		_, err := raw.Exec("UPDATE sync_dictionaries SET dictionary = ?", []byte("damaged"))
 		lab.Must(t, err)
 		cfg.Dir = t.TempDir()
-		e := lab.Open(t, cfg)
+		e := openExactly(t, cfg)
 		if it, err := e.Get(ctx, "2-0-1"); !errors.Is(err, syncengine.ErrCorruption) {
 			t.Errorf("without the dictionary: %s, %v", it.Content, err)
 		}
 		if it, err := e.Get(ctx, "first"); err != nil || string(it.Content) != `{}` {
 			t.Errorf("a plain row, without the dictionary: %s, %v", it.Content, err)
+		}
+	})
+}
+
+func testCompression(t *testing.T) {
+	for _, bad := range []syncengine.Config{{Compression: "gzip"}, {Compression: syncengine.CompressionZstd, L3: storetest.NewArchive()}} {
+		bad.Dir = t.TempDir()
+		var ce *syncengine.ConfigError
+		if _, err := syncengine.Open(context.Background(), bad); !errors.As(err, &ce) || ce.Field != "Compression" {
+			t.Errorf("%q: %v", bad.Compression, err)
+		}
+	}
+	TestCompressedRowsAreSmallAndReadWhateverIsSet(t)
+}
+
+// testCompressionLevel: levels differ in what they make of a document.
+func testCompressionLevel(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+		ctx := context.Background()
+		var doc []byte
+		for n := range 200 {
+			doc = append(doc, small200("x", n*n)...)
+			doc = append(doc, ',')
+		}
+		doc = append(append([]byte{'['}, doc...), "0]"...)
+		sizes := make(map[int]int)
+		for _, level := range []int{1, 6} {
+			cfg.Compression, cfg.CompressionLevel = syncengine.CompressionZstd, level
+			e := openExactly(t, cfg)
+			id := fmt.Sprint("level-", level)
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: doc}))
+			lab.Must(t, e.Flush(ctx))
+			content, _ := stored(t, raw, id)
+			sizes[level] = len(content)
+		}
+		if sizes[6] >= sizes[1] {
+			t.Errorf("%d bytes at level 1 and %d at level 6", sizes[1], sizes[6])
 		}
 	})
 }

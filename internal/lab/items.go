@@ -17,6 +17,9 @@ func Open(t testing.TB, cfg syncengine.Config) *syncengine.Engine {
 	if cfg.Dir == "" {
 		cfg.Dir = t.TempDir()
 	}
+	if cfg.Compression == syncengine.CompressionOff && cfg.L3 == nil {
+		cfg.Compression = Compression
+	}
 	e, err := syncengine.Open(context.Background(), cfg)
 	if err != nil {
 		t.Fatal(err)

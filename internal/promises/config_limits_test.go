@@ -68,7 +68,7 @@ var limits = map[string]limit{
 	"TombstoneRetention":   {from: 1, to: anyInt},
 	"L1MaxAge":             {from: 1, to: anyInt},
 	"VerifyInterval":       {from: int64(time.Millisecond), to: anyInt},
-	"CompressionLevel":     {}, // see refusedFeature
+	"CompressionLevel":     compressionLevels,
 
 	"BackpressureWarn":      {least: math.SmallestNonzeroFloat64, largest: math.Nextafter(.80, 0)},
 	"BackpressureThrottle":  {least: math.Nextafter(.70, 1), largest: math.Nextafter(.90, 0)},

@@ -725,6 +725,9 @@ func runCrowd(t *rapid.T, root string, private bool) {
 			_ = c.store.Close()
 		}
 	}()
+	for c.e.Flush(context.Background()) != nil || c.e.Stats().L3Down { // on a slow machine L3 may come late
+		time.Sleep(time.Millisecond)
+	}
 	c.refuse(t, true)
 	t.Repeat(map[string]func(*rapid.T){
 		"round": c.round, "round (again)": c.round, "round (once more)": c.round,
