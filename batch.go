@@ -508,8 +508,13 @@ func (q *queue) complete(b *batch, a *outcome) {
 func (q *queue) finish(u *unit, a *outcome) {
 	ops := u.Ops()
 	for _, e := range ops {
-		// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
-		q.wal.DropSpooled(q.l1.Hash(e.id()), e.version)
+		refused := a.refused[e] != nil
+		if !refused {
+			// L3 holds this op or a higher one, so no spooled op up to it may answer reads.
+			q.wal.DropSpooled(q.l1.Hash(e.id()), e.version)
+		} else if e.seg != nil && e.seg.id > 0 { // others may wait, of the same version, if it is retried
+			q.wal.DropDiscarded(q.l1.Hash(e.id()), e.version, e.seg.id)
+		}
 		q.l1.Unpin(e) // not before (INV-6)
 		if q.held[e.id()] == e {
 			delete(q.held, e.id())
@@ -518,6 +523,9 @@ func (q *queue) finish(u *unit, a *outcome) {
 			q.l1.Forget(e)
 		} else if a.healed[e] != nil {
 			q.l1.Drop(e)
+		}
+		if !refused {
+			q.l1.Landed(e)
 		}
 	}
 	switch seg := ops[0].seg; seg {

@@ -269,6 +269,32 @@ func (c *l1) Unpin(e *entry) {
 	}
 }
 
+// Reattach puts an op that the queue alone holds back into the map, unless that holds a higher one.
+// The caller sees to it that nobody lets go of the op meanwhile.
+func (c *l1) Reattach(e *entry) {
+	if !c.store(e, nil) {
+		return
+	}
+	c.Touch(e.id())
+	for st := e.state.Load(); st&stateDetached != 0; st = e.state.Load() {
+		if e.state.CompareAndSwap(st, st&^stateDetached) {
+			c.detached.Add(-e.size())
+		}
+	}
+}
+
+// Landed is told of an op that L3 has: what is below it is old, in the map and on its way there.
+func (c *l1) Landed(op *entry) {
+	e, ok := c.Peek(op.id())
+	switch {
+	case ok && e.compare(op) >= 0: // nearly always
+		return
+	case ok:
+		c.Drop(e)
+	}
+	c.Touch(op.id())
+}
+
 // Forget drops an op, or what is below it, that turned out to be worth nothing.
 func (c *l1) Forget(op *entry) {
 	if e, ok := c.Peek(op.id()); ok && e.compare(op) <= 0 {

@@ -163,7 +163,7 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.run(ctx, "prepare", func() error { return s.recall(ctx) }); err != nil {
+	if err := s.run(ctx, "prepare", func() error { return s.recall(ctx, s.pools.Read) }); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -225,7 +225,7 @@ func (s *sqlStore) stmt(ctx context.Context, db *sql.DB, text string) (*sql.Stmt
 const selectOne = "SELECT " + columns + " FROM sync_items WHERE id = ?"
 
 func (s *sqlStore) Get(ctx context.Context, id string) (rec Record, err error) {
-	if rec, err = s.get(ctx, id); err != nil && s.learned(ctx) {
+	if rec, err = s.get(ctx, id); errors.Is(err, errLacksDictionary) && s.recall(ctx, s.pools.Read) == nil {
 		return s.get(ctx, id)
 	}
 	return rec, err
@@ -252,7 +252,8 @@ func (s *sqlStore) get(ctx context.Context, id string) (rec Record, err error) {
 
 func (s *sqlStore) GetMany(ctx context.Context, ids []string) ([]Found, error) {
 	found, err := s.getMany(ctx, ids)
-	if err == nil && s.learned(ctx) {
+	lacks := func(f Found) bool { return errors.Is(f.Err, errLacksDictionary) }
+	if err == nil && slices.ContainsFunc(found, lacks) && s.recall(ctx, s.pools.Read) == nil {
 		return s.getMany(ctx, ids)
 	}
 	return found, err

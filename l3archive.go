@@ -87,6 +87,16 @@ func (a *archive) Down() bool { return a.state.Load().down }
 // Fail notes that L3 takes no writes, or that none can be made.
 func (a *archive) Fail(cause error) { a.change(cause, func(s *l3State) { s.down = true }) }
 
+// tried notes how a write ended: one that is refused for its own sake proves that others are taken.
+func (a *archive) tried(err error) {
+	switch {
+	case err == nil, errors.Is(err, ErrRefused):
+		a.wrote(nil)
+	case isOutage(err):
+		a.wrote(err)
+	}
+}
+
 // wrote notes how a write ended: of causes the first stays, since later ones may only say that the
 // circuit is open.
 func (a *archive) wrote(err error) {
@@ -228,9 +238,7 @@ func (a *archive) Apply(ctx context.Context, recs []Record) (above []Meta, err e
 		above, err = a.store.Apply(ctx, recs)
 		return err
 	})
-	if err == nil || isOutage(err) {
-		a.wrote(err)
-	}
+	a.tried(err)
 	return above, err
 }
 
@@ -244,9 +252,7 @@ func (a *archive) ApplyIf(ctx context.Context, units [][]Conditional, recs []Rec
 		verdicts, err = a.cond.ApplyIf(ctx, a.nonce, units)
 		return err
 	})
-	if err == nil {
-		a.wrote(nil)
-	}
+	a.tried(err)
 	return verdicts, err
 }
 

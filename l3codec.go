@@ -7,7 +7,12 @@ package syncengine
 //
 // Packing needs the build tag compression (l3zstd.go; without it l3nozstd.go).
 
-import "bytes"
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+)
 
 // codec packs and unpacks content.
 type codec interface {
@@ -17,8 +22,16 @@ type codec interface {
 	Unpack(stored []byte) (content []byte, err error)
 }
 
+// errLacksDictionary means that a row was packed with a dictionary that is not known yet.
+var errLacksDictionary = errors.New("packed with a dictionary that is not in sync_dictionaries")
+
 // packedMagic is what packed content begins with: a frame of zstd.
 var packedMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+
+// rowsFrom is a pool, or a transaction.
+type rowsFrom interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
 
 // storedRow is a record and its content as L3 stores it.
 type storedRow struct {

@@ -200,9 +200,6 @@ func (s *sqlStore) idsMySQL(ctx context.Context, branches []int, after string) (
 // connection. It calls bad for each row that does not match its hash, and corrects the stored
 // digest where it is not that of the rows, if fix is set; it returns how many branches are wrong.
 func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error) {
-	if err := s.recall(ctx); err != nil {
-		return 0, s.describe("recount", err)
-	}
 	opts := &sql.TxOptions{ReadOnly: true}
 	if s.dialect == sqlkit.MySQL {
 		opts.Isolation = sql.LevelRepeatableRead
@@ -212,6 +209,10 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 		return 0, s.describe("recount", err)
 	}
 	defer func() { _ = tx.Rollback() }() // it wrote nothing
+	// First, so that the dictionary of each row that the transaction sees is known.
+	if err := s.recall(ctx, tx); err != nil {
+		return 0, s.describe("recount", err)
+	}
 	stored, broken, err := readDigest(ctx, tx)
 	if err != nil {
 		return 0, s.describe("recount", err)
@@ -227,6 +228,7 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 	if wrong == 0 || !fix {
 		return wrong, nil
 	}
+	_ = tx.Rollback() // there may be no other connection
 	// Nobody else touches the broken parts: a fold fails on them.
 	return wrong, s.run(ctx, "recount", func() error {
 		return s.inTx(ctx, func(tx *sql.Tx) error {

@@ -18,8 +18,6 @@ func (noCodec) Unpack([]byte) ([]byte, error) {
 	return nil, fmt.Errorf("compressed with zstd: %w: build with -tags compression", ErrFeatureNotBuilt)
 }
 
-func (s *sqlStore) recall(context.Context) error { return nil }
+func (s *sqlStore) recall(context.Context, rowsFrom) error { return nil }
 
 func (s *sqlStore) learn(context.Context, []storedRow) {}
-
-func (s *sqlStore) learned(context.Context) bool { return false }

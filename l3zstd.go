@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	maxUnpacked = 64 << 20 // the least bound of unpacked content: engines may differ in MaxItemBytes
+	maxUnpacked = 64 << 20 // larger contents are stored as they are, whatever MaxItemBytes is here or elsewhere
 
 	trainOn      = 1000     // contents
 	trainBytes   = 2 << 20  // of them, at most: then fewer do
@@ -40,7 +40,6 @@ type zstd struct {
 	packs  bool
 	learns bool
 	using  atomic.Pointer[compress.Codec]
-	lacks  atomic.Bool // a row was met whose dictionary is not known
 
 	mu      sync.Mutex // guards the fields below
 	samples [][]byte
@@ -50,7 +49,7 @@ type zstd struct {
 
 func newCodec(cfg *Config) (codec, error) {
 	z := &zstd{
-		opts:  compress.Options{Level: cfg.CompressionLevel, MaxBytes: max(maxUnpacked, cfg.MaxItemBytes)},
+		opts:  compress.Options{Level: cfg.CompressionLevel, MaxBytes: maxUnpacked},
 		packs: cfg.Compression != CompressionOff, learns: cfg.Compression == CompressionZstdDictionary,
 	}
 	return z, z.use(nil)
@@ -74,7 +73,7 @@ func (z *zstd) use(dictionaries [][]byte) error {
 }
 
 func (z *zstd) Pack(content []byte) (stored []byte, encoding string) {
-	if z.packs {
+	if z.packs && len(content) <= maxUnpacked {
 		if packed, ok := z.using.Load().Pack(content); ok {
 			return packed, "zstd"
 		}
@@ -85,7 +84,7 @@ func (z *zstd) Pack(content []byte) (stored []byte, encoding string) {
 func (z *zstd) Unpack(stored []byte) ([]byte, error) {
 	content, err := z.using.Load().Unpack(stored)
 	if errors.Is(err, compress.ErrNoDictionary) {
-		z.lacks.Store(true)
+		err = errLacksDictionary
 	}
 	return content, err
 }
@@ -120,8 +119,8 @@ func (z *zstd) taken() [][]byte {
 }
 
 // recall reads what other engines have learned.
-func (s *sqlStore) recall(ctx context.Context) error {
-	_, err := s.loadDictionaries(ctx)
+func (s *sqlStore) recall(ctx context.Context, from rowsFrom) error {
+	_, err := s.loadDictionaries(ctx, from)
 	return err
 }
 
@@ -132,7 +131,7 @@ func (s *sqlStore) learn(ctx context.Context, rows []storedRow) {
 		return
 	}
 	samples := z.taken()
-	if known, err := s.loadDictionaries(ctx); err != nil || known > 0 {
+	if known, err := s.loadDictionaries(ctx, s.pools.Read); err != nil || known > 0 {
 		return
 	}
 	d, err := compress.Train(compress.FirstID, samples)
@@ -142,13 +141,13 @@ func (s *sqlStore) learn(ctx context.Context, rows []storedRow) {
 	sum := sha256.Sum256(d)
 	_, err = s.pools.Write.ExecContext(ctx, "INSERT INTO sync_dictionaries (id, dictionary, sha256) VALUES (1, ?, ?)", d, sum[:])
 	if err == nil || sqlkit.IsDuplicate(err) {
-		_, _ = s.loadDictionaries(ctx)
+		_, _ = s.loadDictionaries(ctx, s.pools.Read)
 	}
 }
 
 // loadDictionaries reads the dictionaries of the database, and returns how many there are.
-func (s *sqlStore) loadDictionaries(ctx context.Context) (known int, err error) {
-	rows, err := s.pools.Read.QueryContext(ctx, "SELECT dictionary, sha256 FROM sync_dictionaries ORDER BY id")
+func (s *sqlStore) loadDictionaries(ctx context.Context, from rowsFrom) (known int, err error) {
+	rows, err := from.QueryContext(ctx, "SELECT dictionary, sha256 FROM sync_dictionaries ORDER BY id")
 	if err != nil {
 		return 0, err
 	}
@@ -165,18 +164,4 @@ func (s *sqlStore) loadDictionaries(ctx context.Context) (known int, err error) 
 		return 0, err
 	}
 	return len(all), s.codec.(*zstd).use(all)
-}
-
-// learned reports whether a row was met whose dictionary was not known, and now is: then rows are
-// to be read again.
-func (s *sqlStore) learned(ctx context.Context) bool {
-	z := s.codec.(*zstd)
-	if !z.lacks.Swap(false) {
-		return false
-	}
-	z.mu.Lock()
-	before := z.known
-	z.mu.Unlock()
-	known, err := s.loadDictionaries(ctx)
-	return err == nil && known > before
 }

@@ -11,6 +11,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -257,6 +258,44 @@ func testCompressionLevel(t *testing.T) {
 		}
 		if sizes[6] >= sizes[1] {
 			t.Errorf("%d bytes at level 1 and %d at level 6", sizes[1], sizes[6])
+		}
+	})
+}
+
+// An engine that came before the dictionary meets rows of it in several calls at once.
+func TestReadersMeetANewDictionaryTogether(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+		ctx := context.Background()
+		cfg.Compression = syncengine.CompressionZstd
+		early := openExactly(t, cfg)
+		lab.Put(t, early, "first", 1)
+		lab.Must(t, early.Flush(ctx))
+		cfg.Compression, cfg.Dir = syncengine.CompressionZstdDictionary, t.TempDir()
+		e := openExactly(t, cfg)
+		var ids []string
+		for n := range 2 * 1100 { // the first half trains
+			id := fmt.Sprint("doc-", n)
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: small200(id, n)}))
+			if ids = append(ids, id); n == 1100 {
+				lab.Must(t, e.Flush(ctx))
+			}
+		}
+		lab.Must(t, e.Flush(ctx))
+		var wg sync.WaitGroup
+		for g := range 8 {
+			wg.Go(func() {
+				items, err := early.GetMany(ctx, ids[1200+g*100:1300+g*100])
+				lab.Must(t, err)
+				for k, it := range items {
+					if n := 1200 + g*100 + k; it == nil || !bytes.Equal(it.Content, small200(ids[n], n)) {
+						t.Errorf("%s: %v", ids[n], it)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if n := early.Stats().Corruptions; n > 0 {
+			t.Errorf("%d sound rows were told to be corrupt", n)
 		}
 	})
 }

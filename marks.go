@@ -105,6 +105,18 @@ func (n *numbers) Watch(ids []string) (failed []uint64) {
 	return failed
 }
 
+// Discarded is told of ids whose newest op is no more: who watches them must look again.
+func (n *numbers) Discarded(ids []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, id := range ids {
+		if m, ok := n.marks[id]; ok {
+			m.failed++
+			n.marks[id] = m
+		}
+	}
+}
+
 func (n *numbers) Unwatch(ids []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

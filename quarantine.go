@@ -52,7 +52,7 @@ type quarantine struct {
 	discarded map[discardedOp]int64 // up to which segment
 	leaving   map[discardedOp]int64 // the same, of calls of Discard that have not noted it yet
 
-	discards atomic.Uint64 // how often something was discarded
+	discards [64]atomic.Uint64 // how often something was discarded, by the hashes of ids
 
 	saving  sync.Mutex // held from a copy of discarded until it is stored
 	marking sync.Mutex // held from reading a row until it is stored with its marks
@@ -67,6 +67,7 @@ type badRow struct {
 	id       int64
 	err      string
 	seq      int64 // of the unit, 0 when an earlier engine put it here
+	upTo     int64 // the segment of the WAL that has the ops, or the last one of an earlier engine; 0: not known
 	ops      []*badOp
 	claimed  bool // by a Retry or Discard under way
 	retrying bool // the op is on its way to L3 again: refused again, it needs a new row
@@ -109,8 +110,9 @@ func (q *quarantine) Load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	last, _ := q.wal.Extent()
 	for i := range bads {
-		q.index(bads[i].Ops, bads[i].Row, bads[i].Err, 0)
+		q.index(bads[i].Ops, bads[i].Row, bads[i].Err, 0, last)
 	}
 	b, err := q.wal.Meta(ctx, discardedKey)
 	if err != nil || len(b) == 0 {
@@ -132,8 +134,8 @@ func (q *quarantine) Load(ctx context.Context) error {
 }
 
 // index adds a row. q.mu is held, or nobody else knows q yet.
-func (q *quarantine) index(ops []*entry, row int64, why string, seq int64) {
-	r := &badRow{id: row, err: why, seq: seq}
+func (q *quarantine) index(ops []*entry, row int64, why string, seq, upTo int64) {
+	r := &badRow{id: row, err: why, seq: seq, upTo: upTo}
 	for _, e := range ops {
 		op := &badOp{id: e.id(), head: e.shadow(), row: r, superseded: e.state.Load()&stateSuperseded != 0}
 		r.ops = append(r.ops, op)
@@ -174,9 +176,10 @@ func (q *quarantine) add(ctx context.Context, u *unit, acceptedAt int64, why err
 	if err != nil {
 		return false, err
 	}
+	upTo := q.queue.SegmentOf(ops[0])
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.index(ops, row, why.Error(), u.Seq)
+	q.index(ops, row, why.Error(), u.Seq, upTo)
 	q.unpin(ops)
 	return true, nil
 }
@@ -335,7 +338,7 @@ func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, e
 	for i, r := range rows {
 		ids[i] = r.id
 		for _, op := range r.ops {
-			next[op.discarded()] = last
+			next[op.discarded()] = r.inWAL(last)
 		}
 	}
 	list := make([]savedDiscard, 0, len(next))
@@ -352,7 +355,6 @@ func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, e
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.discarded = next
-	q.discards.Add(1)
 	q.forget(slices.DeleteFunc(slices.Clone(rows), func(r *badRow) bool { return q.rows[r.id] != r })...)
 	return last, nil
 }
@@ -376,7 +378,7 @@ func (q *quarantine) part(ctx context.Context, rows []*badRow) (left []*badRow, 
 	q.mu.Lock()
 	for _, r := range rows {
 		for _, op := range r.ops {
-			q.leaving[op.discarded()] = last
+			q.leaving[op.discarded()] = r.inWAL(last)
 		}
 	}
 	q.mu.Unlock()
@@ -399,6 +401,15 @@ func (q *quarantine) part(ctx context.Context, rows []*badRow) (left []*badRow, 
 			}
 		}
 	}, err
+}
+
+// inWAL returns up to which segment the WAL may hold the ops of a row. An identical repetition that
+// came later is another op.
+func (r *badRow) inWAL(last int64) int64 {
+	if r.upTo > 0 {
+		return r.upTo
+	}
+	return last // a Buffered one may have been logged while it was refused
 }
 
 // discarded is what tells an op of the WAL that was discarded.
@@ -429,8 +440,13 @@ func (q *quarantine) RefusedAt(id string) uint64 {
 	return 0
 }
 
-// Discards counts discards: what was found before one may not be there any more.
-func (q *quarantine) Discards() uint64 { return q.discards.Load() }
+// Discards counts discards of an id, and of a few others: what was found before one may not be there
+// any more.
+func (q *quarantine) Discards(id string) uint64 { return q.discardsOf(id).Load() }
+
+func (q *quarantine) discardsOf(id string) *atomic.Uint64 {
+	return &q.discards[q.l1.Hash(id)%uint64(len(q.discards))]
+}
 
 // Any reports whether anything is here.
 func (q *quarantine) Any() bool { return q.some.Load() }

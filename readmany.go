@@ -49,10 +49,18 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			}
 			continue
 		}
+		refusals := d.bad.Any()
 		waiting, askL3, err := d.bad.Waiting(ctx, id)
 		switch {
 		case err != nil:
 			return out, err
+		case refusals && waiting == nil && !ok && d.l1.Stamp(id) != stamp: // it may just have left quarantine
+			switch rec, err := d.Find(ctx, id); {
+			case err == nil:
+				m.answer(id, &rec)
+			case !errors.Is(err, ErrNotFound):
+				return out, err
+			}
 		case waiting != nil && !askL3:
 			rec := waiting.record()
 			d.Promote(&rec, stamp, false)

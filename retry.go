@@ -137,25 +137,36 @@ func (q *quarantine) Discard(ctx context.Context, ids ...string) (n int, err err
 	if err != nil || len(rows) == 0 {
 		return 0, err
 	}
+	ids = ids[:0:0]
+	of := make(map[string]bool)
+	for _, r := range rows {
+		for _, op := range r.ops {
+			ids, of[op.id] = append(ids, op.id), true
+		}
+	}
+	below, err := q.queue.Covered(ctx, of, q.WasDiscarded)
+	if err != nil {
+		return 0, err
+	}
 	upTo, err := q.discard(context.WithoutCancel(ctx), rows) // its outcome must be known
 	if err != nil {
 		return 0, err
 	}
-	n = 0
-	hashes := make(map[string]uint64)
-	for _, r := range rows {
-		n += len(r.ops)
-		for _, op := range r.ops {
-			hashes[op.id] = q.l1.Hash(op.id)
-			q.wal.DropDiscarded(hashes[op.id], op.head.version, upTo) // the drain will skip it
-			q.l1.Touch(op.id)                                         // nobody finds it from here on, who found it does not promote it
-			if ent, ok := q.l1.Peek(op.id); ok && ent.compare(op.head) == 0 {
-				q.l1.Drop(ent)
+	q.numbers.Discarded(ids)
+	q.queue.Uncover(of, below, func() {
+		for _, r := range rows {
+			for _, op := range r.ops {
+				q.wal.DropDiscarded(q.l1.Hash(op.id), op.head.version, r.inWAL(upTo)) // the drain will skip it
+				q.discardsOf(op.id).Add(1)
+				q.l1.Touch(op.id) // nobody finds it from here on, who found it does not promote it
+				if ent, ok := q.l1.Peek(op.id); ok && ent.compare(op.head) == 0 {
+					q.l1.Drop(ent)
+				}
 			}
 		}
-	}
-	if err := q.queue.Uncover(context.WithoutCancel(ctx), hashes, q.WasDiscarded); err != nil {
-		q.news.Log().Warn("what waits below a discarded op is not found until it lands", "error", err)
+	}, q.WasDiscarded)
+	for _, r := range rows {
+		n += len(r.ops)
 	}
 	return n, nil
 }

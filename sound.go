@@ -66,7 +66,7 @@ func (f *flusher) SoundRecord(ctx context.Context, e *entry) (Record, error) {
 
 // fromWAL returns the op as it was logged, nil when it was not, or can't be read.
 func (f *flusher) fromWAL(ctx context.Context, e *entry) *Record {
-	seg := f.q.segmentOf(e)
+	seg := f.q.SegmentOf(e)
 	if seg == 0 {
 		return nil
 	}
@@ -86,8 +86,8 @@ func (f *flusher) fromWAL(ctx context.Context, e *entry) *Record {
 	return nil
 }
 
-// segmentOf returns where the log holds an op of the queue, 0 when it does not.
-func (q *queue) segmentOf(e *entry) int64 {
+// SegmentOf returns where the log holds an op of the queue, 0 when it does not.
+func (q *queue) SegmentOf(e *entry) int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if e.seg == nil {

@@ -170,7 +170,9 @@ func (q *queue) unlogged() (us []unit) {
 	defer q.mu.Unlock()
 	pick := func(units []unit) {
 		for _, u := range units {
-			if ops := u.Ops(); ops[0].seg == nil {
+			ops := u.Ops()
+			waits := ops[0].state.Load()&(statePinned|stateDetached) != 0 // else it is in quarantine by now
+			if ops[0].seg == nil && waits {
 				setSegment(ops, beingLogged)
 				us = append(us, u)
 			}
@@ -273,40 +275,49 @@ func (q *queue) replaced(e *entry) bool {
 	return ok && version > e.version
 }
 
-// Uncover makes readable again what waits of some ids, after later ops that covered it were
-// discarded: L1 and the index of spooled ops know the newest op of an id alone. What is in memory
-// alone, a Buffered op, is not found until it lands.
-func (q *queue) Uncover(ctx context.Context, hashes map[string]uint64, unwanted func(ops []*entry, seg int64) bool) error {
-	type ref struct {
-		hash    uint64
-		seg     int64
-		version uint64
-	}
-	var refs []ref
-	see := func(ops []*entry, op *entry, seg int64) {
-		if !unwanted(ops, seg) {
-			refs = append(refs, ref{hashes[op.id()], seg, op.version})
-		}
-	}
+// spooledOp is where an op is spooled.
+type spooledOp struct {
+	id      string
+	seg     int64
+	version uint64
+}
+
+// Covered returns what is spooled of ids, but for what is unwanted. It reads all that is spooled.
+func (q *queue) Covered(ctx context.Context, ids map[string]bool, unwanted func(ops []*entry, seg int64) bool) (found []spooledOp, err error) {
 	q.mu.Lock()
 	after, upTo := q.read, q.written
 	if !q.spooling {
 		upTo = after
 	}
 	q.mu.Unlock()
-	if err := q.wal.Look(ctx, hashes, after, upTo, see); err != nil {
-		return err
-	}
+	err = q.wal.Look(ctx, ids, after, upTo, func(ops []*entry, op *entry, seg int64) {
+		if !unwanted(ops, seg) {
+			found = append(found, spooledOp{op.id(), seg, op.version})
+		}
+	})
+	return found, err
+}
+
+// Uncover drops what covered waiting ops of ids, and makes those readable again: L1 and the index of
+// spooled ops know the newest op of an id alone. spooled is what Covered has found.
+func (q *queue) Uncover(ids map[string]bool, spooled []spooledOp, drop func(), unwanted func(ops []*entry, seg int64) bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	drop()
 	// What the drain has read meanwhile is in memory, or has landed.
-	refs = slices.DeleteFunc(refs, func(r ref) bool { return r.seg <= q.read || !q.spooling })
+	spooled = slices.DeleteFunc(spooled, func(s spooledOp) bool { return s.seg <= q.read || !q.spooling })
 	inMemory := func(units []unit) {
 		for i := range units {
 			ops := units[i].Ops()
 			for _, e := range ops {
-				if _, ok := hashes[e.id()]; ok && e.seg != nil && e.seg.id > 0 {
-					see(ops, e, e.seg.id)
+				if !ids[e.id()] || e.seg != nil && e.seg.id > 0 && unwanted(ops, e.seg.id) {
+					continue
+				}
+				switch st := e.state.Load(); {
+				case st&statePinned != 0:
+					q.l1.Reattach(e)
+				case st&stateDetached != 0: // the drain has read it
+					spooled = append(spooled, spooledOp{e.id(), e.seg.id, e.version})
 				}
 			}
 		}
@@ -318,8 +329,11 @@ func (q *queue) Uncover(ctx context.Context, hashes map[string]uint64, unwanted 
 		inMemory(b.units)
 		inMemory(b.parked)
 	}
-	for _, r := range refs {
-		q.wal.AddSpooled(r.hash, r.seg, r.version)
+	for _, s := range spooled {
+		q.wal.AddSpooled(q.l1.Hash(s.id), s.seg, s.version)
+		if e, ok := q.l1.Peek(s.id); ok && e.version < s.version {
+			q.l1.Drop(e)
+		}
+		q.l1.Touch(s.id)
 	}
-	return nil
 }

@@ -211,10 +211,10 @@ func (j *journal) Recover(ctx context.Context, hash func(id string) uint64, unwa
 
 // Look calls fn with the segment of each op of some ids in segments of (after, upTo]. It reads them
 // all.
-func (j *journal) Look(ctx context.Context, hashes map[string]uint64, after, upTo int64, fn func(ops []*entry, op *entry, seg int64)) error {
+func (j *journal) Look(ctx context.Context, ids map[string]bool, after, upTo int64, fn func(ops []*entry, op *entry, seg int64)) error {
 	return j.each(ctx, after, upTo, func(seg int64, ops []*entry) {
 		for _, op := range ops {
-			if _, ok := hashes[op.id()]; ok {
+			if ids[op.id()] {
 				fn(ops, op, seg)
 			}
 		}

@@ -7,8 +7,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/lab"
@@ -127,6 +130,33 @@ func TestGetManyHealsWhatItCanAndAnswersTheRest(t *testing.T) {
 		}
 		if got, err = cold.GetMany(ctx, []string{"a", "b", "c"}); err != nil || got[1] == nil {
 			t.Errorf("after healing from another engine's memory: %v, %v", got, err)
+		}
+	})
+}
+
+// The repair of the digest began while the look at it still held its connection.
+func TestADeepCheckNeedsNoSecondConnection(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+		defer cancel()
+		dialect := syncengine.DialectMySQL
+		if strings.HasPrefix(cfg.SQLURL, "sqlite:") {
+			dialect = syncengine.DialectSQLite
+		}
+		raw.SetMaxOpenConns(1)
+		e := lab.Open(t, syncengine.Config{DB: raw, Dialect: dialect})
+		for n := range 10 {
+			lab.Put(t, e, fmt.Sprint("id-", n), n)
+		}
+		lab.Must(t, e.Flush(ctx))
+		_, err := raw.ExecContext(ctx, "DELETE FROM sync_items WHERE id = 'id-3'")
+		lab.Must(t, err)
+		r, err := e.Verify(ctx, syncengine.VerifyOptions{Deep: true, Repair: true})
+		if err != nil || r.WrongBranches != 1 {
+			t.Errorf("Verify: %+v, %v", r, err)
+		}
+		if r, err = e.Verify(ctx, syncengine.VerifyOptions{Deep: true}); err != nil || !r.InSync {
+			t.Errorf("Verify once more: %+v, %v", r, err)
 		}
 	})
 }
