@@ -440,8 +440,8 @@ func (q *quarantine) RefusedAt(id string) uint64 {
 	return 0
 }
 
-// Discards counts discards of an id, and of a few others: what was found before one may not be there
-// any more.
+// Discards counts discards of an id, and of a few others: what was found before one may not be
+// there any more.
 func (q *quarantine) Discards(id string) uint64 { return q.discardsOf(id).Load() }
 
 func (q *quarantine) discardsOf(id string) *atomic.Uint64 {

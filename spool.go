@@ -298,8 +298,8 @@ func (q *queue) Covered(ctx context.Context, ids map[string]bool, unwanted func(
 	return found, err
 }
 
-// Uncover drops what covered waiting ops of ids, and makes those readable again: L1 and the index of
-// spooled ops know the newest op of an id alone. spooled is what Covered has found.
+// Uncover drops what covered waiting ops of ids, and makes those readable again: L1 and the index
+// of spooled ops know the newest op of an id alone. spooled is what Covered has found.
 func (q *queue) Uncover(ids map[string]bool, spooled []spooledOp, drop func(), unwanted func(ops []*entry, seg int64) bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
