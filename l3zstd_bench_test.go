@@ -46,7 +46,7 @@ func BenchmarkCompression(b *testing.B) {
 					ctx := context.Background()
 					url := srv.URL(b)
 					lab.ArchiveAt(b, url)
-					e := openExactly(b, syncengine.Config{SQLURL: url, Compression: c, WALNoSync: true})
+					e := lab.OpenAsIs(b, syncengine.Config{SQLURL: url, Compression: c, WALNoSync: true})
 					write := func(from, n int) {
 						for i := from; i < from+n; i++ {
 							lab.Must(b, e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("doc-", i), Content: kind.docs[i%len(kind.docs)]}))

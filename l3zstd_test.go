@@ -21,18 +21,6 @@ import (
 	"github.com/syncengine-go/syncengine/internal/storetest"
 )
 
-// openExactly opens an engine that compresses only if cfg says so.
-func openExactly(t testing.TB, cfg syncengine.Config) *syncengine.Engine {
-	t.Helper()
-	if cfg.Dir == "" {
-		cfg.Dir = t.TempDir()
-	}
-	e, err := syncengine.Open(context.Background(), cfg)
-	lab.Must(t, err)
-	t.Cleanup(func() { _ = e.Close() })
-	return e
-}
-
 // wordy is a document that shrinks.
 func wordy(id string, n int) []byte {
 	return []byte(fmt.Sprintf(`{"id":%q,"n":%d,"words":[%s"end"]}`, id, n, bytes.Repeat([]byte(`"the same words again",`), 40)))
@@ -51,7 +39,7 @@ func TestCompressedRowsAreSmallAndReadWhateverIsSet(t *testing.T) {
 		want := make(map[string][]byte)
 		write := func(c syncengine.Compression, ids ...string) (root [32]byte) {
 			cfg.Compression = c
-			e := openExactly(t, cfg)
+			e := lab.OpenAsIs(t, cfg)
 			for n, id := range ids {
 				want[id] = wordy(id, n)
 				if id == "short" {
@@ -80,7 +68,7 @@ func TestCompressedRowsAreSmallAndReadWhateverIsSet(t *testing.T) {
 		}
 		for _, c := range []syncengine.Compression{syncengine.CompressionOff, syncengine.CompressionZstd} {
 			cfg.Compression, cfg.Dir = c, t.TempDir() // one that knows nothing
-			e := openExactly(t, cfg)
+			e := lab.OpenAsIs(t, cfg)
 			for id, content := range want {
 				it, err := e.GetVerified(ctx, id)
 				if err != nil || !bytes.Equal(it.Content, content) {
@@ -104,7 +92,7 @@ func TestEveryWayIntoARowCompresses(t *testing.T) {
 	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		ctx := context.Background()
 		cfg.Compression = syncengine.CompressionZstd
-		e := openExactly(t, cfg)
+		e := lab.OpenAsIs(t, cfg)
 		lab.Must(t, e.Insert(ctx, syncengine.Item{ID: "inserted", Content: wordy("inserted", 1)}))
 		_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "first", Content: wordy("first", 1)}, {ID: "second", Content: wordy("second", 1)}})
 		lab.Must(t, err)
@@ -127,7 +115,7 @@ func TestADamagedFrameIsCorruptionAndCostsItsNeighboursNothing(t *testing.T) {
 	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		ctx := context.Background()
 		cfg.Compression = syncengine.CompressionZstd
-		e := openExactly(t, cfg)
+		e := lab.OpenAsIs(t, cfg)
 		enc, err := zstd.NewWriter(nil)
 		lab.Must(t, err)
 		bomb := enc.EncodeAll(make([]byte, 256<<20), nil)
@@ -146,7 +134,7 @@ func TestADamagedFrameIsCorruptionAndCostsItsNeighboursNothing(t *testing.T) {
 			lab.Must(t, err)
 		}
 		cfg.Dir = t.TempDir()
-		e = openExactly(t, cfg)
+		e = lab.OpenAsIs(t, cfg)
 		for id := range bad {
 			var ce *syncengine.CorruptionError
 			if it, err := e.Get(ctx, id); !errors.As(err, &ce) || ce.Tier != "L3" || ce.ID != id {
@@ -172,11 +160,11 @@ func TestADictionaryIsTrainedOnceAndKnownToAll(t *testing.T) {
 		ctx := context.Background()
 		cfg.Compression = syncengine.CompressionZstd
 		cfg.L1MaxAge = 1
-		early := openExactly(t, cfg)
+		early := lab.OpenAsIs(t, cfg)
 		lab.Must(t, early.Submit(ctx, syncengine.Item{ID: "first", Content: []byte(`{}`)}))
 		lab.Must(t, early.Flush(ctx))
 		cfg.Compression = syncengine.CompressionZstdDictionary
-		engines := []*syncengine.Engine{openExactly(t, cfg), openExactly(t, cfg)}
+		engines := []*syncengine.Engine{lab.OpenAsIs(t, cfg), lab.OpenAsIs(t, cfg)}
 		for round := range 3 { // at first there is no dictionary
 			for k, e := range engines {
 				for n := range 600 {
@@ -194,7 +182,7 @@ func TestADictionaryIsTrainedOnceAndKnownToAll(t *testing.T) {
 			t.Errorf("%d dictionaries; of the last round %d rows are plain, the largest takes %d bytes", dictionaries, plain, packed)
 		}
 		cfg.Compression = syncengine.CompressionOff
-		for name, e := range map[string]*syncengine.Engine{"one that was there before": early, "one that compresses nothing": openExactly(t, cfg)} {
+		for name, e := range map[string]*syncengine.Engine{"one that was there before": early, "one that compresses nothing": lab.OpenAsIs(t, cfg)} {
 			for n, id := range []string{"0-0-0", "2-0-599", "2-1-0"} {
 				want := small200(id, []int{0, 599, 0}[n])
 				if it, err := e.Get(ctx, id); err != nil || !bytes.Equal(it.Content, want) {
@@ -215,7 +203,7 @@ func TestADictionaryIsTrainedOnceAndKnownToAll(t *testing.T) {
 		_, err := raw.Exec("UPDATE sync_dictionaries SET dictionary = ?", []byte("damaged"))
 		lab.Must(t, err)
 		cfg.Dir = t.TempDir()
-		e := openExactly(t, cfg)
+		e := lab.OpenAsIs(t, cfg)
 		if it, err := e.Get(ctx, "2-0-1"); !errors.Is(err, syncengine.ErrCorruption) {
 			t.Errorf("without the dictionary: %s, %v", it.Content, err)
 		}
@@ -249,7 +237,7 @@ func testCompressionLevel(t *testing.T) {
 		sizes := make(map[int]int)
 		for _, level := range []int{1, 6} {
 			cfg.Compression, cfg.CompressionLevel = syncengine.CompressionZstd, level
-			e := openExactly(t, cfg)
+			e := lab.OpenAsIs(t, cfg)
 			id := fmt.Sprint("level-", level)
 			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: doc}))
 			lab.Must(t, e.Flush(ctx))
@@ -267,11 +255,11 @@ func TestReadersMeetANewDictionaryTogether(t *testing.T) {
 	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		ctx := context.Background()
 		cfg.Compression = syncengine.CompressionZstd
-		early := openExactly(t, cfg)
+		early := lab.OpenAsIs(t, cfg)
 		lab.Put(t, early, "first", 1)
 		lab.Must(t, early.Flush(ctx))
 		cfg.Compression, cfg.Dir = syncengine.CompressionZstdDictionary, t.TempDir()
-		e := openExactly(t, cfg)
+		e := lab.OpenAsIs(t, cfg)
 		var ids []string
 		for n := range 2 * 1100 { // the first half trains
 			id := fmt.Sprint("doc-", n)

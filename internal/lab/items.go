@@ -14,11 +14,17 @@ import (
 // Open opens an engine that is closed with the test. Without a Dir it gets a new one.
 func Open(t testing.TB, cfg syncengine.Config) *syncengine.Engine {
 	t.Helper()
-	if cfg.Dir == "" {
-		cfg.Dir = t.TempDir()
-	}
 	if cfg.Compression == syncengine.CompressionOff && cfg.L3 == nil {
 		cfg.Compression = Compression
+	}
+	return OpenAsIs(t, cfg)
+}
+
+// OpenAsIs is Open for tests that mind whether contents are compressed in L3.
+func OpenAsIs(t testing.TB, cfg syncengine.Config) *syncengine.Engine {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
 	}
 	e, err := syncengine.Open(context.Background(), cfg)
 	if err != nil {

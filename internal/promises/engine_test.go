@@ -405,7 +405,7 @@ func TestMetricsAreRegisteredAndUnregistered(t *testing.T) {
 func TestINV11GetVerifiedReportsACorruptRow(t *testing.T) {
 	ctx := context.Background()
 	dbURL := testserver.SharedMariaDB(t).NewDatabase(t)
-	e := lab.Open(t, syncengine.Config{SQLURL: dbURL})
+	e := lab.OpenAsIs(t, syncengine.Config{SQLURL: dbURL})
 	lab.Put(t, e, "sound", 1)
 	lab.Put(t, e, "rotten", 1)
 	lab.Must(t, e.Flush(ctx))
@@ -415,7 +415,7 @@ func TestINV11GetVerifiedReportsACorruptRow(t *testing.T) {
 	if _, err := e.GetVerified(ctx, "rotten"); err != nil {
 		t.Errorf("the copy in memory is sound: %v", err)
 	}
-	cold := lab.Open(t, syncengine.Config{SQLURL: dbURL})
+	cold := lab.OpenAsIs(t, syncengine.Config{SQLURL: dbURL})
 	var ce *syncengine.CorruptionError
 	if _, err := cold.GetVerified(ctx, "rotten"); !errors.As(err, &ce) || ce.ID != "rotten" || ce.Tier != "L3" || len(ce.Expected) != 64 || len(ce.Actual) != 64 {
 		t.Errorf("GetVerified: %v", err)
