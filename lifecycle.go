@@ -111,8 +111,8 @@ func (e *Engine) settle(cause error) error {
 	}
 	if pending > lost {
 		errs = append(errs, &PendingError{Ops: pending - lost, Err: cause})
-	} else if cause != nil && lost == 0 && !errors.Is(cause, ErrRefused) {
-		errs = append(errs, cause)
+	} else if cause != nil && lost == 0 && !errors.Is(cause, ErrRefused) && !errors.Is(cause, ErrUnavailable) {
+		errs = append(errs, cause) // an outage that has left nothing behind is over
 	}
 	return errors.Join(errs...)
 }

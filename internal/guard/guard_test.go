@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -78,13 +79,13 @@ func TestAHalfOpenBreakerAsksOnce(t *testing.T) {
 	for range 3 {
 		_ = call(b, errDown)
 	}
-	for b.State() != "half-open" {
-		time.Sleep(time.Millisecond)
+	for b.State() != "half-open" { // it stays open for a nanosecond
+		runtime.Gosched()
 	}
 	ctx, leave := context.WithCancel(context.Background())
 	_ = b.Do(ctx, time.Minute, func(ctx context.Context) error { leave(); return ctx.Err() })
-	for b.State() != "half-open" {
-		time.Sleep(time.Millisecond)
+	for b.State() != "half-open" { // it stays open for a nanosecond
+		runtime.Gosched()
 	}
 	if err := call(b, nil); err != nil || b.State() != "closed" {
 		t.Errorf("a success: %v, %s", err, b.State())

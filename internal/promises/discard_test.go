@@ -33,6 +33,29 @@ func privateWith(t *testing.T, when string) *syncengine.Engine {
 	return e
 }
 
+// holdFirst holds the first document of x in L3's hands until release, and tells when it is there.
+func holdFirst(l3 *lab.Choosy) (in chan struct{}, release func()) {
+	in = make(chan struct{}, 1)
+	gate, release := lab.Hold()
+	inner := l3.OnApply
+	l3.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
+		if err := inner(ctx, recs); err != nil {
+			return err
+		}
+		for i := range recs {
+			if recs[i].ID == "x" && string(recs[i].Content) == string(lab.Doc("x", 1)) {
+				select {
+				case in <- struct{}{}:
+				default:
+				}
+				<-gate
+			}
+		}
+		return nil
+	}
+	return in, release
+}
+
 // An op waits below one that is refused and discarded. A read brought what L3 held to memory, and
 // was answered with that also when the op had landed.
 func TestINV02AnOpBelowADiscardedOneIsRead(t *testing.T) {
@@ -40,24 +63,7 @@ func TestINV02AnOpBelowADiscardedOneIsRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx := context.Background()
 			l3 := lab.NewChoosy(t)
-			gate, release := lab.Hold()
-			in := make(chan struct{}, 9)
-			inner := l3.OnApply
-			l3.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
-				if err := inner(ctx, recs); err != nil {
-					return err
-				}
-				for i := range recs {
-					if recs[i].ID == "x" && string(recs[i].Content) == string(lab.Doc("x", 1)) {
-						select {
-						case in <- struct{}{}:
-						default:
-						}
-						<-gate
-					}
-				}
-				return nil
-			}
+			in, release := holdFirst(l3)
 			e := lab.Open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour})
 			defer release()
 			lab.Put(t, e, "x", 0)
@@ -357,24 +363,7 @@ func TestINV02ARetriedOpOutlivesItsFirstBatch(t *testing.T) {
 func TestINV16AWriteAfterADiscardIsAboveWhatWasBelow(t *testing.T) {
 	ctx := context.Background()
 	l3 := lab.NewChoosy(t)
-	gate, release := lab.Hold()
-	in := make(chan struct{}, 9)
-	inner := l3.OnApply
-	l3.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
-		if err := inner(ctx, recs); err != nil {
-			return err
-		}
-		for i := range recs {
-			if recs[i].ID == "x" && string(recs[i].Content) == string(lab.Doc("x", 1)) {
-				select {
-				case in <- struct{}{}:
-				default:
-				}
-				<-gate
-			}
-		}
-		return nil
-	}
+	in, release := holdFirst(l3)
 	told := make(chan syncengine.SupersededOp, 9)
 	e := lab.Open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour, OnEvent: syncengine.Events{Superseded: func(op syncengine.SupersededOp) { told <- op }}})
 	defer release()

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -726,7 +727,7 @@ func runCrowd(t *rapid.T, root string, private bool) {
 		}
 	}()
 	for c.e.Flush(context.Background()) != nil || c.e.Stats().L3Down { // on a slow machine L3 may come late
-		time.Sleep(time.Millisecond)
+		runtime.Gosched()
 	}
 	c.refuse(t, true)
 	t.Repeat(map[string]func(*rapid.T){
