@@ -524,9 +524,6 @@ func (q *queue) finish(u *unit, a *outcome) {
 		} else if a.healed[e] != nil {
 			q.l1.Drop(e)
 		}
-		if !refused {
-			q.l1.Landed(e)
-		}
 	}
 	switch seg := ops[0].seg; seg {
 	case nil:

@@ -283,18 +283,6 @@ func (c *l1) Reattach(e *entry) {
 	}
 }
 
-// Landed is told of an op that L3 has: what is below it is old, in the map and on its way there.
-func (c *l1) Landed(op *entry) {
-	e, ok := c.Peek(op.id())
-	switch {
-	case ok && e.compare(op) >= 0: // nearly always
-		return
-	case ok:
-		c.Drop(e)
-	}
-	c.Touch(op.id())
-}
-
 // Forget drops an op, or what is below it, that turned out to be worth nothing.
 func (c *l1) Forget(op *entry) {
 	if e, ok := c.Peek(op.id()); ok && e.compare(op) <= 0 {
