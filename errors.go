@@ -188,6 +188,10 @@ func (e *PendingError) Unwrap() error { return e.Err }
 // Is makes errors.Is(err, ErrPending) true.
 func (e *PendingError) Is(target error) bool { return target == ErrPending }
 
+// errNoWrites is added to ErrUnavailable by a store that answers, but takes no writes just now: its
+// disk is full, or it is read-only. Reads must go on.
+var errNoWrites = errors.New("takes no writes")
+
 // unavailable marks err as an outage unless it already says so.
 func unavailable(what string, err error) error {
 	if errors.Is(err, ErrUnavailable) {

@@ -185,6 +185,8 @@ func (s *sqlStore) describe(op string, err error) error {
 		return err
 	case sqlkit.Refused:
 		return &RefusedError{Err: err}
+	case sqlkit.Unwritable:
+		return fmt.Errorf("%s %s: %w: %w: %w", s.dialect, op, ErrUnavailable, errNoWrites, err)
 	case sqlkit.Permanent:
 		return fmt.Errorf("%s %s: %w", s.dialect, op, err)
 	case sqlkit.Corrupt:

@@ -184,7 +184,7 @@ func (e *commitError) Unwrap() error { return e.err }
 // it was not.
 func (e *commitError) unknown() bool {
 	switch sqlkit.Classify(e.err) {
-	case sqlkit.Outage, sqlkit.Canceled, sqlkit.Corrupt:
+	case sqlkit.Outage, sqlkit.Unwritable, sqlkit.Canceled, sqlkit.Corrupt:
 		return true
 	}
 	return false

@@ -76,11 +76,11 @@ func (s *server) DoFor(ctx context.Context, op string, timeout time.Duration, fn
 	return err
 }
 
-func (s *server) failure(err error) error {
+func (s *server) failure(err error) (told error, counts bool) {
 	if !isOutage(err) {
-		return nil
+		return nil, false
 	}
-	return unavailable(s.tier, err)
+	return unavailable(s.tier, err), !errors.Is(err, errNoWrites)
 }
 
 // Again repeats a call after an outage, on the query schedule, unless a try took the whole timeout:

@@ -71,15 +71,16 @@ var ErrPanicked = errors.New("panicked")
 // Breaker guards the calls to one server.
 type Breaker struct {
 	limits   Limits
-	failure  func(error) error
+	failure  func(error) (told error, counts bool)
 	onChange func(from, to string)
 	cb       atomic.Pointer[gobreaker.TwoStepCircuitBreaker]
 }
 
-// New returns a closed breaker. failure returns nil for errors that are not the server's, which do
-// not count; and of others what callers get. onChange is told of changes; it must not block and
+// New returns a closed breaker. failure returns nil for errors that are not the server's; and of
+// others what callers get, and whether they count: one by which a server that answers refuses what
+// it was asked for is no reason to ask it nothing else. onChange is told of changes; it must not block and
 // must not call the breaker.
-func New(limits Limits, failure func(error) error, onChange func(from, to string)) *Breaker {
+func New(limits Limits, failure func(error) (told error, counts bool), onChange func(from, to string)) *Breaker {
 	b := &Breaker{limits: limits, failure: failure, onChange: onChange}
 	b.cb.Store(b.fresh())
 	return b
@@ -132,8 +133,9 @@ func (b *Breaker) Do(ctx context.Context, timeout time.Duration, fn func(context
 		return errors.Join(err, ctx.Err())
 	}
 	if err != nil {
-		if failure := b.failure(err); failure != nil {
-			return failure
+		if told, counts := b.failure(err); told != nil {
+			success = !counts
+			return told
 		}
 	}
 	success = true

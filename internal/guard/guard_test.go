@@ -15,16 +15,17 @@ import (
 var (
 	errDown = errors.New("the server is down")
 	errMiss = errors.New("the server says no")
+	errFull = errors.New("the server takes no writes")
 )
 
 // guarded is a breaker that opens at the third failure, for ever.
 func guarded(open time.Duration) (b *guard.Breaker, changes *[]string) {
 	changes = new([]string)
-	return guard.New(guard.Limits{Failures: 3, Successes: 1, Open: open}, func(err error) error {
+	return guard.New(guard.Limits{Failures: 3, Successes: 1, Open: open}, func(err error) (error, bool) {
 		if errors.Is(err, errMiss) {
-			return nil
+			return nil, false
 		}
-		return fmt.Errorf("told: %w", err)
+		return fmt.Errorf("told: %w", err), !errors.Is(err, errFull)
 	}, func(from, to string) { *changes = append(*changes, from+" to "+to) }), changes
 }
 
@@ -38,6 +39,9 @@ func TestOnlyFailuresOfTheServerOpenABreaker(t *testing.T) {
 	for range 5 {
 		if err := call(b, errMiss); err != errMiss {
 			t.Errorf("an answer: %v", err)
+		}
+		if err := call(b, errFull); err == nil || err.Error() != "told: the server takes no writes" {
+			t.Errorf("a failure that does not count: %v", err)
 		}
 		var leave context.CancelFunc
 		gone, leave = context.WithCancel(context.Background())

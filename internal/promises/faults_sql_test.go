@@ -435,6 +435,30 @@ var sqlFaults = map[string]struct {
 	}},
 }
 
+// TestINV08AServerThatTakesNoWritesIsStillRead: that writes fail opens no circuit to reads.
+func TestINV08AServerThatTakesNoWritesIsStillRead(t *testing.T) {
+	ctx := context.Background()
+	db := testserver.MariaDB(t)
+	e := lab.Open(t, syncengine.Config{SQLURL: db.URL(), L3Breaker: syncengine.BreakerAggressive})
+	other := lab.Open(t, syncengine.Config{SQLURL: db.URL()})
+	lab.Must(t, other.Submit(ctx, syncengine.Item{ID: "there", Content: []byte(`1`)}, syncengine.WithDurability(syncengine.Archived)))
+	mend := sqlFaults["read-only server"].strike(t, db.SQL(t))
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "mine", Content: []byte(`2`)}))
+	for range 3 { // of several tries each
+		if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrUnavailable) || !strings.Contains(err.Error(), "read-only") {
+			t.Fatalf("Flush: %v", err)
+		}
+	}
+	if it, err := e.Get(ctx, "there"); err != nil || string(it.Content) != `1` {
+		t.Errorf("Get: %s, %v", it.Content, err)
+	}
+	if h := e.Health(ctx); h.L3.OK || h.L3.Circuit != "closed" {
+		t.Errorf("Health: %+v", h.L3)
+	}
+	mend()
+	lab.Eventually(t, "writes are taken again", func() bool { return e.Flush(ctx) == nil })
+}
+
 // TestAGroupBeyondOnePacketAnd65535ParametersIsSplit: a group of more rows than a statement has
 // parameters for, one of more bytes than the server takes, and a question for more ids.
 func TestAGroupBeyondOnePacketAnd65535ParametersIsSplit(t *testing.T) {

@@ -15,12 +15,13 @@ type Class uint8
 // The classes. Whether a statement was applied is unknown after Outage; it was
 // certainly not applied after the others.
 const (
-	Outage    Class = iota // the server can't be asked, or can't write just now; repeat later
-	Conflict               // deadlock, lock wait, busy: repeat at once
-	Refused                // this row, for its own sake
-	Canceled               // the caller left
-	Permanent              // wrong password, unknown database: repeating does not help
-	Corrupt                // the database file is damaged
+	Outage     Class = iota // the server can't be asked, or can't write just now; repeat later
+	Unwritable              // the server answers, but takes no writes: a full disk, read-only; repeat later
+	Conflict                // deadlock, lock wait, busy: repeat at once
+	Refused                 // this row, for its own sake
+	Canceled                // the caller left
+	Permanent               // wrong password, unknown database: repeating does not help
+	Corrupt                 // the database file is damaged
 )
 
 // Classify tells what err means. What it does not know is an Outage: the op is kept and
@@ -47,6 +48,8 @@ func classifyMySQL(e *mysql.MySQLError) Class {
 		return Conflict
 	case 1044, 1045, 1049, 1698: // access denied, unknown database
 		return Permanent
+	case 1290, 1792, 1836, 1021, 1026, 1114: // read-only (three forms), disk full, error writing file, table full
+		return Unwritable
 	case 1153, 1301, 1118: // packet too long, row too large
 		return Refused
 	case 1105: // "unknown error", which proxies use for outages; the server, for a parameter too long
@@ -68,7 +71,7 @@ func classifyMySQL(e *mysql.MySQLError) Class {
 // SQLite's primary result codes.
 const (
 	sqliteBusy, sqliteLocked                   = 5, 6
-	sqliteFull                                 = 13
+	sqliteReadOnly, sqliteFull                 = 8, 13
 	sqliteCorrupt, sqliteNotADB                = 11, 26
 	sqliteTooBig, sqliteConstraint, sqliteType = 18, 19, 20
 	sqlitePrimaryKey, sqliteUnique             = 1555, 2067 // extended codes
@@ -78,6 +81,8 @@ func classifySQLite(code int) Class {
 	switch code & 0xff { // Code is the extended code
 	case sqliteBusy, sqliteLocked:
 		return Conflict
+	case sqliteReadOnly, sqliteFull:
+		return Unwritable
 	case sqliteCorrupt, sqliteNotADB:
 		return Corrupt
 	case sqliteTooBig, sqliteConstraint, sqliteType:
