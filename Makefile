@@ -17,13 +17,22 @@ FUZZTIME ?= 10s
 TAGS ?=
 TESTFLAGS ?=
 
+# The packages that a test run is about, the longest first. PACKAGES=tagged stands for those that
+# test the root package, which alone has files with tags of its own.
+PACKAGES ?= all
+
 # tests FLAGS: runs all tests and reports on them; a skipped test is a failure
 # unless .ci/allowed-skips names it. go test's own verdict counts too (pipefail).
+# Most tests wait more than they work, hence more of them at a time than there are cores.
 define tests
-set -o pipefail; SYNCENGINE_REQUIRE_SERVERS=1 \
-	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) ./... \
+set -o pipefail; packages=./...; [ $(PACKAGES) = all ] || packages=$$($(tagged)); \
+	SYNCENGINE_REQUIRE_SERVERS=1 \
+	go test -json -count=1 -timeout=20m -p=3 -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) ./internal/promises $$packages \
 	| go run ./internal/testreport -allow .ci/allowed-skips
 endef
+
+tagged = go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... \
+	| awk -v root=$$(go list -m) '{ for (i = 1; i <= NF; i++) if ($$i == root) { print $$1; next } }'
 
 .PHONY: help
 help: ## this list
@@ -58,14 +67,16 @@ lint: ## gofmt, go vet and staticcheck, for each set of build tags
 		echo "staticcheck -tags='$$tags' ./..."; go run $(STATICCHECK) -tags="$$tags" ./...; \
 	done
 
-# The tests run once per set of tags, those of the last set with the race
-# detector, which takes three times as long.
+# All tests run without tags, and with all of them and the race detector, which takes three
+# times as long. Between, those run that the tags of a set can reach.
 .PHONY: ci
 ci: lint servers gcc ## everything CI runs (.ci/run calls this)
 	@set -e; for set in $(TAGSETS); do tags=$${set/#none/}; \
 		echo "== tags: $$set"; go build -tags="$$tags" ./...; \
-		if [ "$$set" = "$(lastword $(TAGSETS))" ]; then how=race; else how=test; fi; \
-		$(MAKE) --no-print-directory $$how TAGS="$$tags"; \
+		how=test; packages=tagged; \
+		if [ "$$set" = none ]; then packages=all; fi; \
+		if [ "$$set" = "$(lastword $(TAGSETS))" ]; then how=race; packages=all; fi; \
+		$(MAKE) --no-print-directory $$how TAGS="$$tags" PACKAGES=$$packages; \
 	done
 	@if [ -f bench/go.mod ]; then echo "== bench"; cd bench && go vet ./...; fi
 

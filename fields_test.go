@@ -262,6 +262,7 @@ var fieldTests = map[string]func(t *testing.T){
 }
 
 func TestEveryConfigFieldChangesBehaviour(t *testing.T) {
+	t.Parallel()
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[syncengine.Config]()) {
 		test, ok := fieldTests[f.Name]
 		if !ok {

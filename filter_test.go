@@ -15,6 +15,7 @@ import (
 // Sets are built over and over beside writes, deletes and evictions; every acknowledged id
 // must be found all the time.
 func TestINV07NothingIsDeniedWhileSetsAreBuiltBesideWrites(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	e := lab.Open(t, syncengine.Config{L1MaxBytes: 64 << 10, FilterWarmupBatch: 7, FilterSnapshotInserts: 20, BatchFlushInterval: time.Millisecond})
 	var wrote atomic.Int64

@@ -52,6 +52,7 @@ func digesterAt(rdb redis.UniversalClient) func(t *testing.T) (storetest.Digeste
 }
 
 func TestRedisStoreSumsUpWhatItHolds(t *testing.T) {
+	t.Parallel()
 	rdb := lab.RedisAt(t, testserver.SharedRedis(t).URL())
 	storetest.RunDigest(t, digesterAt(rdb))
 }

@@ -184,6 +184,7 @@ func TestINV14AWireCutAnywhereTellsNoLie(t *testing.T) {
 // TestINV14ACommitOnItsWayHoldsUpTheAnswer: a COMMIT hangs between client and server, and the
 // caller leaves, or doesn't. Whoever asks is not answered before it has arrived, or can't any more.
 func TestINV14ACommitOnItsWayHoldsUpTheAnswer(t *testing.T) {
+	t.Parallel()
 	db := testserver.MariaDB(t, "--innodb-lock-wait-timeout=1")
 	outside := db.SQL(t)
 	for _, leaves := range []bool{true, false} {

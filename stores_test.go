@@ -60,6 +60,7 @@ func TestRedisStoreOddPrefixes(t *testing.T) {
 }
 
 func TestRedisClusterStore(t *testing.T) {
+	t.Parallel()
 	cluster := testserver.RedisCluster(t, 3)
 	rdb := lab.RedisAt(t, "redis://"+strings.Join(cluster.Addrs(), ","))
 	storetest.RunCache(t, func(*testing.T) syncengine.CacheStore {
@@ -87,6 +88,7 @@ func TestRedisStoreTombstonesExpire(t *testing.T) {
 }
 
 func TestSQLStores(t *testing.T) {
+	t.Parallel()
 	for _, srv := range lab.SQLServers {
 		t.Run(srv.Name, func(t *testing.T) {
 			storetest.RunArchive(t, func(t *testing.T) syncengine.ArchiveStore { return lab.UnpreparedAt(t, srv.URL(t)) })
@@ -98,6 +100,7 @@ func TestSQLStores(t *testing.T) {
 // (Config.DB says why), on a database whose default character set and collation would merge
 // ids (TRAPS 21).
 func TestSQLStoreOnTheCallersOwnHandle(t *testing.T) {
+	t.Parallel()
 	storetest.RunArchive(t, func(t *testing.T) syncengine.ArchiveStore {
 		url := testserver.SharedMariaDB(t).NewDatabase(t)
 		_, err := testserver.OpenSQL(t, url).ExecContext(lab.Bounded(t), "ALTER DATABASE CHARACTER SET latin1 COLLATE latin1_swedish_ci")
@@ -149,6 +152,7 @@ func TestSQLStoreOnOtherOptions(t *testing.T) {
 // SQLite on a caller's own handle: a pool of many connections, no busy timeout, no WAL
 // mode.
 func TestSQLiteStoreOnTheCallersOwnHandle(t *testing.T) {
+	t.Parallel()
 	storetest.RunArchive(t, func(t *testing.T) syncengine.ArchiveStore {
 		s := syncengine.NewSQLStore(syncengine.DialectSQLite, lab.OpenDriver(t, "sqlite", filepath.Join(t.TempDir(), "own.db")))
 		t.Cleanup(func() { lab.NoError(t, "close", s.Close()) })

@@ -78,8 +78,8 @@ type Breaker struct {
 
 // New returns a closed breaker. failure returns nil for errors that are not the server's; and of
 // others what callers get, and whether they count: one by which a server that answers refuses what
-// it was asked for is no reason to ask it nothing else. onChange is told of changes; it must not block and
-// must not call the breaker.
+// it was asked for is no reason to ask it nothing else. onChange is told of changes; it must not
+// block and must not call the breaker.
 func New(limits Limits, failure func(error) (told error, counts bool), onChange func(from, to string)) *Breaker {
 	b := &Breaker{limits: limits, failure: failure, onChange: onChange}
 	b.cb.Store(b.fresh())

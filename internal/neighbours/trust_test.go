@@ -52,6 +52,7 @@ func TestAnEngineAloneDeniesAbsentIDsWithoutIO(t *testing.T) {
 
 // A trusts its filter; B comes and writes; A must find at once what B has acknowledged.
 func TestINV07WhatAnotherEngineWritesIsNeverDenied(t *testing.T) {
+	t.Parallel()
 	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
 		ctx := context.Background()
 		a := lab.Open(t, cfg)
@@ -85,6 +86,7 @@ func TestINV07WhatAnotherEngineWritesIsNeverDenied(t *testing.T) {
 
 // An engine that died leaves its row: the next ones wait until it has missed its lease.
 func TestAnEngineThatDiedIsForgottenAfterItsLease(t *testing.T) {
+	t.Parallel()
 	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
 		if _, err := raw.Exec("INSERT INTO sync_instances (id, name, seen, beats) VALUES ('dead', 'dead', 0, 7)"); err != nil {
 			t.Fatal(err)
@@ -212,6 +214,7 @@ func TestAGarbageSnapshotIsDiscarded(t *testing.T) {
 // A lost connection to L3 ends the trust within the lease, and the return gives it back
 // without reading all rows again, since nobody can have come unnoticed.
 func TestTrustLapsesWhileL3CanNotBeAsked(t *testing.T) {
+	t.Parallel()
 	db := testserver.MariaDB(t)
 	e := lab.Open(t, syncengine.Config{SQLURL: db.URL(), L3Timeout: time.Second})
 	lab.Put(t, e, "a", 1)

@@ -173,6 +173,7 @@ func TestADiscardOfAnotherIDStartsNoSecondFactory(t *testing.T) {
 // A refused Buffered op is discarded while its batch goes on. An outage lab.Put it into the WAL all
 // the same, and the next engine sent it to L3.
 func TestINV02AnOutageLogsNothingThatWasDiscarded(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"killed", "goes on"} {
 		t.Run(how, func(t *testing.T) {
 			ctx := context.Background()

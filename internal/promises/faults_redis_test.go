@@ -28,6 +28,7 @@ import (
 )
 
 func TestRedisAbsentAtOpenIsUsedOnceItComes(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	server.Kill()
@@ -52,6 +53,7 @@ func TestRedisAbsentAtOpenIsUsedOnceItComes(t *testing.T) {
 
 // TestRedisKilledUnderLoadAndRestartedEmptyIsRefilled: no caller notices, no read is stale.
 func TestRedisKilledUnderLoadAndRestartedEmptyIsRefilled(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	cfg := small(t, server.URL())
@@ -88,6 +90,7 @@ func TestRedisKilledUnderLoadAndRestartedEmptyIsRefilled(t *testing.T) {
 // TestRepliesLostAndRequestsCutShortAreHarmless breaks the wire after every possible number
 // of bytes that matters, and loses replies to what was executed.
 func TestRepliesLostAndRequestsCutShortAreHarmless(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -231,6 +234,7 @@ var redisFaults = []struct {
 // of it, under load. When the load is over Verify must name exactly what is missing, as seen
 // from outside, and repair it.
 func TestFlushedAndThinnedOutRedisIsNeverInSyncByMistake(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -388,6 +392,7 @@ func TestINV03TheSlowerOfTwoEnginesDoesNotWinInRedis(t *testing.T) {
 // TestForeignValuesInRedisAreMissesAndAreReplaced damages keys behind the engine's back: of
 // another type, garbage, cut short, and the sound value of another id.
 func TestForeignValuesInRedisAreMissesAndAreReplaced(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	rdb := lab.RedisAt(t, server.URL())
@@ -445,6 +450,7 @@ func TestForeignValuesInRedisAreMissesAndAreReplaced(t *testing.T) {
 
 // TestFrozenRedisIsSkippedAndUsedAgainAfterItThaws: the breaker closes without being asked.
 func TestFrozenRedisIsSkippedAndUsedAgainAfterItThaws(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	circuit := make(chan string, 100)
@@ -501,6 +507,7 @@ func TestINV02ARedisThatComesBackWithAnOldDumpIsNotReadStale(t *testing.T) {
 // TestINV02And04ACopyOnItsWayToRedisBringsNothingBack: copies of what was read arrive after the
 // ids were written, and Redis, emptied in between, does not remember those writes.
 func TestINV02And04ACopyOnItsWayToRedisBringsNothingBack(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), L1MaxBytes: 64 << 10, L2Timeout: time.Minute}

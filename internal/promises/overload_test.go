@@ -175,7 +175,7 @@ func TestINV10OverloadIsRefusedWithinBoundsAndEndsByItself(t *testing.T) {
 	}
 	lab.Must(t, lab.Applied(l3.ArchiveStore.Apply(ctx, []syncengine.Record{storetest.Put("hot", 1, string(lab.Doc("hot", 1)))})))
 	e := lab.Open(t, syncengine.Config{L3: l3, L1MaxBytes: budget, WALMaxItems: walItems, BatchFlushInterval: 10 * time.Millisecond})
-	haveGoroutines(walItems) // so that what goroutines leave behind, which the runtime keeps, is there before
+	haveGoroutines(offered) // so that what goroutines leave behind, which the runtime keeps, is there before
 	before := heap()
 	content := lab.BigDoc(1)
 	var accepted, refused, failed atomic.Int64

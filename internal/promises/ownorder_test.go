@@ -199,6 +199,7 @@ func TestINV01AnOutrankedArchivedOpIsNotTakenForALaterRefusedOne(t *testing.T) {
 
 // Low and critical ops of an id come back from the WAL after an outage.
 func TestOwnOpsOfTheSpoolAreNotSupersededByEachOther(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	l3 := lab.NewChoosy(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushCount: 5, FlushConcurrency: 1}
@@ -222,6 +223,7 @@ func TestOwnOpsOfTheSpoolAreNotSupersededByEachOther(t *testing.T) {
 // An op numbered ahead of the clock leaves memory, or the engine ends. A later plain write of the
 // id lost to it, on an engine alone on its own file.
 func TestINV16AWriteIsAboveWhatItsIDWasNumberedAheadOfTheClock(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	for _, durability := range everyLevel[1:] {
 		onEachL3(t, func(t *testing.T, cfg syncengine.Config) {
@@ -265,6 +267,7 @@ func TestINV16AWriteAfterACrashIsAboveWhatItsIDWasNumbered(t *testing.T) {
 // A Buffered op that an outage puts into the log comes after a later one of its id there. When that
 // one has landed, the next engine found the earlier one alone, and in an outage answered with it.
 func TestINV02AnOpThatWasLoggedLateIsNotTakenForTheNewest(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	l3 := lab.NewChoosy(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushCount: 1, BatchFlushInterval: time.Hour}

@@ -760,6 +760,7 @@ func TestINV03HealingL2NeverPutsAnOldVersionBack(t *testing.T) {
 
 // Repair went on sending pages that L2 could not take in time, for ever.
 func TestRepairOfL2ShrinksItsPagesUntilTheyPass(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	l2 := &lab.HookedCache{CacheStore: storetest.NewCache(), OnPut: func(_ context.Context, recs []syncengine.Record) error {
 		if len(recs) > 280 {
@@ -888,6 +889,7 @@ func TestINV09ARefusalIsToldToTheNextFlushWhenTheFirstMetAnOutage(t *testing.T) 
 // TestADiscardedOpThatTheWALStillHeldAnswersNoRead: it was still in the index of spooled ops, so
 // reads answered with it, and once its segment was trimmed they looked for it for ever.
 func TestADiscardedOpThatTheWALStillHeldAnswersNoRead(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	var down atomic.Bool
 	l3 := &lab.HookedArchive{ArchiveStore: storetest.NewArchive(), OnApply: func(ctx context.Context, recs []syncengine.Record) error {

@@ -77,6 +77,7 @@ func crashed(t testing.TB, dir string) (left string) {
 // L3 refused a put, and then took a later put or delete of the id. The refused document answered
 // reads again after a restart with SQL down, and with SQL up once the tombstone was purged.
 func TestINV04AQuarantinedOpAnswersNoReadOnceALaterOpLanded(t *testing.T) {
+	t.Parallel()
 	for name, later := range map[string]func(e *syncengine.Engine){
 		"a put":    func(e *syncengine.Engine) { lab.Put(t, e, "x", 2) },
 		"a delete": func(e *syncengine.Engine) { lab.Must(t, e.Delete(context.Background(), "x")) },
@@ -195,6 +196,7 @@ func TestINV02AGroupIsSupersededIDByID(t *testing.T) {
 // the WAL at the next Open, though it was acknowledged: submissions that had come to nothing had
 // taken it off and put it back on the list.
 func TestINV01ADiscardedOpThatIsSubmittedAgainIsNotDropped(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	l3 := lab.NewChoosy(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3}
@@ -238,6 +240,7 @@ func TestINV01ADiscardedOpThatIsSubmittedAgainIsNotDropped(t *testing.T) {
 // Segments of commits that failed were counted when the op was discarded, and their numbers were
 // given out again to what came after a restart.
 func TestINV01ADiscardDoesNotReachIntoSegmentsOfTheNextEngine(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	l3 := lab.NewChoosy(t)
 	defer l3.Release()
@@ -276,6 +279,7 @@ func TestINV01ADiscardDoesNotReachIntoSegmentsOfTheNextEngine(t *testing.T) {
 // A discard that timed out after its first step had noted the op as one to be dropped, and left
 // it in quarantine: a retry of it reported success, and the next Open dropped it.
 func TestINV01ADiscardThatFailsChangesNothing(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
@@ -325,6 +329,7 @@ func TestINV01ADiscardThatFailsChangesNothing(t *testing.T) {
 
 // What is discarded stays away, though the WAL holds it still.
 func TestINV04WhatWasDiscardedDoesNotComeBackFromTheWAL(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	l3 := lab.NewChoosy(t)
 	defer l3.Release()
@@ -507,6 +512,7 @@ func TestINV11AChangedQuarantinedOpIsToldFromASoundOne(t *testing.T) {
 
 // The same for an op that an outage puts into the WAL.
 func TestINV11AChangedBufferedOpIsToldFromASoundOne(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	l3 := lab.NewChoosy(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour, Durability: syncengine.Buffered}

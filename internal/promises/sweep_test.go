@@ -403,6 +403,7 @@ func (s *sweeper) sweep(faults []fault) {
 }
 
 func TestINV01AStoreCallThatGoesWrongLosesNothingWhicheverItIs(t *testing.T) {
+	t.Parallel()
 	s := &sweeper{t: t, root: t.TempDir(), wider: 1, missed: 2}
 	s.archive = func(string) (syncengine.ArchiveStore, error) { return storetest.NewArchive(), nil }
 	s.sweep(sweepFaults)
@@ -411,6 +412,7 @@ func TestINV01AStoreCallThatGoesWrongLosesNothingWhicheverItIs(t *testing.T) {
 // TestINV01AStoreCallThatGoesWrongLosesNothingInSQLite is the same with a real L3, at every
 // seventh call.
 func TestINV01AStoreCallThatGoesWrongLosesNothingInSQLite(t *testing.T) {
+	t.Parallel()
 	s := &sweeper{t: t, root: t.TempDir(), wider: 7, missed: 1}
 	s.archive = func(dir string) (syncengine.ArchiveStore, error) {
 		l3, err := lab.OpenSQLStore("sqlite:" + filepath.Join(dir, "archive.db"))

@@ -12,6 +12,7 @@ import (
 
 // TestCluster starts one cluster, which takes seconds, for all it has to prove.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	cl := testserver.RedisCluster(t, 3)
 	// One address is enough, said or repeated in any form.
 	one, _ := connect(t, "redis://"+cl.Addrs()[0]+"?cluster=true")

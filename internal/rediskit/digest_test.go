@@ -323,6 +323,7 @@ func TestDigestNeedsNoPermissionToWrite(t *testing.T) {
 
 // Large values are read one by one, so that no page lasts long, and are in the digest all the same.
 func TestLargeValuesHavePagesOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	srv := testserver.Redis(t)
 	c, rdb := digestClient(t, srv.URL())
 	h := hold(t, rdb, "p:", 300)

@@ -79,6 +79,7 @@ func modelOf(n int) *digest.Set {
 // TestDigestReadsAHundredthOfAListing counts the bytes on the wire, both ways: Digest and Leaves of
 // ten branches against reading all ranks, and against reading all values.
 func TestDigestReadsAHundredthOfAListing(t *testing.T) {
+	t.Parallel()
 	const n = 200_000
 	srv := testserver.Redis(t)
 	populate(t, srv, n)
