@@ -152,6 +152,10 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		}
 		return err
 	}
+	if s.dialect == sqlkit.SQLite { // see writing
+		s.writing.Lock()
+		defer s.writing.Unlock()
+	}
 	var packet int64
 	err := s.run(ctx, "prepare", func() (err error) {
 		if err = sqlkit.Migrate(ctx, s.pools.Write, s.dialect, schemaTable, migrations[s.dialect]); err != nil {
