@@ -23,11 +23,10 @@ PACKAGES ?= all
 
 # tests FLAGS: runs all tests and reports on them; a skipped test is a failure
 # unless .ci/allowed-skips names it. go test's own verdict counts too (pipefail).
-# Most tests wait more than they work, hence more of them at a time than there are cores.
 define tests
 set -o pipefail; packages=./...; [ $(PACKAGES) = all ] || packages=$$($(tagged)); \
 	SYNCENGINE_REQUIRE_SERVERS=1 \
-	go test -json -count=1 -timeout=20m -p=3 -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) ./internal/promises $$packages \
+	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) ./internal/promises $$packages \
 	| go run ./internal/testreport -allow .ci/allowed-skips
 endef
 

@@ -98,7 +98,6 @@ func (d *doubtful) Landed(ctx context.Context, nonce uint64) (bool, error) {
 
 // TestINV02AfterAnUnknownOutcomeReadsAskL3: what L2 holds may be what was there before.
 func TestINV02AfterAnUnknownOutcomeReadsAskL3(t *testing.T) {
-	t.Parallel()
 	for _, hung := range []bool{false, true} {
 		t.Run(fmt.Sprintf("L2 can be told %v", !hung), func(t *testing.T) {
 			ctx := context.Background()

@@ -22,7 +22,6 @@ import (
 // TestThreeTiersEndToEnd is the main job: groups go in, both servers hold them as seen from
 // outside, a cold engine reads them back, Status names the tiers.
 func TestThreeTiersEndToEnd(t *testing.T) {
-	t.Parallel()
 	const total, group = 5000, 250
 	ctx := context.Background()
 	redis := testserver.Redis(t)

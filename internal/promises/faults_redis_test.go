@@ -28,7 +28,6 @@ import (
 )
 
 func TestRedisAbsentAtOpenIsUsedOnceItComes(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	server.Kill()
@@ -53,7 +52,6 @@ func TestRedisAbsentAtOpenIsUsedOnceItComes(t *testing.T) {
 
 // TestRedisKilledUnderLoadAndRestartedEmptyIsRefilled: no caller notices, no read is stale.
 func TestRedisKilledUnderLoadAndRestartedEmptyIsRefilled(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	cfg := small(t, server.URL())
@@ -90,7 +88,6 @@ func TestRedisKilledUnderLoadAndRestartedEmptyIsRefilled(t *testing.T) {
 // TestRepliesLostAndRequestsCutShortAreHarmless breaks the wire after every possible number
 // of bytes that matters, and loses replies to what was executed.
 func TestRepliesLostAndRequestsCutShortAreHarmless(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -234,7 +231,6 @@ var redisFaults = []struct {
 // of it, under load. When the load is over Verify must name exactly what is missing, as seen
 // from outside, and repair it.
 func TestFlushedAndThinnedOutRedisIsNeverInSyncByMistake(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -392,7 +388,6 @@ func TestINV03TheSlowerOfTwoEnginesDoesNotWinInRedis(t *testing.T) {
 // TestForeignValuesInRedisAreMissesAndAreReplaced damages keys behind the engine's back: of
 // another type, garbage, cut short, and the sound value of another id.
 func TestForeignValuesInRedisAreMissesAndAreReplaced(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	rdb := lab.RedisAt(t, server.URL())
@@ -450,7 +445,6 @@ func TestForeignValuesInRedisAreMissesAndAreReplaced(t *testing.T) {
 
 // TestFrozenRedisIsSkippedAndUsedAgainAfterItThaws: the breaker closes without being asked.
 func TestFrozenRedisIsSkippedAndUsedAgainAfterItThaws(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	server := testserver.Redis(t)
 	circuit := make(chan string, 100)

@@ -102,7 +102,6 @@ func lockRow(t testing.TB, db *sql.DB, id string) (tx *sql.Tx, release func()) {
 // TestINV05ADatabaseKilledInMidTransactionHoldsTheWholeGroupOrNothing stops a transaction
 // behind a locked row, its first statement done, and kills the server there.
 func TestINV05ADatabaseKilledInMidTransactionHoldsTheWholeGroupOrNothing(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	db := testserver.MariaDB(t)
 	proxy := faultproxy.New(t, db.Addr())
@@ -136,7 +135,6 @@ func TestINV05ADatabaseKilledInMidTransactionHoldsTheWholeGroupOrNothing(t *test
 // TestINV01And05DatabaseKilledAndRestartedUnderLoad: single ops and groups, at Logged, while the
 // server dies five times. Its transactions are looked at from outside after each restart.
 func TestINV01And05DatabaseKilledAndRestartedUnderLoad(t *testing.T) {
-	t.Parallel()
 	const size = 12
 	ctx := context.Background()
 	db := testserver.MariaDB(t)
@@ -184,7 +182,6 @@ func TestINV01And05DatabaseKilledAndRestartedUnderLoad(t *testing.T) {
 // TestALostReplyToCommitIsAppliedOnceInEffect loses the reply to COMMIT in each round. The
 // repeated batch must not undo what another engine wrote between the two.
 func TestALostReplyToCommitIsAppliedOnceInEffect(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	dbURL := testserver.SharedMariaDB(t).NewDatabase(t)
 	u, err := url.Parse(dbURL)
@@ -350,7 +347,6 @@ func killConnections(t testing.TB, outside *sql.DB) (n int) {
 }
 
 func TestINV01ConnectionsKilledUnderLoadSurfaceNowhere(t *testing.T) {
-	t.Parallel()
 	db := testserver.MariaDB(t)
 	outside := db.SQL(t)
 	e := lab.Open(t, syncengine.Config{SQLURL: db.URL(), BatchFlushInterval: time.Millisecond, BatchFlushCount: 20})
@@ -466,7 +462,6 @@ func TestINV08AServerThatTakesNoWritesIsStillRead(t *testing.T) {
 // TestAGroupBeyondOnePacketAnd65535ParametersIsSplit: a group of more rows than a statement has
 // parameters for, one of more bytes than the server takes, and a question for more ids.
 func TestAGroupBeyondOnePacketAnd65535ParametersIsSplit(t *testing.T) {
-	t.Parallel()
 	for name, group := range map[string]struct {
 		url         string
 		items, asks int

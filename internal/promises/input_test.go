@@ -455,7 +455,6 @@ func TestASliceChangedAfterSubmitChangesNothing(t *testing.T) {
 // The default MaxItemBytes on a MariaDB with its default max_allowed_packet: both are
 // 16 MiB.
 func TestContentOfExactlyMaxItemBytes(t *testing.T) {
-	t.Parallel()
 	const most = 16 << 20
 	cfg := inputConfig(t)
 	cfg.SQLURL, cfg.RedisURL, cfg.KeyPrefix = testserver.SharedMariaDB(t).NewDatabase(t), testserver.SharedRedis(t).URL(), lab.NewPrefix()

@@ -20,7 +20,6 @@ import (
 // load that is many times larger than memory, reads everything meanwhile, and compares L3
 // with the model after it came back.
 func TestINV01And10OutageOfL3SpoolsDrainsAndLosesNothing(t *testing.T) {
-	t.Parallel()
 	const writers, perWriter, ids = 16, 1500, 400
 	ctx := context.Background()
 	db := testserver.MariaDB(t)
@@ -93,7 +92,6 @@ func TestINV01And10OutageOfL3SpoolsDrainsAndLosesNothing(t *testing.T) {
 
 // TestINV12CloseDuringOutageKeepsAllForTheNextOpen also covers Buffered ops.
 func TestINV12CloseDuringOutageKeepsAllForTheNextOpen(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	db := testserver.MariaDB(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: db.URL(), L3Timeout: time.Second, CloseTimeout: 5 * time.Second}
@@ -133,7 +131,6 @@ func TestINV12CloseDuringOutageKeepsAllForTheNextOpen(t *testing.T) {
 // TestINV02And08StaleL2IsNeverRead cuts the wire to Redis, writes, restores the wire, and
 // reads with cold memory.
 func TestINV02And08StaleL2IsNeverRead(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	redis := testserver.Redis(t)
 	proxy := faultproxy.New(t, redis.Addr())
@@ -231,7 +228,6 @@ func TestHungRedisCostsAReadOneTimeoutUntilTheBreakerOpens(t *testing.T) {
 
 // TestFullWALRefusesAndRecovers lets the WAL reach its limit while L3 is away.
 func TestFullWALRefusesBeforeAnythingChangesAndRecovers(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	db := testserver.MariaDB(t)
 	e := lab.Open(t, syncengine.Config{SQLURL: db.URL(), WALMaxItems: 1000, L3Timeout: time.Second})
@@ -269,7 +265,6 @@ func TestFullWALRefusesBeforeAnythingChangesAndRecovers(t *testing.T) {
 
 // TestINV09OneBadRowBlocksNobody has L3 refuse one row of a batch, and one of a group.
 func TestINV09OneBadRowBlocksNobody(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	server := testserver.SharedMariaDB(t)
 	dbURL := server.NewDatabase(t)

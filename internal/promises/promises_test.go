@@ -760,7 +760,6 @@ func TestINV03HealingL2NeverPutsAnOldVersionBack(t *testing.T) {
 
 // Repair went on sending pages that L2 could not take in time, for ever.
 func TestRepairOfL2ShrinksItsPagesUntilTheyPass(t *testing.T) {
-	t.Parallel()
 	ctx := context.Background()
 	l2 := &lab.HookedCache{CacheStore: storetest.NewCache(), OnPut: func(_ context.Context, recs []syncengine.Record) error {
 		if len(recs) > 280 {
