@@ -55,8 +55,8 @@ func (s *sqlStore) ApplyIf(ctx context.Context, nonce uint64, units [][]Conditio
 	}
 	slices.SortStableFunc(recs, func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
 	recs = slices.CompactFunc(recs, func(a, b Record) bool { return a.ID == b.ID })
-	if err := s.prepareWrites(ctx, len(recs)); err != nil {
-		return nil, s.describe("apply if", err)
+	if err := s.run(ctx, "apply if", func() error { return s.prepareWrites(ctx, len(recs)) }); err != nil {
+		return nil, err
 	}
 	s.nonce.Store(nonce)
 	asker := s.engine()

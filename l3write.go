@@ -58,8 +58,8 @@ func (s *sqlStore) Apply(ctx context.Context, recs []Record) (above []Meta, err 
 	if err := s.checkSizes(packed); err != nil {
 		return nil, err
 	}
-	if err := s.prepareWrites(ctx, len(recs)); err != nil {
-		return nil, s.describe("apply", err)
+	if err := s.run(ctx, "apply", func() error { return s.prepareWrites(ctx, len(recs)) }); err != nil {
+		return nil, err
 	}
 	if err := s.resolve(ctx); err != nil {
 		return nil, err
