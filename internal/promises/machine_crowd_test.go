@@ -740,10 +740,10 @@ func runCrowd(t *rapid.T, root string, private bool) {
 }
 
 func TestINV01ACrowdOnAnL3ThatRefusesLosesNothing(t *testing.T) {
-	t.Parallel()
+	machineChecks(t, 10)
 	for name, private := range map[string]bool{"private": true, "shared": false} {
 		t.Run(name, func(t *testing.T) {
-			machineChecks(t, 10)
+			t.Parallel()
 			root := t.TempDir()
 			var n atomic.Int64
 			rapid.Check(t, func(t *rapid.T) {

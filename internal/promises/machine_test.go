@@ -405,12 +405,10 @@ func checkMachines(t *testing.T, n, goroutines int, archive func(dir string) (sy
 }
 
 func TestINV02AnEngineAnswersLikeAMapWhateverItsOptions(t *testing.T) {
-	t.Parallel()
 	checkMachines(t, 2, 32, func(string) (syncengine.ArchiveStore, error) { return storetest.NewArchive(), nil })
 }
 
 func TestINV02AnEngineOnSQLiteAnswersLikeAMap(t *testing.T) {
-	t.Parallel()
 	checkMachines(t, 1, 16, func(dir string) (syncengine.ArchiveStore, error) {
 		return lab.OpenSQLStore("sqlite:" + filepath.Join(dir, "archive.db"))
 	})
