@@ -33,6 +33,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 )
@@ -183,6 +184,9 @@ type queue struct {
 	copies   map[awaitedOp]bool // the units of those, until the drain reads them
 	held     map[string]*entry  // the newest op of an id that the drain has read and that has not landed
 	awaited  map[awaitedOp][]*waiter
+
+	merges  map[string]*merging // see merging.go
+	merging atomic.Int64        // len(merges)
 }
 
 // batch is what one L3 transaction takes.
@@ -240,12 +244,23 @@ func (q *queue) Accept(u unit, seg *segment, last bool) {
 		q.noteSpooled(&u, seg, last)
 		for _, e := range ops {
 			q.wal.AddSpooled(q.l1.Hash(e.id()), seg.id, e.version) // before L1, which may evict it at once
+			if e.isMerge() {
+				q.wal.AddSpooled(q.l1.Hash(e.item()), seg.id, e.version)
+				q.noteMerge(e, true)
+				continue
+			}
+			q.covers(e)
 			q.l1.Accept(e, false)
 			q.makeRoomAfter(e, size)
 		}
 	} else {
 		setSegment(ops, seg)
 		for _, e := range ops {
+			if e.isMerge() {
+				q.noteMerge(e, false)
+			} else {
+				q.covers(e)
+			}
 			q.l1.Accept(e, true)
 		}
 		q.push(u)
@@ -335,7 +350,7 @@ func (q *queue) take() *batch {
 			continue
 		}
 		for _, e := range u.Ops() {
-			q.inFlight[e.id()] = b
+			q.inFlight[e.item()] = b
 		}
 		b.memory = b.memory || u.Ops()[0].seg == nil
 		b.units = append(b.units, u)
@@ -386,7 +401,7 @@ func (q *queue) blockedBy(u *unit, b *batch) *batch {
 		return nil
 	}
 	for _, e := range u.Ops() {
-		if f := q.inFlight[e.id()]; f != nil && f != b {
+		if f := q.inFlight[e.item()]; f != nil && f != b {
 			return f
 		}
 	}
@@ -397,9 +412,9 @@ func (q *queue) blockedBy(u *unit, b *batch) *batch {
 // theirs comes first.
 func (q *queue) park(u unit, f *batch) {
 	for _, e := range u.Ops() {
-		if q.inFlight[e.id()] == nil {
-			q.inFlight[e.id()] = f
-			f.also = append(f.also, e.id())
+		if q.inFlight[e.item()] == nil {
+			q.inFlight[e.item()] = f
+			f.also = append(f.also, e.item())
 		}
 	}
 	f.parked = append(f.parked, u)
@@ -418,7 +433,7 @@ func (q *queue) land(b *batch) {
 	}
 	for i := range b.units {
 		for _, e := range b.units[i].Ops() {
-			delete(q.inFlight, e.id())
+			delete(q.inFlight, e.item())
 		}
 	}
 	for _, id := range b.also {
@@ -435,7 +450,7 @@ func (q *queue) land(b *batch) {
 func (q *queue) AwaitFlight(ctx context.Context, id string, op *entry) error {
 	for {
 		q.mu.Lock()
-		b, undecided := q.inFlight[id], false
+		b, undecided := q.inFlight[itemOf(id)], false
 		for i := 0; b != nil && i < len(b.units); i++ {
 			for _, e := range b.units[i].Ops() { // quarantine lets go of those that it gets
 				held := e.state.Load()&(statePinned|stateDetached) != 0
@@ -474,6 +489,7 @@ func (q *queue) giveBack(b *batch, a *outcome, cause error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.land(b)
+	b.unsure()
 	var back []unit
 	for i := range b.units {
 		if u := &b.units[i]; a.refused[u.Ops()[0]] != nil {
@@ -483,6 +499,7 @@ func (q *queue) giveBack(b *batch, a *outcome, cause error) {
 		}
 	}
 	q.putBack(back)
+	q.endMergings(b)
 	q.trim()
 	q.tell()
 	q.fail(cause)
@@ -500,6 +517,10 @@ func (q *queue) complete(b *batch, a *outcome) {
 	for i := range b.units {
 		q.finish(&b.units[i], a)
 	}
+	for i := range a.merged {
+		q.landed(a.merged[i])
+	}
+	q.endMergings(b)
 	q.trim()
 	q.tell()
 }
@@ -519,7 +540,15 @@ func (q *queue) finish(u *unit, a *outcome) {
 		if q.held[e.id()] == e {
 			delete(q.held, e.id())
 		}
-		if _, lost := a.lost[e]; lost {
+		if e.isMerge() {
+			q.wal.DropSpooled(q.l1.Hash(e.item()), e.version)
+			q.doneMerge(e, refused)
+			if l, lost := a.lost[e]; lost { // to a delete
+				held := l.Held.record()
+				held.ID = e.item()
+				q.l1.Forget(newEntry(&held))
+			}
+		} else if _, lost := a.lost[e]; lost {
 			q.l1.Forget(e)
 		} else if a.healed[e] != nil {
 			q.l1.Drop(e)
@@ -582,5 +611,5 @@ func (q *queue) Waits(id string) bool {
 		return true
 	}
 	_, spooled := q.wal.Spooled(q.l1.Hash(id))
-	return spooled
+	return spooled || q.Merging(id)
 }

@@ -1,6 +1,10 @@
 package syncengine
 
-import "context"
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+)
 
 // calls.go has the public calls that read and write, each the way to its department.
 
@@ -55,6 +59,64 @@ func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err 
 // ErrRefused that L3 refuses it and it is in quarantine.
 func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) error {
 	return e.writer.Submit(ctx, item, opts...)
+}
+
+// Merge changes a CRDT item by a delta (package crdt: for a counter, 3), without reading it first.
+// Deltas of all engines are applied, each exactly once, whatever is retried, killed or replayed; in
+// what order does not matter to the result but where the kind says so. An id that does not exist
+// begins as an empty state. Merge is a write like Submit, with the same durability and errors, also
+// while L3 is away; it has no condition.
+//
+// The item returned is what this engine knows it to be now, other engines' merges as of when they
+// were last seen. When it does not know, which is so while L3 has not been asked since the item was
+// last read, Content is nil. A read then waits until L3 has all that this engine has merged, or is
+// ErrUnavailable.
+//
+// Errors, beside Submit's: ErrKindMismatch when the item is of another kind, and, when only L3
+// knows that, ErrRefused at Archived: then the op is in quarantine. ErrFeatureNotBuilt without
+// -tags crdt.
+func (e *Engine) Merge(ctx context.Context, id, kind string, delta json.RawMessage, opts ...WriteOption) (Item, error) {
+	return e.writer.Merge(ctx, id, kind, delta, opts...)
+}
+
+// Compact folds merges of CRDT items in L3 that are older than Config.RetentionFullDays into one
+// snapshot per item and day, and snapshots older than RetentionCompactDays into one per item. No
+// item changes by it, nor does what may still come: a merge that was folded is recognised when it
+// is replayed. The engine does so by itself each CompactionInterval. It takes one item at a time,
+// and so disturbs nobody; several engines on one L3 do it one at a time, for the others the report
+// says Elsewhere. ctx bounds it; what was done until then stays done.
+//
+// Without -tags crdt the error is ErrFeatureNotBuilt.
+func (e *Engine) Compact(ctx context.Context) (report CompactReport, err error) {
+	if !crdtBuilt {
+		return report, fmt.Errorf("syncengine: compact: %w: build with -tags crdt", ErrFeatureNotBuilt)
+	}
+	if err := e.door.Enter(); err != nil {
+		return report, err
+	}
+	defer e.door.Exit(ctx, &err)
+	return e.compact.Compact(ctx)
+}
+
+// Rebuild makes a CRDT item what its merges make it, snapshots and single ones, in every tier, and
+// returns it. Reads do so by themselves with a row of L3 that does not match its hash. Rows of
+// merges that are damaged are left out, and told of (Events.Corrupted); an item that can be read is
+// then left as it is. It first waits until L3 has what this engine has accepted of the item.
+//
+// Errors: ErrNotFound, ErrUnavailable, ErrCorruption when neither the row nor any merge can be
+// read, ErrFeatureNotBuilt without -tags crdt.
+func (e *Engine) Rebuild(ctx context.Context, id string) (item Item, err error) {
+	if !crdtBuilt {
+		return Item{}, fmt.Errorf("syncengine: rebuild: %w: build with -tags crdt", ErrFeatureNotBuilt)
+	}
+	if err := checkID(id); err != nil {
+		return Item{}, err
+	}
+	if err := e.door.Enter(); err != nil {
+		return Item{}, err
+	}
+	defer e.door.Exit(ctx, &err)
+	return e.compact.Rebuild(ctx, id)
 }
 
 // Insert is Submit of an item that must not exist: else the error is ErrExists, a

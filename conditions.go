@@ -41,7 +41,7 @@ func (e *writer) writeIf(ctx context.Context, c *call) error {
 	if err := e.pressure.Slow(ctx); err != nil {
 		return err
 	}
-	if e.archive.Private() {
+	if e.archive.Private() && !c.merges() {
 		return e.writeIfAlone(ctx, c)
 	}
 	return e.writeIfShared(ctx, c)
@@ -51,6 +51,9 @@ func (e *writer) writeIf(ctx context.Context, c *call) error {
 func (e *writer) writeIfAlone(ctx context.Context, c *call) error {
 	ids := idsOf(c.ops)
 	for {
+		if err := e.landMerges(ctx, ids); err != nil {
+			return err
+		}
 		at, err := e.watchTruth(ctx, ids)
 		if err == nil {
 			err = e.logKnown(ctx, c, at)
@@ -241,7 +244,7 @@ func (e *writer) askL3(ctx context.Context, c *call, floor uint64) (*question, e
 	if !e.archive.Conditional() {
 		return nil, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a ConditionalStore for writes with a condition"}
 	}
-	ids := idsOf(c.ops)
+	ids := itemsOf(c.ops)
 	if !c.numbered {
 		if err := e.numbers.NumberAbove(c.ops, floor); err != nil {
 			return nil, err
@@ -315,7 +318,7 @@ func (e *writer) answered(ctx context.Context, c *call, q *question) (floor uint
 		if row.Deleted {
 			have = 0
 		}
-		return 0, &ConflictError{ID: op.id(), Want: c.want[q.verdict.At], Have: have}
+		return 0, &ConflictError{ID: op.item(), Want: c.want[q.verdict.At], Have: have}
 	case DecidedOutranked:
 		if c.numbered || row.Version == MaxVersion {
 			return 0, staleError(op, row.Version)
@@ -417,13 +420,18 @@ func (e *writer) decideMany(ctx context.Context, qs []*question) {
 func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict) error {
 	last := make(map[string]int)
 	var recs []Record
+	var merged []string
 	for i, q := range qs {
 		if verdicts[i].Decision != DecidedApplied {
-			e.forgetBelow(q.ops[verdicts[i].At].id(), &verdicts[i].Row)
+			e.forgetBelow(q.ops[verdicts[i].At].item(), &verdicts[i].Row)
 			continue
 		}
 		e.flush.CountDirect(len(q.ops))
 		for _, op := range q.ops {
+			if op.isMerge() {
+				merged = append(merged, op.item())
+				continue
+			}
 			if at, ok := last[op.id()]; ok { // a later unit has replaced it
 				recs[at] = op.record()
 				continue
@@ -432,6 +440,7 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 			recs = append(recs, op.record())
 		}
 	}
+	recs = append(recs, e.mergedNow(ctx, merged)...)
 	if len(recs) == 0 {
 		return nil
 	}
@@ -439,7 +448,9 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 	for i, q := range qs {
 		if verdicts[i].Decision == DecidedApplied {
 			for _, op := range q.ops {
-				e.l1.Accept(op, false)
+				if !op.isMerge() {
+					e.l1.Accept(op, false)
+				}
 			}
 			e.numbers.Stored(q.ops)
 		}
@@ -463,7 +474,7 @@ func (e *writer) forgetBelow(id string, row *Meta) {
 // forgetCopies drops the clean copies of ids in L1: the next read asks.
 func (e *writer) forgetCopies(ops []*entry) {
 	for _, op := range ops {
-		if ent, ok := e.l1.Peek(op.id()); ok {
+		if ent, ok := e.l1.Peek(op.item()); ok {
 			e.l1.Drop(ent)
 		}
 	}

@@ -17,7 +17,8 @@
 // its own department and below; the contracts hold what all share.
 //
 //	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go
-//	            events.go merkle.go builtcompression.go builtnocompression.go doc.go
+//	            events.go merkle.go builtcompression.go builtnocompression.go builtcrdt.go
+//	            builtnocrdt.go mergekey.go kinds.go nokinds.go doc.go
 //	news        news.go metrics.go
 //	door        door.go
 //	server      server.go
@@ -26,15 +27,15 @@
 //	pressure    backpressure.go
 //	cache       l2cache.go l2missed.go l2servers.go l2.go l2digest.go
 //	archive     l3archive.go l3.go l3row.go l3write.go l3cond.go l3digest.go
-//	            l3fleet.go l3codec.go l3zstd.go l3nozstd.go
+//	            l3fleet.go l3codec.go l3zstd.go l3nozstd.go l3merge.go l3compact.go
 //	trust       filter.go fleet.go warmup.go
 //	pipeline    versions.go marks.go ahead.go log.go batch.go landing.go spool.go flush.go
-//	            sound.go
+//	            sound.go merging.go
 //	quarantine  quarantine.go retry.go
 //	repair      repair.go heal.go promote.go
-//	verifier    verify.go
-//	reader      read.go readmany.go status.go
-//	writer      write.go archived.go conditions.go update.go insert.go
+//	verifier    verify.go compact.go
+//	reader      read.go readmany.go readmerge.go status.go
+//	writer      write.go merge.go archived.go conditions.go update.go insert.go
 //	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go backdoor.go
 //
 // A test keeps it so (house_walls_test.go).
@@ -50,7 +51,8 @@
 // A test file in the root stands beside the department it is about, checks the house itself, or is
 // a benchmark. What is promised by the library as a whole is tested through the public API in
 // internal/promises, engines that share one L3 in internal/neighbours, kills and failing disks in
-// internal/crash. What these share is in internal/lab; internal/backdoor lends them the stores.
+// internal/crash, items with a CRDT kind in internal/merging. What these share is in internal/lab;
+// internal/backdoor lends them the stores.
 //
 // # Words
 //

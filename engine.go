@@ -21,6 +21,7 @@ package syncengine
 //	l2 promote   writes copies read from L3 to L2
 //	conditions   has L3 decide conditional writes, where it is shared
 //	load         one per id being loaded
+//	compaction   folds old merges of CRDT items in L3
 //	health       asks L2 while the caller asks L3
 //	left behind  waits for what a call has left behind; see door.Stay
 //	shutdown     closes the engine; whoever calls Close waits for it as long as its context allows
@@ -53,6 +54,7 @@ type Engine struct {
 	bad      *quarantine
 	repair   *repair
 	verifier *verifier
+	compact  *compaction
 	reader   *reader
 	writer   *writer
 

@@ -9,6 +9,7 @@ package syncengine
 import (
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -37,6 +38,7 @@ const (
 	stateReplaced                      // of a queued op: a later op of this engine stands for it
 	stateOwn                           // of an entry in L1: this engine has written it
 	stateLate                          // of an op in the log: a later one of its id was there before it
+	stateUnsure                        // of a queued merge: L3 may have it already
 )
 
 // entry is an item or a tombstone in memory. A short id lies in the entry itself, so that the
@@ -119,6 +121,17 @@ func (e *entry) id() string {
 		return unsafe.String(&e.short[0], int(e.idLen))
 	}
 	return unsafe.String(e.data, int(e.idLen))
+}
+
+// isMerge reports whether this is a merge, whose id is a key of its own.
+func (e *entry) isMerge() bool { return e.meta != nil && e.meta.crdt != "" && isMerge(e.id()) }
+
+// item is the id of the item that an op is about.
+func (e *entry) item() string {
+	if e.meta == nil || e.meta.crdt == "" { // nearly always
+		return e.id()
+	}
+	return itemOf(e.id())
 }
 
 // content aliases the data; it has no room to append to.
@@ -209,4 +222,8 @@ func idsOf(ops []*entry) []string {
 		ids[i] = op.id()
 	}
 	return ids
+}
+
+func staleError(op *entry, known uint64) error {
+	return fmt.Errorf("%w: item %q: version %d, known is %d", ErrStaleVersion, op.id(), op.version, known)
 }

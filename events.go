@@ -15,6 +15,10 @@ type Events struct {
 	Superseded          func(op SupersededOp)        // an accepted op lost to a later one of another engine
 	Healed              func(id, tier string)        // a corrupt copy was replaced
 	Verified            func(report VerifyReport)    // a background verification ended
+
+	// Compacted tells of a Compact under way, by a call or in the background, how far it is, some
+	// thousand merges apart, and that it is done.
+	Compacted func(report CompactReport, done bool)
 }
 
 // SupersededOp is an accepted op that was not stored, since L3 held a later one of another engine.

@@ -75,11 +75,11 @@ func (f *filter) insert(recs []Record, since uint64) (begun uint64) {
 			gone++ // perhaps of an id that never was: stale ids are an estimate
 			continue
 		}
-		if h != nil && h.set.Insert(recs[i].ID) {
+		if h != nil && h.set.Insert(itemOf(recs[i].ID)) {
 			added++
 		}
 		if next != nil {
-			next.Insert(recs[i].ID)
+			next.Insert(itemOf(recs[i].ID))
 		}
 	}
 	if h != nil {

@@ -222,7 +222,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 
 // decided passes on what became of a batch in L3, before the queue lets go of it.
 func (f *flusher) decided(ctx context.Context, b *batch, a *outcome) error {
-	for _, recs := range [][]Record{a.stored, a.losers} { // of either L3 holds it, or something higher
+	for _, recs := range [][]Record{a.stored, a.merges, a.losers} { // of either L3 holds it, or something higher
 		if err := f.up.Landed(ctx, recs); err != nil {
 			return err
 		}
@@ -298,6 +298,8 @@ type outcome struct {
 	refused map[*entry]error   // ops that are now in quarantine
 	claimed map[*waiter]bool   // of Archived calls that will hear what they lost
 	healed  map[*entry]*Record // of ops whose content has changed in memory: as they were logged
+	merges  []Record           // the part of stored that are merges, under their own keys
+	merged  []Record           // what the items are that were merged into; stored has them, too
 }
 
 // verdictOf tells what became of a unit.
@@ -315,10 +317,15 @@ func (a *outcome) verdictOf(ops []*entry) (v verdict) {
 // see notes what became of units in one transaction: L3 holds recs, but for what is above. A
 // loser must not reach L2, where nothing may be left that beats what L3 holds (INV-4), nor stay
 // in L1.
-func (a *outcome) see(units []unit, recs []Record, above []Meta) {
-	if len(above) == 0 {
+func (a *outcome) see(units []unit, recs []Record, above []Meta, merged []Record) {
+	a.merged, a.stored = append(a.merged, merged...), append(a.stored, merged...)
+	if len(above) == 0 && len(merged) == 0 {
 		a.stored = append(a.stored, recs...)
 		return
+	}
+	also := make(map[string]bool, len(merged))
+	for i := range merged {
+		also[merged[i].ID] = true
 	}
 	lost := make(map[string]lostOp, len(above))
 	for i := range above {
@@ -328,7 +335,9 @@ func (a *outcome) see(units []unit, recs []Record, above []Meta) {
 		if l, ok := lost[recs[i].ID]; ok {
 			lost[recs[i].ID] = lostOp{Op: recs[i], Held: l.Held}
 			a.losers = append(a.losers, recs[i])
-		} else {
+		} else if isMerge(recs[i].ID) {
+			a.merges = append(a.merges, recs[i])
+		} else if !also[recs[i].ID] { // else the merges came after it
 			a.stored = append(a.stored, recs[i])
 		}
 	}
@@ -364,10 +373,10 @@ func (a *outcome) absorb() {
 // store writes units to L3 in one transaction, splitting them when L3 refuses a row.
 func (f *flusher) store(ctx context.Context, units []unit, a *outcome) error {
 	recs := coalesce(units, a.healed)
-	above, err := f.trust.Apply(ctx, recs)
+	above, merged, err := f.trust.Apply(ctx, recs)
 	switch {
 	case err == nil:
-		a.see(units, recs, above)
+		a.see(units, recs, above, merged)
 		return nil
 	case !errors.Is(err, ErrRefused):
 		return err

@@ -57,6 +57,22 @@ func (r *repair) goodCopy(ctx context.Context, id string, version uint64) *Recor
 	return &rec
 }
 
+// rebuild makes a row of a CRDT item of its merges, and returns it; nil when that can't be done.
+func (r *repair) rebuild(ctx context.Context, id string) *Record {
+	if !crdtBuilt || !r.archive.Compacts() {
+		return nil
+	}
+	rec, changed, _, err := r.archive.Rebuild(ctx, id)
+	if err != nil || !changed {
+		return nil
+	}
+	r.news.Healed(id, "L3")
+	if r.cache.On() && r.cache.Repair(ctx, []Record{rec}) != nil {
+		r.cache.Miss(ctx, []Record{rec})
+	}
+	return &rec
+}
+
 // HealedOr returns the good copy of a corrupt row of L3, now healed, or the error.
 func (r *repair) HealedOr(ctx context.Context, id string, err error) (Record, error) {
 	if !errors.Is(err, ErrCorruption) {
@@ -64,6 +80,9 @@ func (r *repair) HealedOr(ctx context.Context, id string, err error) (Record, er
 	}
 	r.news.Corrupted(err)
 	if rec := r.Heal(ctx, id); rec != nil {
+		return *rec, nil
+	}
+	if rec := r.rebuild(ctx, id); rec != nil {
 		return *rec, nil
 	}
 	return Record{}, err

@@ -81,8 +81,11 @@ type Item struct {
 	ContentHash [32]byte
 	// Priority orders the flush of this item among pending ones.
 	Priority Priority
-	// CRDT names a CRDT kind, or is empty for a plain item. It needs the crdt build
-	// tag; without it Submit refuses a kind with ErrFeatureNotBuilt.
+	// CRDT names a CRDT kind (package crdt), or is empty for a plain item. Content is then a
+	// state of that kind, and what is submitted is merged with what is stored, in whatever order
+	// and on whatever engine, never written over it; nor does a kind change until the item is
+	// deleted (ErrKindMismatch). It needs the crdt build tag; without it a kind is
+	// ErrFeatureNotBuilt: such items can be read, but not written.
 	CRDT string
 	// TraceParent and TraceState are a W3C trace context, carried along.
 	TraceParent, TraceState string
@@ -214,7 +217,21 @@ func checkCarried(it *Item) error {
 		}
 	}
 	if it.CRDT != "" {
+		return checkKind(it)
+	}
+	return nil
+}
+
+// checkKind checks the kind of an item, and that its content is a state of it.
+func checkKind(it *Item) error {
+	if !crdtBuilt {
 		return fmt.Errorf("item %q: CRDT kind %q: %w: build with -tags crdt", it.ID, it.CRDT, ErrFeatureNotBuilt)
+	}
+	if _, err := kindName(it.CRDT); err != nil {
+		return &InvalidItemError{ID: it.ID, Field: "CRDT", Rule: "must name a kind: " + err.Error()}
+	}
+	if err := checkState(it.CRDT, it.Content); err != nil {
+		return &InvalidItemError{ID: it.ID, Field: "Content", Rule: "must be a state of kind " + it.CRDT + ": " + err.Error()}
 	}
 	return nil
 }

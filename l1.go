@@ -181,6 +181,12 @@ func (c *l1) Promote(e *entry, stamp uint64) {
 	c.store(e, func() bool { return c.Stamp(e.id()) == stamp })
 }
 
+// Keep puts what nobody waits for into the map, unless it holds a higher entry.
+func (c *l1) Keep(e *entry) {
+	e.lastAccess.Store(c.clock.now.Load())
+	c.store(e, func() bool { return true })
+}
+
 // store is the one door into the map. An equal entry replaces the old one only when that
 // is not pinned: whoever waits for the old one would lose it.
 func (c *l1) store(e *entry, still func() bool) (stored bool) {
@@ -219,7 +225,7 @@ func (c *l1) store(e *entry, still func() bool) (stored bool) {
 }
 
 func liveDelta(e *entry) int64 {
-	if e.deleted {
+	if e.deleted || e.isMerge() {
 		return 0
 	}
 	return 1

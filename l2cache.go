@@ -181,7 +181,8 @@ func (c *cache) Doubt(ctx context.Context, unit []Conditional) {
 	}
 	recs, ids := make([]Record, len(unit)), make([]string, len(unit))
 	for i := range unit {
-		recs[i], ids[i] = unit[i].Record, unit[i].Record.ID
+		recs[i], ids[i] = unit[i].Record, itemOf(unit[i].Record.ID)
+		recs[i].ID = ids[i]
 	}
 	c.Miss(ctx, recs)
 	c.wrote(c.Remove(ctx, ids))

@@ -82,7 +82,17 @@ var migrations = map[sqlkit.Dialect][][]string{
 		id         INT NOT NULL PRIMARY KEY,
 		dictionary MEDIUMBLOB NOT NULL,
 		sha256     BINARY(32) NOT NULL
-	) ENGINE=InnoDB`}},
+	) ENGINE=InnoDB`},
+		{`CREATE TABLE IF NOT EXISTS sync_ops (
+		op           VARBINARY(600) NOT NULL PRIMARY KEY COMMENT 'id of the item, a byte 0, node/number/s or d',
+		ord          BIGINT NOT NULL COMMENT 'version of the item when it had this op',
+		version      BIGINT NOT NULL,
+		updated_at   BIGINT NOT NULL COMMENT 'unix nanoseconds',
+		crdt         VARBINARY(32) NOT NULL,
+		content_hash BINARY(32) NULL,
+		content      LONGBLOB NULL,
+		applied      MEDIUMBLOB NULL
+	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -105,7 +115,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 		{`ALTER TABLE sync_deltas ADD COLUMN engine TEXT NULL`, `ALTER TABLE sync_deltas ADD COLUMN nonce INTEGER NULL`,
 			`CREATE UNIQUE INDEX IF NOT EXISTS sync_deltas_nonce ON sync_deltas (engine, nonce)`},
 		{`ALTER TABLE sync_items ADD COLUMN encoding TEXT NOT NULL DEFAULT ''`,
-			`CREATE TABLE IF NOT EXISTS sync_dictionaries (id INTEGER PRIMARY KEY, dictionary BLOB NOT NULL, sha256 BLOB NOT NULL)`}},
+			`CREATE TABLE IF NOT EXISTS sync_dictionaries (id INTEGER PRIMARY KEY, dictionary BLOB NOT NULL, sha256 BLOB NOT NULL)`},
+		{`CREATE TABLE IF NOT EXISTS sync_ops (op BLOB NOT NULL PRIMARY KEY, ord INTEGER NOT NULL, version INTEGER NOT NULL,
+		updated_at INTEGER NOT NULL, crdt TEXT NOT NULL, content_hash BLOB NULL, content BLOB NULL, applied BLOB NULL) WITHOUT ROWID`}},
 }
 
 const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"

@@ -38,7 +38,9 @@ type archive struct {
 	*server
 	news    *news
 	store   ArchiveStore
-	cond    ConditionalStore // these four: nil when the store can't
+	cond    ConditionalStore // these five: nil when the store can't
+	merging MergingStore
+	compact compacter // nil: the store can't
 	digest  archiveDigester
 	healer  healer
 	members registrar
@@ -113,6 +115,8 @@ func (a *archive) wrote(err error) {
 func (a *archive) Use(store ArchiveStore, closes, private bool) {
 	a.store, a.closes, a.private = store, closes, private
 	a.cond, _ = store.(ConditionalStore)
+	a.merging, _ = store.(MergingStore)
+	a.compact, _ = store.(compacter)
 	a.digest, _ = store.(archiveDigester)
 	a.healer, _ = store.(healer)
 	a.members, _ = store.(registrar)
@@ -231,15 +235,62 @@ func (a *archive) Scan(ctx context.Context, op, after string, limit int) (rows [
 	return rows, err
 }
 
-// Apply writes records in one transaction and returns the rows that compare above them. Other
+// Merges reports whether L3 merges the ops of CRDT items.
+func (a *archive) Merges() bool { return a.merging != nil }
+
+// Apply writes records in one transaction and returns the rows that compare above them, and what
+// items are that were merged into. Other
 // engines must know of this one first, and the filter of the ids.
-func (a *archive) Apply(ctx context.Context, recs []Record) (above []Meta, err error) {
+func (a *archive) Apply(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error) {
 	err = a.again(ctx, "apply", a.timeFor(recs), func(ctx context.Context) (err error) {
-		above, err = a.store.Apply(ctx, recs)
+		if a.merging != nil {
+			above, merged, err = a.merging.ApplyMerges(ctx, recs)
+		} else {
+			above, err = a.store.Apply(ctx, recs)
+		}
 		return err
 	})
 	a.tried(err)
-	return above, err
+	return above, merged, err
+}
+
+// Compacts reports whether L3 keeps merges that can be compacted.
+func (a *archive) Compacts() bool { return a.compact != nil }
+
+// ClaimCompaction reports whether this engine may compact for a while.
+func (a *archive) ClaimCompaction(ctx context.Context, who string, now time.Time, during time.Duration) (mine bool, err error) {
+	err = a.ask(ctx, "compact", func(ctx context.Context) (err error) {
+		mine, err = a.compact.Claim(ctx, who, now, during)
+		return err
+	})
+	return mine, err
+}
+
+// MergedAbove returns some of the items that have merges, in order.
+func (a *archive) MergedAbove(ctx context.Context, after string) (ids []string, err error) {
+	err = a.ask(ctx, "compact", func(ctx context.Context) (err error) {
+		ids, err = a.compact.ItemsAbove(ctx, after)
+		return err
+	})
+	return ids, err
+}
+
+// CompactItem folds some of what is old of an item.
+func (a *archive) CompactItem(ctx context.Context, id string, keepOps, keepDays time.Time) (r CompactReport, more bool, err error) {
+	err = a.ask(ctx, "compact", func(ctx context.Context) (err error) {
+		r, more, err = a.compact.CompactItem(ctx, id, keepOps, keepDays)
+		return err
+	})
+	return r, more, err
+}
+
+// Rebuild makes an item's row what its merges make it, if it is not.
+func (a *archive) Rebuild(ctx context.Context, id string) (rec Record, changed bool, damaged int, err error) {
+	err = a.ask(ctx, "rebuild", func(ctx context.Context) (err error) {
+		rec, changed, damaged, err = a.compact.Rebuild(ctx, id)
+		return err
+	})
+	return rec, changed, damaged, err
 }
 
 // Conditional reports whether L3 decides conditions.

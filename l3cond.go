@@ -50,12 +50,13 @@ func (s *sqlStore) ApplyIf(ctx context.Context, nonce uint64, units [][]Conditio
 			recs = append(recs, unit[i].Record)
 		}
 	}
-	if err := s.checkSizes(rowsOf(recs, s.codec)); err != nil {
+	plain, merges := splitMerges(recs)
+	if err := s.checkSizes(rowsOf(plain, s.codec), merges); err != nil {
 		return nil, err
 	}
 	slices.SortStableFunc(recs, func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
 	recs = slices.CompactFunc(recs, func(a, b Record) bool { return a.ID == b.ID })
-	if err := s.run(ctx, "apply if", func() error { return s.prepareWrites(ctx, len(recs)) }); err != nil {
+	if err := s.run(ctx, "apply if", func() error { return s.prepareWrites(ctx, len(recs), len(merges)) }); err != nil {
 		return nil, err
 	}
 	s.nonce.Store(nonce)
@@ -85,11 +86,19 @@ func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record,
 			return err
 		}
 		var write []Record
-		if verdicts, write = Judge(heads, units); !slices.ContainsFunc(verdicts, func(v Verdict) bool { return v.Decision == DecidedApplied }) {
+		rows := make(map[string]Meta, len(heads))
+		for id, h := range heads {
+			rows[id] = h.Meta
+		}
+		if verdicts, write = Judge(rows, units); !slices.ContainsFunc(verdicts, func(v Verdict) bool { return v.Decision == DecidedApplied }) {
 			return nil
 		}
 		slices.SortFunc(write, func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
-		p := planOf(rowsOf(write, s.codec), heads)
+		plain, merges := splitMerges(write)
+		p, err := s.plan(ctx, tx, rowsOf(plain, s.codec), merges, heads)
+		if err != nil {
+			return err
+		}
 		if err := s.writePlan(ctx, tx, p); err != nil {
 			return err
 		}
@@ -116,6 +125,9 @@ func (s *sqlStore) noteDelta(ctx context.Context, tx *sql.Tx, p *plan, nonce int
 
 // writePlan writes what a batch changes.
 func (s *sqlStore) writePlan(ctx context.Context, tx *sql.Tx, p *plan) error {
+	if err := s.writeOps(ctx, tx, p); err != nil {
+		return err
+	}
 	if s.dialect == sqlkit.SQLite {
 		return s.writeSQLite(ctx, tx, append(p.fresh, p.over...))
 	}

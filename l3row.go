@@ -23,15 +23,29 @@ func appendArgs(args []any, r *storedRow) []any {
 		r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID, deletedAt, r.encoding)
 }
 
+// storedTime is a time as it is stored.
+func storedTime(unixNano int64) time.Time { return time.Unix(0, unixNano).UTC() }
+
 // scanHead reads a row of headColumns. A version that is none counts as 0, which is below
 // all.
 func scanHead(rows *sql.Rows) (m Meta, err error) {
+	err = scanMeta(rows, &m)
+	return m, err
+}
+
+// scanLocked is scanHead with the kind.
+func scanLocked(rows *sql.Rows) (m lockedHead, err error) {
+	err = scanMeta(rows, &m.Meta, &m.kind)
+	return m, err
+}
+
+func scanMeta(rows *sql.Rows, m *Meta, more ...any) error {
 	var hash sql.RawBytes
 	var version, deleted number
-	err = rows.Scan(&m.ID, &version, &deleted, &hash)
+	err := rows.Scan(append([]any{&m.ID, &version, &deleted, &hash}, more...)...)
 	copy(m.ContentHash[:], hash)
 	m.Version, m.Deleted = uint64(max(version.value, 0)), deleted.value != 0
-	return m, err
+	return err
 }
 
 // scanned holds a row as the database has it: anything may be damaged.
@@ -87,7 +101,7 @@ func (r *scanned) record(c codec) (Record, error) {
 		return Record{}, &CorruptionError{ID: string(r.id), Tier: "L3", Expected: "a row of this engine", Actual: "unreadable"}
 	}
 	rec := Record{Deleted: r.deleted.value == 1, Item: Item{
-		ID: string(r.id), Version: uint64(r.version.value), UpdatedAt: time.Unix(0, r.updatedAt.value).UTC(), Priority: Priority(r.priority.value),
+		ID: string(r.id), Version: uint64(r.version.value), UpdatedAt: storedTime(r.updatedAt.value), Priority: Priority(r.priority.value),
 		CRDT: string(r.crdt), TraceParent: string(r.parent), TraceState: string(r.state), HomeInstanceID: string(r.home),
 	}}
 	if rec.Deleted {

@@ -54,39 +54,59 @@ var upsertSQLite = multiInsert(1) + strings.NewReplacer(" ON DUPLICATE KEY UPDAT
 var errRaced = errors.New("another engine inserted the same id")
 
 func (s *sqlStore) Apply(ctx context.Context, recs []Record) (above []Meta, err error) {
-	packed := rowsOf(recs, s.codec) // before rows are locked
-	if err := s.checkSizes(packed); err != nil {
-		return nil, err
+	above, _, err = s.ApplyMerges(ctx, recs)
+	return above, err
+}
+
+func (s *sqlStore) ApplyMerges(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error) {
+	plain, merges := splitMerges(recs)
+	packed := rowsOf(plain, s.codec) // before rows are locked
+	if err := s.checkSizes(packed, merges); err != nil {
+		return nil, nil, err
 	}
-	if err := s.run(ctx, "apply", func() error { return s.prepareWrites(ctx, len(recs)) }); err != nil {
-		return nil, err
+	if err := s.run(ctx, "apply", func() error { return s.prepareWrites(ctx, len(recs), len(merges)) }); err != nil {
+		return nil, nil, err
 	}
 	if err := s.resolve(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = s.run(ctx, "apply", func() (err error) {
-		above, err = s.applyOnce(ctx, recs, packed)
+		above, merged, err = s.applyOnce(ctx, recs, packed, merges)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	above = s.plain.forgive(recs, above)
 	s.learn(ctx, packed)
 	s.foldSome(ctx)
-	return above, nil
+	return above, merged, nil
 }
 
 // checkSizes refuses what the server would. MySQL must not even be asked: it remembers the
 // refusal of a long parameter in the prepared statement and then refuses the next rows, too.
-func (s *sqlStore) checkSizes(packed []storedRow) error {
+func (s *sqlStore) checkSizes(packed []storedRow, merges []itemMerges) error {
+	for i := range packed {
+		if err := s.fits(packed[i].content); err != nil {
+			return err
+		}
+	}
+	for i := range merges {
+		for _, op := range merges[i].ops {
+			if err := s.fits(op.Content); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *sqlStore) fits(content []byte) error {
 	s.mu.Lock()
 	packet := s.packet
 	s.mu.Unlock()
-	for i := range packed {
-		if n := int64(len(packed[i].content)); n > packet {
-			return &RefusedError{Err: fmt.Errorf("content of %d bytes is larger than the server's max_allowed_packet of %d", n, packet)}
-		}
+	if n := int64(len(content)); n > packet {
+		return &RefusedError{Err: fmt.Errorf("content of %d bytes is larger than the server's max_allowed_packet of %d", n, packet)}
 	}
 	return nil
 }
@@ -122,7 +142,7 @@ func (s *sqlStore) transact(ctx context.Context, fn, commit func(tx *sql.Tx) err
 	return nil
 }
 
-func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []storedRow) (above []Meta, err error) {
+func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []storedRow, merges []itemMerges) (above []Meta, merged []Record, err error) {
 	nonce, engine := s.plain.begin(), s.engine()
 	var wrote []Meta
 	defer func() {
@@ -137,13 +157,16 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []stored
 		if err != nil {
 			return err
 		}
-		p := planOf(packed, heads)
-		above = p.above
+		p, err := s.plan(ctx, tx, packed, merges, heads)
+		if err != nil {
+			return err
+		}
+		above, merged = p.above, p.merged
 		if err := s.writePlan(ctx, tx, p); err != nil {
 			return err
 		}
 		wrote = wrote[:0]
-		for _, r := range append(p.fresh, p.over...) {
+		for _, r := range append(append(p.fresh, p.over...), p.covered...) {
 			wrote = append(wrote, r.meta())
 		}
 		if len(wrote) > 0 {
@@ -154,7 +177,7 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []stored
 		failpoint.Hit(failpoint.L3Committing)
 		return nil
 	})
-	return above, err
+	return above, merged, err
 }
 
 // plan is what a batch does to the rows of L3.
@@ -162,11 +185,31 @@ type plan struct {
 	fresh, over []*storedRow // to insert, to overwrite
 	above       []Meta       // rows that stay, since they compare above their records
 	delta       digest.Delta
+
+	merged  []Record     // what items are that were merged into
+	covered []*storedRow // applied before those merges, which leave nothing of them
+	gone    []string     // items whose merges are forgotten, since they were deleted
+	ops     []opRow      // merges to insert
+	bases   []opRow      // to insert or overwrite
 }
 
-// planOf compares the records of a batch with the rows of their ids.
-func planOf(recs []storedRow, heads map[string]Meta) *plan {
+// lockedHead is a row of sync_items without content, which the transaction has locked.
+type lockedHead struct {
+	Meta
+	kind string
+}
+
+// planOf compares the records of a batch with the rows of their ids. One of an id that is also
+// merged into is noted in heads instead of being written.
+func planOf(recs []storedRow, merges []itemMerges, heads map[string]lockedHead) (*plan, error) {
 	p := &plan{}
+	var also map[string]bool
+	for i := range merges {
+		if also == nil {
+			also = make(map[string]bool, len(merges))
+		}
+		also[merges[i].id] = true
+	}
 	for i := range recs {
 		r := &recs[i]
 		m, exists := heads[r.ID]
@@ -174,33 +217,75 @@ func planOf(recs []storedRow, heads map[string]Meta) *plan {
 			head := m.record()
 			switch c := r.Compare(&head); {
 			case c < 0:
-				p.above = append(p.above, m)
+				p.above = append(p.above, m.Meta)
 				continue
 			case c == 0:
 				continue
 			}
-			p.over = append(p.over, r)
-			if !m.Deleted {
-				p.delta.Remove(m.ID, digest.LeafOf(m.ID, m.Version, m.ContentHash))
+			if !m.Deleted && (m.kind != "" || crdtBuilt) {
+				if err := mayReplace(m.kind, r.Record); err != nil {
+					return nil, err
+				}
 			}
-		} else {
-			p.fresh = append(p.fresh, r)
+			if m.kind != "" && !m.Deleted {
+				p.gone = append(p.gone, r.ID)
+			}
 		}
-		if !r.Deleted {
-			p.delta.Add(r.ID, digest.LeafOf(r.ID, r.Version, r.ContentHash))
+		if also[r.ID] {
+			p.covered = append(p.covered, r)
+			continue
 		}
+		p.write(r, exists, &m.Meta)
 	}
-	return p
+	return p, nil
 }
 
-// lockHeads reads the rows of the records and locks them until the transaction ends.
-func (s *sqlStore) lockHeads(ctx context.Context, tx *sql.Tx, recs []Record) (map[string]Meta, error) {
-	heads := make(map[string]Meta, len(recs))
-	for rest := recs; len(rest) > 0; {
+// write adds a row that replaces another one, if that exists.
+func (p *plan) write(r *storedRow, exists bool, was *Meta) {
+	if !exists {
+		p.fresh = append(p.fresh, r)
+	} else if p.over = append(p.over, r); !was.Deleted {
+		p.delta.Remove(was.ID, digest.LeafOf(was.ID, was.Version, was.ContentHash))
+	}
+	if !r.Deleted {
+		p.delta.Add(r.ID, digest.LeafOf(r.ID, r.Version, r.ContentHash))
+	}
+}
+
+// mayReplace refuses to write over a live item what is not of its kind, and without -tags crdt
+// anything at all over one that has a kind.
+func mayReplace(kind string, r *Record) *RefusedError {
+	switch {
+	case kind == "" && r.CRDT == "":
+		return nil
+	case !crdtBuilt && kind != "":
+		return &RefusedError{Err: fmt.Errorf("item %q is a CRDT, of kind %s: %w: build with -tags crdt", itemOf(r.ID), kind, ErrFeatureNotBuilt)}
+	case r.Deleted || r.CRDT == kind:
+		return nil
+	}
+	name := func(kind string) string {
+		if kind == "" {
+			return "a plain item"
+		}
+		return "of kind " + kind
+	}
+	return &RefusedError{Err: fmt.Errorf("item %q is %s, this op %s: %w", itemOf(r.ID), name(kind), name(r.CRDT), ErrKindMismatch)}
+}
+
+// lockHeads reads the rows of the records' items and locks them until the transaction ends.
+func (s *sqlStore) lockHeads(ctx context.Context, tx *sql.Tx, recs []Record) (map[string]lockedHead, error) {
+	ids := make([]string, 0, len(recs))
+	for i := range recs { // sorted
+		if id := itemOf(recs[i].ID); len(ids) == 0 || id != ids[len(ids)-1] {
+			ids = append(ids, id)
+		}
+	}
+	heads := make(map[string]lockedHead, len(ids))
+	for rest := ids; len(rest) > 0; {
 		n := min(len(rest), maxLookup)
 		args := make([]any, places(n))
 		for i := range args {
-			args[i] = rest[min(i, n-1)].ID
+			args[i] = rest[min(i, n-1)]
 		}
 		st, err := s.stmt(ctx, s.pools.Write, s.lockText(n))
 		if err != nil {
@@ -211,8 +296,8 @@ func (s *sqlStore) lockHeads(ctx context.Context, tx *sql.Tx, recs []Record) (ma
 			return nil, err
 		}
 		for rows.Next() && err == nil {
-			var m Meta
-			if m, err = scanHead(rows); err == nil {
+			var m lockedHead
+			if m, err = scanLocked(rows); err == nil {
 				heads[m.ID] = m
 			}
 		}
@@ -225,7 +310,7 @@ func (s *sqlStore) lockHeads(ctx context.Context, tx *sql.Tx, recs []Record) (ma
 }
 
 func (s *sqlStore) lockText(n int) string {
-	text := selectMany(headColumns, n)
+	text := selectMany(headColumns+", crdt", n)
 	if s.dialect == sqlkit.MySQL {
 		text += " FOR UPDATE"
 	}
@@ -234,8 +319,11 @@ func (s *sqlStore) lockText(n int) string {
 
 // prepareWrites prepares what a transaction over n records may need, before it: preparing
 // takes a connection of the pool, which may have only one.
-func (s *sqlStore) prepareWrites(ctx context.Context, n int) error {
+func (s *sqlStore) prepareWrites(ctx context.Context, n, merges int) error {
 	texts := []string{insertNonce, s.fenceText()}
+	if merges > 0 {
+		texts = append(texts, s.mergeTexts(n)...)
+	}
 	for k := 1; ; k *= 2 {
 		texts = append(texts, s.lockText(k))
 		if s.dialect == sqlkit.SQLite {

@@ -70,6 +70,11 @@ func (q *queue) dropAwaited(ops []*entry) {
 		}
 	}
 	delete(q.awaited, key)
+	for _, e := range ops {
+		if e.isMerge() {
+			q.wal.DropSpooledMerge(q.l1.Hash(e.item()))
+		}
+	}
 }
 
 // lowest returns the lowest number of the units that are in memory. q.mu is held.

@@ -43,7 +43,7 @@ func (n *numbers) LogLone(u *unit, then func(seg *segment, last bool, err error)
 // before in the log, that is noted there: once the later one has landed and is trimmed, the log of
 // the next engine holds the earlier one alone, and it must not be taken for the newest.
 func (n *numbers) noteLate(op *entry) (*entry, error) {
-	if n.Newest(op.id()).Version > op.version {
+	if !op.isMerge() && n.Newest(op.id()).Version > op.version {
 		op.state.Or(stateLate)
 	}
 	return nil, nil

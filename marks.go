@@ -26,10 +26,10 @@ func (n *numbers) begin(ops []*entry) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, op := range ops {
-		m := n.marks[op.id()]
+		m := n.marks[op.item()]
 		m.begun++
 		m.see(op)
-		n.marks[op.id()] = m
+		n.marks[op.item()] = m
 	}
 }
 
@@ -38,7 +38,7 @@ func (n *numbers) end(ops []*entry, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, op := range ops {
-		m := n.marks[op.id()]
+		m := n.marks[op.item()]
 		m.ended++ // the log tells in order
 		if err != nil {
 			m.failed++
@@ -52,7 +52,7 @@ func (n *numbers) end(ops []*entry, err error) {
 			close(m.waits[0].done)
 			m.waits = m.waits[1:]
 		}
-		n.put(op.id(), m)
+		n.put(op.item(), m)
 	}
 }
 
@@ -64,9 +64,9 @@ func (n *numbers) note(ops []*entry) {
 		return
 	}
 	for _, op := range ops {
-		if m, ok := n.marks[op.id()]; ok {
+		if m, ok := n.marks[op.item()]; ok {
 			m.see(op.shadow())
-			n.marks[op.id()] = m
+			n.marks[op.item()] = m
 		}
 	}
 }
@@ -156,7 +156,7 @@ func (n *numbers) Decided(ctx context.Context, units []unit, a *outcome) error {
 		n.mu.Lock()
 		for i := range units {
 			for _, e := range units[i].Ops() {
-				m, ok := n.marks[e.id()]
+				m, ok := n.marks[e.item()]
 				if !ok || a.refused[e] != nil {
 					continue
 				}
@@ -165,7 +165,7 @@ func (n *numbers) Decided(ctx context.Context, units []unit, a *outcome) error {
 				} else if m.lost == nil || l.Op.Version > m.lost.Op.Version {
 					m.lost = &l
 				}
-				n.marks[e.id()] = m
+				n.marks[e.item()] = m
 			}
 		}
 		n.mu.Unlock()
@@ -178,10 +178,10 @@ func (n *numbers) Stored(ops []*entry) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, op := range ops {
-		if m, ok := n.marks[op.id()]; ok {
+		if m, ok := n.marks[op.item()]; ok {
 			m.see(op.shadow())
 			m.landed = max(m.landed, op.version)
-			n.marks[op.id()] = m
+			n.marks[op.item()] = m
 		}
 	}
 }

@@ -173,6 +173,16 @@ func (n *news) Verified(r *VerifyReport, took time.Duration, err error, backgrou
 	}
 }
 
+// Compacted tells how far a compaction is, and that it is over.
+func (n *news) Compacted(r CompactReport, done bool) {
+	if done && r.Ops > 0 {
+		n.log.Info("merges compacted", "items", r.Items, "ops", r.Ops, "damaged", r.Damaged)
+	}
+	if fn := n.on.Compacted; fn != nil {
+		n.loop.Send(func() { fn(r, done) })
+	}
+}
+
 // Call counts a call to a tier.
 func (n *news) Call(tier, op string, start time.Time, err error) { n.meters.call(tier, op, start, err) }
 

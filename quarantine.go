@@ -286,7 +286,7 @@ func (q *quarantine) claim(ids []string) (rows []*badRow) {
 	defer q.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(q.rows)) {
 		r := q.rows[id]
-		wanted := len(ids) == 0 || slices.ContainsFunc(r.ops, func(op *badOp) bool { return slices.Contains(ids, op.id) })
+		wanted := len(ids) == 0 || slices.ContainsFunc(r.ops, func(op *badOp) bool { return slices.Contains(ids, itemOf(op.id)) })
 		if wanted && !r.claimed {
 			r.claimed = true
 			rows = append(rows, r)
@@ -548,12 +548,14 @@ func (q *quarantine) read(ctx context.Context, r *badRow) (*badUnit, error) {
 func (u *badUnit) Public() []QuarantinedOp {
 	var group []string
 	if len(u.Ops) > 1 {
-		group = idsOf(u.Ops)
+		for _, e := range u.Ops {
+			group = append(group, e.item())
+		}
 	}
 	out := make([]QuarantinedOp, len(u.Ops))
 	for i, e := range u.Ops {
 		out[i] = QuarantinedOp{
-			ID: e.id(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.Err,
+			ID: e.item(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.Err,
 			Attempts: u.Attempts, At: time.Unix(0, u.At).UTC(), Superseded: e.state.Load()&stateSuperseded != 0,
 		}
 		if !e.deleted {

@@ -25,6 +25,8 @@ type reader struct {
 	l1       *l1
 	wal      *journal
 	bad      *quarantine
+	queue    *queue
+	flush    *flusher
 	trust    *trust
 	cache    *cache
 	archive  *archive
@@ -36,14 +38,14 @@ type reader struct {
 	loads    flight.Group[string, Record]
 }
 
-func newReader(mem *l1, w *journal, bad *quarantine, t *trust, c *cache, a *archive, r *repair, p *pressure, d *door, news *news, maxAge time.Duration) *reader {
-	return &reader{l1: mem, wal: w, bad: bad, trust: t, cache: c, archive: a, repair: r, pressure: p, door: d, news: news, maxAge: maxAge}
+func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *trust, c *cache, a *archive, r *repair, p *pressure, d *door, news *news, maxAge time.Duration) *reader {
+	return &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: r, pressure: p, door: d, news: news, maxAge: maxAge}
 }
 
 func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {
 	if !d.door.Closed() {
 		ent, ok := d.l1.Get(id)
-		if ok && d.Fresh(ent) {
+		if ok && d.Fresh(ent) && !d.mayMerge(ent) {
 			err = d.show(ent, &it)
 			return it, err
 		}
@@ -64,7 +66,7 @@ func (d *reader) Denies(id string) bool {
 	if _, spooled := d.wal.Spooled(d.l1.Hash(id)); spooled || d.bad.Has(id) {
 		return false
 	}
-	if d.trust.MayContain(id) {
+	if d.trust.MayContain(id) || d.queue.Merging(id) {
 		return false
 	}
 	_, retried := d.l1.Peek(id) // it may just have left quarantine, where it was not any more
@@ -131,6 +133,9 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 	// The stamp is taken before L1 is asked: a write that L1 does not show has not been
 	// counted yet, and will be.
 	stamp := d.l1.Stamp(id)
+	if rec, known, err := d.merged(ctx, id); known || err != nil {
+		return rec, err
+	}
 	ent, ok := d.l1.Get(id)
 	if ok && d.Fresh(ent) {
 		return ent.record(), nil
@@ -260,7 +265,7 @@ func (d *reader) GetVerified(ctx context.Context, id string) (item Item, err err
 	}
 	for {
 		ent, ok := d.l1.Get(id)
-		if !ok {
+		if !ok || d.mayMerge(ent) {
 			break
 		}
 		if ent.deleted {

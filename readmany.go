@@ -33,6 +33,16 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 		}
 		stamp := d.l1.Stamp(id)
 		known, ok := d.l1.Get(id)
+		if d.queue.Merging(id) {
+			m.at[id] = []int{i}
+			switch rec, err := d.Find(ctx, id); {
+			case err == nil:
+				m.answer(id, &rec)
+			case !errors.Is(err, ErrNotFound):
+				m.errs = append(m.errs, err)
+			}
+			continue
+		}
 		if ok && d.Fresh(known) {
 			if it := new(Item); d.show(known, it) == nil {
 				out[i] = it

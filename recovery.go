@@ -59,6 +59,9 @@ func (e *Engine) recover(ctx context.Context) error {
 	e.door.Spawn("fleet", func() { e.trust.KeepFleet(e.door.Context()) })
 	e.door.Spawn("filter", func() { e.trust.KeepFilter(e.door.Context()) })
 	e.door.Spawn("conditions", func() { e.writer.Decide(e.door.Context()) })
+	if crdtBuilt && e.archive.Compacts() {
+		e.door.Spawn("compaction", func() { e.compact.Run(e.door.Context()) })
+	}
 	e.door.Spawn("flusher", func() { e.flush.Run(e.door.Context()) })
 	e.door.Spawn("housekeeping", func() { e.housekeep(e.door.Context()) })
 	e.door.Spawn("l3 watch", func() { e.watchL3(e.door.Context()) })

@@ -5,6 +5,7 @@ package syncengine
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 )
 
@@ -76,9 +77,10 @@ func (r *repair) Outranked(ctx context.Context, recs []Record) {
 	if !r.cache.On() {
 		return
 	}
-	ids := make([]string, len(recs))
+	ids, recs := make([]string, len(recs)), slices.Clone(recs)
 	for i := range recs {
-		ids[i] = recs[i].ID
+		ids[i] = itemOf(recs[i].ID)
+		recs[i].ID = ids[i]
 	}
 	if r.Copy(ctx, ids) != nil {
 		r.cache.Miss(ctx, recs)

@@ -80,6 +80,9 @@ func (q *queue) refill(units [][]*entry, dropped int, seg *segment, wall int64) 
 		for _, e := range ops {
 			q.l1.Hold(e)
 			q.hold(e, copied)
+			if e.isMerge() {
+				q.drainedMerge(e, copied)
+			}
 		}
 		q.spooled -= len(ops)
 		q.push(u)
@@ -140,6 +143,11 @@ func (q *queue) logged(u *unit, seg *segment, last bool) {
 	case seg.spooled:
 		spooled := *u
 		spooled.done = nil // of the one that is in memory
+		for _, e := range ops {
+			if e.isMerge() {
+				q.wal.AddSpooledMerge(q.l1.Hash(e.item()))
+			}
+		}
 		q.noteSpooled(&spooled, seg, last)
 		if q.copies == nil {
 			q.copies = make(map[awaitedOp]bool)

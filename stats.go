@@ -176,3 +176,12 @@ type VerifyReport struct {
 	Healed        int
 	WrongBranches int
 }
+
+// CompactReport tells what Compact did.
+type CompactReport struct {
+	Items     int  // that had something to fold
+	Ops       int  // merges whose rows went
+	Snapshots int  // that were written
+	Damaged   int  // rows of merges or snapshots that can't be read: their items were left alone
+	Elsewhere bool // another engine compacts: nothing was done
+}

@@ -11,7 +11,7 @@ func (d *reader) Contains(id string) bool {
 	if checkID(id) != nil {
 		return false
 	}
-	if ent, ok := d.l1.Peek(id); ok {
+	if ent, ok := d.l1.Peek(id); ok && !d.mayMerge(ent) {
 		return !ent.deleted
 	}
 	return !d.Denies(id)
@@ -58,6 +58,13 @@ func (d *reader) Status(ctx context.Context, id string) (status ItemStatus, err 
 		see(&rec)
 	}
 	st.Quarantined = d.bad.Has(id)
+	if rec, known, merging := d.queue.View(id); merging {
+		st.State, st.Version = StatusPending, newest.Version
+		if known {
+			st.Version = rec.Version
+		}
+		return st, errors.Join(errs...)
+	}
 	if !newest.Deleted && newest.Version > 0 {
 		st.Version = newest.Version
 		st.State = StatusSynced

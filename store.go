@@ -173,14 +173,29 @@ type ConditionalStore interface {
 	Landed(ctx context.Context, nonce uint64) (bool, error)
 }
 
+// MergingStore is a ConditionalStore that merges the ops of CRDT items; engines need it for
+// items with a kind. Such an op is a Record whose ID is a key of its own, see ParseMerge: ApplyIf
+// is given them, too.
+type MergingStore interface {
+	ConditionalStore
+	// ApplyMerges is Apply for records some of which are merges. Each changes its item, in the
+	// order of versions, unless the same merge was applied before, or the item's tombstone is not
+	// below it: then above has the tombstone, under the key of the merge. merged is what the items
+	// hold then that a merge of recs is about, as records with the ids of items.
+	ApplyMerges(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error)
+}
+
 // Judge decides units by the rows of their ids, in order, each in sight of what those before it
 // have stored. It returns what is to be written, of each id once. It is for writers of a
 // ConditionalStore; rows is not changed.
 func Judge(rows map[string]Meta, units [][]Conditional) (verdicts []Verdict, write []Record) {
 	changed := make(map[string]int) // id -> its place in write
-	at := func(id string) Meta {
+	at := func(key string) Meta {
+		id := itemOf(key)
 		if i, ok := changed[id]; ok {
-			return write[i].meta()
+			m := write[i].meta()
+			m.ID = id
+			return m
 		}
 		return rows[id]
 	}
@@ -194,10 +209,12 @@ func Judge(rows map[string]Meta, units [][]Conditional) (verdicts []Verdict, wri
 			if row := at(r.ID); row == r.meta() {
 				continue // an identical repetition
 			}
-			if k, ok := changed[r.ID]; ok {
+			id := itemOf(r.ID)
+			k, ok := changed[id]
+			if ok && !isMerge(r.ID) && !isMerge(write[k].ID) {
 				write[k] = *r
-			} else {
-				changed[r.ID] = len(write)
+			} else { // of merges each is needed
+				changed[id] = len(write)
 				write = append(write, *r)
 			}
 		}

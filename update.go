@@ -146,6 +146,9 @@ func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (res
 	next := baton{}
 	defer func() { l.turn <- next }()
 	if b.after == nil {
+		if err := u.e.landMerges(ctx, u.ids); err != nil {
+			return nil, err
+		}
 		recs, err := u.e.truth(ctx, u.ids)
 		if err != nil {
 			return nil, err
@@ -162,7 +165,9 @@ func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (res
 	if err != nil {
 		return nil, err
 	}
-	next = baton{w.op.record(), &w.decision}
+	if next = (baton{w.op.record(), &w.decision}); w.op.isMerge() { // what it becomes is not known yet
+		next = baton{}
+	}
 	return func() (Item, error) { return w.wait(ctx) }, nil
 }
 
@@ -260,7 +265,10 @@ func (u *update) start(ctx context.Context, it *Item, at *known) (w *handed, err
 		return nil, err
 	}
 	w = &handed{decision: decision{done: make(chan struct{})}, e: e, op: c.ops[0], c: c}
-	if !e.archive.Private() {
+	if err := e.checkKinds(c.ops); err != nil {
+		return nil, err
+	}
+	if !e.archive.Private() || c.merges() {
 		w.q, err = e.askL3(ctx, c, at.Version())
 		if err == nil {
 			w.q.chain = &w.decision
@@ -316,7 +324,19 @@ func (w *handed) wait(ctx context.Context) (Item, error) {
 		}
 	}
 	w.e.l1.Shrink()
-	return w.op.record().Item, nil
+	return w.stored(), nil
+}
+
+// stored is the item that was written.
+func (w *handed) stored() Item {
+	rec := w.op.record()
+	if w.op.isMerge() {
+		if ent, ok := w.e.l1.Peek(w.op.item()); ok && ent.version >= rec.Version {
+			rec = ent.record()
+		}
+		rec.ID = w.op.item()
+	}
+	return rec.Item
 }
 
 func (w *handed) waitL3(ctx context.Context) (Item, error) {
@@ -327,5 +347,5 @@ func (w *handed) waitL3(ctx context.Context) (Item, error) {
 	if err != nil {
 		return Item{}, err
 	}
-	return w.op.record().Item, nil
+	return w.stored(), nil
 }

@@ -104,15 +104,21 @@ func (n *numbers) Newest(id string) (h head) {
 	if v := n.up.RefusedAt(id); v > h.Version {
 		h = head{nil, v}
 	}
+	if v := n.queue.NewestMerge(id); v > h.Version {
+		h = head{nil, v}
+	}
 	if version, ok := n.wal.Spooled(n.l1.Hash(id)); ok && version > h.Version {
 		h = head{nil, version}
 	}
 	return h
 }
 
+// Seq returns a number that this engine never gives out again.
+func (n *numbers) Seq() uint64 { return n.clock.Next() }
+
 // Assign gives an op the next version, or checks the one its caller gave. The order lock is held.
 func (n *numbers) Assign(op *entry) error {
-	known := n.Newest(op.id())
+	known := n.Newest(op.item())
 	if known.op != nil {
 		n.raise(op, known.op)
 	}
@@ -122,14 +128,13 @@ func (n *numbers) Assign(op *entry) error {
 			op.version = n.clock.After(known.Version)
 		}
 	}
+	if op.isMerge() { // it may be older
+		return nil
+	}
 	if op.version < known.Version || op.version == known.Version && known.op != nil && op.compare(known.op) < 0 {
 		return staleError(op, known.Version)
 	}
 	return nil
-}
-
-func staleError(op *entry, known uint64) error {
-	return fmt.Errorf("%w: item %q: version %d, known is %d", ErrStaleVersion, op.id(), op.version, known)
 }
 
 // raise is the default scoring: an op of normal priority whose id is read often here, and was
@@ -224,7 +229,7 @@ var errNewer = errors.New("a later op of the id has come")
 // watched since before the op was accepted.
 func (n *numbers) Above(op *entry, l *lostOp) error {
 	n.mu.Lock()
-	m := n.marks[op.id()]
+	m := n.marks[op.item()]
 	n.mu.Unlock()
 	if m.landed > l.Op.Version {
 		return errNewer
@@ -266,7 +271,7 @@ func (n *numbers) StillLost(lost []lostOp) (left []lostOp) {
 // commit is under way or failed, and shall be asked again.
 func (n *numbers) Judge(op *entry, k *known, want uint64, always bool) (restsOn *entry, err error) {
 	n.mu.Lock()
-	m := n.marks[op.id()]
+	m := n.marks[op.item()]
 	n.mu.Unlock()
 	if m.failed != k.failed {
 		return nil, errUnsettled
@@ -303,7 +308,7 @@ func (n *numbers) NumberAbove(ops []*entry, floor uint64) error {
 	n.order.Lock()
 	defer n.order.Unlock()
 	for _, op := range ops {
-		least := max(floor, n.Newest(op.id()).Version)
+		least := max(floor, n.Newest(op.item()).Version)
 		if op.version = n.clock.Next(); op.version <= least {
 			op.version = n.clock.After(least)
 		}

@@ -200,6 +200,10 @@ func (j *journal) Recover(ctx context.Context, hash func(id string) uint64, unwa
 		}
 		for _, op := range ops {
 			j.AddSpooled(hash(op.id()), seg, op.version)
+			if op.isMerge() {
+				j.AddSpooled(hash(op.item()), seg, op.version)
+				j.AddSpooledMerge(hash(op.item()))
+			}
 		}
 	})
 	if err != nil {
@@ -257,6 +261,19 @@ func (j *journal) Meta(ctx context.Context, key string) ([]byte, error) {
 	b, err := j.log.Meta(ctx, key)
 	return b, walError(err)
 }
+
+// Node is the name of this Dir among those that merge, which it keeps for ever. The first call
+// makes it.
+func (j *journal) Node(ctx context.Context) (string, error) {
+	b, err := j.Meta(ctx, nodeKey)
+	if err != nil || len(b) > 0 {
+		return string(b), err
+	}
+	node := newNode()
+	return node, j.SetMeta(ctx, nodeKey, []byte(node))
+}
+
+const nodeKey = "node"
 
 // SetMeta sets the value of a key. It is durable then.
 func (j *journal) SetMeta(ctx context.Context, key string, value []byte) error {

@@ -13,9 +13,12 @@ import (
 type spoolIndex struct {
 	recovered int64 // segments up to this one were written by an earlier engine; set by Recover
 
-	mu sync.RWMutex        // guards m
+	mu sync.RWMutex        // guards the two maps
 	m  map[uint64]spoolRef // hash of id -> its newest spooled op
-	n  atomic.Int64        // len(m), so that readers need no lock when it is 0
+	// merges counts spooled merges by the hash of the id of their item.
+	merges map[uint64]int
+	any    atomic.Int64 // of all items
+	n      atomic.Int64 // len(m), so that readers need no lock when it is 0
 }
 
 // spoolRef tells where an op is. The newest op is the one of the highest version, not
@@ -36,6 +39,40 @@ func (j *journal) AddSpooled(hash uint64, seg int64, version uint64) {
 	}
 	j.spool.n.Store(int64(len(j.spool.m)))
 	j.spool.mu.Unlock()
+}
+
+// AddSpooledMerge counts a spooled merge of an item.
+func (j *journal) AddSpooledMerge(item uint64) {
+	j.spool.mu.Lock()
+	defer j.spool.mu.Unlock()
+	if j.spool.merges == nil {
+		j.spool.merges = make(map[uint64]int)
+	}
+	j.spool.merges[item]++
+	j.spool.any.Add(1)
+}
+
+// DropSpooledMerge takes one back.
+func (j *journal) DropSpooledMerge(item uint64) {
+	j.spool.mu.Lock()
+	defer j.spool.mu.Unlock()
+	if j.spool.merges[item]--; j.spool.merges[item] <= 0 {
+		delete(j.spool.merges, item)
+	}
+	j.spool.any.Add(-1)
+}
+
+// AnySpooledMerge reports whether any merge is spooled.
+func (j *journal) AnySpooledMerge() bool { return j.spool.any.Load() > 0 }
+
+// SpooledMerges returns how many merges of an item are spooled.
+func (j *journal) SpooledMerges(item uint64) int {
+	if !j.AnySpooledMerge() {
+		return 0
+	}
+	j.spool.mu.RLock()
+	defer j.spool.mu.RUnlock()
+	return j.spool.merges[item]
 }
 
 // DropSpooled forgets where ops of an id up to a version are spooled.

@@ -165,7 +165,7 @@ func (d *decoder) op() *entry {
 	}
 	version, updatedAt := d.uvarint(), d.varint()
 	idLen, contentLen := d.uvarint(), d.uvarint()
-	if idLen == 0 || idLen > MaxIDBytes || contentLen > uint64(len(d.b)) || version > MaxVersion {
+	if idLen == 0 || idLen > maxMergeKey || contentLen > uint64(len(d.b)) || version > MaxVersion {
 		d.bad = true
 		return nil
 	}

@@ -83,16 +83,17 @@ func (t *trust) Write(recs []Record, fn func() error) error {
 	return err
 }
 
-// Apply joins, and writes records to L3. It returns the rows that compare above them.
-func (t *trust) Apply(ctx context.Context, recs []Record) (above []Meta, err error) {
+// Apply joins, and writes records to L3. It returns the rows that compare above them, and what
+// items are that were merged into.
+func (t *trust) Apply(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error) {
 	if err := t.Join(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = t.Write(recs, func() (err error) {
-		above, err = t.archive.Apply(ctx, recs)
+		above, merged, err = t.archive.Apply(ctx, recs)
 		return err
 	})
-	return above, err
+	return above, merged, err
 }
 
 // Leave leaves L3 as the next engine likes it: with a snapshot of the filter, and without this

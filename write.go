@@ -45,6 +45,7 @@ type writer struct {
 	news       *news
 	conditions conditions
 	lines      lines
+	node       string                       // of merges, see mergekey.go
 	makers     flight.Group[string, Record] // factories under way, by id
 }
 
@@ -318,6 +319,9 @@ func (e *writer) write(ctx context.Context, c *call) (err error) {
 	if err := e.checkSize(c.ops); err != nil {
 		return err
 	}
+	if err := e.checkKinds(c.ops); err != nil {
+		return err
+	}
 	if c.want != nil || c.numbered && c.d == Archived && (e.archive.Private() || e.archive.Conditional()) {
 		return e.writeIf(ctx, c)
 	}
@@ -365,6 +369,9 @@ func (e *writer) checkSize(ops []*entry) error {
 func (e *writer) newPut(it *Item, o *writeOptions) *entry {
 	rec := Record{Item: *it}
 	rec.Version = o.version
+	if it.CRDT != "" {
+		e.asMerge(&rec, false)
+	}
 	if rec.UpdatedAt.IsZero() {
 		rec.UpdatedAt = time.Now()
 	}

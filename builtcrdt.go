@@ -1,0 +1,5 @@
+//go:build crdt
+
+package syncengine
+
+const crdtBuilt = true

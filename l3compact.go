@@ -1,0 +1,529 @@
+package syncengine
+
+// l3compact.go takes old rows out of sync_ops, and rebuilds items from what is there.
+//
+// # What is kept of an item
+//
+//	key                what
+//	id 0 node/n/s, /d  a merge. All that are younger than RetentionFullDays are here
+//	id 0 @day          a snapshot: the state after the last merge of a day that is older than that
+//	id 0               the base: the snapshot of all that is older than RetentionCompactDays, the
+//	                   version of the last delete, and the dots of merges whose rows were removed
+//
+// Each has an ord: the version of the item when it was so. The merges of an item are applied in the
+// order of ord, so the newest snapshot and the merges above it make the state, byte for byte
+// (replay). A row goes only in the transaction that writes the snapshot which has it, and its dot
+// then stands in the base: so it is not applied again, however late it comes once more. How old a
+// merge is says its version or UpdatedAt, whichever is earlier.
+//
+// Compaction takes one item at a time, in transactions of at most compactOps merges, under the lock
+// of the item's row, which those who merge take, too. So several engines may compact at once; they
+// would only do the same work twice, and therefore one at a time claims it (Claim).
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+const (
+	compactOps   = 1000    // merges folded in one transaction
+	compactHeads = 100_000 // heads of one item that are looked at at once
+)
+
+// compacter is an L3 that keeps merges.
+type compacter interface {
+	// Claim reports whether this engine may compact for a while: no other one does.
+	Claim(ctx context.Context, who string, now time.Time, during time.Duration) (bool, error)
+	// ItemsAbove returns some of the items that have rows, in order.
+	ItemsAbove(ctx context.Context, after string) (ids []string, err error)
+	// CompactItem folds what is old of an item, at most compactOps merges; more tells that there
+	// are others.
+	CompactItem(ctx context.Context, id string, keepOps, keepDays time.Time) (r CompactReport, more bool, err error)
+	// Rebuild makes an item's row what its merges make it, if it is not. damaged is how many rows
+	// of merges can't be read.
+	Rebuild(ctx context.Context, id string) (rec Record, changed bool, damaged int, err error)
+}
+
+// opHead is a row of sync_ops without content.
+type opHead struct {
+	key     string
+	ord     uint64
+	version uint64
+	at      int64
+}
+
+// age is when a merge was made.
+func (h *opHead) age() time.Time {
+	at := storedTime(h.at)
+	if byVersion := time.UnixMilli(int64(h.version >> 16)); byVersion.Before(at) {
+		return byVersion
+	}
+	return at
+}
+
+// isSnapshot reports whether a key of sync_ops is that of a base or of a day.
+func isSnapshot(key string) bool {
+	_, dot, _ := strings.Cut(key, "\x00")
+	return dot == "" || dot[0] == '@'
+}
+
+func dayKey(id string, at time.Time) string { return id + "\x00@" + at.UTC().Format("2006-01-02") }
+
+// claimKey is the row that says who compacts: no item has it.
+const claimKey = "\x00"
+
+func (s *sqlStore) Claim(ctx context.Context, who string, now time.Time, during time.Duration) (mine bool, err error) {
+	err = s.run(ctx, "claim", func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) error {
+			text := "SELECT crdt, updated_at FROM sync_ops WHERE op = ?"
+			if s.dialect == sqlkit.MySQL {
+				text += " FOR UPDATE"
+			}
+			var holder string
+			var until int64
+			err := tx.QueryRowContext(ctx, text, []byte(claimKey)).Scan(&holder, &until)
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+			// One whose clock is far ahead must not keep all others from it for ever.
+			left := storedTime(until).Sub(now)
+			if mine = err != nil || holder == who || left <= 0 || left > 2*during; !mine {
+				return nil
+			}
+			row := opRow{key: claimKey, kind: who, at: now.Add(during).UnixNano()}
+			_, err = tx.ExecContext(ctx, replaceOp, row.args(nil)...)
+			return err
+		})
+	})
+	return mine, err
+}
+
+func (s *sqlStore) ItemsAbove(ctx context.Context, after string) (ids []string, err error) {
+	_, above := rangeOf(after)
+	if after == "" {
+		above = []byte("\x01")
+	}
+	err = s.query(ctx, "items", "SELECT op FROM sync_ops WHERE op >= ? ORDER BY op LIMIT 10000", []any{above}, func(rows *sql.Rows) error {
+		var key []byte
+		err := rows.Scan(&key)
+		if id := itemOf(string(key)); len(ids) == 0 || ids[len(ids)-1] < id { // not again after a retry
+			ids = append(ids, id)
+		}
+		return err
+	})
+	return ids, err
+}
+
+// heads returns rows of an item without contents, by ord.
+func (s *sqlStore) heads(ctx context.Context, id string) (out []opHead, err error) {
+	from, below := rangeOf(id)
+	seen := make(map[string]bool)
+	text := fmt.Sprintf("SELECT op, ord, version, updated_at FROM sync_ops WHERE op >= ? AND op < ? ORDER BY ord LIMIT %d", compactHeads)
+	err = s.query(ctx, "op heads", text, []any{from, below}, func(rows *sql.Rows) error {
+		var h opHead
+		var key []byte
+		err := rows.Scan(&key, &h.ord, &h.version, &h.at)
+		if h.key = string(key); !seen[h.key] {
+			seen[h.key] = true
+			out = append(out, h)
+		}
+		return err
+	})
+	return out, err
+}
+
+func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays time.Time) (r CompactReport, more bool, err error) {
+	heads, err := s.heads(ctx, id)
+	if err != nil {
+		return r, false, err
+	}
+	var fold []opHead
+	oldDay := false
+	for i := range heads {
+		h := &heads[i]
+		switch {
+		case isSnapshot(h.key):
+			oldDay = oldDay || h.key != id+"\x00" && storedTime(h.at).Before(keepDays)
+			continue
+		case h.age().Before(keepOps) && len(fold) < compactOps:
+			fold = append(fold, *h)
+			continue
+		case h.age().Before(keepOps):
+			more = true
+		}
+		break
+	}
+	if len(fold) == 0 && !oldDay {
+		return r, false, nil
+	}
+	err = s.run(ctx, "compact", func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) (err error) {
+			r, err = s.compactIn(ctx, tx, id, fold, keepDays)
+			return err
+		})
+	})
+	if r.Damaged > 0 {
+		more = false // nothing of the item is touched
+	}
+	return r, more, err
+}
+
+// compactIn folds merges, which were the oldest of an item, in a transaction.
+func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []opHead, keepDays time.Time) (r CompactReport, err error) {
+	if err := s.demandFence(ctx, tx); err != nil {
+		return r, err
+	}
+	head, err := s.lockItem(ctx, tx, id)
+	if err != nil || head == nil || head.Deleted {
+		return r, err // deleted meanwhile, and its merges with it
+	}
+	keys := []string{}
+	for i := range fold {
+		keys = append(keys, fold[i].key)
+	}
+	snapshots, err := s.readRows(ctx, tx, "op >= ? AND op < ?", []byte(id+"\x00"), []byte(id+"\x00A"))
+	if err != nil {
+		return r, err
+	}
+	snapshots = slices.DeleteFunc(snapshots, func(o opRow) bool { return !isSnapshot(o.key) })
+	ops, err := s.readKeys(ctx, tx, keys)
+	if err != nil {
+		return r, err
+	}
+	if len(ops) < len(fold) {
+		return r, nil // another engine was here
+	}
+	base := opRow{key: id + "\x00", kind: head.kind}
+	for i := range snapshots {
+		if snapshots[i].key == base.key {
+			base = snapshots[i]
+		}
+	}
+	applied, err := parseDots(base.applied)
+	if err != nil || damagedRows(ops)+damagedRows(snapshots) > 0 {
+		return CompactReport{Damaged: max(1, damagedRows(ops)+damagedRows(snapshots))}, nil
+	}
+	slices.SortFunc(ops, func(a, b opRow) int { return compareVersions(a.ord, b.ord) })
+	days := make(map[string]opRow) // snapshots to keep, by key
+	latest := base
+	for _, d := range snapshots {
+		if d.key != base.key {
+			days[d.key] = d
+		}
+		if d.hash != nil && d.ord >= latest.ord {
+			latest = d
+		}
+	}
+	if len(ops) > 0 && latest.hash != nil && ops[0].ord <= latest.ord {
+		return r, nil // another engine was here
+	}
+	// The day of a snapshot never goes back: a merge that came late counts for the day it came on.
+	for i := range ops {
+		op := &ops[i]
+		rec := Record{Item: Item{ID: op.key, Version: op.version, UpdatedAt: storedTime(op.at), Content: op.content, CRDT: op.kind}}
+		var state []byte
+		if latest.hash != nil {
+			state = latest.content
+		}
+		next, err := mergeOp(op.kind, state, &rec)
+		if err != nil {
+			return CompactReport{Damaged: 1}, nil
+		}
+		h := opHead{version: op.version, at: op.at}
+		day := h.age()
+		if latest.hash != nil && storedTime(latest.at).After(day) {
+			day = storedTime(latest.at)
+		}
+		sum := hashOf(next)
+		latest = opRow{key: dayKey(id, day), ord: op.ord, version: op.version, at: day.UnixNano(), kind: op.kind, hash: sum[:], content: next}
+		days[latest.key] = latest
+		applied.add(op.key)
+	}
+	// What is old of the snapshots becomes the base.
+	var gone []string
+	for key, d := range days {
+		if !storedTime(d.at).Before(keepDays) {
+			continue
+		}
+		if d.ord > base.ord || base.hash == nil {
+			base.ord, base.at, base.kind, base.hash, base.content = d.ord, d.at, d.kind, d.hash, d.content
+		}
+		delete(days, key)
+		gone = append(gone, key)
+	}
+	base.applied = applied.append(nil)
+	for _, d := range days {
+		if err := s.exec1(ctx, tx, replaceOp, d.args(nil)...); err != nil {
+			return r, err
+		}
+	}
+	if err := s.exec1(ctx, tx, replaceOp, base.args(nil)...); err != nil {
+		return r, err
+	}
+	r = CompactReport{Items: 1, Ops: len(ops), Snapshots: len(days)}
+	if base.hash != nil {
+		r.Snapshots++
+	}
+	return r, s.deleteKeys(ctx, tx, append(keys, gone...))
+}
+
+func damagedRows(rows []opRow) (n int) {
+	for i := range rows {
+		if rows[i].damaged() {
+			n++
+		}
+	}
+	return n
+}
+
+// damaged reports whether a row is not what its hash says.
+func (r *opRow) damaged() bool {
+	sum := hashOf(r.content)
+	return r.hash != nil && !bytes.Equal(sum[:], r.hash)
+}
+
+// exec1 runs a statement that is not worth to be prepared for ever.
+func (s *sqlStore) exec1(ctx context.Context, tx *sql.Tx, text string, args ...any) error {
+	_, err := tx.ExecContext(ctx, text, args...)
+	return err
+}
+
+// lockItem locks the row of an item until the transaction ends; nil when there is none.
+func (s *sqlStore) lockItem(ctx context.Context, tx *sql.Tx, id string) (*lockedHead, error) {
+	rows, err := tx.QueryContext(ctx, s.lockText(1), id)
+	if err != nil {
+		return nil, err
+	}
+	var head *lockedHead
+	for rows.Next() && err == nil {
+		var m lockedHead
+		m, err = scanLocked(rows)
+		head = &m
+	}
+	return head, errors.Join(err, rows.Err(), rows.Close())
+}
+
+// readRows returns rows of sync_ops, whole.
+func (s *sqlStore) readRows(ctx context.Context, tx *sql.Tx, where string, args ...any) (out []opRow, err error) {
+	rows, err := tx.QueryContext(ctx, "SELECT "+opColumns+" FROM sync_ops WHERE "+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() && err == nil {
+		var r opRow
+		var key []byte
+		err = rows.Scan(&key, &r.ord, &r.version, &r.at, &r.kind, &r.hash, &r.content, &r.applied)
+		r.key = string(key)
+		out = append(out, r)
+	}
+	return out, errors.Join(err, rows.Err(), rows.Close())
+}
+
+// inKeys calls fn with conditions for keys, some at a time.
+func inKeys(keys []string, fn func(where string, args []any) error) error {
+	for part := range slices.Chunk(keys, 500) {
+		args := make([]any, len(part))
+		for i, key := range part {
+			args[i] = []byte(key)
+		}
+		if err := fn("op IN (?"+strings.Repeat(",?", len(part)-1)+")", args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sqlStore) readKeys(ctx context.Context, tx *sql.Tx, keys []string) (out []opRow, err error) {
+	err = inKeys(keys, func(where string, args []any) error {
+		rows, err := s.readRows(ctx, tx, where, args...)
+		out = append(out, rows...)
+		return err
+	})
+	return out, err
+}
+
+func (s *sqlStore) deleteKeys(ctx context.Context, tx *sql.Tx, keys []string) error {
+	return inKeys(keys, func(where string, args []any) error {
+		return s.exec1(ctx, tx, "DELETE FROM sync_ops WHERE "+where, args...)
+	})
+}
+
+func (s *sqlStore) Rebuild(ctx context.Context, id string) (rec Record, changed bool, damaged int, err error) {
+	if err := s.run(ctx, "prepare", func() error { return s.prepareWrites(ctx, 1, 1) }); err != nil {
+		return rec, false, 0, err
+	}
+	nonce, engine := s.plain.begin(), s.engine()
+	err = s.run(ctx, "rebuild", func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) error {
+			rec, changed, damaged = Record{}, false, 0
+			if err := s.demandFence(ctx, tx); err != nil {
+				return err
+			}
+			head, err := s.lockItem(ctx, tx, id)
+			if err != nil {
+				return err
+			}
+			if head == nil || head.Deleted {
+				return ErrNotFound
+			}
+			return s.rebuildIn(ctx, tx, head, nonce, &rec, &changed, &damaged)
+		})
+	})
+	s.plain.end(nonce, false, engine, nil)
+	return rec, changed, damaged, err
+}
+
+func (s *sqlStore) rebuildIn(ctx context.Context, tx *sql.Tx, head *lockedHead, nonce int64, rec *Record, changed *bool, damaged *int) error {
+	var row scanned
+	if err := tx.QueryRowContext(ctx, selectOne, head.ID).Scan(row.fields()...); err != nil {
+		return err
+	}
+	now, why := row.record(s.codec)
+	from, below := rangeOf(head.ID)
+	rows, err := s.readRows(ctx, tx, "op >= ? AND op < ?", from, below)
+	if err != nil {
+		return err
+	}
+	*damaged = damagedRows(rows)
+	made, ok := replay(head.ID, rows)
+	switch {
+	case !ok && why != nil:
+		return why
+	case !ok, why == nil && made.ContentHash == now.ContentHash, why == nil && *damaged > 0:
+		*rec = now // there is nothing better than this
+		return nil
+	}
+	// The columns beside the content may be damaged as well; what can be read of them stays.
+	made.Version, made.Priority = head.Version, PriorityNormal
+	if p := Priority(row.priority.value); !row.priority.bad && p.valid() {
+		made.Priority = p
+	}
+	made.TraceParent, made.TraceState, made.HomeInstanceID = string(row.parent), string(row.state), string(row.home)
+	if made.ContentHash != head.ContentHash {
+		if head.Version == MaxVersion {
+			return staleError(newEntry(&made), head.Version)
+		}
+		made.Version++
+	}
+	p := &plan{}
+	packed := rowsOf([]Record{made}, s.codec)
+	p.write(&packed[0], true, &head.Meta)
+	if err := s.writePlan(ctx, tx, p); err != nil {
+		return err
+	}
+	*rec, *changed = made, true
+	return s.noteDelta(ctx, tx, p, nonce)
+}
+
+// dots are numbers of merges by node, sorted.
+type dots map[string][]uint64
+
+// parseDots reads what append wrote: for each node its name and its numbers, each as the distance
+// from the one before.
+func parseDots(b []byte) (dots, error) {
+	d := make(dots)
+	r := bytes.NewReader(b)
+	for r.Len() > 0 {
+		n, err := binary.ReadUvarint(r)
+		if err != nil || n == 0 || n > maxNode {
+			return nil, errors.New("a set of merges can't be read")
+		}
+		name := make([]byte, n)
+		_, _ = r.Read(name)
+		count, err := binary.ReadUvarint(r)
+		if err != nil || count > uint64(r.Len()) {
+			return nil, errors.New("a set of merges can't be read")
+		}
+		last, list := uint64(0), make([]uint64, 0, count)
+		for range count {
+			by, err := binary.ReadUvarint(r)
+			if err != nil || by > math.MaxUint64-last {
+				return nil, errors.New("a set of merges can't be read")
+			}
+			last += by
+			list = append(list, last)
+		}
+		d[string(name)] = list
+	}
+	return d, nil
+}
+
+func (d dots) append(b []byte) []byte {
+	for _, name := range sortedKeys(d) {
+		b = binary.AppendUvarint(b, uint64(len(name)))
+		b = append(b, name...)
+		b = binary.AppendUvarint(b, uint64(len(d[name])))
+		last := uint64(0)
+		for _, n := range d[name] {
+			b = binary.AppendUvarint(b, n-last)
+			last = n
+		}
+	}
+	return b
+}
+
+// has reports whether a merge is in the set.
+func (d dots) has(key string) bool {
+	if len(d) == 0 {
+		return false
+	}
+	k, err := parseMergeKey(key)
+	if err != nil {
+		return false
+	}
+	_, found := slices.BinarySearch(d[k.Node], k.Seq)
+	return found
+}
+
+func (d dots) add(key string) {
+	k, err := parseMergeKey(key)
+	if err != nil {
+		return
+	}
+	if at, found := slices.BinarySearch(d[k.Node], k.Seq); !found {
+		d[k.Node] = slices.Insert(d[k.Node], at, k.Seq)
+	}
+}
+
+func sortedKeys(d dots) []string {
+	keys := make([]string, 0, len(d))
+	for k := range d {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// replay returns the state that the rows of an item make: the newest snapshot, and the merges above
+// it in the order in which they were applied. Damaged rows are left out. ok tells whether there was
+// any.
+func replay(id string, rows []opRow) (rec Record, ok bool) {
+	slices.SortStableFunc(rows, func(a, b opRow) int { return compareVersions(a.ord, b.ord) })
+	var state []byte
+	for i := range rows {
+		r := &rows[i]
+		switch {
+		case r.hash == nil || r.damaged():
+			continue
+		case isSnapshot(r.key):
+			state, ok, rec.CRDT, rec.UpdatedAt = r.content, true, r.kind, storedTime(r.at)
+			continue
+		}
+		op := Record{Item: Item{ID: r.key, Version: r.version, UpdatedAt: storedTime(r.at), Content: r.content, CRDT: r.kind}}
+		if next, err := mergeOp(r.kind, state, &op); err == nil {
+			state, ok, rec.CRDT, rec.UpdatedAt = next, true, r.kind, op.UpdatedAt
+		}
+	}
+	rec.ID, rec.Content, rec.ContentHash = id, state, hashOf(state)
+	return rec, ok
+}

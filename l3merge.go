@@ -1,0 +1,400 @@
+package syncengine
+
+// l3merge.go merges in L3 on SQL (MergingStore). A transaction is that of l3write.go; of the items
+// that are merged into it also reads
+//
+//   - the rows of sync_ops with the keys of the merges: those were applied before, and change
+//     nothing (retries, unknown COMMITs, replays of the WAL)
+//   - the item's base in sync_ops, whose key is the id and a byte 0: it names merges that
+//     compaction has taken the rows of, and the version of the last delete
+//   - the state
+//
+// and then writes the state once, at a version above the one it found, however many merges there
+// are, and a row of sync_ops for each, whose ord is a version in between: in that order they were
+// applied, and replaying them on the base gives the same bytes again (Rebuild).
+//
+// A delete counts for all merges up to its version, whichever comes first.
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+// opRow is a row of sync_ops.
+type opRow struct {
+	key     string
+	ord     uint64
+	version uint64 // of a base: of the item's last delete
+	at      int64
+	kind    string
+	hash    []byte // nil: no content
+	content []byte
+	applied []byte // of a base: see dots
+}
+
+const opColumns = "op, ord, version, updated_at, crdt, content_hash, content, applied"
+
+// itemMerges are the merges of one item, in the order of versions.
+type itemMerges struct {
+	id  string
+	ops []*Record
+}
+
+// splitMerges separates the merges of a batch.
+func splitMerges(recs []Record) (plain []Record, merges []itemMerges) {
+	if !slices.ContainsFunc(recs, func(r Record) bool { return isMerge(r.ID) }) {
+		return recs, nil
+	}
+	at := make(map[string]int)
+	for i := range recs {
+		if !isMerge(recs[i].ID) {
+			plain = append(plain, recs[i])
+			continue
+		}
+		id := itemOf(recs[i].ID)
+		k, ok := at[id]
+		if !ok {
+			k = len(merges)
+			at[id] = k
+			merges = append(merges, itemMerges{id: id})
+		}
+		merges[k].ops = append(merges[k].ops, &recs[i])
+	}
+	for _, m := range merges {
+		slices.SortStableFunc(m.ops, func(a, b *Record) int { return compareVersions(a.Version, b.Version) })
+	}
+	return plain, merges
+}
+
+func compareVersions(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// plan is what a batch does, merges included.
+func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merges []itemMerges, heads map[string]lockedHead) (*plan, error) {
+	p, err := planOf(plain, merges, heads)
+	if err != nil || len(merges) == 0 {
+		return p, err
+	}
+	known, err := s.readMerged(ctx, tx, merges)
+	if err != nil {
+		return nil, err
+	}
+	states, err := s.readStates(ctx, tx, merges, heads)
+	if err != nil {
+		return nil, err
+	}
+	covered := make(map[string]*storedRow, len(p.covered))
+	for _, r := range p.covered {
+		covered[r.ID] = r
+	}
+	for i := range merges {
+		id := merges[i].id
+		m := mergingItem{itemMerges: merges[i], known: known, base: known[id+"\x00"]}
+		m.was, m.exists = heads[id]
+		if state, ok := states[id]; ok {
+			m.row, err = state.Record, state.Err
+		}
+		if err != nil {
+			if m.row, err = s.rebuild(ctx, tx, id, m.was.Version, err); err != nil {
+				return nil, err
+			}
+		}
+		if err := m.merge(p, covered[id], s); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// mergingItem is an item that is merged into.
+type mergingItem struct {
+	itemMerges
+	was    lockedHead // its row
+	exists bool
+	row    Record           // the same with its content, of a live row
+	known  map[string]opRow // see readMerged
+	base   opRow            // zero: none
+}
+
+// merge adds to a plan what becomes of the item. over is a record that was to be written first.
+func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
+	row, live, floor := m.row, m.exists && !m.was.Deleted, m.base.version
+	version, kind := m.was.Version, m.was.kind
+	if m.exists && m.was.Deleted {
+		floor = m.was.Version
+	}
+	if over != nil {
+		row, live, version, kind = *over.Record, !over.Deleted, over.Version, over.CRDT
+		if over.Deleted {
+			floor = over.Version
+		}
+	}
+	var state []byte
+	if live {
+		state = row.Content
+	}
+	applied, err := parseDots(m.base.applied)
+	if err != nil {
+		return fmt.Errorf("base of item %q: %w: %w", m.id, ErrCorruption, err)
+	}
+	var ops []*Record
+	for _, op := range m.ops {
+		if _, ok := m.known[op.ID]; (ok || applied.has(op.ID)) && op.Version > floor {
+			continue
+		}
+		if op.Version <= floor {
+			p.above = append(p.above, Meta{ID: op.ID, Version: floor, Deleted: true})
+			continue
+		}
+		if live {
+			if err := mayReplace(kind, op); err != nil {
+				return err
+			}
+		}
+		next, err := mergeOp(op.CRDT, state, op)
+		if err != nil {
+			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
+		}
+		if live && !mergeKeyIsDelta(op.ID) && string(next) == string(state) {
+			continue // it has all of that
+		}
+		state, live, kind = next, true, op.CRDT
+		ops = append(ops, op)
+	}
+	if len(ops) == 0 {
+		if over != nil { // written after all
+			p.write(over, m.exists, &m.was.Meta)
+			p.covered = slices.DeleteFunc(p.covered, func(r *storedRow) bool { return r == over })
+		}
+		if live {
+			row.ID = m.id
+			p.merged = append(p.merged, row)
+		}
+		return nil
+	}
+	last := ops[len(ops)-1]
+	if MaxVersion-version < uint64(len(ops)) {
+		return &RefusedError{Err: staleError(newEntry(last), version)}
+	}
+	rec := *last
+	rec.ID, rec.Content, rec.ContentHash = m.id, state, hashOf(state)
+	rec.Version = max(version+uint64(len(ops)), last.Version)
+	for i, op := range ops {
+		p.ops = append(p.ops, opRow{
+			key: op.ID, ord: rec.Version - uint64(len(ops)-1-i), version: op.Version, at: op.UpdatedAt.UnixNano(), kind: op.CRDT,
+			hash: op.ContentHash[:], content: op.Content,
+		})
+		if op.UpdatedAt.After(rec.UpdatedAt) {
+			rec.UpdatedAt = op.UpdatedAt
+		}
+	}
+	if floor > m.base.version || over != nil && over.Deleted {
+		p.bases = append(p.bases, opRow{key: m.id + "\x00", version: floor, kind: kind})
+	}
+	packed := rowsOf([]Record{rec}, s.codec)
+	if err := s.fits(packed[0].content); err != nil {
+		return err
+	}
+	p.write(&packed[0], m.exists, &m.was.Meta)
+	p.merged = append(p.merged, rec)
+	return nil
+}
+
+func mergeKeyIsDelta(key string) bool { return strings.HasSuffix(key, "/d") }
+
+// readMerged returns the rows of sync_ops with the keys of merges, without content, and the bases
+// of their items.
+func (s *sqlStore) readMerged(ctx context.Context, tx *sql.Tx, merges []itemMerges) (map[string]opRow, error) {
+	var keys []string
+	for i := range merges {
+		keys = append(keys, merges[i].id+"\x00")
+		for _, op := range merges[i].ops {
+			keys = append(keys, op.ID)
+		}
+	}
+	out := make(map[string]opRow)
+	err := s.inChunks(ctx, tx, keys, selectOps, func(rows *sql.Rows) error {
+		var key, applied []byte
+		var r opRow
+		if err := rows.Scan(&key, &r.version, &applied); err != nil {
+			return err
+		}
+		r.key, r.applied = string(key), applied
+		out[r.key] = r
+		return nil
+	})
+	return out, err
+}
+
+// readStates returns the live rows with a kind of the items that are merged into.
+func (s *sqlStore) readStates(ctx context.Context, tx *sql.Tx, merges []itemMerges, heads map[string]lockedHead) (map[string]Found, error) {
+	var ids []string
+	for i := range merges {
+		if h, ok := heads[merges[i].id]; ok && !h.Deleted && h.kind != "" {
+			ids = append(ids, h.ID)
+		}
+	}
+	out := make(map[string]Found, len(ids))
+	err := s.inChunks(ctx, tx, ids, selectStates, func(rows *sql.Rows) error {
+		var row scanned
+		if err := rows.Scan(row.fields()...); err != nil {
+			return err
+		}
+		rec, err := row.record(s.codec)
+		out[string(row.id)] = Found{Record: rec, OK: err == nil, Err: err}
+		return nil
+	})
+	return out, err
+}
+
+// inChunks runs a prepared SELECT for many keys in a transaction.
+func (s *sqlStore) inChunks(ctx context.Context, tx *sql.Tx, keys []string, text func(n int) string, fn func(*sql.Rows) error) error {
+	for len(keys) > 0 {
+		n := min(len(keys), maxLookup)
+		args := make([]any, places(n))
+		for i := range args {
+			args[i] = keys[min(i, n-1)]
+			if text(1) == selectOps(1) {
+				args[i] = []byte(keys[min(i, n-1)]) // bytes in both dialects
+			}
+		}
+		st, err := s.stmt(ctx, s.pools.Write, text(n))
+		if err != nil {
+			return err
+		}
+		rows, err := tx.StmtContext(ctx, st).QueryContext(ctx, args...)
+		if err != nil {
+			return err
+		}
+		for rows.Next() && err == nil {
+			err = fn(rows)
+		}
+		if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
+			return err
+		}
+		keys = keys[n:]
+	}
+	return nil
+}
+
+func selectOps(n int) string {
+	return "SELECT op, version, applied FROM sync_ops WHERE op IN (?" + strings.Repeat(",?", places(n)-1) + ")"
+}
+
+func selectStates(n int) string { return selectMany(columns, n) }
+
+const (
+	opPlace    = "(?,?,?,?,?,?,?,?)"
+	replaceOp  = "REPLACE INTO sync_ops (" + opColumns + ") VALUES " + opPlace
+	deleteOps  = "DELETE FROM sync_ops WHERE op >= ? AND op < ?"
+	selectItem = "SELECT " + opColumns + " FROM sync_ops WHERE op >= ? AND op < ? ORDER BY op"
+)
+
+func insertOps(n int) string {
+	return "INSERT INTO sync_ops (" + opColumns + ") VALUES " + opPlace + strings.Repeat(","+opPlace, n-1)
+}
+
+// mergeTexts are the statements that a transaction of n records may need for merges.
+func (s *sqlStore) mergeTexts(n int) []string {
+	texts := []string{replaceOp, deleteOps, selectItem}
+	for k := 1; ; k *= 2 {
+		texts = append(texts, selectOps(k), selectStates(k))
+		if k <= maxChunk {
+			texts = append(texts, insertOps(k))
+		}
+		if k >= 2*n || k >= maxLookup { // a key for each, and for each base
+			return texts
+		}
+	}
+}
+
+func (r *opRow) args(to []any) []any {
+	return append(to, []byte(r.key), int64(r.ord), int64(r.version), r.at, r.kind, r.hash, r.content, r.applied)
+}
+
+// rangeOf is where the rows of an item are in sync_ops.
+func rangeOf(id string) (from, below []byte) { return []byte(id + "\x00"), []byte(id + "\x01") }
+
+// writeOps writes what a batch changes in sync_ops.
+func (s *sqlStore) writeOps(ctx context.Context, tx *sql.Tx, p *plan) error {
+	for _, id := range p.gone {
+		from, below := rangeOf(id)
+		if err := s.exec(ctx, tx, deleteOps, from, below); err != nil {
+			return err
+		}
+	}
+	for i := range p.bases {
+		if err := s.exec(ctx, tx, replaceOp, p.bases[i].args(nil)...); err != nil {
+			return err
+		}
+	}
+	rest := p.ops
+	for len(rest) > 0 {
+		n, size := 0, 0
+		for n < len(rest) && n < maxChunk {
+			if size += len(rest[n].content) + rowOverheadSQL; size > chunkBytes/4 && n > 0 {
+				break
+			}
+			n++
+		}
+		for n&(n-1) != 0 { // a power of two
+			n &= n - 1
+		}
+		args := make([]any, 0, 8*n)
+		for i := range rest[:n] {
+			args = rest[i].args(args)
+		}
+		if err := s.exec(ctx, tx, insertOps(n), args...); err != nil {
+			if sqlkit.IsDuplicate(err) { // of a transaction that began when the item was not there
+				return errors.Join(errRaced, err)
+			}
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// rebuild returns the live row of an item as its merges make it, for one that can't be read for a
+// reason.
+func (s *sqlStore) rebuild(ctx context.Context, tx *sql.Tx, id string, version uint64, why error) (rec Record, err error) {
+	st, err := s.stmt(ctx, s.pools.Write, selectItem)
+	if err != nil {
+		return rec, err
+	}
+	from, below := rangeOf(id)
+	rows, err := tx.StmtContext(ctx, st).QueryContext(ctx, from, below)
+	if err != nil {
+		return rec, err
+	}
+	var ops []opRow
+	for rows.Next() && err == nil {
+		var r opRow
+		var key []byte
+		err = rows.Scan(&key, &r.ord, &r.version, &r.at, &r.kind, &r.hash, &r.content, &r.applied)
+		r.key = string(key)
+		ops = append(ops, r)
+	}
+	if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
+		return rec, err
+	}
+	rec, ok := replay(id, ops)
+	if !ok {
+		return rec, &RefusedError{Err: fmt.Errorf("the state is damaged, and there are no merges to rebuild it from: %w", why)}
+	}
+	rec.Version = version
+	return rec, nil
+}

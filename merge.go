@@ -1,0 +1,154 @@
+package syncengine
+
+// merge.go is the way of merges through the writer: states of items with a kind, which Submit and
+// the like are given, and deltas. What they have in common with other ops is in write.go; what is
+// different is that each has a key of its own (mergekey.go), and that L3 merges it (l3merge.go).
+//
+// A merge with a condition is decided by L3, wherever that is, after what waits of its item has
+// landed.
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Merge is the method of the engine.
+func (e *writer) Merge(ctx context.Context, id, kind string, delta json.RawMessage, opts ...WriteOption) (Item, error) {
+	o, err := e.options(opts)
+	if err != nil {
+		return Item{}, err
+	}
+	it := Item{ID: id, Content: delta}
+	if err := checkItem(&it, e.cfg.MaxItemBytes); err != nil {
+		return Item{}, err
+	}
+	if it.CRDT, err = checkMerge(id, kind, delta, &o); err != nil {
+		return Item{}, err
+	}
+	c := o.call(1)
+	rec := Record{Item: it}
+	rec.Version, rec.UpdatedAt = o.version, time.Now()
+	e.asMerge(&rec, true)
+	op := newEntry(&rec)
+	op.hash = hashOf(op.content())
+	if o.priority != nil {
+		op.setPriority(*o.priority)
+	}
+	c.ops = append(c.ops, op)
+	if err := e.write(ctx, c); err != nil {
+		return Item{}, err
+	}
+	return e.afterMerge(op), nil
+}
+
+// checkMerge checks what is special in a call of Merge, and returns the kind.
+func checkMerge(id, kind string, delta json.RawMessage, o *writeOptions) (string, error) {
+	refuse := func(field, rule string) error { return &InvalidItemError{ID: id, Field: field, Rule: rule} }
+	if !crdtBuilt {
+		return "", fmt.Errorf("item %q: CRDT kind %q: %w: build with -tags crdt", id, kind, ErrFeatureNotBuilt)
+	}
+	if o.conditional {
+		return "", refuse("WithIfVersion", "a delta has no condition: it changes what is there")
+	}
+	name, err := kindName(kind)
+	if err != nil {
+		return "", refuse("CRDT", "must name a kind: "+err.Error())
+	}
+	if err := checkDelta(name, delta); err != nil {
+		return "", refuse("delta", "must be one of kind "+name+": "+err.Error())
+	}
+	return name, nil
+}
+
+// afterMerge is what is known of an item after a merge was accepted.
+func (e *writer) afterMerge(op *entry) Item {
+	if rec, known, waiting := e.queue.View(op.item()); known {
+		return rec.Item
+	} else if ent, ok := e.l1.Peek(op.item()); ok && !waiting && !ent.deleted && ent.version >= op.version {
+		return ent.record().Item // it has landed
+	}
+	it := op.record().Item
+	it.ID, it.Content, it.ContentHash = op.item(), nil, [32]byte{}
+	return it
+}
+
+// MergeAs sets the node whose merges these are.
+func (e *writer) MergeAs(node string) { e.node = node }
+
+// asMerge gives a record the key of a merge of its item.
+func (e *writer) asMerge(rec *Record, delta bool) {
+	rec.CRDT, _ = kindName(rec.CRDT) // checked
+	rec.ID = mergeKey{ID: rec.ID, Node: e.node, Seq: e.numbers.Seq(), Delta: delta}.String()
+}
+
+// checkKinds refuses ops of another kind than what is known of their items. What is not known here,
+// or aged, L3 decides.
+func (e *writer) checkKinds(ops []*entry) error {
+	for _, op := range ops {
+		if op.isMerge() && !e.archive.Merges() {
+			return &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a MergingStore for items with a CRDT kind"}
+		}
+		ent, ok := e.l1.Peek(op.item())
+		if !ok || ent.deleted || op.deleted && crdtBuilt || !e.reader.Fresh(ent) {
+			continue
+		}
+		kind, rec := "", op.record()
+		if ent.meta != nil {
+			kind = ent.meta.crdt
+		}
+		if err := mayReplace(kind, &rec); err != nil {
+			return err.Err
+		}
+	}
+	return nil
+}
+
+func (c *call) merges() bool { return slices.ContainsFunc(c.ops, (*entry).isMerge) }
+
+func itemsOf(ops []*entry) []string {
+	ids := make([]string, len(ops))
+	for i, op := range ops {
+		ids[i] = op.item()
+	}
+	return ids
+}
+
+// landMerges waits until no merges of ids wait.
+func (e *writer) landMerges(ctx context.Context, ids []string) error {
+	if !slices.ContainsFunc(ids, e.queue.Merging) {
+		return nil
+	}
+	_, err := e.flush.FlushAll(ctx)
+	return err
+}
+
+// mergedNow brings what items are after merges that L3 has decided into L1, and returns it for L2.
+func (e *writer) mergedNow(ctx context.Context, ids []string) (recs []Record) {
+	if len(ids) == 0 {
+		return nil
+	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	found, err := e.archive.GetManyOnce(ctx, ids)
+	for i, id := range ids {
+		if err == nil && found[i].OK {
+			e.l1.Keep(newEntry(&found[i].Record))
+			recs = append(recs, found[i].Record)
+			continue
+		}
+		if ent, ok := e.l1.Peek(id); ok {
+			e.l1.Drop(ent)
+		}
+	}
+	if len(recs) < len(ids) {
+		missed := make([]Record, len(ids))
+		for i, id := range ids {
+			missed[i] = Record{Item: Item{ID: id}}
+		}
+		e.cache.Miss(ctx, missed)
+	}
+	return recs
+}

@@ -1,0 +1,70 @@
+package syncengine
+
+// mergekey.go is how merges are told from other ops. A merge, of a state or of a delta, is an op
+// with a key of its own instead of the id of its item: the id, a byte 0, which no id has, and the
+// merge's dot, which is the node that made it and a number that node never uses again. So a merge
+// is never taken for a later or earlier form of another one, whatever keeps ops by their ids: the
+// log, the spool, quarantine; and L3 applies a dot once, however often it comes.
+//
+// A node is a Dir: the WAL file keeps its name (journal.Node).
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// mergeKey is the key of a merge.
+type mergeKey struct {
+	ID    string // of the item
+	Node  string // no "/" in it
+	Seq   uint64
+	Delta bool // else a whole state
+}
+
+// maxMergeKey is the length of the longest key.
+const maxMergeKey = MaxIDBytes + 1 + maxNode + 1 + 16 + 2
+
+// maxNode is the length of a node's name.
+const maxNode = 32
+
+// newNode returns a name that no other node has.
+func newNode() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return hex.EncodeToString(b[:])
+}
+
+func (k mergeKey) String() string {
+	class := "/s"
+	if k.Delta {
+		class = "/d"
+	}
+	return k.ID + "\x00" + k.Node + fmt.Sprintf("/%016x", k.Seq) + class
+}
+
+// isMerge reports whether an op's key is that of a merge.
+func isMerge(key string) bool { return strings.IndexByte(key, 0) >= 0 }
+
+// itemOf returns the id of the item that an op's key is about.
+func itemOf(key string) string {
+	if i := strings.IndexByte(key, 0); i >= 0 {
+		return key[:i]
+	}
+	return key
+}
+
+func parseMergeKey(key string) (k mergeKey, err error) {
+	id, dot, _ := strings.Cut(key, "\x00")
+	parts := strings.Split(dot, "/")
+	if len(parts) != 3 || parts[0] == "" || parts[2] != "s" && parts[2] != "d" {
+		return k, fmt.Errorf("%q is no key of a merge", key)
+	}
+	seq, err := strconv.ParseUint(parts[1], 16, 64)
+	if err != nil {
+		return k, fmt.Errorf("%q is no key of a merge: %w", key, err)
+	}
+	return mergeKey{ID: id, Node: parts[0], Seq: seq, Delta: parts[2] == "d"}, nil
+}

@@ -1,0 +1,314 @@
+package syncengine
+
+// merging.go is the part of the queue (batch.go) that knows which merges of an item wait for L3,
+// and what the item is with them.
+//
+// A merge is an op under a key of its own (mergekey.go), so L1 does not hold what a read wants to
+// see: the state that L3 held when the first of them came, with all of them applied. That is a
+// view. It lies in L1 under the id and a byte 0, where it is counted and evicted like any copy, and
+// is brought up to date by whoever wants to see it, or before a merge leaves memory for the spool.
+// While merges of an item wait, nothing else answers for it: a copy from a lower tier may have some
+// of them, or not. Without a view nobody here knows; a reader waits until L3 has them all.
+//
+// A view begins with a copy in L1 that no waiting merge can be in, or with what L3 says the item is
+// after a batch, if it is certain that L3 has none of those that still wait: they have not been
+// sent, or were refused with a batch that certainly did not land.
+//
+// All but View is called with the lock held.
+
+import "slices"
+
+// merging is what waits for one item.
+type merging struct {
+	ops    []*entry // in memory, in the order of acceptance
+	seen   int      // how many of them the view has
+	view   *entry   // shadow of the view in L1; nil: there is none
+	floor  uint64   // version of a later plain op or delete: what is below does not count
+	newest uint64   // version
+	gen    int      // counts changes of ops other than at the end
+}
+
+// viewKey is where the view of an item is in L1.
+func viewKey(id string) string { return id + "\x00" }
+
+// noteMerge accounts for a merge that was accepted. spooled tells that memory does not keep it.
+func (q *queue) noteMerge(e *entry, spooled bool) {
+	id := e.item()
+	m := q.merges[id]
+	if m == nil {
+		m = &merging{}
+		q.addMerging(id, m)
+		if q.wal.SpooledMerges(q.l1.Hash(id)) == 0 {
+			q.begin(m, id)
+		}
+	}
+	m.newest = max(m.newest, e.version)
+	q.l1.Touch(id)
+	if !spooled {
+		m.ops = append(m.ops, e)
+		return
+	}
+	q.wal.AddSpooledMerge(q.l1.Hash(id))
+	if view := q.current(m, id); view != nil && len(view.content()) <= maxFold {
+		q.setView(m, id, fold(view, append(slices.Clone(m.ops[m.seen:]), e)), len(m.ops))
+	} else {
+		q.dropView(m, id)
+	}
+}
+
+// drainedMerge accounts for a merge that was read back from the WAL. If there is a view, it has the
+// merge. copied tells that the merge was in memory as well.
+func (q *queue) drainedMerge(e *entry, copied bool) {
+	id := e.item()
+	q.wal.DropSpooledMerge(q.l1.Hash(id))
+	e.state.Or(stateUnsure) // it may have landed before a crash, or the copy in memory has
+	m := q.merges[id]
+	if m == nil {
+		m = &merging{}
+		q.addMerging(id, m)
+	}
+	if copied && slices.ContainsFunc(m.ops, func(o *entry) bool { return o.id() == e.id() }) {
+		return
+	}
+	if e.version <= m.floor {
+		return
+	}
+	m.newest = max(m.newest, e.version)
+	if m.seen != len(m.ops) {
+		q.dropView(m, id)
+	} else if m.view != nil {
+		m.seen++
+	}
+	m.ops = append(m.ops, e)
+}
+
+func (q *queue) addMerging(id string, m *merging) {
+	if q.merges == nil {
+		q.merges = make(map[string]*merging)
+	}
+	q.merges[id] = m
+	q.merging.Store(int64(len(q.merges)))
+}
+
+// maxFold is how large a view may be that merges on their way into the spool are applied to: that
+// holds up the log.
+const maxFold = 64 << 10
+
+// begin takes a copy in L1 for the first view of an item.
+func (q *queue) begin(m *merging, id string) {
+	e, ok := q.l1.Peek(id)
+	if !ok {
+		return
+	}
+	rec := e.record()
+	if rec.Deleted {
+		m.floor = rec.Version
+		rec.Content, rec.CRDT = nil, ""
+	} else if rec.CRDT == "" {
+		return // L3 will refuse the merge
+	}
+	q.putView(m, id, rec, 0)
+}
+
+// putView makes a record the view of an item.
+func (q *queue) putView(m *merging, id string, rec Record, seen int) {
+	rec.ID = viewKey(id)
+	q.setView(m, id, newEntry(&rec), seen)
+}
+
+func (q *queue) setView(m *merging, id string, e *entry, seen int) {
+	q.dropView(m, id)
+	if e != nil {
+		q.l1.Keep(e)
+		m.view, m.seen = e.shadow(), seen
+	}
+}
+
+func (q *queue) dropView(m *merging, id string) {
+	if m.view != nil {
+		if old, ok := q.l1.Peek(viewKey(id)); ok {
+			q.l1.Drop(old)
+		}
+		m.view, m.seen = nil, 0
+	}
+}
+
+// current returns the view of an item as L1 has it, nil when there is none.
+func (q *queue) current(m *merging, id string) *entry {
+	if m.view == nil {
+		return nil
+	}
+	e, ok := q.l1.Peek(viewKey(id))
+	if !ok || e.version != m.view.version || e.hash != m.view.hash || e.deleted != m.view.deleted {
+		m.view, m.seen = nil, 0 // evicted
+		return nil
+	}
+	return e
+}
+
+// fold returns a view with more merges, nil when one can't be applied.
+func fold(view *entry, ops []*entry) *entry {
+	rec := view.record()
+	for _, e := range ops {
+		op := e.record()
+		state := []byte(rec.Content)
+		if rec.CRDT == "" {
+			state = nil
+		} else if rec.CRDT != op.CRDT {
+			return nil
+		}
+		next, err := mergeOp(op.CRDT, state, &op)
+		if err != nil {
+			return nil
+		}
+		op.ID, op.Content, op.Version = rec.ID, next, max(rec.Version+1, op.Version)
+		if rec.UpdatedAt.After(op.UpdatedAt) {
+			op.UpdatedAt = rec.UpdatedAt
+		}
+		rec = op
+	}
+	rec.Deleted, rec.ContentHash = false, hashOf(rec.Content)
+	return newEntry(&rec)
+}
+
+// View returns what an item is with the merges that wait for L3. waiting tells that some do; then,
+// unless known, nobody here knows what the item is.
+func (q *queue) View(id string) (rec Record, known, waiting bool) {
+	if !q.AnyMerge() {
+		return rec, false, false
+	}
+	q.mu.Lock()
+	m := q.merges[id]
+	if m == nil {
+		q.mu.Unlock()
+		return rec, false, q.wal.SpooledMerges(q.l1.Hash(id)) > 0
+	}
+	view, gen, seen := q.current(m, id), m.gen, len(m.ops)
+	var todo []*entry
+	if view != nil {
+		todo = slices.Clone(m.ops[m.seen:])
+	}
+	q.mu.Unlock()
+	if view == nil {
+		return rec, false, true
+	}
+	q.l1.Get(viewKey(id)) // counts as a use
+	if len(todo) > 0 {
+		view = fold(view, todo) // may take long
+		q.mu.Lock()
+		if q.merges[id] == m && m.gen == gen {
+			q.setView(m, id, view, seen)
+		}
+		q.mu.Unlock()
+	}
+	if view == nil {
+		return rec, false, true
+	}
+	rec = view.record()
+	rec.ID = id
+	return rec, true, true
+}
+
+// AnyMerge reports whether merges of any item wait.
+func (q *queue) AnyMerge() bool { return q.merging.Load() > 0 || q.wal.AnySpooledMerge() }
+
+// Merging reports whether merges of an item wait.
+func (q *queue) Merging(id string) bool {
+	if !q.AnyMerge() {
+		return false
+	}
+	q.mu.Lock()
+	_, ok := q.merges[id]
+	q.mu.Unlock()
+	return ok || q.wal.SpooledMerges(q.l1.Hash(id)) > 0
+}
+
+// NewestMerge returns the version of the newest merge of an item that waits in memory, or 0.
+func (q *queue) NewestMerge(id string) uint64 {
+	if q.merging.Load() == 0 {
+		return 0
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if m := q.merges[id]; m != nil {
+		return m.newest
+	}
+	return 0
+}
+
+// covers notes a plain op or a delete of an item: merges that came before do not count any more.
+func (q *queue) covers(e *entry) {
+	if m := q.merges[e.id()]; m != nil {
+		q.dropView(m, e.id())
+		m.ops, m.gen, m.floor = nil, m.gen+1, max(m.floor, e.version)
+		q.endMerging(e.id())
+	}
+}
+
+// doneMerge notes that a merge has landed, or is in quarantine.
+func (q *queue) doneMerge(e *entry, refused bool) {
+	id := e.item()
+	q.l1.Drop(e)
+	m := q.merges[id]
+	if m == nil {
+		return
+	}
+	if i := slices.Index(m.ops, e); i >= 0 {
+		if refused || i >= m.seen { // the view has it though it should not, or has it not
+			q.dropView(m, id)
+		} else {
+			m.seen--
+		}
+		m.ops, m.gen = slices.Delete(m.ops, i, i+1), m.gen+1
+	}
+}
+
+// landed takes what L3 says an item is after merges have landed: all that landed have been told.
+func (q *queue) landed(rec Record) {
+	q.l1.Keep(newEntry(&rec))
+	m := q.merges[rec.ID]
+	if m == nil || rec.Version < m.floor {
+		return
+	}
+	unsure := func(e *entry) bool { return e.state.Load()&stateUnsure != 0 }
+	if len(m.ops) > 0 && q.wal.SpooledMerges(q.l1.Hash(rec.ID)) == 0 && !slices.ContainsFunc(m.ops, unsure) {
+		q.putView(m, rec.ID, rec, 0)
+		m.gen++
+	}
+}
+
+// endMerging forgets an item of which nothing waits.
+func (q *queue) endMerging(id string) {
+	m := q.merges[id]
+	if m == nil || len(m.ops) > 0 || q.wal.SpooledMerges(q.l1.Hash(id)) > 0 {
+		return
+	}
+	q.dropView(m, id)
+	delete(q.merges, id)
+	q.merging.Store(int64(len(q.merges)))
+}
+
+// endMergings does so for the items of a batch, after L1 has what they are now.
+func (q *queue) endMergings(b *batch) {
+	if q.merging.Load() == 0 {
+		return
+	}
+	for i := range b.units {
+		for _, e := range b.units[i].Ops() {
+			if e.isMerge() {
+				q.endMerging(e.item())
+			}
+		}
+	}
+}
+
+// unsure notes of merges of a batch that failed that L3 may have them.
+func (b *batch) unsure() {
+	for i := range b.units {
+		for _, e := range b.units[i].Ops() {
+			if e.isMerge() {
+				e.state.Or(stateUnsure)
+			}
+		}
+	}
+}

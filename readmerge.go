@@ -1,0 +1,25 @@
+package syncengine
+
+import "context"
+
+// readmerge.go is how reads see items that are merged into (merging.go).
+
+// mayMerge reports whether an entry may not be what its item is, since merges wait: they are none
+// of plain items.
+func (d *reader) mayMerge(ent *entry) bool {
+	return (ent.deleted || ent.meta != nil && ent.meta.crdt != "") && d.queue.Merging(ent.id())
+}
+
+// merged returns what an item is of which merges wait for L3. When nobody here knows, it waits
+// until none does, and lets the tiers answer; known is false then.
+func (d *reader) merged(ctx context.Context, id string) (rec Record, known bool, err error) {
+	for {
+		rec, known, waiting := d.queue.View(id)
+		if known || !waiting {
+			return rec, known, nil
+		}
+		if _, err := d.flush.FlushAll(ctx); err != nil {
+			return rec, false, unavailableUnless(ctx, err)
+		}
+	}
+}
