@@ -10,7 +10,7 @@ export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
 # Sets of build tags that CI tests; "none" is the plain build. Tags of one set
 # are joined by commas. The last one has all of them: its tests run with the race
 # detector.
-TAGSETS ?= none compression
+TAGSETS ?= none compression crdt compression,crdt
 
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10s

@@ -153,3 +153,9 @@ type segmentOf = segment
 // IDOf and VersionOf tell what an op is.
 func IDOf(e *Entry) string      { return e.id() }
 func VersionOf(e *Entry) uint64 { return e.version }
+
+// Compacter is what an L3 of ours can do with merges.
+type Compacter = compacter
+
+// MergeKey is the key of a merge.
+type MergeKey = mergeKey

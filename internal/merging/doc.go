@@ -1,0 +1,2 @@
+// Package merging holds the tests of items with a CRDT kind in an engine, which need -tags crdt.
+package merging

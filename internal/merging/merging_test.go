@@ -1,0 +1,161 @@
+//go:build crdt
+
+package merging
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/crdt"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// l3s are where merges are decided.
+var l3s = map[string]func(t testing.TB) string{
+	"SQLite":  func(t testing.TB) string { return "sqlite:" + t.TempDir() + "/shared.db" },
+	"MariaDB": func(t testing.TB) string { return testserver.SharedMariaDB(t).NewDatabase(t) },
+}
+
+func value(t testing.TB, it syncengine.Item, err error) string {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := crdt.ParseKind(it.CRDT)
+	lab.Must(t, err)
+	v, err := crdt.Value(k, it.Content)
+	if err != nil {
+		t.Fatalf("%+v: %v", it, err)
+	}
+	return string(v)
+}
+
+func wantValue(t testing.TB, e *syncengine.Engine, id, want string) {
+	t.Helper()
+	it, err := e.Get(context.Background(), id)
+	if got := value(t, it, err); got != want {
+		t.Errorf("Get(%s): %s, want %s", id, got, want)
+	}
+}
+
+func merge(t testing.TB, e *syncengine.Engine, id, kind, delta string, opts ...syncengine.WriteOption) syncengine.Item {
+	t.Helper()
+	it, err := e.Merge(context.Background(), id, kind, json.RawMessage(delta), opts...)
+	if err != nil {
+		t.Fatalf("Merge: %v", err)
+	}
+	return it
+}
+
+func TestMergesOfOneEngineAreReadAtOnceAndLandOnce(t *testing.T) {
+	for _, d := range []syncengine.Durability{syncengine.Buffered, syncengine.Logged, syncengine.Archived} {
+		t.Run(fmt.Sprint(d), func(t *testing.T) {
+			ctx := context.Background()
+			dir := t.TempDir()
+			e := lab.Open(t, syncengine.Config{Dir: dir})
+			for n := range 50 {
+				merge(t, e, "c", "GCounter", "2", syncengine.WithDurability(d))
+				if n%7 == 0 {
+					wantValue(t, e, "c", fmt.Sprint(2*n+2))
+				}
+			}
+			lab.Must(t, e.Flush(ctx))
+			wantValue(t, e, "c", "100")
+			merge(t, e, "c", "GCounter", "1", syncengine.WithDurability(d))
+			wantValue(t, e, "c", "101")
+			lab.Must(t, e.Close())
+			e = lab.Open(t, syncengine.Config{Dir: dir})
+			wantValue(t, e, "c", "101")
+			if n := e.Len(); n != 1 {
+				t.Errorf("Len: %d", n)
+			}
+			lab.Must(t, e.Delete(ctx, "c"))
+			merge(t, e, "c", "GCounter", "5")
+			wantValue(t, e, "c", "5")
+			lab.Must(t, e.Flush(ctx))
+			wantValue(t, e, "c", "5")
+		})
+	}
+}
+
+func TestINV14CountersOfTwoEnginesAddUp(t *testing.T) {
+	for name, l3 := range l3s {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			cfg := syncengine.Config{SQLURL: l3(t), L1MaxAge: time.Millisecond, BatchFlushInterval: 5 * time.Millisecond}
+			var wg sync.WaitGroup
+			engines := []*syncengine.Engine{lab.Open(t, cfg), lab.Open(t, cfg)}
+			for i, e := range engines {
+				for c := range 4 {
+					wg.Go(func() {
+						for n := range 50 {
+							if _, err := e.Merge(ctx, fmt.Sprint("c-", n%3), "PNCounter", json.RawMessage(fmt.Sprint(1+(i+c)%2))); err != nil {
+								t.Error(err)
+							}
+						}
+					})
+				}
+			}
+			wg.Wait()
+			for _, e := range engines {
+				lab.Must(t, e.Flush(ctx))
+			}
+			for _, e := range engines {
+				sum := 0
+				for n := range 3 {
+					lab.Eventually(t, "both see the same", func() bool {
+						a, err := engines[0].Get(ctx, fmt.Sprint("c-", n))
+						lab.Must(t, err)
+						b, err := engines[1].Get(ctx, fmt.Sprint("c-", n))
+						lab.Must(t, err)
+						return string(a.Content) == string(b.Content)
+					})
+					it, err := e.Get(ctx, fmt.Sprint("c-", n))
+					var v int
+					lab.Must(t, json.Unmarshal([]byte(value(t, it, err)), &v))
+					sum += v
+				}
+				if sum != 600 {
+					t.Errorf("the sum is %d, want 600", sum)
+				}
+			}
+		})
+	}
+}
+
+func TestStatesAreMergedNotOverwritten(t *testing.T) {
+	ctx := context.Background()
+	cfg := syncengine.Config{SQLURL: l3s["SQLite"](t), L1MaxAge: time.Millisecond}
+	a, b := lab.Open(t, cfg), lab.Open(t, cfg)
+	set := func(e *syncengine.Engine, node, element string) {
+		var s crdt.GSet
+		lab.Must(t, s.Insert(node, element))
+		content, err := json.Marshal(s)
+		lab.Must(t, err)
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "s", CRDT: "g_set", Content: content}))
+	}
+	set(a, "a", "x")
+	set(b, "b", "y")
+	lab.Must(t, a.Flush(ctx))
+	lab.Must(t, b.Flush(ctx))
+	for _, e := range []*syncengine.Engine{a, b} {
+		lab.Eventually(t, "both elements", func() bool {
+			it, err := e.Get(ctx, "s")
+			return value(t, it, err) == `["x","y"]`
+		})
+	}
+	err := a.Submit(ctx, syncengine.Item{ID: "s", Content: []byte(`1`)})
+	if !errors.Is(err, syncengine.ErrKindMismatch) {
+		t.Errorf("a plain item over a set: %v", err)
+	}
+	if _, err := b.Merge(ctx, "s", "GCounter", []byte(`1`)); !errors.Is(err, syncengine.ErrKindMismatch) {
+		t.Errorf("a counter's delta to a set: %v", err)
+	}
+}

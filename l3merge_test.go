@@ -1,0 +1,262 @@
+//go:build crdt
+
+package syncengine_test
+
+// l3merge_test.go checks merges in L3 against a model that applies them one by one: whatever is
+// applied again, compacted, deleted or damaged, and in whatever batches.
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/crdt"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// mergeModel is one L3 and what must be in it.
+type mergeModel struct {
+	store syncengine.MergingStore
+	db    *sql.DB
+	items map[string]*modelItem
+	sent  []syncengine.Record // merges, to be sent again
+	clock uint64
+	seq   uint64
+}
+
+type modelItem struct {
+	kind  crdt.Kind
+	live  bool
+	state []byte
+	floor uint64
+	row   uint64 // version
+	dots  map[string]bool
+}
+
+var modelKinds = map[string]crdt.Kind{"counter": crdt.KindPNCounter, "set": crdt.KindORSet, "map": crdt.KindLWWMap}
+
+// step draws a version: mostly later than all before, sometimes by days, sometimes earlier.
+func (m *mergeModel) version(t *rapid.T) uint64 {
+	switch rapid.IntRange(0, 5).Draw(t, "when") {
+	case 0:
+		return max(1, m.clock-uint64(rapid.IntRange(0, 5).Draw(t, "earlier")))
+	case 1:
+		m.clock += uint64(rapid.IntRange(1, 40).Draw(t, "days")) * 24 * 3600 * 1000 << 16
+	}
+	m.clock += uint64(rapid.IntRange(1, 3).Draw(t, "later"))
+	return m.clock
+}
+
+func (m *mergeModel) op(t *rapid.T) syncengine.Record {
+	id := rapid.SampledFrom(slices.Sorted(maps.Keys(modelKinds))).Draw(t, "item")
+	kind := modelKinds[id]
+	delta := map[crdt.Kind][]string{
+		crdt.KindPNCounter: {"1", "-2", "5"}, crdt.KindORSet: {`{"add":["x"]}`, `{"remove":["x"]}`, `{"add":["y","z"]}`, `{"add":["x"],"remove":["y"]}`},
+		crdt.KindLWWMap: {`{"set":{"k":"1"}}`, `{"set":{"k":"2","l":"1"}}`, `{"remove":["k"]}`},
+	}[kind]
+	content := rapid.SampledFrom(delta).Draw(t, "delta")
+	whole := rapid.IntRange(0, 3).Draw(t, "state") == 0
+	node := rapid.SampledFrom([]string{"n1", "n2"}).Draw(t, "node")
+	version := m.version(t)
+	if whole {
+		b, err := crdt.Apply(kind, nil, []byte(content), crdt.Op{Node: "foreign-" + node, Time: version})
+		noError(t, err)
+		content = string(b)
+	}
+	m.seq++
+	key := syncengine.MergeKey{ID: id, Node: node, Seq: m.seq, Delta: !whole}
+	rec := storetest.Put(key.String(), version, content)
+	rec.CRDT, rec.UpdatedAt = kind.String(), time.UnixMilli(int64(version>>16)).UTC()
+	return rec
+}
+
+func noError(t *rapid.T, err error) {
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *mergeModel) apply(t *rapid.T, recs []syncengine.Record) {
+	recs = slices.Clone(recs)
+	slices.SortFunc(recs, func(a, b syncengine.Record) int { return strings.Compare(a.ID, b.ID) })
+	recs = slices.CompactFunc(recs, func(a, b syncengine.Record) bool { return a.ID == b.ID })
+	above, merged, err := m.store.ApplyMerges(context.Background(), recs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := 0
+	for _, r := range recs {
+		if r.Deleted {
+			it := m.items[r.ID]
+			if r.Version < it.row {
+				dead++
+			} else if r.Version > it.row || it.live { // a delete beats a put
+				it.live, it.state, it.floor, it.row = false, nil, r.Version, r.Version
+			}
+		}
+	}
+	byVersion := slices.Clone(recs)
+	slices.SortStableFunc(byVersion, func(a, b syncengine.Record) int { return int(int64(a.Version) - int64(b.Version)) })
+	for _, r := range byVersion {
+		id, _, ok := strings.Cut(r.ID, "\x00")
+		if !ok {
+			continue
+		}
+		it := m.items[id]
+		switch {
+		case r.Version <= it.floor:
+			dead++
+			continue
+		case it.dots[r.ID]:
+			continue
+		}
+		m.sent = append(m.sent, r)
+		before := string(it.state)
+		if strings.HasSuffix(r.ID, "/d") {
+			node := strings.Split(r.ID[len(id)+1:], "/")[0]
+			it.state, err = crdt.Apply(it.kind, it.state, r.Content, crdt.Op{Node: node, Time: r.Version, Seconds: uint64(r.UpdatedAt.Unix())})
+		} else if it.live {
+			it.state, err = crdt.Merge(it.kind, it.state, r.Content)
+		} else {
+			it.state, err = crdt.Canonical(it.kind, r.Content)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if it.live && string(it.state) == before && !strings.HasSuffix(r.ID, "/d") {
+			continue
+		}
+		it.live, it.dots[r.ID] = true, true
+	}
+	if len(above) != dead {
+		t.Fatalf("above: %+v, want %d", above, dead)
+	}
+	for _, r := range merged {
+		it := m.items[r.ID]
+		if r.Version < it.row || string(r.Content) != string(it.state) {
+			t.Fatalf("merged: %s at %d: %s, want %s above %d", r.ID, r.Version, r.Content, it.state, it.row)
+		}
+		it.row = r.Version
+	}
+}
+
+func (m *mergeModel) check(t *rapid.T) {
+	ctx := context.Background()
+	for id, it := range m.items {
+		rec, err := m.store.Get(ctx, id)
+		switch {
+		case errors.Is(err, syncengine.ErrNotFound) || err == nil && rec.Deleted:
+			if it.live {
+				t.Fatalf("%s is gone, want %s", id, it.state)
+			}
+		case err != nil || !it.live || string(rec.Content) != string(it.state) || rec.Version != it.row || rec.CRDT != it.kind.String():
+			t.Fatalf("%s: %s at %d, %v; want %s at %d", id, rec.Content, rec.Version, err, it.state, it.row)
+		default:
+			got, changed, damaged, err := m.store.(syncengine.Compacter).Rebuild(ctx, id)
+			if err != nil || changed || damaged > 0 || string(got.Content) != string(it.state) {
+				t.Fatalf("Rebuild of %s: %s, changed %v, %d damaged, %v", id, got.Content, changed, damaged, err)
+			}
+		}
+	}
+	wrong, err := m.store.(syncengine.ArchiveDigester).Recount(ctx, false, func(err error) { t.Error(err) })
+	if err != nil || wrong > 0 {
+		t.Fatalf("%d branches of the digest are wrong, %v", wrong, err)
+	}
+}
+
+func (m *mergeModel) compact(t *rapid.T) {
+	ctx := context.Background()
+	now := time.UnixMilli(int64(m.clock >> 16))
+	ops := now.AddDate(0, 0, -rapid.IntRange(0, 60).Draw(t, "days of merges"))
+	days := ops.AddDate(0, 0, -rapid.IntRange(0, 60).Draw(t, "days of snapshots"))
+	c := m.store.(syncengine.Compacter)
+	ids, err := c.ItemsAbove(ctx, "")
+	noError(t, err)
+	for _, id := range ids {
+		for more := true; more; {
+			var r syncengine.CompactReport
+			if r, more, err = c.CompactItem(ctx, id, ops, days); err != nil || r.Damaged > 0 {
+				t.Fatalf("CompactItem: %+v, %v", r, err)
+			}
+		}
+	}
+}
+
+func TestMergesInL3AreThoseOfAModel(t *testing.T) {
+	for name, open := range map[string]func() (syncengine.MergingStore, *sql.DB){
+		"SQLite": func() (syncengine.MergingStore, *sql.DB) {
+			path := t.TempDir() + "/archive.db"
+			return lab.ArchiveAt(t, "sqlite:"+path).(syncengine.MergingStore), lab.OpenDriver(t, "sqlite", path+"?_pragma=busy_timeout(5000)")
+		},
+		"MariaDB": func() (syncengine.MergingStore, *sql.DB) {
+			url := testserver.SharedMariaDB(t).NewDatabase(t)
+			return lab.ArchiveAt(t, url).(syncengine.MergingStore), testserver.OpenSQL(t, url)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store, db := open()
+			rapid.Check(t, func(t *rapid.T) {
+				for _, table := range []string{"sync_items", "sync_ops", "sync_deltas"} {
+					_, err := db.Exec("DELETE FROM " + table)
+					noError(t, err)
+				}
+				_, err := store.(syncengine.ArchiveDigester).Recount(context.Background(), true, func(error) {})
+				noError(t, err)
+				m := &mergeModel{store: store, db: db, items: make(map[string]*modelItem), clock: 1_700_000_000_000 << 16}
+				for id, kind := range modelKinds {
+					m.items[id] = &modelItem{kind: kind, dots: make(map[string]bool)}
+				}
+				for range rapid.IntRange(1, 25).Draw(t, "steps") {
+					switch rapid.IntRange(0, 9).Draw(t, "step") {
+					case 0:
+						m.compact(t)
+					case 1:
+						id := rapid.SampledFrom(slices.Sorted(maps.Keys(modelKinds))).Draw(t, "item")
+						recs := []syncengine.Record{storetest.Tombstone(id, m.version(t))}
+						if rapid.Bool().Draw(t, "with a merge") {
+							recs = append(recs, m.op(t))
+						}
+						m.apply(t, recs)
+					case 2, 3:
+						if len(m.sent) > 0 {
+							again := rapid.SliceOfN(rapid.SampledFrom(m.sent), 1, 5).Draw(t, "again")
+							m.apply(t, append(again, m.op(t)))
+						}
+					case 4:
+						id := rapid.SampledFrom(slices.Sorted(maps.Keys(modelKinds))).Draw(t, "item")
+						if it := m.items[id]; it.live {
+							_, err := db.Exec("UPDATE sync_items SET content = 'damaged' WHERE id = ?", id)
+							noError(t, err)
+							if rapid.Bool().Draw(t, "merge into it") {
+								m.apply(t, []syncengine.Record{m.op(t)})
+							}
+							rec, _, _, err := store.(syncengine.Compacter).Rebuild(context.Background(), id)
+							if err != nil || string(rec.Content) != string(it.state) {
+								t.Fatalf("Rebuild: %s, %v; want %s", rec.Content, err, it.state)
+							}
+							it.row = rec.Version
+						}
+					default:
+						var recs []syncengine.Record
+						for range rapid.IntRange(1, 6).Draw(t, "merges") {
+							recs = append(recs, m.op(t))
+						}
+						m.apply(t, recs)
+					}
+					m.check(t)
+				}
+			})
+		})
+	}
+}
