@@ -5,7 +5,6 @@ package crash
 // this test binary under strace. Both need Linux; the first needs root, the second strace.
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -122,14 +121,17 @@ type diskAcks struct {
 func (c *diskLife) acks(t testing.TB) (a diskAcks) {
 	t.Helper()
 	a.puts = make(map[string]int)
-	f, err := os.Open(c.Acks)
+	text, err := os.ReadFile(c.Acks)
 	if errors.Is(err, os.ErrNotExist) {
 		return a
 	}
 	lab.Must(t, err)
-	defer f.Close()
-	for in := bufio.NewScanner(f); in.Scan(); {
-		kind, rest, _ := strings.Cut(in.Text(), " ")
+	for line := range strings.Lines(string(text)) {
+		line, whole := strings.CutSuffix(line, "\n")
+		if !whole { // the child is writing it
+			break
+		}
+		kind, rest, _ := strings.Cut(line, " ")
 		switch kind {
 		case "pid":
 			a.pid, err = strconv.Atoi(rest)
