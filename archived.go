@@ -49,12 +49,6 @@ var errOnItsWay = errors.New("syncengine: outranked in L3, submitted again, outc
 // again submits ops anew, above what L3 holds, and waits for the log. If a later op of this
 // engine stands for one of them, that is left to it: nil when all are.
 func (e *writer) again(ctx context.Context, lost []lostOp) (w *waiter, err error) {
-	// A merge that a later delete has outranked is taken for one that came before that.
-	merges := slices.DeleteFunc(slices.Clone(lost), func(l lostOp) bool { return !isMerge(l.Op.ID) })
-	if len(merges) > 0 {
-		e.Superseded(merges)
-		lost = slices.DeleteFunc(slices.Clone(lost), func(l lostOp) bool { return isMerge(l.Op.ID) })
-	}
 	for lost = e.numbers.StillLost(lost); len(lost) > 0; lost = e.numbers.StillLost(lost) {
 		of := make(map[*entry]*lostOp, len(lost))
 		ops := make([]*entry, len(lost))

@@ -542,8 +542,8 @@ func (q *queue) finish(u *unit, a *outcome) {
 		}
 		if e.isMerge() {
 			q.wal.DropSpooled(q.l1.Hash(e.item()), e.version)
-			q.doneMerge(e, refused)
-			if l, lost := a.lost[e]; lost { // to a delete
+			l, lost := a.lost[e]
+			if q.doneMerge(e, refused || lost); lost { // to a delete
 				held := l.Held.record()
 				held.ID = e.item()
 				q.l1.Forget(newEntry(&held))

@@ -20,8 +20,11 @@ type compaction struct {
 	cache    *cache
 	queue    *queue
 	flush    *flusher
+	numbers  *numbers
+	bad      *quarantine
 	news     *news
 	cfg      compactConfig
+	node     string // whose merges are this engine's
 	clock    func() time.Time
 	who      string
 	mu       sync.Mutex // held during a pass
@@ -31,10 +34,13 @@ type compaction struct {
 // compactConfig says for how many days rows are kept: of each merge; of each day.
 type compactConfig struct{ ops, days int }
 
-func newCompaction(cfg *Config, a *archive, mem *l1, c *cache, q *queue, f *flusher, news *news) *compaction {
-	return &compaction{archive: a, l1: mem, cache: c, queue: q, flush: f, news: news, interval: cfg.CompactionInterval,
+func newCompaction(cfg *Config, a *archive, mem *l1, c *cache, q *queue, f *flusher, n *numbers, bad *quarantine, news *news) *compaction {
+	return &compaction{archive: a, l1: mem, cache: c, queue: q, flush: f, numbers: n, bad: bad, news: news, interval: cfg.CompactionInterval,
 		cfg: compactConfig{cfg.RetentionFullDays, cfg.RetentionCompactDays}, clock: time.Now, who: newEngineID()}
 }
+
+// SettleAs sets the node whose merges are this engine's.
+func (c *compaction) SettleAs(node string) { c.node = node }
 
 // Run is the loop.
 func (c *compaction) Run(ctx context.Context) {
@@ -61,6 +67,10 @@ func (c *compaction) Compact(ctx context.Context) (total CompactReport, err erro
 	defer c.mu.Unlock()
 	now := c.clock()
 	keepOps, keepDays := now.AddDate(0, 0, -c.cfg.ops), now.AddDate(0, 0, -c.cfg.days)
+	settled, err := c.archive.Settle(ctx, c.node, c.numbers.SettledMerges(c.bad.LowestMerge))
+	if err != nil {
+		return total, err
+	}
 	start := time.Now()
 	claimed := time.Time{}
 	for after, first := "", true; first || after != ""; first = false {
@@ -78,7 +88,7 @@ func (c *compaction) Compact(ctx context.Context) (total CompactReport, err erro
 				}
 				claimed = time.Now()
 			}
-			if err := c.item(ctx, id, keepOps, keepDays, &total); err != nil {
+			if err := c.item(ctx, id, keepOps, keepDays, settled, &total); err != nil {
 				return total, err
 			}
 			after = id
@@ -95,12 +105,12 @@ func (c *compaction) Compact(ctx context.Context) (total CompactReport, err erro
 // from it no longer.
 const claimTime = 10 * time.Minute
 
-func (c *compaction) item(ctx context.Context, id string, keepOps, keepDays time.Time, total *CompactReport) error {
+func (c *compaction) item(ctx context.Context, id string, keepOps, keepDays time.Time, settled map[string]uint64, total *CompactReport) error {
 	counted := false
 	for more := true; more; {
 		var r CompactReport
 		var err error
-		if r, more, err = c.archive.CompactItem(ctx, id, keepOps, keepDays); err != nil {
+		if r, more, err = c.archive.CompactItem(ctx, id, keepOps, keepDays, settled); err != nil {
 			return err
 		}
 		total.Ops += r.Ops

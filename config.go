@@ -172,10 +172,12 @@ type Config struct {
 	L2Breaker    BreakerPreset // [BreakerDefault]
 	L3Breaker    BreakerPreset // [BreakerDefault]
 
-	RetentionFullDays    int           // at most 100,000 [7]
-	RetentionCompactDays int           // the same, and at least RetentionFullDays [90]
-	CompactionInterval   time.Duration // [1 h]
-	TombstoneRetention   time.Duration // how long deletes are remembered [7 days]
+	// How merges of CRDT items are kept in L3, with -tags crdt; see Engine.Compact.
+	RetentionFullDays    int           // each as long as this, at most 100,000 [7]
+	RetentionCompactDays int           // one snapshot of a day as long as this, the same, and at least RetentionFullDays [90]
+	CompactionInterval   time.Duration // how often what is older is folded [1 h]
+
+	TombstoneRetention time.Duration // how long deletes are remembered [7 days]
 	// L1MaxAge is the age at which a clean L1 entry is compared with the tiers below, so that
 	// writes of other engines are seen; to 100 ms [30 s]. Without effect on the SQLite file
 	// in Dir, which no other engine is meant to write. While no tier can be asked, the entry

@@ -134,6 +134,14 @@ func (e *entry) item() string {
 	return itemOf(e.id())
 }
 
+// setSeq gives a merge that nobody has seen yet the number of its dot, if it has none.
+func (e *entry) setSeq(next func() uint64) {
+	key := unsafe.Slice(e.data, int(e.idLen)) // longer than shortID
+	if seq := key[len(key)-seqEnd:][:seqDigits]; string(seq) == noSeq {
+		copy(seq, fmt.Sprintf("%0*x", seqDigits, next()))
+	}
+}
+
 // content aliases the data; it has no room to append to.
 func (e *entry) content() json.RawMessage {
 	buf := unsafe.Slice(e.data, int(e.length))

@@ -156,6 +156,3 @@ func VersionOf(e *Entry) uint64 { return e.version }
 
 // Compacter is what an L3 of ours can do with merges.
 type Compacter = compacter
-
-// MergeKey is the key of a merge.
-type MergeKey = mergeKey

@@ -187,6 +187,31 @@ func TestEachPromiseHasATest(t *testing.T) {
 	}
 }
 
+// TestDocumentsNameTestsThatExist: what the README and ROADMAP say is shown by tests that are
+// there.
+func TestDocumentsNameTestsThatExist(t *testing.T) {
+	there := make(map[string]bool)
+	lab.Must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(text, -1) {
+			there[string(m[1])] = true
+		}
+		return err
+	}))
+	for _, name := range []string{"README.md", "ROADMAP.md"} {
+		text, err := os.ReadFile(name)
+		lab.Must(t, err)
+		for _, test := range regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(text, -1) {
+			if !there[string(test[1])] {
+				t.Errorf("%s names %s, which there is not", name, test[1])
+			}
+		}
+	}
+}
+
 // TestCommentsFitTheScreen: lines of comments are at most 100 columns wide, but for what is set in
 // columns or is code.
 func TestCommentsFitTheScreen(t *testing.T) {

@@ -43,7 +43,7 @@ func mergeOp(kind string, state []byte, op *Record) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := parseMergeKey(op.ID)
+	key, err := ParseMergeKey(op.ID)
 	if err != nil {
 		return nil, err
 	}

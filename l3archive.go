@@ -275,10 +275,19 @@ func (a *archive) MergedAbove(ctx context.Context, after string) (ids []string, 
 	return ids, err
 }
 
-// CompactItem folds some of what is old of an item.
-func (a *archive) CompactItem(ctx context.Context, id string, keepOps, keepDays time.Time) (r CompactReport, more bool, err error) {
+// Settle notes up to where the merges of a node are settled, and returns that of all nodes.
+func (a *archive) Settle(ctx context.Context, node string, upTo uint64) (settled map[string]uint64, err error) {
 	err = a.ask(ctx, "compact", func(ctx context.Context) (err error) {
-		r, more, err = a.compact.CompactItem(ctx, id, keepOps, keepDays)
+		settled, err = a.compact.Settle(ctx, node, upTo)
+		return err
+	})
+	return settled, err
+}
+
+// CompactItem folds some of what is old of an item.
+func (a *archive) CompactItem(ctx context.Context, id string, keepOps, keepDays time.Time, settled map[string]uint64) (r CompactReport, more bool, err error) {
+	err = a.ask(ctx, "compact", func(ctx context.Context) (err error) {
+		r, more, err = a.compact.CompactItem(ctx, id, keepOps, keepDays, settled)
 		return err
 	})
 	return r, more, err

@@ -13,8 +13,9 @@ package syncengine
 // Each has an ord: the version of the item when it was so. The merges of an item are applied in the
 // order of ord, so the newest snapshot and the merges above it make the state, byte for byte
 // (replay). A row goes only in the transaction that writes the snapshot which has it, and its dot
-// then stands in the base: so it is not applied again, however late it comes once more. How old a
-// merge is says its version or UpdatedAt, whichever is earlier.
+// then stands in the base: so it is not applied again, however late it comes once more. Of a node
+// that has said up to where its merges are settled (settled.go), the base remembers that alone. How
+// old a merge is says its version or UpdatedAt, whichever is earlier.
 //
 // Compaction takes one item at a time, in transactions of at most compactOps merges, under the lock
 // of the item's row, which those who merge take, too. So several engines may compact at once; they
@@ -27,6 +28,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -46,9 +48,12 @@ type compacter interface {
 	Claim(ctx context.Context, who string, now time.Time, during time.Duration) (bool, error)
 	// ItemsAbove returns some of the items that have rows, in order.
 	ItemsAbove(ctx context.Context, after string) (ids []string, err error)
+	// Settle notes that all merges of a node up to a number are settled, and returns up to where
+	// those of each node are that has said so.
+	Settle(ctx context.Context, node string, upTo uint64) (settled map[string]uint64, err error)
 	// CompactItem folds what is old of an item, at most compactOps merges; more tells that there
 	// are others.
-	CompactItem(ctx context.Context, id string, keepOps, keepDays time.Time) (r CompactReport, more bool, err error)
+	CompactItem(ctx context.Context, id string, keepOps, keepDays time.Time, settled map[string]uint64) (r CompactReport, more bool, err error)
 	// Rebuild makes an item's row what its merges make it, if it is not. damaged is how many rows
 	// of merges can't be read.
 	Rebuild(ctx context.Context, id string) (rec Record, changed bool, damaged int, err error)
@@ -142,7 +147,28 @@ func (s *sqlStore) heads(ctx context.Context, id string) (out []opHead, err erro
 	return out, err
 }
 
-func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays time.Time) (r CompactReport, more bool, err error) {
+func (s *sqlStore) Settle(ctx context.Context, node string, upTo uint64) (map[string]uint64, error) {
+	if upTo > 0 {
+		row := opRow{key: claimKey + node, ord: upTo}
+		err := s.run(ctx, "settle", func() error {
+			return s.inTx(ctx, func(tx *sql.Tx) error { return s.exec1(ctx, tx, replaceOp, row.args(nil)...) })
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	settled := make(map[string]uint64)
+	err := s.query(ctx, "settled", "SELECT op, ord FROM sync_ops WHERE op > ? AND op < ?", []any{[]byte(claimKey), []byte("\x01")}, func(rows *sql.Rows) error {
+		var key []byte
+		var n uint64
+		err := rows.Scan(&key, &n)
+		settled[string(key[min(1, len(key)):])] = n
+		return err
+	})
+	return settled, err
+}
+
+func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays time.Time, settled map[string]uint64) (r CompactReport, more bool, err error) {
 	heads, err := s.heads(ctx, id)
 	if err != nil {
 		return r, false, err
@@ -168,7 +194,7 @@ func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays
 	}
 	err = s.run(ctx, "compact", func() error {
 		return s.inTx(ctx, func(tx *sql.Tx) (err error) {
-			r, err = s.compactIn(ctx, tx, id, fold, keepDays)
+			r, err = s.compactIn(ctx, tx, id, fold, keepDays, settled)
 			return err
 		})
 	})
@@ -179,7 +205,7 @@ func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays
 }
 
 // compactIn folds merges, which were the oldest of an item, in a transaction.
-func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []opHead, keepDays time.Time) (r CompactReport, err error) {
+func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []opHead, keepDays time.Time, settled map[string]uint64) (r CompactReport, err error) {
 	if err := s.demandFence(ctx, tx); err != nil {
 		return r, err
 	}
@@ -261,6 +287,7 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 		delete(days, key)
 		gone = append(gone, key)
 	}
+	applied.settle(settled)
 	base.applied = applied.append(nil)
 	for _, d := range days {
 		if err := s.exec1(ctx, tx, replaceOp, d.args(nil)...); err != nil {
@@ -425,46 +452,62 @@ func (s *sqlStore) rebuildIn(ctx context.Context, tx *sql.Tx, head *lockedHead, 
 	return s.noteDelta(ctx, tx, p, nonce)
 }
 
-// dots are numbers of merges by node, sorted.
-type dots map[string][]uint64
+// dots are numbers of merges, by node.
+type dots map[string]*nodeDots
 
-// parseDots reads what append wrote: for each node its name and its numbers, each as the distance
-// from the one before.
+type nodeDots struct {
+	upTo uint64   // all up to this one are settled: what comes once more of them was applied, or is not wanted
+	some []uint64 // others, sorted
+}
+
+var errBadDots = errors.New("a set of merges can't be read")
+
+// parseDots reads what append wrote: for each node its name, its bound, and its numbers, each as
+// the distance from the one before.
 func parseDots(b []byte) (dots, error) {
 	d := make(dots)
-	r := bytes.NewReader(b)
-	for r.Len() > 0 {
-		n, err := binary.ReadUvarint(r)
-		if err != nil || n == 0 || n > maxNode {
-			return nil, errors.New("a set of merges can't be read")
-		}
-		name := make([]byte, n)
-		_, _ = r.Read(name)
-		count, err := binary.ReadUvarint(r)
-		if err != nil || count > uint64(r.Len()) {
-			return nil, errors.New("a set of merges can't be read")
-		}
-		last, list := uint64(0), make([]uint64, 0, count)
-		for range count {
-			by, err := binary.ReadUvarint(r)
-			if err != nil || by > math.MaxUint64-last {
-				return nil, errors.New("a set of merges can't be read")
+	for len(b) > 0 {
+		var head [3]uint64 // length of the name, bound, count; the name is behind its length
+		var name string
+		for i := range head {
+			v, n := binary.Uvarint(b)
+			if n <= 0 {
+				return nil, errBadDots
 			}
-			last += by
-			list = append(list, last)
+			if head[i], b = v, b[n:]; i == 0 {
+				if v == 0 || v > uint64(len(b)) {
+					return nil, errBadDots
+				}
+				name, b = string(b[:v]), b[v:]
+			}
 		}
-		d[string(name)] = list
+		if head[2] > uint64(len(b)) { // each has a byte at least
+			return nil, errBadDots
+		}
+		of := &nodeDots{upTo: head[1], some: make([]uint64, 0, head[2])}
+		last := of.upTo
+		for range head[2] {
+			by, n := binary.Uvarint(b)
+			if n <= 0 || by > math.MaxUint64-last {
+				return nil, errBadDots
+			}
+			last, b = last+by, b[n:]
+			of.some = append(of.some, last)
+		}
+		d[name] = of
 	}
 	return d, nil
 }
 
 func (d dots) append(b []byte) []byte {
-	for _, name := range sortedKeys(d) {
+	for _, name := range slices.Sorted(maps.Keys(d)) {
+		of := d[name]
 		b = binary.AppendUvarint(b, uint64(len(name)))
 		b = append(b, name...)
-		b = binary.AppendUvarint(b, uint64(len(d[name])))
-		last := uint64(0)
-		for _, n := range d[name] {
+		b = binary.AppendUvarint(b, of.upTo)
+		b = binary.AppendUvarint(b, uint64(len(of.some)))
+		last := of.upTo
+		for _, n := range of.some {
 			b = binary.AppendUvarint(b, n-last)
 			last = n
 		}
@@ -477,31 +520,37 @@ func (d dots) has(key string) bool {
 	if len(d) == 0 {
 		return false
 	}
-	k, err := parseMergeKey(key)
-	if err != nil {
+	k, err := ParseMergeKey(key)
+	if err != nil || d[k.Node] == nil {
 		return false
 	}
-	_, found := slices.BinarySearch(d[k.Node], k.Seq)
-	return found
+	_, found := slices.BinarySearch(d[k.Node].some, k.Seq)
+	return found || k.Seq <= d[k.Node].upTo
 }
 
 func (d dots) add(key string) {
-	k, err := parseMergeKey(key)
+	k, err := ParseMergeKey(key)
 	if err != nil {
 		return
 	}
-	if at, found := slices.BinarySearch(d[k.Node], k.Seq); !found {
-		d[k.Node] = slices.Insert(d[k.Node], at, k.Seq)
+	of := d[k.Node]
+	if of == nil {
+		of = &nodeDots{}
+		d[k.Node] = of
+	}
+	if at, found := slices.BinarySearch(of.some, k.Seq); !found && k.Seq > of.upTo {
+		of.some = slices.Insert(of.some, at, k.Seq)
 	}
 }
 
-func sortedKeys(d dots) []string {
-	keys := make([]string, 0, len(d))
-	for k := range d {
-		keys = append(keys, k)
+// settle forgets the numbers that are settled.
+func (d dots) settle(upTo map[string]uint64) {
+	for node, of := range d {
+		if n := upTo[node]; n > of.upTo {
+			at, _ := slices.BinarySearch(of.some, n+1)
+			of.upTo, of.some = n, of.some[at:]
+		}
 	}
-	slices.Sort(keys)
-	return keys
 }
 
 // replay returns the state that the rows of an item make: the newest snapshot, and the merges above

@@ -95,7 +95,7 @@ func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record,
 		}
 		slices.SortFunc(write, func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
 		plain, merges := splitMerges(write)
-		p, err := s.plan(ctx, tx, rowsOf(plain, s.codec), merges, heads)
+		p, err := s.plan(ctx, tx, rowsOf(plain, s.codec), merges, heads, true)
 		if err != nil {
 			return err
 		}

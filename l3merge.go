@@ -82,8 +82,9 @@ func compareVersions(a, b uint64) int {
 	return 0
 }
 
-// plan is what a batch does, merges included.
-func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merges []itemMerges, heads map[string]lockedHead) (*plan, error) {
+// plan is what a batch does, merges included. ever tells that the merges are to be applied whatever
+// is known of their dots: those with a condition are resolved by the nonce of their transaction.
+func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merges []itemMerges, heads map[string]lockedHead, ever bool) (*plan, error) {
 	p, err := planOf(plain, merges, heads)
 	if err != nil || len(merges) == 0 {
 		return p, err
@@ -102,7 +103,7 @@ func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merg
 	}
 	for i := range merges {
 		id := merges[i].id
-		m := mergingItem{itemMerges: merges[i], known: known, base: known[id+"\x00"]}
+		m := mergingItem{itemMerges: merges[i], known: known, base: known[id+"\x00"], ever: ever}
 		m.was, m.exists = heads[id]
 		if state, ok := states[id]; ok {
 			m.row, err = state.Record, state.Err
@@ -127,6 +128,7 @@ type mergingItem struct {
 	row    Record           // the same with its content, of a live row
 	known  map[string]opRow // see readMerged
 	base   opRow            // zero: none
+	ever   bool             // see plan
 }
 
 // merge adds to a plan what becomes of the item. over is a record that was to be written first.
@@ -152,7 +154,7 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 	}
 	var ops []*Record
 	for _, op := range m.ops {
-		if _, ok := m.known[op.ID]; (ok || applied.has(op.ID)) && op.Version > floor {
+		if _, ok := m.known[op.ID]; (ok || applied.has(op.ID)) && op.Version > floor && !m.ever {
 			continue
 		}
 		if op.Version <= floor {
@@ -168,7 +170,7 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 		if err != nil {
 			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
 		}
-		if live && !mergeKeyIsDelta(op.ID) && string(next) == string(state) {
+		if live && !isDelta(op.ID) && string(next) == string(state) {
 			continue // it has all of that
 		}
 		state, live, kind = next, true, op.CRDT
@@ -213,7 +215,7 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 	return nil
 }
 
-func mergeKeyIsDelta(key string) bool { return strings.HasSuffix(key, "/d") }
+func isDelta(key string) bool { return strings.HasSuffix(key, "/d") }
 
 // readMerged returns the rows of sync_ops with the keys of merges, without content, and the bases
 // of their items.

@@ -180,12 +180,21 @@ func (m *mergeModel) compact(t *rapid.T) {
 	ops := now.AddDate(0, 0, -rapid.IntRange(0, 60).Draw(t, "days of merges"))
 	days := ops.AddDate(0, 0, -rapid.IntRange(0, 60).Draw(t, "days of snapshots"))
 	c := m.store.(syncengine.Compacter)
+	settled := map[string]uint64{}
+	if rapid.Bool().Draw(t, "settled") { // all that was sent has been applied
+		var err error
+		settled, err = c.Settle(ctx, "n1", m.seq)
+		noError(t, err)
+		if settled["n1"] != m.seq {
+			t.Fatalf("settled: %v", settled)
+		}
+	}
 	ids, err := c.ItemsAbove(ctx, "")
 	noError(t, err)
 	for _, id := range ids {
 		for more := true; more; {
 			var r syncengine.CompactReport
-			if r, more, err = c.CompactItem(ctx, id, ops, days); err != nil || r.Damaged > 0 {
+			if r, more, err = c.CompactItem(ctx, id, ops, days, settled); err != nil || r.Damaged > 0 {
 				t.Fatalf("CompactItem: %+v, %v", r, err)
 			}
 		}

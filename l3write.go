@@ -157,7 +157,7 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []stored
 		if err != nil {
 			return err
 		}
-		p, err := s.plan(ctx, tx, packed, merges, heads)
+		p, err := s.plan(ctx, tx, packed, merges, heads, false)
 		if err != nil {
 			return err
 		}

@@ -29,6 +29,9 @@ func (n *numbers) begin(ops []*entry) {
 		m := n.marks[op.item()]
 		m.begun++
 		m.see(op)
+		if op.isMerge() {
+			n.logging[op] = struct{}{}
+		}
 		n.marks[op.item()] = m
 	}
 }
@@ -40,6 +43,7 @@ func (n *numbers) end(ops []*entry, err error) {
 	for _, op := range ops {
 		m := n.marks[op.item()]
 		m.ended++ // the log tells in order
+		delete(n.logging, op)
 		if err != nil {
 			m.failed++
 		}

@@ -78,10 +78,10 @@ func (e *writer) afterMerge(op *entry) Item {
 // MergeAs sets the node whose merges these are.
 func (e *writer) MergeAs(node string) { e.node = node }
 
-// asMerge gives a record the key of a merge of its item.
+// asMerge gives a record the key of a merge of its item, for now without a number.
 func (e *writer) asMerge(rec *Record, delta bool) {
 	rec.CRDT, _ = kindName(rec.CRDT) // checked
-	rec.ID = mergeKey{ID: rec.ID, Node: e.node, Seq: e.numbers.Seq(), Delta: delta}.String()
+	rec.ID = MergeKey{ID: rec.ID, Node: e.node, Delta: delta}.String()
 }
 
 // checkKinds refuses ops of another kind than what is known of their items. What is not known here,

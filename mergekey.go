@@ -16,16 +16,24 @@ import (
 	"strings"
 )
 
-// mergeKey is the key of a merge.
-type mergeKey struct {
+// MergeKey is the key of a merge: what the ID of its Record says, as a MergingStore is given it.
+// Node and Seq are its dot. A delta of a counter counts for Node.
+type MergeKey struct {
 	ID    string // of the item
 	Node  string // no "/" in it
 	Seq   uint64
-	Delta bool // else a whole state
+	Delta bool // Content is a delta; else it is a whole state
 }
 
+// Where the number is in a key: it is set when the merge gets its version (numbers.dot).
+const (
+	seqDigits = 16
+	seqEnd    = seqDigits + 2 // with "/d" or "/s"
+	noSeq     = "0000000000000000"
+)
+
 // maxMergeKey is the length of the longest key.
-const maxMergeKey = MaxIDBytes + 1 + maxNode + 1 + 16 + 2
+const maxMergeKey = MaxIDBytes + 1 + maxNode + 1 + seqEnd
 
 // maxNode is the length of a node's name.
 const maxNode = 32
@@ -37,7 +45,8 @@ func newNode() string {
 	return hex.EncodeToString(b[:])
 }
 
-func (k mergeKey) String() string {
+// String returns the key.
+func (k MergeKey) String() string {
 	class := "/s"
 	if k.Delta {
 		class = "/d"
@@ -56,7 +65,8 @@ func itemOf(key string) string {
 	return key
 }
 
-func parseMergeKey(key string) (k mergeKey, err error) {
+// ParseMergeKey reads what String wrote. An id of an item is an error.
+func ParseMergeKey(key string) (k MergeKey, err error) {
 	id, dot, _ := strings.Cut(key, "\x00")
 	parts := strings.Split(dot, "/")
 	if len(parts) != 3 || parts[0] == "" || parts[2] != "s" && parts[2] != "d" {
@@ -66,5 +76,5 @@ func parseMergeKey(key string) (k mergeKey, err error) {
 	if err != nil {
 		return k, fmt.Errorf("%q is no key of a merge: %w", key, err)
 	}
-	return mergeKey{ID: id, Node: parts[0], Seq: seq, Delta: parts[2] == "d"}, nil
+	return MergeKey{ID: id, Node: parts[0], Seq: seq, Delta: parts[2] == "d"}, nil
 }

@@ -245,8 +245,9 @@ func (q *queue) covers(e *entry) {
 	}
 }
 
-// doneMerge notes that a merge has landed, or is in quarantine.
-func (q *queue) doneMerge(e *entry, refused bool) {
+// doneMerge notes that a merge is not in the queue any more. without tells that L3 goes on without
+// it.
+func (q *queue) doneMerge(e *entry, without bool) {
 	id := e.item()
 	q.l1.Drop(e)
 	m := q.merges[id]
@@ -254,7 +255,7 @@ func (q *queue) doneMerge(e *entry, refused bool) {
 		return
 	}
 	if i := slices.Index(m.ops, e); i >= 0 {
-		if refused || i >= m.seen { // the view has it though it should not, or has it not
+		if without || i >= m.seen { // the view has it though it should not, or has it not
 			q.dropView(m, id)
 		} else {
 			m.seen--
@@ -265,7 +266,12 @@ func (q *queue) doneMerge(e *entry, refused bool) {
 
 // landed takes what L3 says an item is after merges have landed: all that landed have been told.
 func (q *queue) landed(rec Record) {
-	q.l1.Keep(newEntry(&rec))
+	spooled, _ := q.wal.Spooled(q.l1.Hash(rec.ID))
+	if h := q.held[rec.ID]; spooled > rec.Version || h != nil && h.version > rec.Version {
+		q.l1.Forget(newEntry(&rec)) // a later op, perhaps a delete, is not in L1
+	} else {
+		q.l1.Keep(newEntry(&rec))
+	}
 	m := q.merges[rec.ID]
 	if m == nil || rec.Version < m.floor {
 		return

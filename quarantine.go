@@ -461,6 +461,19 @@ func (q *quarantine) Has(id string) bool {
 	return q.newest(id) != nil
 }
 
+// LowestMerge returns the lowest number of a merge that is here.
+func (q *quarantine) LowestMerge() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	low := uint64(math.MaxUint64)
+	for key := range q.byID {
+		if isMerge(key) {
+			low = min(low, seqOfKey(key))
+		}
+	}
+	return low
+}
+
 // Count returns how many ops are here.
 func (q *quarantine) Count() int {
 	q.mu.Lock()

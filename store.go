@@ -173,9 +173,9 @@ type ConditionalStore interface {
 	Landed(ctx context.Context, nonce uint64) (bool, error)
 }
 
-// MergingStore is a ConditionalStore that merges the ops of CRDT items; engines need it for
-// items with a kind. Such an op is a Record whose ID is a key of its own, see ParseMerge: ApplyIf
-// is given them, too.
+// MergingStore is a ConditionalStore that merges the ops of CRDT items; engines need it for items
+// with a kind. Such an op is a Record whose ID is a key of its own, see ParseMergeKey: ApplyIf is
+// given them, too. It keeps one version for an item whatever is merged: above the one before.
 type MergingStore interface {
 	ConditionalStore
 	// ApplyMerges is Apply for records some of which are merges. Each changes its item, in the

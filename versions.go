@@ -62,8 +62,9 @@ type numbers struct {
 
 	order sync.Mutex // see above
 
-	mu      sync.Mutex // guards the two
+	mu      sync.Mutex // guards the three
 	marks   map[string]mark
+	logging map[*entry]struct{} // merges on their way into the log
 	ahead   map[string]uint64
 	watched atomic.Int64 // watchers of marks
 	saving  sync.Mutex   // held from a copy of ahead until it is stored
@@ -74,7 +75,7 @@ type numbers struct {
 }
 
 func newNumbers(mem *l1, w *journal, q *queue, up sink) *numbers {
-	n := &numbers{time: time.Now, l1: mem, wal: w, queue: q, up: up, marks: make(map[string]mark), ahead: make(map[string]uint64)}
+	n := &numbers{time: time.Now, l1: mem, wal: w, queue: q, up: up, marks: make(map[string]mark), logging: make(map[*entry]struct{}), ahead: make(map[string]uint64)}
 	n.clock = hlc.New(func() time.Time { return n.time() }, 0)
 	return n
 }
@@ -113,11 +114,24 @@ func (n *numbers) Newest(id string) (h head) {
 	return h
 }
 
-// Seq returns a number that this engine never gives out again.
-func (n *numbers) Seq() uint64 { return n.clock.Next() }
+// Dots gives merges the numbers of their dots, if they have none.
+func (n *numbers) Dots(ops []*entry) {
+	n.order.Lock()
+	defer n.order.Unlock()
+	for _, op := range ops {
+		n.dot(op)
+	}
+}
+
+func (n *numbers) dot(op *entry) {
+	if op.isMerge() {
+		op.setSeq(n.clock.Next)
+	}
+}
 
 // Assign gives an op the next version, or checks the one its caller gave. The order lock is held.
 func (n *numbers) Assign(op *entry) error {
+	n.dot(op)
 	known := n.Newest(op.item())
 	if known.op != nil {
 		n.raise(op, known.op)
@@ -228,6 +242,9 @@ var errNewer = errors.New("a later op of the id has come")
 // copy is of that one. One that L3 refuses does not count. The order lock is held, and the id is
 // watched since before the op was accepted.
 func (n *numbers) Above(op *entry, l *lostOp) error {
+	if op.isMerge() { // no other op stands for it; what is above it is a delete
+		return n.numberAbove(op, l.Held.Version)
+	}
 	n.mu.Lock()
 	m := n.marks[op.item()]
 	n.mu.Unlock()
@@ -244,12 +261,15 @@ func (n *numbers) Above(op *entry, l *lostOp) error {
 		n.wal.Resize(int64(op.bytes() - was))
 		l.Held = m.lost.Held
 	}
-	if l.Held.Version == MaxVersion {
+	return n.numberAbove(op, l.Held.Version)
+}
+
+func (n *numbers) numberAbove(op *entry, floor uint64) error {
+	if floor == MaxVersion {
 		return staleError(op, MaxVersion)
 	}
-	op.version = n.clock.Next()
-	if op.version <= l.Held.Version {
-		op.version = n.clock.After(l.Held.Version)
+	if op.version = n.clock.Next(); op.version <= floor {
+		op.version = n.clock.After(floor)
 	}
 	return nil
 }

@@ -5,8 +5,10 @@ package lab
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -104,5 +106,14 @@ func NoError(t testing.TB, what string, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// Checks makes rapid.Check make n checks until the test ends, unless the command line says how
+// many. The number is the process's: such tests can't run beside each other.
+func Checks(t *testing.T, n int) {
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		Must(t, flag.Set(f.Name, strconv.Itoa(n)))
+		t.Cleanup(func() { Must(t, flag.Set(f.Name, f.DefValue)) })
 	}
 }

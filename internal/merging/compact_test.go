@@ -152,3 +152,52 @@ func TestADamagedRowIsRebuiltFromItsMerges(t *testing.T) {
 		t.Logf("Compact: %+v, %v", r, err)
 	}
 }
+
+// TestTheBaseRemembersNodesNotMerges, but for those of which something may still come: here one
+// that L3 refuses for a while, which is older than all that is folded.
+func TestTheBaseRemembersNodesNotMerges(t *testing.T) {
+	ctx := context.Background()
+	url := l3s["MariaDB"](t)
+	db := testserver.OpenSQL(t, url)
+	e := lab.Open(t, syncengine.Config{SQLURL: url})
+	applied := func() (n int) {
+		t.Helper()
+		lab.Must(t, db.QueryRow("SELECT LENGTH(applied) FROM sync_ops WHERE op = ?", "c\x00").Scan(&n))
+		return n
+	}
+	_, err := db.Exec("CREATE TRIGGER no_13 BEFORE INSERT ON sync_ops FOR EACH ROW IF NEW.content = '13' THEN SIGNAL SQLSTATE '45000'; END IF")
+	lab.Must(t, err)
+	merge(t, e, "c", "GCounter", "13", daysAgo(20))
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatalf("Flush: %v", err)
+	}
+	for range 300 {
+		merge(t, e, "c", "GCounter", "1", daysAgo(20))
+	}
+	if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatal(err)
+	}
+	r, err := e.Compact(ctx)
+	if err != nil || r.Ops != 300 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if n := applied(); n < 300 {
+		t.Errorf("with one in quarantine the base has %d bytes: it has forgotten dots", n)
+	}
+	_, err = db.Exec("DROP TRIGGER no_13")
+	lab.Must(t, err)
+	if n, err := e.RetryQuarantined(ctx); n != 1 || err != nil {
+		t.Fatalf("retried %d, %v", n, err)
+	}
+	lab.Must(t, e.Flush(ctx))
+	wantValue(t, e, "c", "313")
+	merge(t, e, "c", "GCounter", "1", daysAgo(20))
+	lab.Must(t, e.Flush(ctx))
+	if r, err := e.Compact(ctx); err != nil || r.Ops != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if n := applied(); n > 64 {
+		t.Errorf("with all settled the base has %d bytes", n)
+	}
+	wantValue(t, lab.Open(t, syncengine.Config{SQLURL: url}), "c", "314")
+}

@@ -740,7 +740,7 @@ func runCrowd(t *rapid.T, root string, private bool) {
 }
 
 func TestINV01ACrowdOnAnL3ThatRefusesLosesNothing(t *testing.T) {
-	machineChecks(t, 10)
+	lab.Checks(t, 10)
 	for name, private := range map[string]bool{"private": true, "shared": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -15,7 +15,6 @@ package promises
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -370,18 +369,9 @@ func runMachine(t *rapid.T, dir string, l3 syncengine.ArchiveStore) {
 	m.atRest(t)
 }
 
-// machineChecks sets how many checks rapid makes, unless somebody asked for another number
-// than the default.
-func machineChecks(t *testing.T, n int) {
-	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		lab.Must(t, flag.Set(f.Name, strconv.Itoa(n)))
-		t.Cleanup(func() { lab.Must(t, flag.Set(f.Name, f.DefValue)) })
-	}
-}
-
 // checkMachines makes n checks in each of some goroutines, since engines mostly wait.
 func checkMachines(t *testing.T, n, goroutines int, archive func(dir string) (syncengine.ArchiveStore, error)) {
-	machineChecks(t, n)
+	lab.Checks(t, n)
 	root := t.TempDir()
 	var dirs atomic.Int64
 	var wg sync.WaitGroup
