@@ -26,7 +26,7 @@ PACKAGES ?= all
 define tests
 set -o pipefail; packages=./...; [ $(PACKAGES) = all ] || packages=$$($(tagged)); \
 	SYNCENGINE_REQUIRE_SERVERS=1 \
-	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) ./internal/promises $$packages \
+	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) ./internal/promises ./internal/machines $$packages \
 	| go run ./internal/testreport -allow .ci/allowed-skips
 endef
 

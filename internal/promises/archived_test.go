@@ -36,7 +36,7 @@ func TestINV01AnOutrankedArchivedOpIsSubmittedAgainAbove(t *testing.T) {
 			lab.Must(t, e.Delete(ctx, "deleted", archived))
 			_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "g-1", Content: lab.Doc("g-1", 1)}, {ID: "g-2", Content: lab.Doc("g-2", 1)}}, archived)
 			lab.Must(t, err)
-			rows, err := archiveOf(ctx, l3)
+			rows, err := lab.ArchiveOf(ctx, l3)
 			lab.Must(t, err)
 			for id, rec := range rows {
 				if id != "g-2" && rec.Version <= 1<<61 || string(rec.Content) == `"theirs"` {

@@ -103,7 +103,7 @@ func TestINV02AfterAnUnknownOutcomeReadsAskL3(t *testing.T) {
 			ctx := context.Background()
 			var away atomic.Bool
 			l3 := &doubtful{ConditionalStore: storetest.NewArchive().(syncengine.ConditionalStore)}
-			l2 := &aroundCache{storetest.NewCache(), func(_ context.Context, _, call string, do func() error) error {
+			l2 := &lab.AroundCache{In: storetest.NewCache(), Fn: func(_ context.Context, _, call string, do func() error) error {
 				if away.Load() && call != "Get" {
 					return lab.ErrAway
 				}
@@ -129,7 +129,7 @@ func TestINV02AfterAnUnknownOutcomeReadsAskL3(t *testing.T) {
 			lab.WantContent(t, e, "x", 2)
 			away.Store(false)
 			lab.Eventually(t, "L2 is repaired", func() bool {
-				rec, err := l2.in.Get(ctx, "x")
+				rec, err := l2.In.Get(ctx, "x")
 				return err == nil && string(rec.Content) == string(lab.Doc("x", 2)) && e.Stats().L2Missed == 0
 			})
 		})
@@ -137,9 +137,9 @@ func TestINV02AfterAnUnknownOutcomeReadsAskL3(t *testing.T) {
 }
 
 // hungIn is an L3 whose calls of one method hang until their contexts end.
-func hungIn(method string) (l3 *aroundArchive, entered chan struct{}) {
+func hungIn(method string) (l3 *lab.AroundArchive, entered chan struct{}) {
 	entered = make(chan struct{}, 100)
-	return &aroundArchive{in: storetest.NewArchive(), fn: func(ctx context.Context, _, call string, do func() error) error {
+	return &lab.AroundArchive{In: storetest.NewArchive(), Fn: func(ctx context.Context, _, call string, do func() error) error {
 		if call != method {
 			return do()
 		}
@@ -205,7 +205,7 @@ func TestACallThatCloseCutsOffIsToldErrClosed(t *testing.T) {
 func TestINV14ACommitThatCloseCutsOffIsUnknown(t *testing.T) {
 	ctx := context.Background()
 	entered := make(chan struct{})
-	l3 := &aroundArchive{in: storetest.NewArchive(), fn: func(ctx context.Context, _, call string, do func() error) error {
+	l3 := &lab.AroundArchive{In: storetest.NewArchive(), Fn: func(ctx context.Context, _, call string, do func() error) error {
 		err := do()
 		if call == "ApplyIf" {
 			close(entered)

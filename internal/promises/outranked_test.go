@@ -20,7 +20,7 @@ import (
 
 // slowDecision is an L3 whose ApplyIf can be held, and can lose its replies.
 type slowDecision struct {
-	*aroundArchive
+	*lab.AroundArchive
 	hold, mute atomic.Bool
 	in         chan struct{} // gets one when an ApplyIf is held
 	gate       chan struct{}
@@ -34,7 +34,7 @@ func newSlowDecision(t *testing.T) *slowDecision {
 	t.Cleanup(func() { _ = store.Close() })
 	s := &slowDecision{in: make(chan struct{}, 10)}
 	s.gate, s.release = lab.Hold()
-	s.aroundArchive = &aroundArchive{in: store, fn: func(ctx context.Context, _, call string, do func() error) error {
+	s.AroundArchive = &lab.AroundArchive{In: store, Fn: func(ctx context.Context, _, call string, do func() error) error {
 		if call == "ApplyIf" && s.hold.Load() {
 			s.in <- struct{}{}
 			select {
@@ -120,8 +120,8 @@ func TestINV16AWriteIsAboveADecisionThatNobodyHasHeard(t *testing.T) {
 				}
 				l3.mute.Store(false)
 			} else {
-				inner := l3.fn
-				l3.fn = func(ctx context.Context, tier, call string, do func() error) error {
+				inner := l3.Fn
+				l3.Fn = func(ctx context.Context, tier, call string, do func() error) error {
 					err := inner(ctx, tier, call, do)
 					if call == "ApplyIf" {
 						cfg.Dir = crashed(t, cfg.Dir)
@@ -129,7 +129,7 @@ func TestINV16AWriteIsAboveADecisionThatNobodyHasHeard(t *testing.T) {
 					return err
 				}
 				lab.Must(t, e.Insert(ctx, syncengine.Item{ID: "x", Content: lab.Doc("x", 1)}, ahead(50*time.Second)))
-				l3.fn = inner
+				l3.Fn = inner
 				e = lab.Open(t, cfg)
 			}
 			lab.Put(t, e, "x", 2)

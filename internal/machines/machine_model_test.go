@@ -1,4 +1,4 @@
-package promises
+package machines
 
 // machine_model_test.go is the map that machine_test.go compares an engine with, and the
 // actions that only ask.
@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 )
 
@@ -234,7 +235,7 @@ func (m *machine) readAll(t *rapid.T) {
 
 // tiersAgree looks into the stores.
 func (m *machine) tiersAgree(t *rapid.T) {
-	rows, err := archiveOf(context.Background(), m.l3)
+	rows, err := lab.ArchiveOf(context.Background(), m.l3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +247,7 @@ func (m *machine) tiersAgree(t *rapid.T) {
 	if m.l2 == nil {
 		return
 	}
-	copies, err := cacheOf(context.Background(), m.l2)
+	copies, err := lab.CacheOf(context.Background(), m.l2)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package promises
+package machines
 
 // sweep_steps_test.go is the scenario of sweep_test.go: every way to write, at every
 // durability, with reads between them that must never answer with what is not so.

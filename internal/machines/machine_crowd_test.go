@@ -1,4 +1,4 @@
-package promises
+package machines
 
 // machine_crowd_test.go drives an engine by several goroutines at once: writes of all kinds at
 // all levels, some whose caller leaves, on an L3 that refuses some ops, is away, or loses its
@@ -169,7 +169,7 @@ func (c *crowd) open(t *rapid.T) {
 			t.Fatal(err)
 		}
 		c.store = store
-		c.cfg.L3 = &aroundArchive{in: store, fn: c.around}
+		c.cfg.L3 = &lab.AroundArchive{In: store, Fn: c.around}
 	}
 	e, err := syncengine.Open(context.Background(), c.cfg)
 	if err != nil {
@@ -669,7 +669,7 @@ func (c *crowd) atEnd(t *rapid.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = store.Close() }()
-	rows, err := archiveOf(ctx, store)
+	rows, err := lab.ArchiveOf(ctx, store)
 	if err != nil {
 		t.Fatal(err)
 	}

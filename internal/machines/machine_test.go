@@ -1,4 +1,4 @@
-package promises
+package machines
 
 // machine_test.go drives an engine of a random configuration with random calls, outages,
 // losses of L2, restarts and crashes, beside a plain map. Whatever the configuration, the
@@ -74,10 +74,10 @@ func drawConfig(t *rapid.T) syncengine.Config {
 func newMachine(t *rapid.T, dir string, l3 syncengine.ArchiveStore) *machine {
 	m := &machine{model: newModel(), cfg: drawConfig(t), l3: l3}
 	m.cfg.Dir = dir
-	m.cfg.L3 = &aroundArchive{in: m.l3, fn: m.around}
+	m.cfg.L3 = &lab.AroundArchive{In: m.l3, Fn: m.around}
 	if rapid.Bool().Draw(t, "with an L2") {
 		m.l2 = storetest.NewCache()
-		m.cfg.L2 = &aroundCache{in: m.l2, fn: m.around}
+		m.cfg.L2 = &lab.AroundCache{In: m.l2, Fn: m.around}
 	}
 	m.open(t)
 	t.Cleanup(func() { _ = m.e.Close() })

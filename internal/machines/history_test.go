@@ -1,4 +1,4 @@
-package promises
+package machines
 
 // history_test.go lets several engines, each with a directory of its own, write and read the
 // same ids over one shared L2 and L3, and checks what they said against what L3 was given.
@@ -148,11 +148,11 @@ func newHistory(t *testing.T, stores sharedStores) *history {
 func calls(_ context.Context, _, _ string, do func() error) error { return do() }
 
 // engine opens one on the shared stores. fn may fail its calls.
-func (h *history) engine(name string, cfg syncengine.Config, withL2 bool, fn around) *syncengine.Engine {
+func (h *history) engine(name string, cfg syncengine.Config, withL2 bool, fn lab.Around) *syncengine.Engine {
 	if withL2 {
-		cfg.L2 = &aroundCache{in: h.stores.l2(), fn: fn}
+		cfg.L2 = &lab.AroundCache{In: h.stores.l2(), Fn: fn}
 	}
-	cfg.L3 = &aroundArchive{in: h.stores.l3(), fn: fn, applied: func(recs []syncengine.Record) {
+	cfg.L3 = &lab.AroundArchive{In: h.stores.l3(), Fn: fn, Applied: func(recs []syncengine.Record) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		for _, r := range recs {
@@ -315,9 +315,9 @@ func (w *tierWatch) look(ids []string) {
 // least the highest acknowledged.
 func (h *history) ends(ids []string, engines []*syncengine.Engine) {
 	ctx := context.Background()
-	rows, err := archiveOf(ctx, h.stores.l3())
+	rows, err := lab.ArchiveOf(ctx, h.stores.l3())
 	lab.Must(h.t, err)
-	copies, err := cacheOf(ctx, h.stores.l2())
+	copies, err := lab.CacheOf(ctx, h.stores.l2())
 	lab.Must(h.t, err)
 	for _, id := range ids {
 		var best syncengine.Record
@@ -370,7 +370,7 @@ func TestINV03HistoriesOfSeveralEnginesAreInOrder(t *testing.T) {
 
 // latePuts lets some writes reach L2 late, so that a newer op may be there before an older
 // one.
-func latePuts(fn around) around {
+func latePuts(fn lab.Around) lab.Around {
 	return func(ctx context.Context, tier, call string, do func() error) error {
 		if tier == "L2" && call == "Put" && rand.IntN(3) == 0 {
 			<-time.After(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
@@ -380,7 +380,7 @@ func latePuts(fn around) around {
 }
 
 // flakyL3 fails some calls of L3 until done is set; of some, only the reply is lost.
-func flakyL3(done *atomic.Bool) around {
+func flakyL3(done *atomic.Bool) lab.Around {
 	return func(_ context.Context, tier, call string, do func() error) error {
 		if tier == "L3" && call != "Prepare" && !done.Load() {
 			switch rand.IntN(12) {

@@ -1,4 +1,4 @@
-package promises
+package machines
 
 // sweep_test.go runs one scenario again and again; it uses every write call there is. In run
 // k the k-th call of one method of a store goes wrong: it fails, or is made and then fails, or
@@ -189,8 +189,8 @@ func newSweepRun(dir string, l3 syncengine.ArchiveStore, in *injector) *sweepRun
 		Dir: dir, L1MaxBytes: 64 << 10, WALNoSync: true, FlushConcurrency: 1, L1MaxAge: time.Hour,
 		BatchFlushInterval: time.Hour, BatchFlushCount: 5, // when a batch is due does not depend on time
 		L2Timeout: timeouts["L2"], L3Timeout: timeouts["L3"],
-		L2: &aroundCache{in: r.l2, fn: r.in.around},
-		L3: &aroundArchive{in: r.l3, fn: r.in.around, applied: r.groupsAreWhole},
+		L2: &lab.AroundCache{In: r.l2, Fn: r.in.around},
+		L3: &lab.AroundArchive{In: r.l3, Fn: r.in.around, Applied: r.groupsAreWhole},
 	}
 	return r
 }
@@ -275,7 +275,7 @@ func (r *sweepRun) settle() {
 	r.until("the WAL is empty", func() bool { // an outage may just be putting Buffered ops there
 		return r.e.Stats().WALItems == 0 && r.e.Stats().WALBytes == 0
 	})
-	rows, err := archiveOf(ctx, r.l3)
+	rows, err := lab.ArchiveOf(ctx, r.l3)
 	if err != nil {
 		r.failf("reading L3: %v", err)
 	}
@@ -293,7 +293,7 @@ func (r *sweepRun) settle() {
 
 // cacheAgrees checks that L2 holds of an id what L3 holds, or nothing.
 func (r *sweepRun) cacheAgrees(rows map[string]syncengine.Record) {
-	copies, err := cacheOf(context.Background(), r.l2)
+	copies, err := lab.CacheOf(context.Background(), r.l2)
 	if err != nil {
 		r.failf("reading L2: %v", err)
 	}
