@@ -76,6 +76,10 @@ func TestINV11ACorruptRowIsHealedByASoundCopyOfItsVersionAlone(t *testing.T) {
 			h.Cache.Write(ctx, []syncengine.Record{good})
 			h.Cache.Miss(ctx, []syncengine.Record{other})
 		}, true},
+		"in L2, another version in memory": {func(h *syncengine.House) {
+			h.Memory.Keep(syncengine.OpsOf(other)[0])
+			h.Cache.Write(ctx, []syncengine.Record{good})
+		}, true},
 		"changed in memory": {func(h *syncengine.House) { h.Memory.Keep(syncengine.OpsOf(changed)[0]) }, false},
 		"of another version": {func(h *syncengine.House) {
 			h.Memory.Keep(syncengine.OpsOf(other)[0])
