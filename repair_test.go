@@ -130,7 +130,7 @@ func TestINV02OfWhatWasOutrankedL2HoldsWhatL3Does(t *testing.T) {
 	}
 }
 
-// TestINV02PromotionsWaitForNobodyAndHideNoLaterWrite.
+// TestINV02PromotionsWaitForNobodyAndHideNoLaterWrite: L2 may have forgotten that one.
 func TestINV02PromotionsWaitForNobodyAndHideNoLaterWrite(t *testing.T) {
 	l2 := storetest.NewCache()
 	var healed []string // by the loop of events, until the house ends

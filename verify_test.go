@@ -49,7 +49,7 @@ func TestWhatIsOnItsWayIsNoDifference(t *testing.T) {
 	want(t, "L2", l2, map[string]uint64{"waits": 4})
 }
 
-// TestATierThatCanNotBeAskedIsNotInSync.
+// TestATierThatCanNotBeAskedIsNotInSync, and what differs in it is left alone.
 func TestATierThatCanNotBeAskedIsNotInSync(t *testing.T) {
 	l2, l3 := l2With(t, storetest.Put("x", 4, "1")), l3With(t, storetest.Put("x", 5, "1"))
 	h := syncengine.HouseOn(t, syncengine.Plan{L3: &lab.HookedArchive{ArchiveStore: l3, OnHeads: func() error { return lab.ErrAway }}, L2: l2})

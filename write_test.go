@@ -118,8 +118,8 @@ func TestINV01AnArchivedWriteIsAcknowledgedWhenL3HasIt(t *testing.T) {
 	}
 }
 
-// TestINV14WhereL3IsSharedItDecidesConditions: by what it holds, whatever is known here, and nothing
-// of it is ever in the log.
+// TestINV14WhereL3IsSharedItDecidesConditions: by what it holds, whatever is known here, and
+// nothing of it is ever in the log.
 func TestINV14WhereL3IsSharedItDecidesConditions(t *testing.T) {
 	ctx := context.Background()
 	dir, l3 := t.TempDir(), l3With(t, storetest.Put("x", 3, "41"), storetest.Put("deleted", 3, "1"))
