@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/syncengine-go/syncengine"
@@ -17,8 +18,20 @@ import (
 type heard struct {
 	mu       sync.Mutex // guards words
 	words    []string
-	onLanded func(recs []syncengine.Record) error
-	onRefuse func() error
+	onLanded func(recs []syncengine.Record)
+	deaf     atomic.Bool // what it is told it can't keep, as when the log can't be written
+}
+
+// hears notes what it is told, or that it is deaf, once.
+func (h *heard) hears(format string, args ...any) error {
+	if !h.deaf.Load() {
+		h.note(format, args...)
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.words = slices.Compact(append(h.words, "deaf"))
+	return errors.New("deaf")
 }
 
 func (h *heard) note(format string, args ...any) {
@@ -43,22 +56,18 @@ func (h *heard) Refuse(_ context.Context, u *syncengine.Unit, why error) error {
 	for _, op := range u.Ops() {
 		ids = append(ids, syncengine.IDOf(op))
 	}
-	h.note("refused %v, %v", ids, errors.Is(why, syncengine.ErrRefused))
-	if h.onRefuse != nil {
-		return h.onRefuse()
-	}
-	return nil
+	return h.hears("refused %v, %v", ids, errors.Is(why, syncengine.ErrRefused))
 }
 
 func (h *heard) Landed(_ context.Context, recs []syncengine.Record) error {
 	if len(recs) == 0 {
 		return nil
 	}
-	h.note("landed %v", idsOf(recs))
+	err := h.hears("landed %v", idsOf(recs))
 	if h.onLanded != nil {
-		return h.onLanded(recs)
+		h.onLanded(recs)
 	}
-	return nil
+	return err
 }
 
 func (h *heard) Outranked(_ context.Context, recs []syncengine.Record) {
@@ -99,7 +108,7 @@ func TestABatchGoesToL3ThenIsToldThenToL2ThenMemoryLetsGo(t *testing.T) {
 	note := func(where string) {
 		up.note("%s: L3 %d, L2 %d, waits %v", where, holds(t, l3, "x"), holds(t, l2, "x"), h.Queue.Waits("x"))
 	}
-	up.onLanded = func([]syncengine.Record) error { note("told"); return nil }
+	up.onLanded = func([]syncengine.Record) { note("told") }
 	h = syncengine.HouseOn(t, syncengine.Plan{
 		L3: &lab.HookedArchive{ArchiveStore: l3, OnApply: func(context.Context, []syncengine.Record) error { note("to L3"); return nil }},
 		L2: &lab.HookedCache{CacheStore: l2, OnPut: func(context.Context, []syncengine.Record) error { note("to L2"); return nil }},
@@ -121,34 +130,34 @@ func TestINV09AUnitThatL3RefusesGoesUpAloneAndAsAWhole(t *testing.T) {
 	}
 	h.Log(t, storetest.Put("mate", 7, "1"), storetest.Put("poison", 8, string(lab.Poison)))
 	h.Log(t, storetest.Put("d", 9, "1"))
-	fails := errors.New("it can't be kept")
-	up.onRefuse = func() error { err := fails; fails = nil; return err }
+	up.deaf.Store(true)
 	h.Start(h.Flush.Run)
 	if err := flushed(h); !errors.Is(err, syncengine.ErrUnavailable) || !h.Queue.Waits("poison") || !h.Queue.Waits("mate") {
 		t.Errorf("a refused unit that nobody keeps is let go of: %v", err)
 	}
+	up.deaf.Store(false)
 	lab.Eventually(t, "it is refused again and kept", func() bool { return flushed(h) == nil })
 	for id, want := range map[string]uint64{"a": 1, "b": 2, "c": 3, "d": 9, "mate": 0, "poison": 0} {
 		if got := holds(t, l3, id); got != want || h.Queue.Waits(id) {
 			t.Errorf("L3 holds %s at %d, want %d; it waits: %v", id, got, want, h.Queue.Waits(id))
 		}
 	}
-	up.want(t, "refused [mate poison], true", "refused [mate poison], true", "landed [a b c d]")
+	up.want(t, "deaf", "refused [mate poison], true", "landed [a b c d]")
 }
 
 // TestNothingIsLetGoOfBeforeThoseAboveHaveHeardOfIt: they may have to keep it, too.
 func TestNothingIsLetGoOfBeforeThoseAboveHaveHeardOfIt(t *testing.T) {
 	up, l2, l3 := &heard{}, storetest.NewCache(), storetest.NewArchive()
-	deaf := errors.New("the log can't be written")
-	up.onLanded = func([]syncengine.Record) error { err := deaf; deaf = nil; return err }
+	up.deaf.Store(true)
 	h := syncengine.HouseOn(t, syncengine.Plan{L2: l2, L3: l3, Up: up, Private: true})
 	h.Log(t, storetest.Put("x", 5, "1"))
 	h.Start(h.Flush.Run)
 	if err := flushed(h); !errors.Is(err, syncengine.ErrUnavailable) || holds(t, l3, "x") != 5 || holds(t, l2, "x") != 0 || !h.Queue.Waits("x") {
 		t.Errorf("%v; L3 %d, L2 %d, waits %v", err, holds(t, l3, "x"), holds(t, l2, "x"), h.Queue.Waits("x"))
 	}
+	up.deaf.Store(false)
 	lab.Eventually(t, "it is told again", func() bool { return flushed(h) == nil })
-	up.want(t, "landed [x]", "landed [x]")
+	up.want(t, "deaf", "landed [x]")
 	if holds(t, l2, "x") != 5 || h.Queue.Waits("x") {
 		t.Error("it was told, and has not gone on")
 	}
@@ -190,11 +199,10 @@ func TestINV04WhatLosesToAnotherInL3ReachesNoOtherTier(t *testing.T) {
 	up, l2, l3 := &heard{}, storetest.NewCache(), storetest.NewArchive()
 	lab.Must(t, lab.Applied(l3.Apply(context.Background(), []syncengine.Record{storetest.Tombstone("x", 9)})))
 	h := syncengine.HouseOn(t, syncengine.Plan{L2: l2, L3: l3, Up: up, Private: true})
-	up.onLanded = func(recs []syncengine.Record) error {
+	up.onLanded = func(recs []syncengine.Record) {
 		if recs[0].ID == "x" && !h.Queue.Waits("x") {
 			t.Error("it is let go of")
 		}
-		return nil
 	}
 	h.Log(t, storetest.Put("x", 5, "1"))
 	h.Log(t, storetest.Put("y", 6, "1"))
