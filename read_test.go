@@ -1,0 +1,162 @@
+package syncengine_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
+)
+
+// askedCache notes what it is asked.
+type askedCache struct {
+	syncengine.CacheStore
+	notes *heard
+	err   error // of reads
+}
+
+func (c *askedCache) Get(ctx context.Context, id string) (syncengine.Record, error) {
+	c.notes.note("L2: %s", id)
+	if c.err != nil {
+		return syncengine.Record{}, c.err
+	}
+	return c.CacheStore.Get(ctx, id)
+}
+
+func (c *askedCache) GetMany(ctx context.Context, ids []string) ([]syncengine.Found, error) {
+	c.notes.note("L2: %v", ids)
+	if c.err != nil {
+		return nil, c.err
+	}
+	return c.CacheStore.GetMany(ctx, ids)
+}
+
+// versionOf is what a read answered: a version, 0 for not found.
+func versionOf(t testing.TB, it syncengine.Item, err error) uint64 {
+	t.Helper()
+	if err != nil && !errors.Is(err, syncengine.ErrNotFound) {
+		t.Errorf("%s: %v", it.ID, err)
+	}
+	return it.Version
+}
+
+func TestATierIsAskedOnlyWhenThoseAboveItDoNotKnow(t *testing.T) {
+	ctx, asked := context.Background(), &heard{}
+	l2 := l2With(t, storetest.Put("in L2", 5, "1"), storetest.Tombstone("deleted", 5), storetest.Put("missed", 4, "1"))
+	l3 := l3With(t, storetest.Put("in L2", 5, "1"), storetest.Put("in L3", 5, "1"), storetest.Put("missed", 5, "1"), storetest.Put("many", 5, "1"))
+	h := syncengine.HouseOn(t, syncengine.Plan{
+		L2: &askedCache{CacheStore: l2, notes: asked},
+		L3: &lab.HookedArchive{ArchiveStore: l3, OnGet: func() error { asked.note("L3"); return nil }},
+	})
+	h.Start(h.Repair.Run)
+	h.Memory.Keep(syncengine.OpsOf(storetest.Put("in memory", 5, "1"))[0])
+	h.Cache.Miss(ctx, []syncengine.Record{storetest.Put("missed", 5, "1")})
+	for _, c := range []struct {
+		id           string
+		want         uint64
+		first, again []string // who is asked
+	}{
+		{"in memory", 5, nil, nil},
+		{"in L2", 5, []string{"L2: in L2"}, nil},
+		{"in L3", 5, []string{"L2: in L3", "L3"}, nil},
+		{"deleted", 0, []string{"L2: deleted"}, nil},
+		{"missed", 5, []string{"L3"}, nil},
+		{"absent", 0, []string{"L2: absent", "L3"}, []string{"L2: absent", "L3"}},
+	} {
+		for _, who := range [][]string{c.first, c.again} {
+			it, err := h.Reader.Get(ctx, c.id)
+			if got := versionOf(t, it, err); got != c.want {
+				t.Errorf("%s: version %d, want %d", c.id, got, c.want)
+			}
+			asked.want(t, who...)
+		}
+	}
+	lab.Eventually(t, "what L3 had comes to L2", func() bool { return holds(t, l2, "in L3") == 5 })
+	if e, ok := h.Memory.Peek("in L2"); !ok || !h.Memory.Drop(e) {
+		t.Error("a copy read from L2 is not in memory, or may not go")
+	}
+	items, err := h.Reader.GetMany(ctx, []string{"many", "in L2", "in L3", "absent", "in L2"})
+	lab.Must(t, err)
+	for i, found := range []bool{true, true, true, false, true} {
+		if (items[i] != nil) != found {
+			t.Errorf("of many, number %d: %+v", i, items[i])
+		}
+	}
+	asked.want(t, "L2: [many in L2 absent]", "L3")
+}
+
+func TestINV08ATierThatCanNotBeAskedIsNotOneThatHasNothing(t *testing.T) {
+	ctx := context.Background()
+	var away error
+	l2 := &askedCache{CacheStore: l2With(t, storetest.Put("in L2", 5, "1")), notes: &heard{}}
+	h := syncengine.HouseOn(t, syncengine.Plan{L2: l2, L3: &lab.HookedArchive{
+		ArchiveStore: l3With(t, storetest.Put("in L3", 5, "1"), storetest.Put("one more", 5, "1")), OnGet: func() error { return away },
+	}})
+	l2.err = lab.ErrAway
+	if it, err := h.Reader.Get(ctx, "in L3"); versionOf(t, it, err) != 5 {
+		t.Errorf("without L2: %+v", it)
+	}
+	l2.err, away = nil, lab.ErrAway
+	if it, err := h.Reader.Get(ctx, "one more"); !errors.Is(err, syncengine.ErrUnavailable) || errors.Is(err, syncengine.ErrNotFound) {
+		t.Errorf("without L3: %+v, %v", it, err)
+	}
+	items, err := h.Reader.GetMany(ctx, []string{"in L2", "one more", "absent"})
+	if !errors.Is(err, syncengine.ErrUnavailable) || items[0] == nil || items[1] != nil || items[2] != nil {
+		t.Errorf("many without L3: %v, %v", items, err)
+	}
+	if !h.Reader.Contains("absent") {
+		t.Error("nobody knows that it is absent")
+	}
+}
+
+// TestINV02ACopyReadBesideAWriteIsNotPromoted: the write may have come and gone meanwhile.
+func TestINV02ACopyReadBesideAWriteIsNotPromoted(t *testing.T) {
+	ctx := context.Background()
+	written := true
+	l2 := storetest.NewCache()
+	var h *syncengine.House
+	h = syncengine.HouseOn(t, syncengine.Plan{L2: l2, L3: &lab.HookedArchive{
+		ArchiveStore: l3With(t, storetest.Put("x", 5, "1")),
+		OnGet: func() error {
+			if written {
+				h.Memory.Touch("x")
+			}
+			return nil
+		},
+	}})
+	h.Start(h.Repair.Run)
+	it, err := h.Reader.Get(ctx, "x")
+	if _, ok := h.Memory.Peek("x"); versionOf(t, it, err) != 5 || ok {
+		t.Errorf("%+v, in memory: %v", it, ok)
+	}
+	lab.Eventually(t, "its copy for L2 is noted as late", func() bool { return !h.Cache.MayRead("x") })
+	written = false
+	_, err = h.Reader.Get(ctx, "x")
+	if e, ok := h.Memory.Peek("x"); err != nil || !ok || syncengine.VersionOf(e) != 5 {
+		t.Errorf("of a read with no write beside it memory has nothing: %v", err)
+	}
+}
+
+// TestINV02WhatWasAcknowledgedAndRefusedAnswersReads, unless L3 holds something higher.
+func TestINV02WhatWasAcknowledgedAndRefusedAnswersReads(t *testing.T) {
+	ctx := context.Background()
+	var away error
+	below, above := storetest.Put("below", 3, "1"), storetest.Put("above", 7, "1")
+	h := syncengine.HouseOn(t, syncengine.Plan{L2: l2With(t, below, above), L3: &lab.HookedArchive{
+		ArchiveStore: l3With(t, below, above, storetest.Put("deleted", 3, "1"), storetest.Put("away", 3, "1")), OnGet: func() error { return away },
+	}})
+	refuse(t, h, storetest.Put("below", 5, "1"), storetest.Put("above", 5, "1"), storetest.Put("nowhere", 5, "1"), storetest.Tombstone("deleted", 5), storetest.Put("away", 5, "1"))
+	get := func(id string, want uint64) {
+		t.Helper()
+		if it, err := h.Reader.Get(ctx, id); versionOf(t, it, err) != want {
+			t.Errorf("%s: version %d, want %d", id, it.Version, want)
+		}
+	}
+	for id, want := range map[string]uint64{"below": 5, "above": 7, "nowhere": 5, "deleted": 0} {
+		get(id, want)
+	}
+	away = lab.ErrAway
+	get("away", 5)
+}
