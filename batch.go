@@ -185,8 +185,9 @@ type queue struct {
 	held     map[string]*entry  // the newest op of an id that the drain has read and that has not landed
 	awaited  map[awaitedOp][]*waiter
 
-	merges  map[string]*merging // see merging.go
-	merging atomic.Int64        // len(merges)
+	absent  func(id string) bool // reports that L3 has nothing of an id, when that is certain
+	merges  map[string]*merging  // see merging.go
+	merging atomic.Int64         // len(merges)
 }
 
 // batch is what one L3 transaction takes.
@@ -206,7 +207,7 @@ func newQueue(lim queueLimits, mem *l1, w *journal) *queue {
 	return &queue{
 		lim: lim, l1: mem, wal: w, start: time.Now(), wake: make(chan struct{}, 1), inFlight: make(map[string]*batch),
 		failed: make(chan struct{}), moved: make(chan struct{}), awaited: make(map[awaitedOp][]*waiter),
-		held: make(map[string]*entry),
+		held: make(map[string]*entry), absent: func(string) bool { return false },
 	}
 }
 

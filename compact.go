@@ -44,7 +44,7 @@ func (c *compaction) SettleAs(node string) { c.node = node }
 
 // Run is the loop.
 func (c *compaction) Run(ctx context.Context) {
-	tick := time.NewTicker(c.interval)
+	tick := time.NewTicker(max(c.interval, shortestInterval))
 	defer tick.Stop()
 	for {
 		select {
@@ -100,6 +100,9 @@ func (c *compaction) Compact(ctx context.Context) (total CompactReport, err erro
 	c.news.Compacted(total, true)
 	return total, nil
 }
+
+// shortestInterval is what less than it means.
+const shortestInterval = 10 * time.Millisecond
 
 // claimTime is for how long a claim holds: an engine that dies while it compacts keeps the others
 // from it no longer.

@@ -421,7 +421,7 @@ func (e *writer) decideMany(ctx context.Context, qs []*question) {
 func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict) error {
 	last := make(map[string]int)
 	var recs []Record
-	var merged []string
+	var merged, changed []string
 	for i, q := range qs {
 		if verdicts[i].Decision != DecidedApplied {
 			e.forgetBelow(q.ops[verdicts[i].At].item(), &verdicts[i].Row)
@@ -429,6 +429,7 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 		}
 		e.flush.CountDirect(len(q.ops))
 		for _, op := range q.ops {
+			changed = append(changed, op.item())
 			if op.isMerge() {
 				merged = append(merged, op.item())
 				continue
@@ -441,6 +442,7 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 			recs = append(recs, op.record())
 		}
 	}
+	defer e.queue.Outdated(changed)
 	recs = append(recs, e.mergedNow(ctx, merged)...)
 	if len(recs) == 0 {
 		return nil

@@ -23,9 +23,8 @@ import (
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
-// elsewhere names the test in which a field changes behaviour; notYet says why it can't.
+// elsewhere names the test in which a field changes behaviour.
 func elsewhere(string) func(*testing.T) { return func(*testing.T) {} }
-func notYet(string) func(*testing.T)    { return func(*testing.T) {} }
 
 // fieldTests has one entry per field of Config (TRAPS 30: fields nobody reads).
 var fieldTests = map[string]func(t *testing.T){
@@ -74,10 +73,10 @@ var fieldTests = map[string]func(t *testing.T){
 		}
 		lab.Must(t, e.Submit(context.Background(), syncengine.Item{ID: "a", Content: []byte(`"12345678"`)}))
 	},
-	"GroupMaxItems":  notYet("groups have a fixed limit so far"),
-	"GroupMaxBytes":  notYet("groups have a fixed limit so far"),
-	"MaxClockSkew":   notYet("versions given by callers are not compared with the clock so far"),
-	"FactoryTimeout": notYet("factories have no limit so far"),
+	"GroupMaxItems":  elsewhere("TestAGroupTooLargeToLandIsRefusedAndHurtsNobody"),
+	"GroupMaxBytes":  elsewhere("TestAGroupTooLargeToLandIsRefusedAndHurtsNobody"),
+	"MaxClockSkew":   elsewhere("TestINV02AWriteIsAboveASpooledOpNumberedFarAhead"),
+	"FactoryTimeout": elsewhere("TestAFactoryThatNeverReturnsIsLeftBehind"),
 	"Durability": func(t *testing.T) {
 		e := lab.Open(t, syncengine.Config{Durability: syncengine.Buffered, BatchFlushInterval: time.Hour})
 		lab.Put(t, e, "a", 1)
@@ -256,9 +255,9 @@ var fieldTests = map[string]func(t *testing.T){
 		lab.Eventually(t, "the lost copy is found", func() bool { return <-found == 1 })
 		lab.Eventually(t, "the lost copy is back", func() bool { return redis.Do(t, "EXISTS", "sync:a") == "1" })
 	},
-	"RetentionFullDays":    notYet("compaction comes with the crdt tag, see ROADMAP.md"),
-	"RetentionCompactDays": notYet("compaction comes with the crdt tag, see ROADMAP.md"),
-	"CompactionInterval":   notYet("compaction comes with the crdt tag, see ROADMAP.md"),
+	"RetentionFullDays":    elsewhere("TestCompactionKeepsWhatItMust"),
+	"RetentionCompactDays": elsewhere("TestCompactionKeepsWhatItMust"),
+	"CompactionInterval":   elsewhere("TestCompactionGoesOnInTheBackground"),
 }
 
 func TestEveryConfigFieldChangesBehaviour(t *testing.T) {

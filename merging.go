@@ -10,9 +10,10 @@ package syncengine
 // While merges of an item wait, nothing else answers for it: a copy from a lower tier may have some
 // of them, or not. Without a view nobody here knows; a reader waits until L3 has them all.
 //
-// A view begins with a copy in L1 that no waiting merge can be in, or with what L3 says the item is
-// after a batch, if it is certain that L3 has none of those that still wait: they have not been
-// sent, or were refused with a batch that certainly did not land.
+// A view begins with a copy in L1 that no waiting merge can be in, with nothing when the filter
+// knows that L3 has nothing, or with what L3 says the item is after a batch, if it is certain that
+// L3 has none of those that still wait: they have not been sent, or were refused with a batch that
+// certainly did not land.
 //
 // All but View is called with the lock held.
 
@@ -90,6 +91,9 @@ func (q *queue) addMerging(id string, m *merging) {
 	q.merging.Store(int64(len(q.merges)))
 }
 
+// AskAbsent sets who knows which ids L3 has nothing of.
+func (q *queue) AskAbsent(absent func(id string) bool) { q.absent = absent }
+
 // maxFold is how large a view may be that merges on their way into the spool are applied to: that
 // holds up the log.
 const maxFold = 64 << 10
@@ -98,6 +102,10 @@ const maxFold = 64 << 10
 func (q *queue) begin(m *merging, id string) {
 	e, ok := q.l1.Peek(id)
 	if !ok {
+		_, spooled := q.wal.Spooled(q.l1.Hash(id)) // perhaps this very merge
+		if !spooled && q.held[id] == nil && q.absent(id) {
+			q.putView(m, id, Record{Deleted: true}, 0)
+		}
 		return
 	}
 	rec := e.record()
@@ -234,6 +242,22 @@ func (q *queue) NewestMerge(id string) uint64 {
 		return m.newest
 	}
 	return 0
+}
+
+// Outdated tells that L3 has changed items by other ways than the queue: a view of them is not what
+// they are.
+func (q *queue) Outdated(ids []string) {
+	if q.merging.Load() == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, id := range ids {
+		if m := q.merges[id]; m != nil {
+			q.dropView(m, id)
+			m.gen++
+		}
+	}
 }
 
 // covers notes a plain op or a delete of an item: merges that came before do not count any more.

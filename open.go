@@ -58,6 +58,7 @@ func newEngine(cfg Config) *Engine {
 	e.archive = newArchive(newServer("L3", cfg.L3Timeout, cfg.L3Breaker, e.news, e.door), e.news)
 	e.trust = newTrust(cfg.InstanceID, e.archive, e.wal, e.news, trustLimits{cfg.FilterWarmupBatch, cfg.FilterSnapshotInterval, int64(cfg.FilterSnapshotInserts)})
 	e.queue = newQueue(queueLimitsOf(&cfg), e.l1, e.wal)
+	e.queue.AskAbsent(func(id string) bool { return !e.trust.MayContain(id) })
 	e.numbers = newNumbers(e.l1, e.wal, e.queue, up)
 	e.flush = newFlusher(e.queue, e.numbers, e.wal, e.cache, e.archive, e.trust, e.pressure, e.door, e.news, up, cfg.FlushConcurrency)
 	e.bad = newQuarantine(e.wal, e.l1, e.queue, e.numbers, e.archive, e.pressure, e.door, e.news)

@@ -79,6 +79,22 @@ func TestCompactionKeepsWhatItMust(t *testing.T) {
 	wantValue(t, e, "c", "15")
 }
 
+func TestCompactionGoesOnInTheBackground(t *testing.T) {
+	var folded atomic.Int64
+	e := lab.Open(t, syncengine.Config{Dir: t.TempDir(), CompactionInterval: 20 * time.Millisecond, OnEvent: syncengine.Events{
+		Compacted: func(r syncengine.CompactReport, done bool) {
+			if done {
+				folded.Add(int64(r.Ops))
+			}
+		},
+	}})
+	for range 20 {
+		merge(t, e, "c", "GCounter", "1", daysAgo(10))
+	}
+	lab.Eventually(t, "all are folded", func() bool { return folded.Load() == 20 })
+	wantValue(t, e, "c", "20")
+}
+
 func TestOneOfSeveralEnginesCompacts(t *testing.T) {
 	ctx := context.Background()
 	url := l3s["SQLite"](t)

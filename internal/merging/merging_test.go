@@ -159,3 +159,67 @@ func TestStatesAreMergedNotOverwritten(t *testing.T) {
 		t.Errorf("a counter's delta to a set: %v", err)
 	}
 }
+
+// TestAMergeIntoANewIDIsKnownAtOnce: an engine alone knows that nothing was there.
+func TestAMergeIntoANewIDIsKnownAtOnce(t *testing.T) {
+	ctx := context.Background()
+	e := lab.Open(t, syncengine.Config{Dir: t.TempDir(), BatchFlushInterval: time.Hour})
+	lab.Eventually(t, "the filter is trusted", func() bool { return e.Stats().FilterTrusted })
+	if got := value(t, merge(t, e, "new", "GCounter", "2"), nil); got != "2" {
+		t.Errorf("Merge returns %s", got)
+	}
+	wantValue(t, e, "new", "2")
+	if s := e.Stats(); s.PendingOps != 1 {
+		t.Errorf("a read has flushed: %d pending", s.PendingOps)
+	}
+	lab.Must(t, e.Flush(ctx))
+	merge(t, e, "new", "GCounter", "2")
+	wantValue(t, e, "new", "4")
+}
+
+// TestINV02AConditionDecidedBesideMergesIsSeen: L3 is changed past the merges that wait.
+func TestINV02AConditionDecidedBesideMergesIsSeen(t *testing.T) {
+	ctx := context.Background()
+	e := lab.Open(t, syncengine.Config{SQLURL: l3s["SQLite"](t)})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 25 {
+				if _, err := e.Merge(ctx, "c", "PNCounter", json.RawMessage("1")); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		wg.Go(func() {
+			for n := range 10 {
+				node := fmt.Sprint("update-", n)
+				it, err := e.Update(ctx, "c", func(cur syncengine.Item, _ bool) (it syncengine.Item, err error) {
+					it.CRDT = "PNCounter"
+					it.Content, err = crdt.Apply(crdt.KindPNCounter, cur.Content, []byte("1000"), crdt.Op{Node: node})
+					return it, err
+				})
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				now, err := e.Get(ctx, "c")
+				was, is := counter(t, it), counter(t, now)
+				if err != nil || is/1000 < was/1000 {
+					t.Errorf("Update returned %d, then Get %d, %v", was, is, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	it, err := e.Get(ctx, "c")
+	lab.Must(t, err)
+	if got := counter(t, it); got != 40_100 {
+		t.Errorf("%d, want 40100", got)
+	}
+}
+
+func counter(t testing.TB, it syncengine.Item) (n int) {
+	t.Helper()
+	lab.NoError(t, "counter", json.Unmarshal([]byte(value(t, it, nil)), &n))
+	return n
+}
