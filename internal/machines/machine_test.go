@@ -62,7 +62,7 @@ func drawConfig(t *rapid.T) syncengine.Config {
 		FlushConcurrency:   int(pick("FlushConcurrency", 1, 2, 8)),
 		L1MaxAge:           time.Duration(pick("L1MaxAge", 1, 200e6, 3600e9)),
 		WALNoSync:          rapid.Bool().Draw(t, "WALNoSync"),
-		L3Timeout:          time.Second, // bounds how long Open tries
+		L3Timeout:          slowly(time.Second), // bounds how long Open tries
 		L2Timeout:          5 * time.Second,
 	}
 	cfg.WALMaxItems = max(int64(cfg.BatchFlushCount), pick("WALMaxItems", 30, 1_000_000))
@@ -369,9 +369,20 @@ func runMachine(t *rapid.T, dir string, l3 syncengine.ArchiveStore) {
 	m.atRest(t)
 }
 
+// slowly is d, or four times as much under the race detector.
+func slowly(d time.Duration) time.Duration {
+	if raceDetector {
+		return 4 * d
+	}
+	return d
+}
+
 // checkMachines makes n checks in each of some goroutines, since engines mostly wait.
 func checkMachines(t *testing.T, n, goroutines int, archive func(dir string) (syncengine.ArchiveStore, error)) {
 	lab.Checks(t, n)
+	if raceDetector {
+		goroutines /= 2
+	}
 	root := t.TempDir()
 	var dirs atomic.Int64
 	var wg sync.WaitGroup

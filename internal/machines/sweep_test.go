@@ -183,7 +183,7 @@ func newSweepRun(dir string, l3 syncengine.ArchiveStore, in *injector) *sweepRun
 	timeouts := map[string]time.Duration{"L2": 10 * time.Second, "L3": 10 * time.Second}
 	if in.hangs { // of the tier that hangs alone: the other one may be slow, on a loaded machine
 		tier, _, _ := strings.Cut(in.call, " ")
-		timeouts[tier] = 50 * time.Millisecond
+		timeouts[tier] = slowly(100 * time.Millisecond)
 	}
 	r.cfg = syncengine.Config{
 		Dir: dir, L1MaxBytes: 64 << 10, WALNoSync: true, FlushConcurrency: 1, L1MaxAge: time.Hour,
@@ -412,7 +412,6 @@ func TestINV01AStoreCallThatGoesWrongLosesNothingWhicheverItIs(t *testing.T) {
 // TestINV01AStoreCallThatGoesWrongLosesNothingInSQLite is the same with a real L3, at every
 // seventh call.
 func TestINV01AStoreCallThatGoesWrongLosesNothingInSQLite(t *testing.T) {
-	t.Parallel()
 	s := &sweeper{t: t, root: t.TempDir(), wider: 7, missed: 1}
 	s.archive = func(dir string) (syncengine.ArchiveStore, error) {
 		l3, err := lab.OpenSQLStore("sqlite:" + filepath.Join(dir, "archive.db"))

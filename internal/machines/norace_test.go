@@ -1,0 +1,5 @@
+//go:build !race
+
+package machines
+
+const raceDetector = false
