@@ -72,6 +72,12 @@ func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) err
 // last read, Content is nil. A read then waits until L3 has all that this engine has merged, or is
 // ErrUnavailable.
 //
+// Merge is the way to change an item. Submit of a state is for replicas of the caller's own, with
+// nodes of their own: a state that was read from an engine and is submitted to it again while
+// merges of the item wait, or after the item was deleted and begun anew, may count merges twice, or
+// take elements away that it has not seen, since L3 gives merges their dots when they land. Update,
+// which waits for them first, is safe but for a delete.
+//
 // Errors, beside Submit's: ErrKindMismatch when the item is of another kind, and, when only L3
 // knows that, ErrRefused at Archived: then the op is in quarantine. ErrFeatureNotBuilt without
 // -tags crdt.

@@ -22,6 +22,7 @@ type compaction struct {
 	flush    *flusher
 	numbers  *numbers
 	bad      *quarantine
+	repair   *repair
 	news     *news
 	cfg      compactConfig
 	node     string // whose merges are this engine's
@@ -34,8 +35,8 @@ type compaction struct {
 // compactConfig says for how many days rows are kept: of each merge; of each day.
 type compactConfig struct{ ops, days int }
 
-func newCompaction(cfg *Config, a *archive, mem *l1, c *cache, q *queue, f *flusher, n *numbers, bad *quarantine, news *news) *compaction {
-	return &compaction{archive: a, l1: mem, cache: c, queue: q, flush: f, numbers: n, bad: bad, news: news, interval: cfg.CompactionInterval,
+func newCompaction(cfg *Config, a *archive, mem *l1, c *cache, q *queue, f *flusher, n *numbers, bad *quarantine, r *repair, news *news) *compaction {
+	return &compaction{archive: a, l1: mem, cache: c, queue: q, flush: f, numbers: n, bad: bad, repair: r, news: news, interval: cfg.CompactionInterval,
 		cfg: compactConfig{cfg.RetentionFullDays, cfg.RetentionCompactDays}, clock: time.Now, who: newEngineID()}
 }
 
@@ -143,10 +144,9 @@ func (c *compaction) Rebuild(ctx context.Context, id string) (Item, error) {
 
 // rebuilt is Rebuild for a row of L3 of which nothing waits.
 func (c *compaction) rebuilt(ctx context.Context, id string) (rec Record, err error) {
+	stamp := c.l1.Stamp(id)
 	rec, changed, damaged, err := c.archive.Rebuild(ctx, id)
-	for range damaged {
-		c.news.Corrupted(&CorruptionError{ID: id, Tier: "L3", Expected: "a merge", Actual: "damaged"})
-	}
+	c.news.DamagedMerges(id, damaged)
 	if err != nil {
 		if errors.Is(err, ErrNotFound) {
 			return rec, ErrNotFound
@@ -156,12 +156,9 @@ func (c *compaction) rebuilt(ctx context.Context, id string) (rec Record, err er
 	if changed {
 		c.news.Healed(id, "L3")
 	}
-	if ent, ok := c.l1.Peek(id); ok {
-		c.l1.Touch(id)
-		c.l1.Drop(ent)
-	}
-	c.l1.Keep(newEntry(&rec))
-	if c.cache.On() && (c.cache.Remove(ctx, []string{id}) != nil || c.cache.Repair(ctx, []Record{rec}) != nil) {
+	c.l1.Forget(newEntry(&rec))
+	c.l1.Promote(newEntry(&rec), stamp)
+	if c.cache.On() && (c.cache.Remove(ctx, []string{id}) != nil || c.repair.Copy(ctx, []string{id}) != nil) {
 		c.cache.Miss(ctx, []Record{rec})
 	}
 	return rec, nil

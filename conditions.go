@@ -51,9 +51,6 @@ func (e *writer) writeIf(ctx context.Context, c *call) error {
 func (e *writer) writeIfAlone(ctx context.Context, c *call) error {
 	ids := idsOf(c.ops)
 	for {
-		if err := e.landMerges(ctx, ids); err != nil {
-			return err
-		}
 		at, err := e.watchTruth(ctx, ids)
 		if err == nil {
 			err = e.logKnown(ctx, c, at)
@@ -71,6 +68,9 @@ func (e *writer) writeIfAlone(ctx context.Context, c *call) error {
 // watchTruth watches ids and returns what they hold. Unwatch must follow, after an error, too.
 func (e *writer) watchTruth(ctx context.Context, ids []string) ([]known, error) {
 	failed := e.numbers.Watch(ids)
+	if err := e.landMerges(ctx, ids); err != nil { // those that come later are seen
+		return nil, err
+	}
 	recs, err := e.truth(ctx, ids)
 	if err != nil {
 		return nil, err

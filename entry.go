@@ -126,6 +126,14 @@ func (e *entry) id() string {
 // isMerge reports whether this is a merge, whose id is a key of its own.
 func (e *entry) isMerge() bool { return e.meta != nil && e.meta.crdt != "" && isMerge(e.id()) }
 
+// kind is that of its item, "" for a plain one.
+func (e *entry) kind() string {
+	if e.meta == nil {
+		return ""
+	}
+	return e.meta.crdt
+}
+
 // item is the id of the item that an op is about.
 func (e *entry) item() string {
 	if e.meta == nil || e.meta.crdt == "" { // nearly always

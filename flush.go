@@ -290,7 +290,7 @@ func (f *flusher) count(b *batch, a *outcome) {
 	f.news.Batch(b.ops, b.bytes)
 }
 
-// archived is what became of the units of a batch in L3.
+// outcome is what became of the units of a batch in L3.
 type outcome struct {
 	stored  []Record           // L3 holds them now
 	losers  []Record           // it holds something higher of another engine
@@ -329,7 +329,9 @@ func (a *outcome) see(units []unit, recs []Record, above []Meta, merged []Record
 	}
 	lost := make(map[string]lostOp, len(above))
 	for i := range above {
-		lost[above[i].ID] = lostOp{Held: above[i]}
+		held := above[i]
+		held.ID = itemOf(held.ID)
+		lost[above[i].ID] = lostOp{Held: held}
 	}
 	for i := range recs {
 		if l, ok := lost[recs[i].ID]; ok {

@@ -62,7 +62,8 @@ func (r *repair) rebuild(ctx context.Context, id string) *Record {
 	if !crdtBuilt || !r.archive.Compacts() {
 		return nil
 	}
-	rec, changed, _, err := r.archive.Rebuild(ctx, id)
+	rec, changed, damaged, err := r.archive.Rebuild(ctx, id)
+	r.news.DamagedMerges(id, damaged)
 	if err != nil || !changed {
 		return nil
 	}

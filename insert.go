@@ -90,7 +90,7 @@ func (e *writer) insertMade(ctx context.Context, c *call, at known) (Record, err
 	}
 	defer e.door.Leave()
 	err := e.checkSize(c.ops)
-	if err == nil && e.archive.Private() { // no second look at what is known
+	if err == nil && e.archive.Private() && !c.merges() { // no second look at what is known
 		if err = e.pressure.Allow(ctx); err == nil {
 			err = e.logKnown(ctx, c, []known{at})
 		}
@@ -101,9 +101,9 @@ func (e *writer) insertMade(ctx context.Context, c *call, at known) (Record, err
 		err = e.writeIf(ctx, c)
 	}
 	if !errors.Is(err, ErrExists) {
-		return c.ops[0].record(), err
+		return e.storedAs(c.ops[0]), err
 	}
-	there, terr := e.truth(ctx, idsOf(c.ops))
+	there, terr := e.truth(ctx, itemsOf(c.ops))
 	if terr != nil {
 		return Record{}, terr
 	}

@@ -36,23 +36,43 @@ func checkDelta(kind string, delta []byte) error {
 	return crdt.ValidateDelta(k, delta)
 }
 
-// mergeOp returns the state, in canonical form, that a state becomes by an op; nil stands for the
-// empty one. The arguments alone decide the result.
-func mergeOp(kind string, state []byte, op *Record) ([]byte, error) {
+// merged is a state that ops are merged into. One decoding serves them all.
+type merged struct {
+	kind  crdt.Kind
+	open  *crdt.State // nil: not yet
+	bytes []byte      // canonical; nil: see fresh
+	fresh bool        // bytes are those of open
+}
+
+// openState opens a state in canonical form; nil stands for none.
+func openState(kind string, state []byte) (*merged, error) {
 	k, err := crdt.ParseKind(kind)
-	if err != nil {
-		return nil, err
-	}
+	return &merged{kind: k, bytes: state, fresh: true}, err
+}
+
+// Merge merges an op. The arguments alone decide the result. After an error the state is of no use.
+func (m *merged) Merge(op *Record) (err error) {
 	key, err := ParseMergeKey(op.ID)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	if m.open == nil {
+		if m.open, err = crdt.Open(m.kind, m.bytes); err != nil {
+			return err
+		}
+	}
+	m.fresh = false
 	if key.Delta {
-		by := crdt.Op{Node: key.Node, Time: op.Version, Seconds: uint64(max(0, op.UpdatedAt.Unix()))}
-		return crdt.Apply(k, state, op.Content, by)
+		return m.open.Apply(op.Content, crdt.Op{Node: key.Node, Time: op.Version, Seconds: uint64(max(0, op.UpdatedAt.Unix()))})
 	}
-	if state == nil {
-		return crdt.Canonical(k, op.Content)
+	return m.open.Merge(op.Content)
+}
+
+// Bytes returns the state.
+func (m *merged) Bytes() (_ []byte, err error) {
+	if !m.fresh {
+		m.bytes, err = m.open.Bytes()
+		m.fresh = err == nil
 	}
-	return crdt.Merge(k, state, op.Content)
+	return m.bytes, err
 }

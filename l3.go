@@ -193,6 +193,9 @@ func (s *sqlStore) describe(op string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, ErrRefused) || errors.Is(err, ErrNotFound) {
+		return err // this store's own words
+	}
 	if errors.Is(err, sqlkit.ErrNewer) {
 		return fmt.Errorf("%w: %w", ErrSchema, err)
 	}

@@ -253,27 +253,13 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 	if len(ops) > 0 && latest.hash != nil && ops[0].ord <= latest.ord {
 		return r, nil // another engine was here
 	}
-	// The day of a snapshot never goes back: a merge that came late counts for the day it came on.
+	if damaged, err := foldDays(id, ops, latest, days); err != nil {
+		return r, err
+	} else if damaged {
+		return CompactReport{Damaged: 1}, nil
+	}
 	for i := range ops {
-		op := &ops[i]
-		rec := Record{Item: Item{ID: op.key, Version: op.version, UpdatedAt: storedTime(op.at), Content: op.content, CRDT: op.kind}}
-		var state []byte
-		if latest.hash != nil {
-			state = latest.content
-		}
-		next, err := mergeOp(op.kind, state, &rec)
-		if err != nil {
-			return CompactReport{Damaged: 1}, nil
-		}
-		h := opHead{version: op.version, at: op.at}
-		day := h.age()
-		if latest.hash != nil && storedTime(latest.at).After(day) {
-			day = storedTime(latest.at)
-		}
-		sum := hashOf(next)
-		latest = opRow{key: dayKey(id, day), ord: op.ord, version: op.version, at: day.UnixNano(), kind: op.kind, hash: sum[:], content: next}
-		days[latest.key] = latest
-		applied.add(op.key)
+		applied.add(ops[i].key)
 	}
 	// What is old of the snapshots becomes the base.
 	var gone []string
@@ -302,6 +288,51 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 		r.Snapshots++
 	}
 	return r, s.deleteKeys(ctx, tx, append(keys, gone...))
+}
+
+// foldDays adds to days what an item was after the last of ops, in order, of each day. latest is
+// what it was before. The day never goes back: a merge that came late counts for the day it came
+// on.
+func foldDays(id string, ops []opRow, latest opRow, days map[string]opRow) (damaged bool, err error) {
+	if len(ops) == 0 {
+		return false, nil
+	}
+	at := time.Time{}
+	var content []byte
+	if latest.hash != nil {
+		at, content = storedTime(latest.at), latest.content
+	}
+	state, err := openState(ops[0].kind, content)
+	if err != nil {
+		return false, err
+	}
+	for i := range ops {
+		op := &ops[i]
+		rec := op.record()
+		if op.kind != ops[0].kind || state.Merge(&rec) != nil {
+			return true, nil
+		}
+		if day := (&opHead{version: op.version, at: op.at}).age(); day.After(at) {
+			at = day
+		}
+		if i+1 < len(ops) {
+			if next := (&opHead{version: ops[i+1].version, at: ops[i+1].at}).age(); dayKey(id, at) == dayKey(id, next) || next.Before(at) {
+				continue
+			}
+		}
+		content, err := state.Bytes()
+		if err != nil {
+			return true, nil
+		}
+		sum := hashOf(content)
+		days[dayKey(id, at)] = opRow{key: dayKey(id, at), ord: op.ord, version: op.version, at: at.UnixNano(), kind: op.kind, hash: sum[:], content: content}
+	}
+	return false, nil
+}
+
+// record is the merge that a row holds.
+func (r *opRow) record() Record {
+	return Record{Item: Item{ID: r.key, Version: r.version, UpdatedAt: storedTime(r.at), Content: r.content, CRDT: r.kind}}
 }
 
 func damagedRows(rows []opRow) (n int) {
@@ -558,21 +589,34 @@ func (d dots) settle(upTo map[string]uint64) {
 // any.
 func replay(id string, rows []opRow) (rec Record, ok bool) {
 	slices.SortStableFunc(rows, func(a, b opRow) int { return compareVersions(a.ord, b.ord) })
-	var state []byte
+	var state *merged
 	for i := range rows {
 		r := &rows[i]
-		switch {
-		case r.hash == nil || r.damaged():
-			continue
-		case isSnapshot(r.key):
-			state, ok, rec.CRDT, rec.UpdatedAt = r.content, true, r.kind, storedTime(r.at)
+		if r.hash == nil || r.damaged() {
 			continue
 		}
-		op := Record{Item: Item{ID: r.key, Version: r.version, UpdatedAt: storedTime(r.at), Content: r.content, CRDT: r.kind}}
-		if next, err := mergeOp(r.kind, state, &op); err == nil {
-			state, ok, rec.CRDT, rec.UpdatedAt = next, true, r.kind, op.UpdatedAt
+		op := r.record()
+		if isSnapshot(r.key) {
+			if s, err := openState(r.kind, r.content); err == nil {
+				state, rec.CRDT, rec.UpdatedAt = s, r.kind, op.UpdatedAt
+			}
+			continue
 		}
+		if state == nil || rec.CRDT != r.kind {
+			var err error
+			if state, err = openState(r.kind, nil); err != nil {
+				continue
+			}
+		}
+		if state.Merge(&op) != nil {
+			return rec, false // it was merged once: this is not what was
+		}
+		rec.CRDT, rec.UpdatedAt = r.kind, op.UpdatedAt
 	}
-	rec.ID, rec.Content, rec.ContentHash = id, state, hashOf(state)
-	return rec, ok
+	if state == nil {
+		return rec, false
+	}
+	content, err := state.Bytes()
+	rec.ID, rec.Content, rec.ContentHash = id, content, hashOf(content)
+	return rec, err == nil
 }

@@ -86,8 +86,15 @@ func compareVersions(a, b uint64) int {
 // is known of their dots: those with a condition are resolved by the nonce of their transaction.
 func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merges []itemMerges, heads map[string]lockedHead, ever bool) (*plan, error) {
 	p, err := planOf(plain, merges, heads)
-	if err != nil || len(merges) == 0 {
+	if err != nil || len(merges)+len(p.late) == 0 {
 		return p, err
+	}
+	late := make(map[string]*storedRow, len(p.late))
+	for _, r := range p.late {
+		late[r.ID] = r
+		if !slices.ContainsFunc(merges, func(m itemMerges) bool { return m.id == r.ID }) {
+			merges = append(merges, itemMerges{id: r.ID})
+		}
 	}
 	known, err := s.readMerged(ctx, tx, merges)
 	if err != nil {
@@ -113,6 +120,11 @@ func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merg
 				return nil, err
 			}
 		}
+		if r := late[id]; r != nil {
+			if err := s.cut(ctx, tx, &m, r, p); err != nil {
+				return nil, err
+			}
+		}
 		if err := m.merge(p, covered[id], s); err != nil {
 			return nil, err
 		}
@@ -129,6 +141,8 @@ type mergingItem struct {
 	known  map[string]opRow // see readMerged
 	base   opRow            // zero: none
 	ever   bool             // see plan
+	cut    *storedRow       // a late delete that was taken out of the state
+	kept   *merged          // what it left, nil for nothing
 }
 
 // merge adds to a plan what becomes of the item. over is a record that was to be written first.
@@ -144,13 +158,19 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 			floor = over.Version
 		}
 	}
-	var state []byte
-	if live {
-		state = row.Content
+	var state *merged
+	if live && kind != "" {
+		var err error
+		if state, err = openState(kind, row.Content); err != nil {
+			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
+		}
 	}
 	applied, err := parseDots(m.base.applied)
 	if err != nil {
 		return fmt.Errorf("base of item %q: %w: %w", m.id, ErrCorruption, err)
+	}
+	if m.cut != nil {
+		state, live, floor = m.kept, m.kept != nil, m.cut.Version
 	}
 	var ops []*Record
 	for _, op := range m.ops {
@@ -166,17 +186,17 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 				return err
 			}
 		}
-		next, err := mergeOp(op.CRDT, state, op)
+		changed, err := m.mergeOne(&state, live, op)
 		if err != nil {
 			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
 		}
-		if live && !isDelta(op.ID) && string(next) == string(state) {
+		if !changed {
 			continue // it has all of that
 		}
-		state, live, kind = next, true, op.CRDT
+		live, kind = true, op.CRDT
 		ops = append(ops, op)
 	}
-	if len(ops) == 0 {
+	if len(ops) == 0 && m.cut == nil {
 		if over != nil { // written after all
 			p.write(over, m.exists, &m.was.Meta)
 			p.covered = slices.DeleteFunc(p.covered, func(r *storedRow) bool { return r == over })
@@ -187,13 +207,28 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 		}
 		return nil
 	}
-	last := ops[len(ops)-1]
-	if MaxVersion-version < uint64(len(ops)) {
-		return &RefusedError{Err: staleError(newEntry(last), version)}
+	rec, steps := m.row, uint64(max(1, len(ops)))
+	if MaxVersion-version < steps {
+		return &RefusedError{Err: staleError(&entry{version: version}, version)}
 	}
-	rec := *last
-	rec.ID, rec.Content, rec.ContentHash = m.id, state, hashOf(state)
-	rec.Version = max(version+uint64(len(ops)), last.Version)
+	if !live { // a delete has left nothing
+		rec = *m.cut.Record
+		rec.Version = version + 1
+		p.gone, p.merged = append(p.gone, m.id), append(p.merged, rec)
+		p.write(&storedRow{Record: &rec}, m.exists, &m.was.Meta)
+		return nil
+	}
+	content, err := state.Bytes()
+	if err != nil {
+		return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
+	}
+	least := uint64(0)
+	if len(ops) > 0 { // above the version of any merge, so that what waits somewhere is never taken for this
+		rec = *ops[len(ops)-1]
+		least = min(rec.Version+1, MaxVersion)
+	}
+	rec.ID, rec.Content, rec.ContentHash = m.id, content, hashOf(content)
+	rec.Version = max(version+steps, least)
 	for i, op := range ops {
 		p.ops = append(p.ops, opRow{
 			key: op.ID, ord: rec.Version - uint64(len(ops)-1-i), version: op.Version, at: op.UpdatedAt.UnixNano(), kind: op.CRDT,
@@ -203,7 +238,7 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 			rec.UpdatedAt = op.UpdatedAt
 		}
 	}
-	if floor > m.base.version || over != nil && over.Deleted {
+	if m.cut != nil || floor > m.base.version || over != nil && over.Deleted {
 		p.bases = append(p.bases, opRow{key: m.id + "\x00", version: floor, kind: kind})
 	}
 	packed := rowsOf([]Record{rec}, s.codec)
@@ -213,6 +248,52 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 	p.write(&packed[0], m.exists, &m.was.Meta)
 	p.merged = append(p.merged, rec)
 	return nil
+}
+
+// cut takes a late delete out of an item: what is left are the merges above it. They are known as
+// long as none of them is in a snapshot; else the delete is outranked.
+func (s *sqlStore) cut(ctx context.Context, tx *sql.Tx, m *mergingItem, r *storedRow, p *plan) error {
+	if r.Version <= m.base.version {
+		return nil // it was taken out before
+	}
+	from, below := rangeOf(m.id)
+	rows, err := s.readRows(ctx, tx, "op >= ? AND op < ?", from, below)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(rows, func(o opRow) bool { return isSnapshot(o.key) && o.hash != nil && o.version > r.Version }) || damagedRows(rows) > 0 {
+		p.above = append(p.above, m.was.Meta)
+		return nil
+	}
+	kept := slices.DeleteFunc(slices.Clone(rows), func(o opRow) bool { return isSnapshot(o.key) || o.version <= r.Version })
+	for _, o := range rows {
+		if isSnapshot(o.key) || o.version <= r.Version {
+			p.drop = append(p.drop, o.key)
+		}
+	}
+	m.cut = r
+	if rec, ok := replay(m.id, kept); ok {
+		m.kept, err = openState(rec.CRDT, rec.Content)
+	}
+	return err
+}
+
+// mergeOne merges an op into a state, which it opens if the item is not live.
+func (m *mergingItem) mergeOne(state **merged, live bool, op *Record) (changed bool, err error) {
+	var before []byte
+	if !live {
+		*state, err = openState(op.CRDT, nil)
+	} else if !isDelta(op.ID) {
+		before, err = (*state).Bytes()
+	}
+	if err == nil {
+		err = (*state).Merge(op)
+	}
+	if err != nil || !live || isDelta(op.ID) {
+		return true, err
+	}
+	after, err := (*state).Bytes()
+	return string(after) != string(before), err
 }
 
 func isDelta(key string) bool { return strings.HasSuffix(key, "/d") }
@@ -337,6 +418,9 @@ func (s *sqlStore) writeOps(ctx context.Context, tx *sql.Tx, p *plan) error {
 		if err := s.exec(ctx, tx, deleteOps, from, below); err != nil {
 			return err
 		}
+	}
+	if err := s.deleteKeys(ctx, tx, p.drop); err != nil {
+		return err
 	}
 	for i := range p.bases {
 		if err := s.exec(ctx, tx, replaceOp, p.bases[i].args(nil)...); err != nil {

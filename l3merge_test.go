@@ -41,6 +41,22 @@ type modelItem struct {
 	floor uint64
 	row   uint64 // version
 	dots  map[string]bool
+	log   []syncengine.Record // merges that were applied, in order
+	snaps bool                // some may be in snapshots
+}
+
+// add applies a merge.
+func (it *modelItem) add(t *rapid.T, r syncengine.Record) {
+	var err error
+	if id, dot, _ := strings.Cut(r.ID, "\x00"); strings.HasSuffix(dot, "/d") {
+		node := strings.Split(r.ID[len(id)+1:], "/")[0]
+		it.state, err = crdt.Apply(it.kind, it.state, r.Content, crdt.Op{Node: node, Time: r.Version, Seconds: uint64(r.UpdatedAt.Unix())})
+	} else if it.live {
+		it.state, err = crdt.Merge(it.kind, it.state, r.Content)
+	} else {
+		it.state, err = crdt.Canonical(it.kind, r.Content)
+	}
+	noError(t, err)
 }
 
 var modelKinds = map[string]crdt.Kind{"counter": crdt.KindPNCounter, "set": crdt.KindORSet, "map": crdt.KindLWWMap}
@@ -98,10 +114,20 @@ func (m *mergeModel) apply(t *rapid.T, recs []syncengine.Record) {
 	for _, r := range recs {
 		if r.Deleted {
 			it := m.items[r.ID]
-			if r.Version < it.row {
-				dead++
+			if r.Version < it.row && it.live && !slices.ContainsFunc(above, func(m syncengine.Meta) bool { return m.ID == r.ID }) {
+				it.floor = max(it.floor, r.Version)
+				log := slices.DeleteFunc(it.log, func(r syncengine.Record) bool { return r.Version <= it.floor })
+				it.live, it.state, it.log = false, nil, log
+				for _, r := range log {
+					it.add(t, r)
+					it.live = true
+				}
+			} else if r.Version < it.row {
+				if dead++; it.live && !it.snaps {
+					t.Fatalf("a delete of %s at %d is outranked", r.ID, r.Version)
+				}
 			} else if r.Version > it.row || it.live { // a delete beats a put
-				it.live, it.state, it.floor, it.row = false, nil, r.Version, r.Version
+				it.live, it.state, it.floor, it.row, it.log, it.snaps = false, nil, r.Version, r.Version, nil, false
 			}
 		}
 	}
@@ -122,21 +148,11 @@ func (m *mergeModel) apply(t *rapid.T, recs []syncengine.Record) {
 		}
 		m.sent = append(m.sent, r)
 		before := string(it.state)
-		if strings.HasSuffix(r.ID, "/d") {
-			node := strings.Split(r.ID[len(id)+1:], "/")[0]
-			it.state, err = crdt.Apply(it.kind, it.state, r.Content, crdt.Op{Node: node, Time: r.Version, Seconds: uint64(r.UpdatedAt.Unix())})
-		} else if it.live {
-			it.state, err = crdt.Merge(it.kind, it.state, r.Content)
-		} else {
-			it.state, err = crdt.Canonical(it.kind, r.Content)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		it.add(t, r)
 		if it.live && string(it.state) == before && !strings.HasSuffix(r.ID, "/d") {
 			continue
 		}
-		it.live, it.dots[r.ID] = true, true
+		it.live, it.dots[r.ID], it.log = true, true, append(it.log, r)
 	}
 	if len(above) != dead {
 		t.Fatalf("above: %+v, want %d", above, dead)
@@ -146,7 +162,9 @@ func (m *mergeModel) apply(t *rapid.T, recs []syncengine.Record) {
 		if r.Version < it.row || string(r.Content) != string(it.state) {
 			t.Fatalf("merged: %s at %d: %s, want %s above %d", r.ID, r.Version, r.Content, it.state, it.row)
 		}
-		it.row = r.Version
+		if it.row = r.Version; r.Deleted {
+			it.floor = r.Version
+		}
 	}
 }
 
@@ -192,6 +210,7 @@ func (m *mergeModel) compact(t *rapid.T) {
 	ids, err := c.ItemsAbove(ctx, "")
 	noError(t, err)
 	for _, id := range ids {
+		m.items[id].snaps = true
 		for more := true; more; {
 			var r syncengine.CompactReport
 			if r, more, err = c.CompactItem(ctx, id, ops, days, settled); err != nil || r.Damaged > 0 {

@@ -188,6 +188,8 @@ type plan struct {
 
 	merged  []Record     // what items are that were merged into
 	covered []*storedRow // applied before those merges, which leave nothing of them
+	late    []*storedRow // deletes below live items with a kind
+	drop    []string     // keys of rows of sync_ops to remove
 	gone    []string     // items whose merges are forgotten, since they were deleted
 	ops     []opRow      // merges to insert
 	bases   []opRow      // to insert or overwrite
@@ -216,6 +218,9 @@ func planOf(recs []storedRow, merges []itemMerges, heads map[string]lockedHead) 
 		if exists {
 			head := m.record()
 			switch c := r.Compare(&head); {
+			case c < 0 && r.Deleted && !m.Deleted && m.kind != "" && crdtBuilt:
+				p.late = append(p.late, r) // merges that came after it have raised the version
+				continue
 			case c < 0:
 				p.above = append(p.above, m.Meta)
 				continue

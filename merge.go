@@ -75,6 +75,18 @@ func (e *writer) afterMerge(op *entry) Item {
 	return it
 }
 
+// storedAs returns what L3 has stored of an op that it has decided.
+func (e *writer) storedAs(op *entry) Record {
+	rec := op.record()
+	if op.isMerge() {
+		if ent, ok := e.l1.Peek(op.item()); ok && ent.version >= rec.Version {
+			rec = ent.record()
+		}
+		rec.ID = op.item()
+	}
+	return rec
+}
+
 // MergeAs sets the node whose merges these are.
 func (e *writer) MergeAs(node string) { e.node = node }
 
@@ -87,19 +99,30 @@ func (e *writer) asMerge(rec *Record, delta bool) {
 // checkKinds refuses ops of another kind than what is known of their items. What is not known here,
 // or aged, L3 decides.
 func (e *writer) checkKinds(ops []*entry) error {
+	group := make(map[string]*entry)
 	for _, op := range ops {
 		if op.isMerge() && !e.archive.Merges() {
 			return &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a MergingStore for items with a CRDT kind"}
+		}
+		rec := op.record()
+		before := e.queue.NewestOf(op.item())
+		if len(ops) > 1 {
+			if other := group[op.item()]; other != nil {
+				before = other
+			}
+			group[op.item()] = op
+		}
+		if before != nil {
+			if err := mayReplace(before.kind(), &rec); err != nil && !before.deleted {
+				return err.Err
+			}
+			continue
 		}
 		ent, ok := e.l1.Peek(op.item())
 		if !ok || ent.deleted || op.deleted && crdtBuilt || !e.reader.Fresh(ent) {
 			continue
 		}
-		kind, rec := "", op.record()
-		if ent.meta != nil {
-			kind = ent.meta.crdt
-		}
-		if err := mayReplace(kind, &rec); err != nil {
+		if err := mayReplace(ent.kind(), &rec); err != nil {
 			return err.Err
 		}
 	}

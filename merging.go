@@ -45,6 +45,12 @@ func (q *queue) noteMerge(e *entry, spooled bool) {
 	}
 	m.newest = max(m.newest, e.version)
 	q.l1.Touch(id)
+	if e.version <= m.floor {
+		if spooled {
+			q.wal.AddSpooledMerge(q.l1.Hash(id))
+		}
+		return // a delete came after it
+	}
 	if !spooled {
 		m.ops = append(m.ops, e)
 		return
@@ -157,23 +163,31 @@ func (q *queue) current(m *merging, id string) *entry {
 // fold returns a view with more merges, nil when one can't be applied.
 func fold(view *entry, ops []*entry) *entry {
 	rec := view.record()
-	for _, e := range ops {
-		op := e.record()
-		state := []byte(rec.Content)
-		if rec.CRDT == "" {
-			state = nil
-		} else if rec.CRDT != op.CRDT {
+	if len(ops) == 0 {
+		return view
+	}
+	kind := ops[0].meta.crdt
+	if rec.CRDT != "" && rec.CRDT != kind {
+		return nil
+	}
+	state, err := openState(kind, rec.Content)
+	for i := 0; err == nil && i < len(ops); i++ {
+		op := ops[i].record()
+		if op.CRDT != kind {
 			return nil
 		}
-		next, err := mergeOp(op.CRDT, state, &op)
-		if err != nil {
-			return nil
-		}
-		op.ID, op.Content, op.Version = rec.ID, next, max(rec.Version+1, op.Version)
+		err = state.Merge(&op)
+		op.ID, op.Version = rec.ID, max(rec.Version+1, op.Version)
 		if rec.UpdatedAt.After(op.UpdatedAt) {
 			op.UpdatedAt = rec.UpdatedAt
 		}
 		rec = op
+	}
+	if err == nil {
+		rec.Content, err = state.Bytes()
+	}
+	if err != nil {
+		return nil
 	}
 	rec.Deleted, rec.ContentHash = false, hashOf(rec.Content)
 	return newEntry(&rec)
@@ -260,11 +274,25 @@ func (q *queue) Outdated(ids []string) {
 	}
 }
 
+// NewestOf returns a merge of an item that waits in memory, the last to come, nil when none does.
+func (q *queue) NewestOf(id string) *entry {
+	if q.merging.Load() == 0 {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if m := q.merges[id]; m != nil && len(m.ops) > 0 {
+		return m.ops[len(m.ops)-1]
+	}
+	return nil
+}
+
 // covers notes a plain op or a delete of an item: merges that came before do not count any more.
 func (q *queue) covers(e *entry) {
 	if m := q.merges[e.id()]; m != nil {
 		q.dropView(m, e.id())
-		m.ops, m.gen, m.floor = nil, m.gen+1, max(m.floor, e.version)
+		m.gen, m.floor = m.gen+1, max(m.floor, e.version)
+		m.ops = slices.DeleteFunc(m.ops, func(o *entry) bool { return o.version <= m.floor })
 		q.endMerging(e.id())
 	}
 }

@@ -137,6 +137,13 @@ func (n *news) Corrupted(err error) {
 	}
 }
 
+// DamagedMerges tells of rows of merges that are left out, since they can't be read.
+func (n *news) DamagedMerges(id string, rows int) {
+	for range rows {
+		n.Corrupted(&CorruptionError{ID: id, Tier: "L3", Expected: "a merge", Actual: "damaged"})
+	}
+}
+
 // Healed tells that a corrupt copy was replaced.
 func (n *news) Healed(id, tier string) {
 	n.healed.Add(1)

@@ -10,7 +10,13 @@ func checkState(kind string, _ []byte) error { return noKinds(kind) }
 
 func checkDelta(kind string, _ []byte) error { return noKinds(kind) }
 
-func mergeOp(kind string, _ []byte, _ *Record) ([]byte, error) { return nil, noKinds(kind) }
+type merged struct{}
+
+func openState(kind string, _ []byte) (*merged, error) { return nil, noKinds(kind) }
+
+func (*merged) Merge(*Record) error { return noKinds("") }
+
+func (*merged) Bytes() ([]byte, error) { return nil, noKinds("") }
 
 func noKinds(kind string) error {
 	return fmt.Errorf("CRDT kind %q: %w: build with -tags crdt", kind, ErrFeatureNotBuilt)

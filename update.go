@@ -328,16 +328,7 @@ func (w *handed) wait(ctx context.Context) (Item, error) {
 }
 
 // stored is the item that was written.
-func (w *handed) stored() Item {
-	rec := w.op.record()
-	if w.op.isMerge() {
-		if ent, ok := w.e.l1.Peek(w.op.item()); ok && ent.version >= rec.Version {
-			rec = ent.record()
-		}
-		rec.ID = w.op.item()
-	}
-	return rec.Item
-}
+func (w *handed) stored() Item { return w.e.storedAs(w.op).Item }
 
 func (w *handed) waitL3(ctx context.Context) (Item, error) {
 	floor, err := w.e.answered(ctx, w.c, w.q)

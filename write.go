@@ -290,15 +290,20 @@ func at(i int, err error) error {
 // keepLast drops all but the last op of each id, keeping order.
 func (c *call) keepLast() {
 	last := make(map[string]int, len(c.ops))
+	merges := 0
 	for i, op := range c.ops {
+		if op.isMerge() { // no other one replaces it
+			merges++
+			continue
+		}
 		last[op.id()] = i
 	}
-	if len(last) == len(c.ops) {
+	if len(last)+merges == len(c.ops) {
 		return
 	}
 	ops, want := c.ops[:0], c.want[:0]
 	for i, op := range c.ops {
-		if last[op.id()] == i {
+		if op.isMerge() || last[op.id()] == i {
 			if ops = append(ops, op); c.want != nil {
 				want = append(want, c.want[i])
 			}
@@ -397,7 +402,7 @@ func (e *writer) newDelete(id string, o *writeOptions) *entry {
 
 // askPriority calls the user's PriorityFunc for an id that L1 knows.
 func (e *writer) askPriority(op *entry) (p Priority) {
-	known, ok := e.l1.Peek(op.id())
+	known, ok := e.l1.Peek(op.item())
 	if !ok || known.deleted {
 		return op.priority
 	}
@@ -409,7 +414,7 @@ func (e *writer) askPriority(op *entry) (p Priority) {
 			p = op.priority
 		}
 	}()
-	st := AccessStats{ID: op.id(), Accesses: uint64(known.place.Uses()), ContentBytes: len(op.content()), Priority: op.priority}
+	st := AccessStats{ID: op.item(), Accesses: uint64(known.place.Uses()), ContentBytes: len(op.content()), Priority: op.priority}
 	if st.Accesses > 0 {
 		st.Idle = e.l1.Idle(known)
 	}
