@@ -56,6 +56,8 @@ func TestINV04ADeleteOfAnEngineThatWasCutOffLandsLate(t *testing.T) {
 	merge(t, a, "c", "GCounter", "100", archived)
 	p.Cut()
 	lab.Must(t, a.Delete(ctx, "c"))
+	deleted := time.Now()
+	lab.Eventually(t, "it is later", func() bool { return time.Since(deleted) > 2*time.Millisecond }) // versions are of milliseconds
 	merge(t, b, "c", "GCounter", "1", archived)
 	p.Restore()
 	lab.Eventually(t, "the delete lands", func() bool { return a.Flush(ctx) == nil })
