@@ -18,7 +18,8 @@ TAGS ?=
 TESTFLAGS ?=
 
 # The packages that a test run is about, the longest first. PACKAGES=tagged stands for those that
-# test the root package, which alone has files with tags of its own.
+# test the root package, which alone has files with tags of its own; but for kills and examples, which
+# run without tags and with all of them.
 PACKAGES ?= all
 
 # tests FLAGS: runs all tests and reports on them; a skipped test is a failure
@@ -30,8 +31,8 @@ set -o pipefail; packages=./...; [ $(PACKAGES) = all ] || packages=$$($(tagged))
 	| go run ./internal/testreport -allow .ci/allowed-skips
 endef
 
-tagged = go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... \
-	| awk -v root=$$(go list -m) '{ for (i = 1; i <= NF; i++) if ($$i == root) { print $$1; next } }'
+tagged = go list -tags='$(TAGS)' -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... \
+	| awk -v root=$$(go list -m) '{ for (i = 1; i <= NF; i++) if ($$i == root) { print $$1; next } }' | grep -v '/crash$$\|/examples/'
 
 .PHONY: help
 help: ## this list
