@@ -387,6 +387,12 @@ func (s *sqlStore) readRows(ctx context.Context, tx *sql.Tx, where string, args 
 	return out, errors.Join(err, rows.Err(), rows.Close())
 }
 
+// itemRows returns all rows of an item.
+func (s *sqlStore) itemRows(ctx context.Context, tx *sql.Tx, id string) ([]opRow, error) {
+	from, below := rangeOf(id)
+	return s.readRows(ctx, tx, "op >= ? AND op < ?", from, below)
+}
+
 // inKeys calls fn with conditions for keys, some at a time.
 func inKeys(keys []string, fn func(where string, args []any) error) error {
 	for part := range slices.Chunk(keys, 500) {
@@ -447,8 +453,7 @@ func (s *sqlStore) rebuildIn(ctx context.Context, tx *sql.Tx, head *lockedHead, 
 		return err
 	}
 	now, why := row.record(s.codec)
-	from, below := rangeOf(head.ID)
-	rows, err := s.readRows(ctx, tx, "op >= ? AND op < ?", from, below)
+	rows, err := s.itemRows(ctx, tx, head.ID)
 	if err != nil {
 		return err
 	}

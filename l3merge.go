@@ -256,8 +256,7 @@ func (s *sqlStore) cut(ctx context.Context, tx *sql.Tx, m *mergingItem, r *store
 	if r.Version <= m.base.version {
 		return nil // it was taken out before
 	}
-	from, below := rangeOf(m.id)
-	rows, err := s.readRows(ctx, tx, "op >= ? AND op < ?", from, below)
+	rows, err := s.itemRows(ctx, tx, m.id)
 	if err != nil {
 		return err
 	}
@@ -380,10 +379,9 @@ func selectOps(n int) string {
 func selectStates(n int) string { return selectMany(columns, n) }
 
 const (
-	opPlace    = "(?,?,?,?,?,?,?,?)"
-	replaceOp  = "REPLACE INTO sync_ops (" + opColumns + ") VALUES " + opPlace
-	deleteOps  = "DELETE FROM sync_ops WHERE op >= ? AND op < ?"
-	selectItem = "SELECT " + opColumns + " FROM sync_ops WHERE op >= ? AND op < ? ORDER BY op"
+	opPlace   = "(?,?,?,?,?,?,?,?)"
+	replaceOp = "REPLACE INTO sync_ops (" + opColumns + ") VALUES " + opPlace
+	deleteOps = "DELETE FROM sync_ops WHERE op >= ? AND op < ?"
 )
 
 func insertOps(n int) string {
@@ -392,7 +390,7 @@ func insertOps(n int) string {
 
 // mergeTexts are the statements that a transaction of n records may need for merges.
 func (s *sqlStore) mergeTexts(n int) []string {
-	texts := []string{replaceOp, deleteOps, selectItem}
+	texts := []string{replaceOp, deleteOps}
 	for k := 1; ; k *= 2 {
 		texts = append(texts, selectOps(k), selectStates(k))
 		if k <= maxChunk {
@@ -457,24 +455,8 @@ func (s *sqlStore) writeOps(ctx context.Context, tx *sql.Tx, p *plan) error {
 // rebuild returns the live row of an item as its merges make it, for one that can't be read for a
 // reason.
 func (s *sqlStore) rebuild(ctx context.Context, tx *sql.Tx, id string, version uint64, why error) (rec Record, err error) {
-	st, err := s.stmt(ctx, s.pools.Write, selectItem)
+	ops, err := s.itemRows(ctx, tx, id)
 	if err != nil {
-		return rec, err
-	}
-	from, below := rangeOf(id)
-	rows, err := tx.StmtContext(ctx, st).QueryContext(ctx, from, below)
-	if err != nil {
-		return rec, err
-	}
-	var ops []opRow
-	for rows.Next() && err == nil {
-		var r opRow
-		var key []byte
-		err = rows.Scan(&key, &r.ord, &r.version, &r.at, &r.kind, &r.hash, &r.content, &r.applied)
-		r.key = string(key)
-		ops = append(ops, r)
-	}
-	if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
 		return rec, err
 	}
 	rec, ok := replay(id, ops)

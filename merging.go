@@ -206,17 +206,17 @@ func (q *queue) View(id string) (rec Record, known, waiting bool) {
 		return rec, false, q.wal.SpooledMerges(q.l1.Hash(id)) > 0
 	}
 	view, gen, seen := q.current(m, id), m.gen, len(m.ops)
-	var todo []*entry
+	var unseen []*entry
 	if view != nil {
-		todo = slices.Clone(m.ops[m.seen:])
+		unseen = slices.Clone(m.ops[m.seen:])
 	}
 	q.mu.Unlock()
 	if view == nil {
 		return rec, false, true
 	}
 	q.l1.Get(viewKey(id)) // counts as a use
-	if len(todo) > 0 {
-		view = fold(view, todo) // may take long
+	if len(unseen) > 0 {
+		view = fold(view, unseen) // may take long
 		q.mu.Lock()
 		if q.merges[id] == m && m.gen == gen {
 			q.setView(m, id, view, seen)
