@@ -67,16 +67,16 @@ lint: ## gofmt, go vet and staticcheck, for each set of build tags
 		echo "staticcheck -tags='$$tags' ./..."; go run $(STATICCHECK) -tags="$$tags" ./...; \
 	done
 
-# All tests run without tags, and with all of them and the race detector, which takes three
-# times as long. Between, those run that the tags of a set can reach.
+# All tests run without tags, and, with fewer drawn cases (-short), with all tags and the race
+# detector, which takes several times as long. Between, those run that the tags of a set can reach.
 .PHONY: ci
 ci: lint servers gcc ## everything CI runs (.ci/run calls this)
 	@set -e; for set in $(TAGSETS); do tags=$${set/#none/}; \
 		echo "== tags: $$set"; go build -tags="$$tags" ./...; \
-		how=test; packages=tagged; \
-		if [ "$$set" = none ]; then packages=all; fi; \
+		how=test; packages=tagged; short=-short; \
+		if [ "$$set" = none ]; then packages=all; short=; fi; \
 		if [ "$$set" = "$(lastword $(TAGSETS))" ]; then how=race; packages=all; fi; \
-		$(MAKE) --no-print-directory $$how TAGS="$$tags" PACKAGES=$$packages; \
+		$(MAKE) --no-print-directory $$how TAGS="$$tags" PACKAGES=$$packages TESTFLAGS="$$short $(TESTFLAGS)"; \
 	done
 	@if [ -f bench/go.mod ]; then echo "== bench"; cd bench && go vet ./...; fi
 

@@ -116,10 +116,14 @@ func (l *lane) unpop(us []unit) {
 
 const lanes = int(PriorityCritical-PriorityLow) + 1
 
-// laneOf returns the lane of a unit: that of its most urgent op.
+// laneOf returns the lane of a unit: that of its most urgent op. Merges keep to one lane, so that
+// those of an item land in the order of their dots.
 func laneOf(ops []*entry) int {
 	p := PriorityLow
 	for _, e := range ops {
+		if e.isMerge() {
+			return int(PriorityCritical - PriorityNormal)
+		}
 		if p = max(p, e.priority); e.state.Load()&stateRaised != 0 {
 			p = max(p, PriorityHigh)
 		}

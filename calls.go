@@ -72,11 +72,12 @@ func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) err
 // last read, Content is nil. A read then waits until L3 has all that this engine has merged, or is
 // ErrUnavailable.
 //
-// Merge is the way to change an item. Submit of a state is for replicas of the caller's own, with
-// nodes of their own: a state that was read from an engine and is submitted to it again while
-// merges of the item wait, or after the item was deleted and begun anew, may count merges twice, or
-// take elements away that it has not seen, since L3 gives merges their dots when they land. Update,
-// which waits for them first, is safe but for a delete.
+// A state that was read may be submitted again at any time, changed or not, also while merges of
+// the item wait: a delta has its dot from the moment it is accepted, and merges of an item land in
+// that order, whatever their priority. Changes to it need a node of the caller's own. A state from
+// before a delete brings back what the merges since have not seen; of a counter, for each node the
+// larger amount. A merge that comes out of quarantine comes late: a state that was read in between,
+// and submitted, takes back what it adds to a set or a map.
 //
 // Errors, beside Submit's: ErrKindMismatch when the item is of another kind, and, when only L3
 // knows that, ErrRefused at Archived: then the op is in quarantine. ErrFeatureNotBuilt without

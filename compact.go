@@ -25,7 +25,6 @@ type compaction struct {
 	repair   *repair
 	news     *news
 	cfg      compactConfig
-	node     string // whose merges are this engine's
 	clock    func() time.Time
 	who      string
 	mu       sync.Mutex // held during a pass
@@ -39,9 +38,6 @@ func newCompaction(cfg *Config, a *archive, mem *l1, c *cache, q *queue, f *flus
 	return &compaction{archive: a, l1: mem, cache: c, queue: q, flush: f, numbers: n, bad: bad, repair: r, news: news, interval: cfg.CompactionInterval,
 		cfg: compactConfig{cfg.RetentionFullDays, cfg.RetentionCompactDays}, clock: time.Now, who: newEngineID()}
 }
-
-// SettleAs sets the node whose merges are this engine's.
-func (c *compaction) SettleAs(node string) { c.node = node }
 
 // Run is the loop.
 func (c *compaction) Run(ctx context.Context) {
@@ -68,7 +64,7 @@ func (c *compaction) Compact(ctx context.Context) (total CompactReport, err erro
 	defer c.mu.Unlock()
 	now := c.clock()
 	keepOps, keepDays := now.AddDate(0, 0, -c.cfg.ops), now.AddDate(0, 0, -c.cfg.days)
-	settled, err := c.archive.Settle(ctx, c.node, c.numbers.SettledMerges(c.bad.LowestMerge))
+	settled, err := c.archive.Settle(ctx, c.numbers.Node(), c.numbers.SettledMerges(c.bad.LowestMerge))
 	if err != nil {
 		return total, err
 	}

@@ -245,7 +245,9 @@ func (e *writer) askL3(ctx context.Context, c *call, floor uint64) (*question, e
 		return nil, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a ConditionalStore for writes with a condition"}
 	}
 	ids := itemsOf(c.ops)
-	e.numbers.Dots(c.ops)
+	if err := e.numbers.Dots(c.ops); err != nil {
+		return nil, err
+	}
 	if !c.numbered {
 		if err := e.numbers.NumberAbove(c.ops, floor); err != nil {
 			return nil, err

@@ -142,12 +142,14 @@ func (e *entry) item() string {
 	return itemOf(e.id())
 }
 
-// setSeq gives a merge that nobody has seen yet the number of its dot, if it has none.
-func (e *entry) setSeq(next func() uint64) {
+// setSeq gives a merge that nobody has seen yet the number of its dot.
+func (e *entry) setSeq(seq uint64) { copy(e.seqText(), fmt.Sprintf("%0*x", seqDigits, seq)) }
+
+func (e *entry) hasSeq() bool { return string(e.seqText()) != noSeq }
+
+func (e *entry) seqText() []byte {
 	key := unsafe.Slice(e.data, int(e.idLen)) // longer than shortID
-	if seq := key[len(key)-seqEnd:][:seqDigits]; string(seq) == noSeq {
-		copy(seq, fmt.Sprintf("%0*x", seqDigits, next()))
-	}
+	return key[len(key)-seqEnd:][:seqDigits]
 }
 
 // content aliases the data; it has no room to append to.

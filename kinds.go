@@ -63,7 +63,9 @@ func (m *merged) Merge(op *Record) (err error) {
 	}
 	m.fresh = false
 	if key.Delta {
-		return m.open.Apply(op.Content, crdt.Op{Node: key.Node, Time: op.Version, Seconds: uint64(max(0, op.UpdatedAt.Unix()))})
+		return m.open.Apply(op.Content, crdt.Op{
+			Node: key.Node, Number: key.Seq, Time: op.Version, Seconds: uint64(max(0, op.UpdatedAt.Unix())),
+		})
 	}
 	return m.open.Merge(op.Content)
 }

@@ -168,8 +168,19 @@ func (s *sqlStore) Settle(ctx context.Context, node string, upTo uint64) (map[st
 	return settled, err
 }
 
+// emptiedAt returns up to where the rows of an item are of no use but for their dots, 0 for none.
+func (s *sqlStore) emptiedAt(ctx context.Context, id string) (ord uint64, err error) {
+	text := "SELECT ord FROM sync_ops WHERE op = ? AND content_hash IS NULL"
+	err = s.query(ctx, "base", text, []any{[]byte(baseKey(id))}, func(rows *sql.Rows) error { return rows.Scan(&ord) })
+	return ord, err
+}
+
 func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays time.Time, settled map[string]uint64) (r CompactReport, more bool, err error) {
 	heads, err := s.heads(ctx, id)
+	if err != nil {
+		return r, false, err
+	}
+	emptied, err := s.emptiedAt(ctx, id)
 	if err != nil {
 		return r, false, err
 	}
@@ -178,8 +189,13 @@ func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays
 	for i := range heads {
 		h := &heads[i]
 		switch {
+		case h.ord <= emptied && !isSnapshot(h.key): // however young
+			if more = len(fold) == compactOps; !more {
+				fold = append(fold, *h)
+				continue
+			}
 		case isSnapshot(h.key):
-			oldDay = oldDay || h.key != id+"\x00" && storedTime(h.at).Before(keepDays)
+			oldDay = oldDay || h.key != baseKey(id) && storedTime(h.at).Before(keepDays)
 			continue
 		case h.age().Before(keepOps) && len(fold) < compactOps:
 			fold = append(fold, *h)
@@ -210,14 +226,14 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 		return r, err
 	}
 	head, err := s.lockItem(ctx, tx, id)
-	if err != nil || head == nil || head.Deleted {
-		return r, err // deleted meanwhile, and its merges with it
+	if err != nil || head == nil {
+		return r, err
 	}
 	keys := []string{}
 	for i := range fold {
 		keys = append(keys, fold[i].key)
 	}
-	snapshots, err := s.readRows(ctx, tx, "op >= ? AND op < ?", []byte(id+"\x00"), []byte(id+"\x00A"))
+	snapshots, err := s.readRows(ctx, tx, "op >= ? AND op < ?", []byte(baseKey(id)), []byte(id+"\x00A"))
 	if err != nil {
 		return r, err
 	}
@@ -229,15 +245,31 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 	if len(ops) < len(fold) {
 		return r, nil // another engine was here
 	}
-	base := opRow{key: id + "\x00", kind: head.kind}
+	base := opRow{key: baseKey(id), kind: head.kind}
 	for i := range snapshots {
 		if snapshots[i].key == base.key {
 			base = snapshots[i]
 		}
 	}
+	if head.Deleted && !base.empties(head.Version) {
+		return r, nil // its merges are on their way out
+	}
 	applied, err := parseDots(base.applied)
 	if err != nil || damagedRows(ops)+damagedRows(snapshots) > 0 {
 		return CompactReport{Damaged: max(1, damagedRows(ops)+damagedRows(snapshots))}, nil
+	}
+	for i := range ops {
+		applied.add(ops[i].key)
+	}
+	folded := len(ops)
+	if base.hash == nil { // those that a delete has taken leave their dots
+		dead := func(o opRow) bool { return o.ord <= base.ord }
+		for _, d := range snapshots {
+			if d.key != base.key && dead(d) {
+				keys = append(keys, d.key)
+			}
+		}
+		ops, snapshots = slices.DeleteFunc(ops, dead), slices.DeleteFunc(snapshots, dead)
 	}
 	slices.SortFunc(ops, func(a, b opRow) int { return compareVersions(a.ord, b.ord) })
 	days := make(map[string]opRow) // snapshots to keep, by key
@@ -258,13 +290,10 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 	} else if damaged {
 		return CompactReport{Damaged: 1}, nil
 	}
-	for i := range ops {
-		applied.add(ops[i].key)
-	}
 	// What is old of the snapshots becomes the base.
 	var gone []string
 	for key, d := range days {
-		if !storedTime(d.at).Before(keepDays) {
+		if !storedTime(d.at).Before(keepDays) || len(ops) < folded { // the base stays empty while there are such below
 			continue
 		}
 		if d.ord > base.ord || base.hash == nil {
@@ -283,7 +312,7 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 	if err := s.exec1(ctx, tx, replaceOp, base.args(nil)...); err != nil {
 		return r, err
 	}
-	r = CompactReport{Items: 1, Ops: len(ops), Snapshots: len(days)}
+	r = CompactReport{Items: 1, Ops: folded, Snapshots: len(days)}
 	if base.hash != nil {
 		r.Snapshots++
 	}
@@ -423,7 +452,7 @@ func (s *sqlStore) deleteKeys(ctx context.Context, tx *sql.Tx, keys []string) er
 }
 
 func (s *sqlStore) Rebuild(ctx context.Context, id string) (rec Record, changed bool, damaged int, err error) {
-	if err := s.run(ctx, "prepare", func() error { return s.prepareWrites(ctx, 1, 1) }); err != nil {
+	if err := s.run(ctx, "prepare", func() error { return s.prepareWrites(ctx, []Record{{Item: Item{ID: id}, Deleted: true}}) }); err != nil {
 		return rec, false, 0, err
 	}
 	nonce, engine := s.plain.begin(), s.engine()
@@ -597,7 +626,11 @@ func replay(id string, rows []opRow) (rec Record, ok bool) {
 	var state *merged
 	for i := range rows {
 		r := &rows[i]
-		if r.hash == nil || r.damaged() {
+		if r.hash == nil { // all that was there was deleted
+			state, rec = nil, Record{}
+			continue
+		}
+		if r.damaged() {
 			continue
 		}
 		op := r.record()

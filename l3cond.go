@@ -56,7 +56,7 @@ func (s *sqlStore) ApplyIf(ctx context.Context, nonce uint64, units [][]Conditio
 	}
 	slices.SortStableFunc(recs, func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
 	recs = slices.CompactFunc(recs, func(a, b Record) bool { return a.ID == b.ID })
-	if err := s.run(ctx, "apply if", func() error { return s.prepareWrites(ctx, len(recs), len(merges)) }); err != nil {
+	if err := s.run(ctx, "apply if", func() error { return s.prepareWrites(ctx, recs) }); err != nil {
 		return nil, err
 	}
 	s.nonce.Store(nonce)
@@ -95,7 +95,7 @@ func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record,
 		}
 		slices.SortFunc(write, func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
 		plain, merges := splitMerges(write)
-		p, err := s.plan(ctx, tx, rowsOf(plain, s.codec), merges, heads, true)
+		p, err := s.plan(ctx, tx, rowsOf(plain, s.codec), merges, heads, conditional(units))
 		if err != nil {
 			return err
 		}
@@ -109,6 +109,19 @@ func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record,
 		return nil
 	})
 	return verdicts, err
+}
+
+// conditional returns the ids of units whose ops have a condition.
+func conditional(units [][]Conditional) map[string]bool {
+	ids := make(map[string]bool)
+	for _, unit := range units {
+		for i := range unit {
+			if !unit[i].Always {
+				ids[unit[i].ID] = true
+			}
+		}
+	}
+	return ids
 }
 
 // noteDelta writes down how the digest changes, and the nonce of the transaction.

@@ -13,7 +13,10 @@ package syncengine
 // are, and a row of sync_ops for each, whose ord is a version in between: in that order they were
 // applied, and replaying them on the base gives the same bytes again (Rebuild).
 //
-// A delete counts for all merges up to its version, whichever comes first.
+// A delete counts for all merges up to its version, whichever comes first. One with a condition
+// takes what the row has, which its caller has seen, and nothing else: merges that land later
+// count, be they older. It makes the base an empty snapshot (emptied): the rows below stay, so that
+// their merges are not applied again, until compaction has their dots.
 
 import (
 	"context"
@@ -40,7 +43,7 @@ type opRow struct {
 
 const opColumns = "op, ord, version, updated_at, crdt, content_hash, content, applied"
 
-// itemMerges are the merges of one item, in the order of versions.
+// itemMerges are the merges of one item, in the order of their dots.
 type itemMerges struct {
 	id  string
 	ops []*Record
@@ -66,8 +69,8 @@ func splitMerges(recs []Record) (plain []Record, merges []itemMerges) {
 		}
 		merges[k].ops = append(merges[k].ops, &recs[i])
 	}
-	for _, m := range merges {
-		slices.SortStableFunc(m.ops, func(a, b *Record) int { return compareVersions(a.Version, b.Version) })
+	for _, m := range merges { // a node's numbers have one width in a key
+		slices.SortFunc(m.ops, func(a, b *Record) int { return strings.Compare(a.ID, b.ID) })
 	}
 	return plain, merges
 }
@@ -82,13 +85,21 @@ func compareVersions(a, b uint64) int {
 	return 0
 }
 
-// plan is what a batch does, merges included. ever tells that the merges are to be applied whatever
-// is known of their dots: those with a condition are resolved by the nonce of their transaction.
-func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merges []itemMerges, heads map[string]lockedHead, ever bool) (*plan, error) {
+// plan is what a batch does, merges included. judged tells that conditions were decided, by ids:
+// then merges are to be applied whatever is known of their dots, since they are resolved by the
+// nonce of their transaction.
+func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merges []itemMerges, heads map[string]lockedHead, judged map[string]bool) (*plan, error) {
 	p, err := planOf(plain, merges, heads)
-	if err != nil || len(merges)+len(p.late) == 0 {
+	if err != nil || len(merges)+len(p.late)+len(p.gone) == 0 {
 		return p, err
 	}
+	var seen []string // items whose deletes have a condition
+	p.gone = slices.DeleteFunc(p.gone, func(id string) bool {
+		if judged[id] {
+			seen = append(seen, id)
+		}
+		return judged[id]
+	})
 	late := make(map[string]*storedRow, len(p.late))
 	for _, r := range p.late {
 		late[r.ID] = r
@@ -96,9 +107,22 @@ func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merg
 			merges = append(merges, itemMerges{id: r.ID})
 		}
 	}
-	known, err := s.readMerged(ctx, tx, merges)
+	asked := merges
+	for _, id := range seen {
+		asked = append(asked, itemMerges{id: id})
+	}
+	if len(asked) == 0 {
+		return p, nil
+	}
+	known, err := s.readMerged(ctx, tx, asked)
 	if err != nil {
 		return nil, err
+	}
+	for i := range plain {
+		if r := &plain[i]; slices.Contains(seen, r.ID) {
+			p.bases = append(p.bases, known[baseKey(r.ID)].emptied(r.ID, r.Version))
+			known[baseKey(r.ID)] = p.bases[len(p.bases)-1]
+		}
 	}
 	states, err := s.readStates(ctx, tx, merges, heads)
 	if err != nil {
@@ -110,7 +134,7 @@ func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merg
 	}
 	for i := range merges {
 		id := merges[i].id
-		m := mergingItem{itemMerges: merges[i], known: known, base: known[id+"\x00"], ever: ever}
+		m := mergingItem{itemMerges: merges[i], known: known, base: known[baseKey(id)], ever: judged != nil}
 		m.was, m.exists = heads[id]
 		if state, ok := states[id]; ok {
 			m.row, err = state.Record, state.Err
@@ -149,15 +173,16 @@ type mergingItem struct {
 func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 	row, live, floor := m.row, m.exists && !m.was.Deleted, m.base.version
 	version, kind := m.was.Version, m.was.kind
-	if m.exists && m.was.Deleted {
+	if m.exists && m.was.Deleted && !m.base.empties(m.was.Version) {
 		floor = m.was.Version
 	}
 	if over != nil {
 		row, live, version, kind = *over.Record, !over.Deleted, over.Version, over.CRDT
-		if over.Deleted {
+		if over.Deleted && !m.base.empties(over.Version) {
 			floor = over.Version
 		}
 	}
+	version = max(version, m.base.ord)
 	var state *merged
 	if live && kind != "" {
 		var err error
@@ -222,13 +247,12 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 	if err != nil {
 		return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
 	}
-	least := uint64(0)
-	if len(ops) > 0 { // above the version of any merge, so that what waits somewhere is never taken for this
-		rec = *ops[len(ops)-1]
-		least = min(rec.Version+1, MaxVersion)
+	least := version + steps
+	for _, op := range ops { // above the version of any merge, so that what waits somewhere is never taken for this
+		rec = *op
+		least = max(least, min(op.Version+1, MaxVersion))
 	}
-	rec.ID, rec.Content, rec.ContentHash = m.id, content, hashOf(content)
-	rec.Version = max(version+steps, least)
+	rec.ID, rec.Content, rec.ContentHash, rec.Version = m.id, content, hashOf(content), least
 	for i, op := range ops {
 		p.ops = append(p.ops, opRow{
 			key: op.ID, ord: rec.Version - uint64(len(ops)-1-i), version: op.Version, at: op.UpdatedAt.UnixNano(), kind: op.CRDT,
@@ -238,8 +262,12 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 			rec.UpdatedAt = op.UpdatedAt
 		}
 	}
-	if m.cut != nil || floor > m.base.version || over != nil && over.Deleted {
-		p.bases = append(p.bases, opRow{key: m.id + "\x00", version: floor, kind: kind})
+	if m.cut != nil || floor > m.base.version {
+		base := opRow{key: baseKey(m.id), version: floor, kind: kind}
+		if m.base.hash == nil {
+			base.ord, base.applied = m.base.ord, m.base.applied
+		}
+		p.bases = append(p.bases, base)
 	}
 	packed := rowsOf([]Record{rec}, s.codec)
 	if err := s.fits(packed[0].content); err != nil {
@@ -264,7 +292,10 @@ func (s *sqlStore) cut(ctx context.Context, tx *sql.Tx, m *mergingItem, r *store
 		p.above = append(p.above, m.was.Meta)
 		return nil
 	}
-	kept := slices.DeleteFunc(slices.Clone(rows), func(o opRow) bool { return isSnapshot(o.key) || o.version <= r.Version })
+	dead := func(o opRow) bool { return m.base.hash == nil && o.ord <= m.base.ord }
+	kept := slices.DeleteFunc(slices.Clone(rows), func(o opRow) bool {
+		return isSnapshot(o.key) || o.version <= r.Version || dead(o)
+	})
 	for _, o := range rows {
 		if isSnapshot(o.key) || o.version <= r.Version {
 			p.drop = append(p.drop, o.key)
@@ -295,6 +326,17 @@ func (m *mergingItem) mergeOne(state **merged, live bool, op *Record) (changed b
 	return string(after) != string(before), err
 }
 
+// baseKey is the key of an item's base.
+func baseKey(id string) string { return id + "\x00" }
+
+// emptied is a base after a delete at a version that has taken all there was.
+func (r opRow) emptied(id string, at uint64) opRow {
+	return opRow{key: baseKey(id), ord: at, version: r.version, applied: r.applied}
+}
+
+// empties reports whether a base was emptied by the delete at a version.
+func (r *opRow) empties(version uint64) bool { return r.hash == nil && r.ord == version && version > 0 }
+
 func isDelta(key string) bool { return strings.HasSuffix(key, "/d") }
 
 // readMerged returns the rows of sync_ops with the keys of merges, without content, and the bases
@@ -302,19 +344,19 @@ func isDelta(key string) bool { return strings.HasSuffix(key, "/d") }
 func (s *sqlStore) readMerged(ctx context.Context, tx *sql.Tx, merges []itemMerges) (map[string]opRow, error) {
 	var keys []string
 	for i := range merges {
-		keys = append(keys, merges[i].id+"\x00")
+		keys = append(keys, baseKey(merges[i].id))
 		for _, op := range merges[i].ops {
 			keys = append(keys, op.ID)
 		}
 	}
 	out := make(map[string]opRow)
 	err := s.inChunks(ctx, tx, keys, selectOps, func(rows *sql.Rows) error {
-		var key, applied []byte
+		var key []byte
 		var r opRow
-		if err := rows.Scan(&key, &r.version, &applied); err != nil {
+		if err := rows.Scan(&key, &r.ord, &r.version, &r.hash, &r.applied); err != nil {
 			return err
 		}
-		r.key, r.applied = string(key), applied
+		r.key = string(key)
 		out[r.key] = r
 		return nil
 	})
@@ -373,7 +415,7 @@ func (s *sqlStore) inChunks(ctx context.Context, tx *sql.Tx, keys []string, text
 }
 
 func selectOps(n int) string {
-	return "SELECT op, version, applied FROM sync_ops WHERE op IN (?" + strings.Repeat(",?", places(n)-1) + ")"
+	return "SELECT op, ord, version, content_hash, applied FROM sync_ops WHERE op IN (?" + strings.Repeat(",?", places(n)-1) + ")"
 }
 
 func selectStates(n int) string { return selectMany(columns, n) }

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"strings"
 
 	"github.com/syncengine-go/syncengine/internal/digest"
@@ -64,7 +65,7 @@ func (s *sqlStore) ApplyMerges(ctx context.Context, recs []Record) (above []Meta
 	if err := s.checkSizes(packed, merges); err != nil {
 		return nil, nil, err
 	}
-	if err := s.run(ctx, "apply", func() error { return s.prepareWrites(ctx, len(recs), len(merges)) }); err != nil {
+	if err := s.run(ctx, "apply", func() error { return s.prepareWrites(ctx, recs) }); err != nil {
 		return nil, nil, err
 	}
 	if err := s.resolve(ctx); err != nil {
@@ -157,7 +158,7 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []stored
 		if err != nil {
 			return err
 		}
-		p, err := s.plan(ctx, tx, packed, merges, heads, false)
+		p, err := s.plan(ctx, tx, packed, merges, heads, nil)
 		if err != nil {
 			return err
 		}
@@ -322,11 +323,11 @@ func (s *sqlStore) lockText(n int) string {
 	return text
 }
 
-// prepareWrites prepares what a transaction over n records may need, before it: preparing
-// takes a connection of the pool, which may have only one.
-func (s *sqlStore) prepareWrites(ctx context.Context, n, merges int) error {
-	texts := []string{insertNonce, s.fenceText()}
-	if merges > 0 {
+// prepareWrites prepares what a transaction over records may need, before it: preparing takes a
+// connection of the pool, which may have only one. A delete may be of an item that is merged into.
+func (s *sqlStore) prepareWrites(ctx context.Context, recs []Record) error {
+	n, texts := len(recs), []string{insertNonce, s.fenceText()}
+	if slices.ContainsFunc(recs, func(r Record) bool { return isMerge(r.ID) || crdtBuilt && r.Deleted }) {
 		texts = append(texts, s.mergeTexts(n)...)
 	}
 	for k := 1; ; k *= 2 {

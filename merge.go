@@ -87,13 +87,10 @@ func (e *writer) storedAs(op *entry) Record {
 	return rec
 }
 
-// MergeAs sets the node whose merges these are.
-func (e *writer) MergeAs(node string) { e.node = node }
-
 // asMerge gives a record the key of a merge of its item, for now without a number.
 func (e *writer) asMerge(rec *Record, delta bool) {
 	rec.CRDT, _ = kindName(rec.CRDT) // checked
-	rec.ID = MergeKey{ID: rec.ID, Node: e.node, Delta: delta}.String()
+	rec.ID = MergeKey{ID: rec.ID, Node: e.numbers.Node(), Delta: delta}.String()
 }
 
 // checkKinds refuses ops of another kind than what is known of their items. What is not known here,

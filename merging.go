@@ -26,7 +26,7 @@ type merging struct {
 	view   *entry   // shadow of the view in L1; nil: there is none
 	floor  uint64   // version of a later plain op or delete: what is below does not count
 	newest uint64   // version
-	gen    int      // counts changes of ops other than at the end
+	gen    int      // counts what changes, but for ops that come at the end
 }
 
 // viewKey is where the view of an item is in L1.
@@ -56,6 +56,7 @@ func (q *queue) noteMerge(e *entry, spooled bool) {
 		return
 	}
 	q.wal.AddSpooledMerge(q.l1.Hash(id))
+	m.gen++
 	if view := q.current(m, id); view != nil && len(view.content()) <= maxFold {
 		q.setView(m, id, fold(view, append(slices.Clone(m.ops[m.seen:]), e)), len(m.ops))
 	} else {
@@ -80,7 +81,7 @@ func (q *queue) drainedMerge(e *entry, copied bool) {
 	if e.version <= m.floor {
 		return
 	}
-	m.newest = max(m.newest, e.version)
+	m.newest, m.gen = max(m.newest, e.version), m.gen+1
 	if m.seen != len(m.ops) {
 		q.dropView(m, id)
 	} else if m.view != nil {

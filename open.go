@@ -84,12 +84,6 @@ func (e *Engine) open(ctx context.Context) error {
 	if err := e.news.Open(e.cfg.Registerer, e.Stats, e.circuitState); err != nil {
 		return err
 	}
-	node, err := e.wal.Node(ctx)
-	if err != nil {
-		return err
-	}
-	e.writer.MergeAs(node)
-	e.compact.SettleAs(node)
 	return e.recover(ctx)
 }
 

@@ -461,6 +461,21 @@ func (q *quarantine) Has(id string) bool {
 	return q.newest(id) != nil
 }
 
+// HasMerge reports whether a merge of an item is here. Reads answer without it.
+func (q *quarantine) HasMerge(item string) bool {
+	if !q.some.Load() {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for key := range q.byID {
+		if isMerge(key) && itemOf(key) == item {
+			return true
+		}
+	}
+	return false
+}
+
 // LowestMerge returns the lowest number of a merge that is here.
 func (q *quarantine) LowestMerge() uint64 {
 	q.mu.Lock()

@@ -66,7 +66,7 @@ func (d *reader) Denies(id string) bool {
 	if _, spooled := d.wal.Spooled(d.l1.Hash(id)); spooled || d.bad.Has(id) {
 		return false
 	}
-	if d.trust.MayContain(id) || d.queue.Merging(id) {
+	if d.queue.Merging(id) || d.trust.MayContain(id) {
 		return false
 	}
 	_, retried := d.l1.Peek(id) // it may just have left quarantine, where it was not any more

@@ -32,8 +32,9 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			continue
 		}
 		stamp := d.l1.Stamp(id)
+		merging := d.queue.Merging(id) // before L1 is asked, which gets what they lead to
 		known, ok := d.l1.Get(id)
-		if d.queue.Merging(id) {
+		if merging {
 			m.at[id] = []int{i}
 			switch rec, err := d.Find(ctx, id); {
 			case err == nil:

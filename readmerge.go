@@ -5,9 +5,16 @@ import "context"
 // readmerge.go is how reads see items that are merged into (merging.go).
 
 // mayMerge reports whether an entry may not be what its item is, since merges wait: they are none
-// of plain items.
+// of plain items. Those that have just landed have replaced it.
 func (d *reader) mayMerge(ent *entry) bool {
-	return (ent.deleted || ent.meta != nil && ent.meta.crdt != "") && d.queue.Merging(ent.id())
+	if !ent.deleted && (ent.meta == nil || ent.meta.crdt == "") {
+		return false
+	}
+	if d.queue.Merging(ent.id()) {
+		return true
+	}
+	now, ok := d.l1.Peek(ent.id())
+	return !ok || now != ent
 }
 
 // merged returns what an item is of which merges wait for L3. When nobody here knows, it waits

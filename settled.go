@@ -14,7 +14,7 @@ import "math"
 func (n *numbers) SettledMerges(refused func() uint64) uint64 {
 	low := refused()
 	n.order.Lock()
-	low = min(low, n.clock.Last()+1)
+	low = min(low, n.merges.last+1)
 	n.mu.Lock()
 	for op := range n.logging {
 		low = min(low, seqOf(op))

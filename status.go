@@ -57,7 +57,7 @@ func (d *reader) Status(ctx context.Context, id string) (status ItemStatus, err 
 		st.InL3, st.VersionL3 = !rec.Deleted, rec.Version
 		see(&rec)
 	}
-	st.Quarantined = d.bad.Has(id)
+	st.Quarantined = d.bad.Has(id) || d.bad.HasMerge(id)
 	if rec, known, merging := d.queue.View(id); merging {
 		st.State, st.Version = StatusPending, newest.Version
 		if known {

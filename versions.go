@@ -36,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,7 +61,8 @@ type numbers struct {
 	queue *queue
 	up    sink
 
-	order sync.Mutex // see above
+	order  sync.Mutex // see above
+	merges mergeNumbers
 
 	mu      sync.Mutex // guards the three
 	marks   map[string]mark
@@ -115,23 +117,33 @@ func (n *numbers) Newest(id string) (h head) {
 }
 
 // Dots gives merges the numbers of their dots, if they have none.
-func (n *numbers) Dots(ops []*entry) {
+func (n *numbers) Dots(ops []*entry) error {
 	n.order.Lock()
 	defer n.order.Unlock()
 	for _, op := range ops {
-		n.dot(op)
+		if err := n.dot(op); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-func (n *numbers) dot(op *entry) {
-	if op.isMerge() {
-		op.setSeq(n.clock.Next)
+func (n *numbers) dot(op *entry) error {
+	if !op.isMerge() || op.hasSeq() {
+		return nil
 	}
+	seq, err := n.merges.next(n.wal)
+	if err == nil {
+		op.setSeq(seq)
+	}
+	return err
 }
 
 // Assign gives an op the next version, or checks the one its caller gave. The order lock is held.
 func (n *numbers) Assign(op *entry) error {
-	n.dot(op)
+	if err := n.dot(op); err != nil {
+		return err
+	}
 	known := n.Newest(op.item())
 	if known.op != nil {
 		n.raise(op, known.op)
@@ -217,10 +229,21 @@ func unlessLost(rests []*entry) func() error {
 	}
 }
 
+// errMustFollow keeps a merge out of memory that would overtake another one of its item there.
+var errMustFollow = errors.New("a merge of the item is on its way through the log")
+
 // AcceptUnit gives ops, for which memory is promised, their versions and hands them over.
 func (n *numbers) AcceptUnit(u unit, assign func(*entry) error) error {
 	n.order.Lock()
 	defer n.order.Unlock()
+	if n.mustFollow(u.Ops()) {
+		return errMustFollow
+	}
+	if slices.ContainsFunc(u.Ops(), (*entry).isMerge) {
+		if err := n.merges.mayLose(n.wal); err != nil {
+			return err
+		}
+	}
 	for _, op := range u.Ops() {
 		if err := assign(op); err != nil {
 			return err
@@ -416,11 +439,17 @@ func (n *numbers) Load(ctx context.Context) error {
 	}
 	n.clock.Raise(max(bound, n.wal.Max()))
 	n.bound.Store(bound)
+	if err := n.merges.load(ctx, n.wal); err != nil {
+		return err
+	}
 	return n.loadAhead(ctx)
 }
 
-// Close makes the bound exact: no more versions are given out.
+// Close makes the bounds exact: no more versions are given out.
 func (n *numbers) Close(ctx context.Context) error {
+	if err := n.merges.close(ctx, n.wal); err != nil {
+		return err
+	}
 	if n.bound.Load() == 0 {
 		return nil
 	}

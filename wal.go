@@ -29,8 +29,9 @@ import (
 
 // journal is the local log.
 type journal struct {
-	log *oplog.Log
-	lim walLimits
+	log  *oplog.Log
+	lim  walLimits
+	sync bool // see Open
 
 	items atomic.Int64 // ops that are not done and have a place in the log, see Reserve
 	bytes atomic.Int64 // of their ids and contents
@@ -54,6 +55,7 @@ func newJournal(lim walLimits) *journal { return &journal{lim: lim} }
 func (j *journal) Open(ctx context.Context, path string, sync bool, most int64) (err error) {
 	j.log, err = oplog.Open(ctx, oplog.Options{Path: path, NoSync: !sync, SegmentBytes: int(min(oplog.DefaultSegmentBytes, most))})
 	if err == nil {
+		j.sync = sync
 		return nil
 	}
 	if errors.Is(err, oplog.ErrLocked) || errors.Is(err, oplog.ErrCorrupt) {
@@ -64,6 +66,9 @@ func (j *journal) Open(ctx context.Context, path string, sync bool, most int64) 
 
 // IsOpen reports whether Open has succeeded.
 func (j *journal) IsOpen() bool { return j.log != nil }
+
+// Syncs reports whether a commit survives a power loss.
+func (j *journal) Syncs() bool { return j.sync }
 
 // Run commits what is appended, until End.
 func (j *journal) Run() { j.log.Run() }
@@ -261,19 +266,6 @@ func (j *journal) Meta(ctx context.Context, key string) ([]byte, error) {
 	b, err := j.log.Meta(ctx, key)
 	return b, walError(err)
 }
-
-// Node is the name of this Dir among those that merge, which it keeps for ever. The first call
-// makes it.
-func (j *journal) Node(ctx context.Context) (string, error) {
-	b, err := j.Meta(ctx, nodeKey)
-	if err != nil || len(b) > 0 {
-		return string(b), err
-	}
-	node := newNode()
-	return node, j.SetMeta(ctx, nodeKey, []byte(node))
-}
-
-const nodeKey = "node"
 
 // SetMeta sets the value of a key. It is durable then.
 func (j *journal) SetMeta(ctx context.Context, key string, value []byte) error {

@@ -45,7 +45,6 @@ type writer struct {
 	news       *news
 	conditions conditions
 	lines      lines
-	node       string                       // of merges, see mergekey.go
 	makers     flight.Group[string, Record] // factories under way, by id
 }
 
@@ -334,7 +333,9 @@ func (e *writer) write(ctx context.Context, c *call) (err error) {
 		return err
 	}
 	if c.d == Buffered && e.queue.Promise(sizeOf(c.ops)) {
-		return e.accept(c.ops, e.numbers.Assign)
+		if err := e.accept(c.ops, e.numbers.Assign); !errors.Is(err, errMustFollow) {
+			return err
+		}
 	}
 	return e.logAndWait(ctx, c, func(op *entry) (*entry, error) { return nil, e.numbers.Assign(op) })
 }
@@ -343,7 +344,9 @@ func (e *writer) write(ctx context.Context, c *call) (err error) {
 func (e *writer) accept(ops []*entry, assign func(*entry) error) error {
 	if err := e.numbers.AcceptUnit(unitOf(ops, e.queue.Now()), assign); err != nil {
 		e.queue.Unpromise(sizeOf(ops))
-		e.wal.Release(ops)
+		if !errors.Is(err, errMustFollow) {
+			e.wal.Release(ops)
+		}
 		return err
 	}
 	e.l1.Shrink()

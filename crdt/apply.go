@@ -10,15 +10,25 @@ import (
 
 // Op says who applies a delta, and when.
 type Op struct {
-	// Node is the id of the replica, not empty, at most MaxNodeBytes of UTF-8. A node must never
-	// apply anything to a state older than one it has given to others: it would use numbers of its
-	// operations twice. One that lost its state needs a new id.
+	// Node is the id of the replica, not empty, at most MaxNodeBytes of UTF-8. Unless it gives the
+	// Number, a node must never apply anything to a state older than one it has given to others: it
+	// would use numbers of its operations twice. One that lost its state needs a new id.
 	Node string
 
 	// Time is the timestamp for LWW and FWW kinds when the delta has none. Its unit is up to the
 	// caller. Of two different writes of one node at one timestamp the larger value wins (the
 	// smaller, for FWWRegister), whichever came later, so a node should not use one twice.
 	Time uint64
+
+	// Number is the number of the operation among those of Node, and is that of all that one delta
+	// adds. A node that numbers what it does itself, over all its states, can name a delta's dots
+	// before it is applied, and whoever applies it makes the same state. It must use no number
+	// twice, and deltas of one state are to be applied in the order of their numbers. One that
+	// comes late leaves alone what the node has put there later; and what it puts there itself is
+	// taken for removed when a state is merged that has seen a higher number of the node, but not
+	// this one. 0: the operations of a delta get the numbers that follow the state's last one of
+	// Node.
+	Number uint64
 
 	// Seconds is written into the clock's entry of the node, if it is more than what is there. It
 	// means nothing here: it is for readers that show when a node was last active. 0 is fine.
@@ -27,7 +37,7 @@ type Op struct {
 
 // Apply returns the state after a delta, in canonical form. No bytes, or nil, for the state stand
 // for Empty. The arguments alone decide the result. It has all of the state before: merging both
-// gives the result.
+// gives the result (but for a Number that comes late).
 //
 // The deltas of each kind; each field of an object may be left out unless it says "required", but
 // not all of them:

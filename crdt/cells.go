@@ -90,7 +90,7 @@ func (list *cells) put(k Kind, v *clock, op Op, x cell) error {
 	switch {
 	case ok && compareWrites(x, (*list)[i]) <= 0:
 		return nil
-	case v.full(op.Node, 1):
+	case v.full(op, 1):
 		return fullClock(k)
 	case ok:
 		(*list)[i] = x
@@ -111,7 +111,7 @@ func (list *cells) putAll(k Kind, v *clock, op Op, writes cells) error {
 		i, ok := list.find(x.key)
 		return ok && compareWrites(x, (*list)[i]) <= 0
 	})
-	if v.full(op.Node, len(writes)) {
+	if v.full(op, len(writes)) {
 		return fullClock(k)
 	}
 	v.tick(op, len(writes))

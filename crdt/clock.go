@@ -67,12 +67,14 @@ func (v clock) counter(node string) uint64 {
 	return 0
 }
 
-// full reports whether there is no room for n more operations of node.
-func (v clock) full(node string, n int) bool { return v.counter(node) > math.MaxUint64-uint64(n) }
+// full reports whether there is no room for n operations.
+func (v clock) full(op Op, n int) bool {
+	return op.Number == 0 && v.counter(op.Node) > math.MaxUint64-uint64(n)
+}
 
-// tick counts n operations and returns the number of the last. The clock must not be full. Seconds
-// never go back: merging takes the larger, and an operation must not lead to a state that merging
-// with the one before would change.
+// tick counts n operations and returns the number of the first; the others follow it, or, if op has
+// a number, share it. The clock must not be full. Neither it nor seconds go back: merging takes the
+// larger, and an operation must not lead to a state that merging with the one before would change.
 func (v *clock) tick(op Op, n int) uint64 {
 	i, ok := v.find(op.Node)
 	switch {
@@ -82,9 +84,13 @@ func (v *clock) tick(op Op, n int) uint64 {
 		*v = slices.Insert(*v, i, entry{node: op.Node})
 	}
 	e := &(*v)[i]
-	e.counter += uint64(n)
 	e.seconds = max(e.seconds, op.Seconds)
-	return e.counter
+	if op.Number > 0 {
+		e.counter = max(e.counter, op.Number)
+		return op.Number
+	}
+	e.counter += uint64(n)
+	return e.counter - uint64(n) + 1
 }
 
 func (v clock) join(with clock) clock {

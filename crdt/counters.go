@@ -49,7 +49,7 @@ func (s *GCounter) add(n int64, op Op) error {
 	switch {
 	case n == 0:
 		return nil
-	case s.clock.full(op.Node, 1):
+	case s.clock.full(op, 1):
 		return fullClock(KindGCounter)
 	case !ok:
 		s.amounts = slices.Insert(s.amounts, i, amount{op.Node, n})
@@ -191,7 +191,7 @@ func (s *PNCounter) add(n int64, op Op) error {
 	if n == 0 {
 		return nil
 	}
-	if s.clock.full(op.Node, 1) {
+	if s.clock.full(op, 1) {
 		return fullClock(KindPNCounter)
 	}
 	half, name := &s.positive, ".positive"

@@ -202,6 +202,17 @@ func (s *store) span(key string) (from, to int) {
 	return from, to
 }
 
+// outdone reports whether an operation comes late, and the node has put something at a key since.
+func (s *store) outdone(op Op, key string) bool {
+	if op.Number == 0 || op.Number >= s.clock.counter(op.Node) {
+		return false
+	}
+	from, to := s.span(key)
+	return slices.ContainsFunc(s.items[from:to], func(x item) bool {
+		return slices.ContainsFunc(x.dots, func(d dot) bool { return d.node == op.Node && d.counter > op.Number })
+	})
+}
+
 // put replaces all items of a key by one with a new dot. The clock must not be full.
 func (s *store) put(op Op, key, value string) {
 	from, to := s.span(key)
@@ -212,15 +223,18 @@ func (s *store) put(op Op, key, value string) {
 // putAll does what put does for each of the items, in their order. Of many items, that would move
 // the others as often. The clock must have room for all.
 func (s *store) putAll(op Op, items []item) {
+	items = slices.DeleteFunc(items, func(x item) bool { return s.outdone(op, x.key) })
 	if len(items) == 0 {
 		return
 	}
-	number := s.clock.tick(op, len(items)) - uint64(len(items))
+	number := s.clock.tick(op, len(items))
 	keys := make([]string, len(items))
 	for i := range items {
-		number++
 		items[i].dots = []dot{{op.Node, number}}
 		keys[i] = items[i].key
+		if op.Number == 0 {
+			number++
+		}
 	}
 	s.dropAll(keys)
 	slices.SortStableFunc(items, func(a, b item) int { return strings.Compare(a.key, b.key) })
@@ -238,6 +252,11 @@ func (s *store) putAll(op Op, items []item) {
 func (s *store) drop(key string) {
 	from, to := s.span(key)
 	s.items = slices.Delete(s.items, from, to)
+}
+
+// takeAll is dropAll as an operation.
+func (s *store) takeAll(op Op, keys []string) {
+	s.dropAll(slices.DeleteFunc(keys, func(key string) bool { return s.outdone(op, key) }))
 }
 
 // dropAll removes all items of all keys. It sorts the keys.

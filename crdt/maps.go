@@ -169,7 +169,7 @@ func (s *ORMap) Put(node, key, value string) error {
 	if err := checkOperation(KindORMap, node, key, value); err != nil {
 		return err
 	}
-	if s.clock.full(node, 1) { // never behind the inner clock
+	if s.clock.full(Op{Node: node}, 1) { // never behind the inner clock
 		return fullClock(KindORMap)
 	}
 	s.store.put(Op{Node: node}, key, value)
@@ -252,7 +252,7 @@ func (s *ORMap) join(with state) {
 func (s *ORMap) size() size { return size{len(s.store.items), len(s.clock)} }
 
 func (s *ORMap) apply(d *delta, op Op) error {
-	if s.clock.full(op.Node, len(d.set)) {
+	if s.clock.full(op, len(d.set)) {
 		return fullClock(KindORMap)
 	}
 	items := make([]item, len(d.set))
@@ -261,6 +261,6 @@ func (s *ORMap) apply(d *delta, op Op) error {
 	}
 	s.store.putAll(op, items)
 	s.clock.tick(op, len(items))
-	s.store.dropAll(d.remove)
+	s.store.takeAll(op, d.remove)
 	return nil
 }

@@ -39,7 +39,7 @@ func (s *register) set(k Kind, value string, timestamp uint64, op Op, rule stays
 	if x == s.write {
 		return nil
 	}
-	if s.clock.full(op.Node, 1) {
+	if s.clock.full(op, 1) {
 		return fullClock(k)
 	}
 	s.write = x
@@ -243,8 +243,13 @@ func (s *MVRegister) Set(node, value string) error {
 }
 
 func (s *MVRegister) set(value string, op Op) error {
-	if s.store.clock.full(op.Node, 1) {
+	if s.store.clock.full(op, 1) {
 		return fullClock(KindMVRegister)
+	}
+	for _, x := range s.store.items {
+		if s.store.outdone(op, x.key) {
+			return nil
+		}
 	}
 	s.store.items = nil
 	s.store.put(op, value, "")

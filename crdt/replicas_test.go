@@ -30,6 +30,7 @@ type seen struct {
 
 type world struct {
 	kind     Kind
+	numbered bool // the nodes number what they do
 	history  []happened
 	replicas []seen
 	mail     []seen // sent at some time, by anybody
@@ -61,7 +62,11 @@ func (w *world) do(t *rapid.T) {
 			h.kills = append(h.kills, i)
 		}
 	}
-	state, err := Apply(w.kind, r.state, c.delta(w.kind), c.op())
+	op := c.op()
+	if w.numbered {
+		op.Number = uint64(len(w.history) + 1)
+	}
+	state, err := Apply(w.kind, r.state, c.delta(w.kind), op)
 	r.state = []byte(sure(t, state, err))
 	r.ops[len(w.history)] = true
 	w.history = append(w.history, h)
@@ -179,7 +184,7 @@ func (w *world) check(t *rapid.T, r seen) {
 func TestReplicasAgreeOnWhatTheOperationsMean(t *testing.T) {
 	forEachKind(t, func(t *testing.T, k Kind) {
 		rapid.Check(t, func(t *rapid.T) {
-			w := &world{kind: k}
+			w := &world{kind: k, numbered: rapid.Bool().Draw(t, "numbered")}
 			for range someNodes {
 				w.replicas = append(w.replicas, seen{Empty(k), make(map[int]bool)})
 			}
@@ -216,4 +221,73 @@ func TestReplicasAgreeOnWhatTheOperationsMean(t *testing.T) {
 			}
 		})
 	})
+}
+
+// Where deltas with numbers are applied in their order, a state that was read anywhere on the way
+// adds nothing when it is merged later, and one that begins anew shares no dot with what was
+// before.
+func TestANumberedDeltaIsTheSameWhereverItIsApplied(t *testing.T) {
+	forEachKind(t, func(t *testing.T, k Kind) {
+		rapid.Check(t, func(t *rapid.T) {
+			var changes []change
+			var ops []Op
+			for range rapid.IntRange(1, 8).Draw(t, "deltas") {
+				changes = append(changes, drawChange(t, k))
+				op := changes[len(changes)-1].op()
+				op.Number = uint64(len(changes)) * 10
+				ops = append(ops, op)
+			}
+			apply := func(state []byte, from, to int) []byte {
+				for i := from; i < to; i++ {
+					next, err := Apply(k, state, changes[i].delta(k), ops[i])
+					state = []byte(sure(t, next, err))
+				}
+				return state
+			}
+			part := rapid.IntRange(0, len(changes)).Draw(t, "landed")
+			early := apply(nil, 0, part)
+			all := apply(early, part, len(changes))
+			if whole := apply(nil, 0, len(changes)); !bytes.Equal(all, whole) {
+				t.Fatalf("in two parts\n%s, at once\n%s", all, whole)
+			}
+			if part == 0 {
+				return
+			}
+			merged, err := Merge(k, all, early)
+			if sure(t, merged, err) != string(all) {
+				t.Fatalf("a state that was read on the way turns\n%s into\n%s", all, merged)
+			}
+		})
+	})
+}
+
+func TestANumberedDeltaThatComesLateTouchesNothingLater(t *testing.T) {
+	for _, c := range []struct {
+		kind        Kind
+		early, late string
+		want        string
+	}{
+		{KindORSet, `{"add":["x","y"]}`, `{"remove":["x","z"],"add":["y","w"]}`, `["w","x","y"]`},
+		{KindORMap, `{"set":{"k":"v"}}`, `{"set":{"k":"old","l":"m"}}`, `{"k":["v"],"l":["m"]}`},
+		{KindMVRegister, `"later"`, `"earlier"`, `["later"]`},
+	} {
+		state, err := Apply(c.kind, nil, []byte(c.early), Op{Node: "n", Number: 9})
+		must(t, err)
+		before := state
+		state, err = Apply(c.kind, state, []byte(c.late), Op{Node: "n", Number: 5})
+		must(t, err)
+		if got, err := Value(c.kind, state); sure(t, got, err) != c.want {
+			t.Errorf("%s: %s, want %s", c.kind, got, c.want)
+		}
+		merged, err := Merge(c.kind, state, before)
+		var missing []string
+		for _, x := range []string{"x", "y", "v", "later"} {
+			if was, now := bytes.Contains(before, []byte(quote(x))), bytes.Contains([]byte(sure(t, merged, err)), []byte(quote(x))); was && !now {
+				missing = append(missing, x)
+			}
+		}
+		if missing != nil {
+			t.Errorf("%s: merging with what was before loses %q", c.kind, missing)
+		}
+	}
 }

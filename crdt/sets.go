@@ -24,7 +24,7 @@ func (s *GSet) Insert(node, element string) error {
 	switch {
 	case ok:
 		return nil
-	case s.clock.full(node, 1):
+	case s.clock.full(Op{Node: node}, 1):
 		return fullClock(KindGSet)
 	}
 	s.elements = slices.Insert(s.elements, i, element)
@@ -94,7 +94,7 @@ func (s *GSet) size() size { return size{len(s.elements), len(s.clock)} }
 func (s *GSet) apply(d *delta, op Op) error {
 	slices.Sort(d.add)
 	fresh := slices.DeleteFunc(slices.Compact(d.add), s.Contains)
-	if s.clock.full(op.Node, len(fresh)) {
+	if s.clock.full(op, len(fresh)) {
 		return fullClock(KindGSet)
 	}
 	s.clock.tick(op, len(fresh))
@@ -119,7 +119,7 @@ func (s *ORSet) Insert(node, element string) error {
 	if err := checkOperation(KindORSet, node, element); err != nil {
 		return err
 	}
-	if s.store.clock.full(node, 1) {
+	if s.store.clock.full(Op{Node: node}, 1) {
 		return fullClock(KindORSet)
 	}
 	s.store.put(Op{Node: node}, element, "")
@@ -165,7 +165,7 @@ func (s *ORSet) join(with state)             { s.store.join(&with.(*ORSet).store
 func (s *ORSet) size() size                  { return s.store.size() }
 
 func (s *ORSet) apply(d *delta, op Op) error {
-	if s.store.clock.full(op.Node, len(d.add)) {
+	if s.store.clock.full(op, len(d.add)) {
 		return fullClock(KindORSet)
 	}
 	items := make([]item, len(d.add))
@@ -173,7 +173,7 @@ func (s *ORSet) apply(d *delta, op Op) error {
 		items[i].key = element
 	}
 	s.store.putAll(op, items)
-	s.store.dropAll(d.remove)
+	s.store.takeAll(op, d.remove)
 	return nil
 }
 

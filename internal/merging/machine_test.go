@@ -113,6 +113,7 @@ type machine struct {
 	e     *syncengine.Engine
 	other *syncengine.Engine
 	want  map[string]int
+	read  map[string]json.RawMessage // states since an id began
 }
 
 const none = -1 << 30
@@ -150,7 +151,7 @@ func (m *machine) add(t *rapid.T) {
 	id := rapid.SampledFrom(machineIDs).Draw(t, "id")
 	by := rapid.IntRange(-3, 9).Draw(t, "by")
 	d := rapid.SampledFrom([]syncengine.Durability{syncengine.Buffered, syncengine.Logged, syncengine.Archived}).Draw(t, "durability")
-	it, err := m.e.Merge(context.Background(), id, "PNCounter", json.RawMessage(strconv.Itoa(by)), syncengine.WithDurability(d))
+	it, err := m.e.Merge(context.Background(), id, "PNCounter", json.RawMessage(strconv.Itoa(by)), syncengine.WithDurability(d), priority(t))
 	if err != nil && !(d == syncengine.Archived && errors.Is(err, syncengine.ErrUnavailable)) {
 		t.Fatalf("Merge: %v", err)
 	}
@@ -161,6 +162,20 @@ func (m *machine) add(t *rapid.T) {
 	if err == nil && it.Content != nil {
 		m.judge(t, "Merge", id, it, nil)
 	}
+}
+
+func priority(t *rapid.T) syncengine.WriteOption {
+	return syncengine.WithPriority(rapid.SampledFrom([]syncengine.Priority{syncengine.PriorityLow, syncengine.PriorityNormal, syncengine.PriorityCritical}).Draw(t, "priority"))
+}
+
+// again submits a state that was read some time ago, which has nothing new.
+func (m *machine) again(t *rapid.T) {
+	id := rapid.SampledFrom(machineIDs).Draw(t, "id")
+	if m.read[id] == nil {
+		return
+	}
+	d := rapid.SampledFrom([]syncengine.Durability{syncengine.Buffered, syncengine.Logged}).Draw(t, "durability")
+	noError(t, m.e.Submit(context.Background(), syncengine.Item{ID: id, CRDT: "PNCounter", Content: m.read[id]}, syncengine.WithDurability(d), priority(t)))
 }
 
 func (m *machine) judge(t *rapid.T, call, id string, it syncengine.Item, err error) {
@@ -176,6 +191,7 @@ func (m *machine) judge(t *rapid.T, call, id string, it syncengine.Item, err err
 		noError(t, err)
 		got, err = strconv.Atoi(string(v))
 		noError(t, err)
+		m.read[id] = it.Content
 	}
 	if got != m.want[id] {
 		t.Fatalf("%s of %s: %d, want %d", call, id, got, m.want[id])
@@ -209,6 +225,7 @@ func (m *machine) remove(t *rapid.T) {
 	id := rapid.SampledFrom(machineIDs).Draw(t, "id")
 	noError(t, m.e.Delete(context.Background(), id))
 	m.want[id] = none
+	delete(m.read, id)
 }
 
 // state merges a state that nobody else has.
@@ -332,7 +349,7 @@ func TestINV02MergedItemsAreNumbersWhateverHappens(t *testing.T) {
 		noError(t, err)
 		defer func() { _ = raw.Close() }()
 		noError(t, raw.Prepare(context.Background()))
-		m := &machine{root: dir, want: make(map[string]int)}
+		m := &machine{root: dir, want: make(map[string]int), read: make(map[string]json.RawMessage)}
 		for _, id := range machineIDs {
 			m.want[id] = none
 		}
@@ -350,7 +367,7 @@ func TestINV02MergedItemsAreNumbersWhateverHappens(t *testing.T) {
 		noError(t, err)
 		defer func() { _ = m.other.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
-			"add": m.add, "add (again)": m.add, "add (once more)": m.add, "a state": m.state, "get": m.get, "get (again)": m.get,
+			"add": m.add, "add (again)": m.add, "add (once more)": m.add, "a state": m.state, "a state again": m.again, "get": m.get, "get (again)": m.get,
 			"get many": m.getMany, "remove": m.remove, "update": m.update, "flush": m.flush, "another engine adds": m.others,
 			"L3 goes or comes": func(t *rapid.T) {
 				m.mode.Store(rapid.SampledFrom([]int32{gateOpen, gateOpen, gateShut, gateMute}).Draw(t, "gate"))

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -222,4 +223,117 @@ func counter(t testing.TB, it syncengine.Item) (n int) {
 	t.Helper()
 	lab.NoError(t, "counter", json.Unmarshal([]byte(value(t, it, nil)), &n))
 	return n
+}
+
+// decides runs a function when L3 has decided conditions, and before the engine knows.
+type decides struct {
+	syncengine.MergingStore
+	then func()
+}
+
+func (d *decides) ApplyIf(ctx context.Context, nonce uint64, units [][]syncengine.Conditional) ([]syncengine.Verdict, error) {
+	verdicts, err := d.MergingStore.ApplyIf(ctx, nonce, units)
+	d.then()
+	return verdicts, err
+}
+
+// TestINV02AMergeBesideTheVerdictOnAConditionHidesItNot: what the merge is seen applied to is
+// older.
+func TestINV02AMergeBesideTheVerdictOnAConditionHidesItNot(t *testing.T) {
+	ctx := context.Background()
+	raw, err := lab.OpenSQLStore(l3s["SQLite"](t))
+	lab.Must(t, err)
+	t.Cleanup(func() { _ = raw.Close() })
+	lab.Must(t, raw.Prepare(ctx))
+	l3 := &decides{MergingStore: raw.(syncengine.MergingStore), then: func() {}}
+	e := lab.Open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour})
+	merge(t, e, "c", "PNCounter", "1", syncengine.WithDurability(syncengine.Archived))
+	wantValue(t, e, "c", "1")
+	l3.then = func() { merge(t, e, "c", "PNCounter", "5", syncengine.WithDurability(syncengine.Buffered)) }
+	_, err = e.Update(ctx, "c", func(cur syncengine.Item, _ bool) (it syncengine.Item, err error) {
+		it.CRDT = "PNCounter"
+		it.Content, err = crdt.Apply(crdt.KindPNCounter, cur.Content, []byte("100"), crdt.Op{Node: "update"})
+		return it, err
+	})
+	lab.Must(t, err)
+	wantValue(t, e, "c", "106")
+}
+
+// TestINV14ReadAndResetMissesNoMerge: what was read and deleted, and what is left, is all that was
+// merged.
+func TestINV14ReadAndResetMissesNoMerge(t *testing.T) {
+	for name, url := range l3s {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			url := url(t)
+			engines := []*syncengine.Engine{lab.Open(t, syncengine.Config{SQLURL: url}), lab.Open(t, syncengine.Config{SQLURL: url})}
+			var wg sync.WaitGroup
+			var left atomic.Int32
+			for i := range 4 {
+				left.Add(1)
+				wg.Go(func() {
+					defer left.Add(-1)
+					for n := range 100 {
+						d := []syncengine.Durability{syncengine.Buffered, syncengine.Logged, syncengine.Archived}[n%3]
+						merge(t, engines[i%2], "c", "PNCounter", "1", syncengine.WithDurability(d))
+					}
+				})
+			}
+			sum := 0
+			reset := func() {
+				it, err := engines[0].Get(ctx, "c")
+				if errors.Is(err, syncengine.ErrNotFound) {
+					return
+				}
+				n := counter(t, it)
+				lab.Must(t, err)
+				if err := engines[0].Delete(ctx, "c", syncengine.WithIfVersion(it.Version)); err == nil {
+					sum += n
+				} else if !errors.Is(err, syncengine.ErrConflict) {
+					t.Error(err)
+				}
+			}
+			resets := 0
+			for left.Load() > 0 {
+				reset()
+				resets++
+			}
+			wg.Wait()
+			for _, e := range engines {
+				lab.Must(t, e.Flush(ctx))
+			}
+			engines[0].Close()
+			engines[0] = lab.Open(t, syncengine.Config{SQLURL: url}) // with no copy in memory
+			reset()
+			if sum != 400 {
+				t.Errorf("%d were read and reset, of 400, in %d tries", sum, resets)
+			}
+		})
+	}
+}
+
+// An engine that has merged nothing yet has prepared nothing for it, and SQLite has one connection.
+func TestTheFirstWriteOfAnEngineMayBeADelete(t *testing.T) {
+	ctx := context.Background()
+	for name, write := range map[string]func(e *syncengine.Engine, v uint64) error{
+		"plain": func(e *syncengine.Engine, _ uint64) error {
+			return e.Delete(ctx, "c", syncengine.WithDurability(syncengine.Archived))
+		},
+		"with a condition": func(e *syncengine.Engine, v uint64) error { return e.Delete(ctx, "c", syncengine.WithIfVersion(v)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := syncengine.Config{SQLURL: l3s["SQLite"](t)}
+			e := lab.Open(t, cfg)
+			merge(t, e, "c", "PNCounter", "1", syncengine.WithDurability(syncengine.Archived))
+			lab.Must(t, e.Close())
+			e = lab.Open(t, cfg)
+			it, err := e.Get(ctx, "c")
+			lab.Must(t, err)
+			lab.Must(t, write(e, it.Version))
+			if _, err := e.Get(ctx, "c"); !errors.Is(err, syncengine.ErrNotFound) {
+				t.Errorf("it is there still: %v", err)
+			}
+		})
+	}
 }

@@ -88,6 +88,9 @@ func TestINV09AMergeThatL3RefusesIsAloneInQuarantine(t *testing.T) {
 	if it, err := e.Get(ctx, "plain"); err != nil || string(it.Content) != "1" {
 		t.Errorf("%s, %v", it.Content, err)
 	}
+	if st, err := e.Status(ctx, "plain"); err != nil || !st.Quarantined || st.State != syncengine.StatusSynced {
+		t.Errorf("status: %+v, %v", st, err)
+	}
 	ops, err := e.Quarantined(ctx)
 	if err != nil || len(ops) != 1 || ops[0].ID != "plain" || string(ops[0].Content) != "7" {
 		t.Fatalf("%+v, %v", ops, err)

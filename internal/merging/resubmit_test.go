@@ -1,0 +1,123 @@
+//go:build crdt
+
+package merging
+
+// resubmit_test.go reads states while merges wait, and submits them again.
+
+import (
+	"context"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
+)
+
+// A state that was read has the dots that its merges get in L3, whatever they wait for: lanes, the
+// log, the spool.
+func TestAStateThatWasReadWhileMergesWaitMayBeSubmittedAgain(t *testing.T) {
+	kinds := []struct{ kind, first, second, third, want string }{
+		{"GCounter", "1", "2", "4", "7"},
+		{"PNCounter", "1", "-2", "4", "3"},
+		{"ORSet", `{"add":["x","y"]}`, `{"remove":["x"],"add":["z"]}`, `{"add":["x"]}`, `["x","y","z"]`},
+		{"ORMap", `{"set":{"k":"1","l":"1"}}`, `{"set":{"k":"2"}}`, `{"remove":["l"]}`, `{"k":["2"]}`},
+		{"MVRegister", `"a"`, `"b"`, `"c"`, `["c"]`},
+		{"LWWMap", `{"set":{"k":"1"}}`, `{"set":{"k":"2"}}`, `{"remove":["l"]}`, `{"k":"2"}`},
+	}
+	for name, url := range l3s {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			raw, err := lab.OpenSQLStore(url(t))
+			lab.Must(t, err)
+			t.Cleanup(func() { _ = raw.Close() })
+			lab.Must(t, raw.Prepare(ctx))
+			var mode atomic.Int32
+			e := lab.Open(t, syncengine.Config{L3: &gate{MergingStore: raw.(syncengine.MergingStore), mode: &mode}, BatchFlushCount: 1})
+			other := lab.Open(t, syncengine.Config{L3: raw})
+			again := func(id, kind string, d syncengine.Durability) {
+				t.Helper()
+				it, err := e.Get(ctx, id)
+				lab.Must(t, err)
+				it.Priority = syncengine.PriorityCritical
+				lab.Must(t, e.Submit(ctx, it, syncengine.WithDurability(d)))
+			}
+			low, buffered := syncengine.WithPriority(syncengine.PriorityLow), syncengine.WithDurability(syncengine.Buffered)
+			for _, k := range kinds {
+				merge(t, e, k.kind, k.kind, k.first, syncengine.WithDurability(syncengine.Archived))
+				again(k.kind, k.kind, syncengine.Archived) // it is known here now
+			}
+			mode.Store(gateShut)
+			for _, k := range kinds {
+				again(k.kind, k.kind, syncengine.Logged)
+				merge(t, e, k.kind, k.kind, k.second, low, buffered)
+				again(k.kind, k.kind, syncengine.Buffered)
+				merge(t, e, k.kind, k.kind, k.third, low)
+				again(k.kind, k.kind, syncengine.Logged)
+			}
+			mode.Store(gateOpen)
+			lab.Eventually(t, "Flush succeeds", func() bool { return e.Flush(ctx) == nil })
+			for _, k := range kinds {
+				wantValue(t, e, k.kind, k.want)
+				it, err := other.Rebuild(ctx, k.kind)
+				if got := value(t, it, err); got != k.want {
+					t.Errorf("%s: the other engine rebuilds %s, want %s", k.kind, got, k.want)
+				}
+				again(k.kind, k.kind, syncengine.Archived)
+				wantValue(t, other, k.kind, k.want)
+			}
+		})
+	}
+}
+
+// After a kill that loses Buffered merges, states that had them may be about still.
+func TestADotIsNotGivenOutAgainAfterAKill(t *testing.T) {
+	ctx := context.Background()
+	url := l3s["SQLite"](t)
+	raw, err := lab.OpenSQLStore(url)
+	lab.Must(t, err)
+	t.Cleanup(func() { _ = raw.Close() })
+	lab.Must(t, raw.Prepare(ctx))
+	var mode atomic.Int32
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: &gate{MergingStore: raw.(syncengine.MergingStore), mode: &mode}, BatchFlushInterval: time.Hour}
+	e := lab.Open(t, cfg)
+	merge(t, e, "set", "ORSet", `{"add":["logged"]}`, syncengine.WithDurability(syncengine.Archived))
+	_, err = e.Get(ctx, "set")
+	lab.Must(t, err)
+	mode.Store(gateShut)
+	merge(t, e, "set", "ORSet", `{"add":["lost"]}`, syncengine.WithDurability(syncengine.Buffered))
+	image := t.TempDir()
+	lab.Must(t, os.CopyFS(image, os.DirFS(cfg.Dir)))
+	seen, err := e.Get(ctx, "set")
+	lab.Must(t, err)
+
+	mode.Store(gateOpen)
+	cfg = syncengine.Config{Dir: image, L3: raw}
+	e = lab.Open(t, cfg)
+	merge(t, e, "set", "ORSet", `{"add":["later"]}`)
+	wantValue(t, e, "set", `["later","logged"]`)
+	lab.Must(t, e.Submit(ctx, seen))
+	lab.Must(t, e.Flush(ctx))
+	wantValue(t, e, "set", `["later","logged","lost"]`)
+	lab.Must(t, e.Close())
+	e = lab.Open(t, cfg)
+	merge(t, e, "set", "ORSet", `{"add":["last"]}`)
+	lab.Must(t, e.Submit(ctx, seen, syncengine.WithDurability(syncengine.Archived)))
+	wantValue(t, e, "set", `["last","later","logged","lost"]`)
+}
+
+// What was before a delete has other dots than what comes after.
+func TestADeletedItemBeginsWithNewDots(t *testing.T) {
+	ctx := context.Background()
+	e := lab.Open(t, syncengine.Config{SQLURL: l3s["SQLite"](t)})
+	archived := syncengine.WithDurability(syncengine.Archived)
+	merge(t, e, "set", "ORSet", `{"add":["old"]}`, archived)
+	old, err := e.Get(ctx, "set")
+	lab.Must(t, err)
+	lab.Must(t, e.Delete(ctx, "set", archived))
+	merge(t, e, "set", "ORSet", `{"add":["new"]}`, archived)
+	lab.Must(t, e.Submit(ctx, old, archived))
+	wantValue(t, e, "set", `["new"]`) // it has seen more of the node than the old state, and not "old"
+}
