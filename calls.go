@@ -35,6 +35,11 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 	return e.reader.GetMany(ctx, ids)
 }
 
+// Invalidate forgets copies in memory of these ids, so that the next read of each asks the tiers
+// below: for callers who know that a row was changed past all engines. What waits for L3 is no copy
+// and stays. Without ids it does nothing. It does no I/O.
+func (e *Engine) Invalidate(ids ...string) { e.reader.Invalidate(ids) }
+
 // Contains reports, without I/O, whether id may exist. False is definite; true may be
 // wrong.
 func (e *Engine) Contains(id string) bool { return e.reader.Contains(id) }

@@ -137,7 +137,7 @@ func (c *call) renumber() {
 // about ids of which memory and the WAL know nothing, or what an earlier engine has left. What L3
 // says is promoted.
 func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
-	out, stamps := make([]Record, len(ids)), make([]uint64, len(ids))
+	out, stamps := make([]Record, len(ids)), make([]stamp, len(ids))
 	var ask []string
 	var at []int
 	for i, id := range ids {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // door is the department of calls and goroutines.
@@ -172,6 +173,18 @@ func goIn(wg *sync.WaitGroup, fn func()) {
 		defer wg.Done()
 		fn()
 	}()
+}
+
+// sleep waits for a time, or until ctx ends: then it returns its error.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // valued has the end of one context and the values of two.

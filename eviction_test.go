@@ -254,7 +254,7 @@ func BenchmarkEvict(b *testing.B) {
 			content := make([]byte, 90)
 			put := func(n int) {
 				e := newEntry(&Record{Item: Item{ID: fmt.Sprintf("i%09d", n), Version: 1, Content: content}})
-				c.store(e, nil)
+				c.store(e, 0, nil)
 			}
 			for n := range items {
 				put(n)

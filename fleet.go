@@ -19,9 +19,11 @@ package syncengine
 //  4. Whoever was taken for dead can't write any more: its row is gone, and L3's transactions
 //     demand the row (a fence). It joins anew.
 //
-// So while an engine is alone, nobody else has written to L3 since it last was not, also
-// across an outage in which the lease lapsed: its row is still there, so nobody could come
-// without being noticed. company counts the times at which this was not so.
+// So while an engine is alone, nobody else has written to L3 since it last was not, also across an
+// outage in which the lease lapsed: its row is still there, so nobody could come without being
+// noticed. company counts the times at which this was not so, and since is when the first look at
+// the table found that it is: what was read of L3 before may be from before a write of those that
+// have left.
 //
 // On the SQLite file in Dir no other engine is meant to write, so the engine is alone always. Its
 // row is there all the same, so that one that reads the file trusts nothing. An L3 of the caller's
@@ -32,6 +34,7 @@ package syncengine
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,10 +43,10 @@ import (
 const (
 	beatEvery  = 500 * time.Millisecond
 	fleetLease = 5 * time.Second
-	// aloneFor is how long one beat proves that the engine is alone. The rest of the lease is
+	// aloneProof is how long one beat proves that the engine is alone. The rest of the lease is
 	// room for clocks of different speed.
-	aloneFor = fleetLease - time.Second
-	joinPoll = 50 * time.Millisecond
+	aloneProof = fleetLease - time.Second
+	joinPoll   = 50 * time.Millisecond
 )
 
 type fleet struct {
@@ -61,6 +64,7 @@ type fleet struct {
 	// until when the engine is alone: by the monotonic clock since start, and by the wall clock,
 	// which also runs while a machine sleeps.
 	start     time.Time
+	since     atomic.Int64 // when the time alone began, 0 for none; monotonic since start
 	untilMono atomic.Int64
 	untilWall atomic.Int64
 
@@ -93,9 +97,22 @@ func (f *fleet) alone() bool {
 	return int64(now.Sub(f.start)) < mono && now.UnixNano() < f.untilWall.Load()
 }
 
+// aloneFor returns for how long this engine has been alone, 0 if it is not.
+func (f *fleet) aloneFor() time.Duration {
+	if f.private {
+		return math.MaxInt64
+	}
+	since := f.since.Load()
+	if since == 0 || !f.alone() {
+		return 0
+	}
+	return time.Since(f.start) - time.Duration(since)
+}
+
 // lapse ends the time alone.
 func (f *fleet) lapse() {
 	f.untilMono.Store(0)
+	f.since.Store(0)
 	f.company.Add(1)
 }
 
@@ -223,6 +240,7 @@ func (f *fleet) beat(ctx context.Context) ([]member, error) {
 	if err != nil {
 		return nil, err
 	}
+	looked := time.Now()
 	seen := f.ticket
 	for _, m := range members {
 		seen = max(seen, m.Ticket)
@@ -242,8 +260,9 @@ func (f *fleet) beat(ctx context.Context) ([]member, error) {
 		f.rejoin()
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, errFenced)
 	case len(members) == 0:
-		f.untilWall.Store(began.Add(aloneFor).UnixNano())
-		f.untilMono.Store(int64(began.Add(aloneFor).Sub(f.start)))
+		f.untilWall.Store(began.Add(aloneProof).UnixNano())
+		f.untilMono.Store(int64(began.Add(aloneProof).Sub(f.start)))
+		f.since.CompareAndSwap(0, int64(looked.Sub(f.start)))
 	}
 	return members, nil
 }

@@ -133,8 +133,22 @@ func (c *l1) Peek(id string) (*entry, bool) { return c.m.Load(id) }
 
 func (c *l1) Hash(id string) uint64 { return maphash.String(c.seed, id) }
 
-// Stamp returns the write count of id's stripe, for promote.
-func (c *l1) Stamp(id string) uint64 { return c.writes[c.Hash(id)%stripes].Load() }
+// stamp is taken before a lower tier is asked about an id: what is found may be promoted if nothing
+// was written meanwhile, and is as old as that.
+type stamp struct {
+	Writes uint64 // count of the id's stripe
+	at     uint32 // ticks
+}
+
+// Stamp returns the stamp of id now.
+func (c *l1) Stamp(id string) stamp {
+	return stamp{c.writes[c.Hash(id)%stripes].Load(), c.clock.now.Load()}
+}
+
+// Written reports whether id may have been written since a stamp was taken.
+func (c *l1) Written(id string, since stamp) bool {
+	return c.writes[c.Hash(id)%stripes].Load() != since.Writes
+}
 
 // Touch counts a write of an id that memory does not see: what was read before is not promoted, nor
 // shared with readers that come later.
@@ -164,7 +178,7 @@ func (c *l1) Accept(e *entry, pinned bool) {
 		e.state.Store(stateOwn | statePinned | e.state.Load()&stateRaised)
 		c.pinned.Add(e.size())
 	}
-	if !c.store(e, nil) && pinned {
+	if !c.store(e, c.clock.now.Load(), nil) && pinned {
 		c.detach(e) // a higher one was there: the queue alone holds this
 		if h, ok := c.Peek(e.id()); ok && h.state.Load()&(statePinned|stateOwn) != 0 {
 			e.state.Or(stateReplaced)
@@ -175,26 +189,27 @@ func (c *l1) Accept(e *entry, pinned bool) {
 
 // Promote puts a copy read from another tier into the map, unless it holds a higher entry
 // or the id was written since stamp was taken.
-func (c *l1) Promote(e *entry, stamp uint64) {
+func (c *l1) Promote(e *entry, since stamp) {
 	e.lastAccess.Store(c.clock.now.Load())
 	e.place.AddUses(1)
-	c.store(e, func() bool { return c.Stamp(e.id()) == stamp })
+	c.store(e, since.at, func() bool { return !c.Written(e.id(), since) })
 }
 
 // Keep puts what nobody waits for into the map, unless it holds a higher entry.
 func (c *l1) Keep(e *entry) {
 	e.lastAccess.Store(c.clock.now.Load())
-	c.store(e, func() bool { return true })
+	c.store(e, c.clock.now.Load(), func() bool { return true })
 }
 
 // store is the one door into the map. An equal entry replaces the old one only when that
-// is not pinned: whoever waits for the old one would lose it.
-func (c *l1) store(e *entry, still func() bool) (stored bool) {
+// is not pinned: whoever waits for the old one would lose it. checked is when this was what L3 or
+// L2 held.
+func (c *l1) store(e *entry, checked uint32, still func() bool) (stored bool) {
 	c.m.Compute(e.id(), func(old *entry, loaded bool) (*entry, bool) {
 		if loaded {
 			cmp := e.compare(old)
 			if still != nil && cmp <= 0 {
-				old.checked.Store(c.clock.now.Load())
+				old.checked.Store(max(old.checked.Load(), checked))
 			}
 			if cmp < 0 || cmp == 0 && still != nil {
 				return old, false
@@ -204,7 +219,7 @@ func (c *l1) store(e *entry, still func() bool) (stored bool) {
 			return old, !loaded
 		}
 		stored = true
-		e.checked.Store(c.clock.now.Load())
+		e.checked.Store(checked)
 		if loaded {
 			e.lastAccess.Store(old.lastAccess.Load())
 			c.bytes.Add(e.size() - old.size())
@@ -278,7 +293,7 @@ func (c *l1) Unpin(e *entry) {
 // Reattach puts an op that the queue alone holds back into the map, unless that holds a higher one.
 // The caller sees to it that nobody lets go of the op meanwhile.
 func (c *l1) Reattach(e *entry) {
-	if !c.store(e, nil) {
+	if !c.store(e, c.clock.now.Load(), nil) {
 		return
 	}
 	c.Touch(e.id())

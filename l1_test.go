@@ -12,8 +12,8 @@ func TestINV02APromotionNeverUndoesAWriteThatWasEvictedAtOnce(t *testing.T) {
 	c := newL1(64 << 10)
 	before := newEntry(&Record{Item: Item{ID: "x", Version: 1, Content: []byte("1")}})
 	after := newEntry(&Record{Item: Item{ID: "x", Version: 2, Content: []byte("2")}})
-	stamp := c.Stamp("x") // a reader goes on to load version 1 from a store
-	c.store(after, nil)   // what accept does first
+	stamp := c.Stamp("x")  // a reader goes on to load version 1 from a store
+	c.store(after, 0, nil) // what accept does first
 	if !c.Drop(after) {
 		t.Fatal("an entry that is not pinned could not be evicted")
 	}
@@ -38,7 +38,7 @@ func TestINV10CountedBytesAreThoseOfTheHeap(t *testing.T) {
 			c := newL1(1 << 40)
 			for n := range items {
 				e := newEntry(&Record{Item: Item{ID: fmt.Sprintf("%0*d", idLen, n), Version: 1, Content: bytes.Repeat([]byte("1"), size)}})
-				c.store(e, nil)
+				c.store(e, 0, nil)
 			}
 			grown, counted := heap()-before, c.Used()
 			t.Logf("content of %d, id of %d bytes: %d bytes an item beside them, %d are counted", size, idLen, grown/items-int64(size+idLen), counted/items-int64(size+idLen))

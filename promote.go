@@ -13,7 +13,7 @@ const (
 // promotion is a copy on its way to L2, or an id whose copy there is corrupt.
 type promotion struct {
 	Rec   Record
-	Stamp uint64 // write count of the id's stripe before rec was read
+	Stamp stamp // of the id before rec was read
 	Heal  string
 }
 
@@ -46,7 +46,7 @@ func (r *repair) Run(ctx context.Context) {
 
 func (r *repair) promoteBatch(ctx context.Context, p promotion) {
 	var recs []Record
-	var stamps []uint64
+	var stamps []stamp
 	var heal []string
 	for more := true; more; {
 		r.promoting.Add(-int64(len(p.Rec.Content)) - entryOverhead)
@@ -68,7 +68,7 @@ func (r *repair) promoteBatch(ctx context.Context, p promotion) {
 	// An id that was written meanwhile is in L2 in its new version, unless L2 has forgotten it.
 	var late []Record
 	for i := range recs {
-		if r.l1.Stamp(recs[i].ID) != stamps[i] {
+		if r.l1.Written(recs[i].ID, stamps[i]) {
 			late = append(late, recs[i])
 		}
 	}

@@ -13,7 +13,6 @@ package syncengine
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"time"
 
@@ -73,10 +72,12 @@ func (d *reader) Denies(id string) bool {
 	return !retried
 }
 
-// Fresh reports whether an L1 entry may be served without asking the tiers below: another
-// engine may have written the id since (INV-15).
+// Fresh reports whether an L1 entry, a tombstone included, may be served without asking the tiers
+// below (INV-15): it is young, or waits for L3, or was read since nobody else writes. All reads go
+// by this.
 func (d *reader) Fresh(ent *entry) bool {
-	return d.l1.Age(ent) < d.maxAge || ent.pinned() || d.trust.Alone()
+	age := d.l1.Age(ent)
+	return age < d.maxAge || ent.pinned() || age < d.trust.AloneFor()-2*tickTime // ages are coarse
 }
 
 // show sets what a caller sees of an entry: in place, since an item is 200 bytes to copy.
@@ -132,7 +133,7 @@ func (r *Record) item() (Item, error) {
 func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 	// The stamp is taken before L1 is asked: a write that L1 does not show has not been
 	// counted yet, and will be.
-	stamp := d.l1.Stamp(id)
+	since := d.l1.Stamp(id)
 	if rec, known, err := d.merged(ctx, id); known || err != nil {
 		return rec, err
 	}
@@ -148,17 +149,17 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 	switch {
 	case err != nil:
 		return Record{}, err
-	case refused && waiting == nil && !ok && d.l1.Stamp(id) != stamp: // it may just have left quarantine
+	case refused && waiting == nil && !ok && d.l1.Written(id, since): // it may just have left quarantine
 		return d.Find(ctx, id)
 	case waiting != nil && !askL3:
 		rec := waiting.record()
-		d.Promote(&rec, stamp, false)
+		d.Promote(&rec, since, false)
 		return rec, nil
 	case waiting == nil && !ok && !d.trust.MayContain(id):
 		return Record{}, ErrNotFound
 	}
 	shared := d.door.Background(ctx)
-	rec, err := d.loads.Do(ctx, id, stamp, func(f func()) { d.door.Spawn("load", f) }, func() (Record, error) { return d.load(shared, id, stamp, waiting) })
+	rec, err := d.loads.Do(ctx, id, since.Writes, func(f func()) { d.door.Spawn("load", f) }, func() (Record, error) { return d.load(shared, id, since, waiting) })
 	if ok {
 		return d.refreshed(ent, rec, err)
 	}
@@ -167,28 +168,43 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 
 // refreshed decides between an L1 entry past its age and what the tiers below said.
 func (d *reader) refreshed(ent *entry, rec Record, err error) (Record, error) {
-	known := ent.record()
 	switch {
 	case errors.Is(err, ErrNotFound):
 		d.l1.Drop(ent)
 		return rec, err
-	case err != nil && !errors.Is(err, ErrCorruption): // nobody could be asked
-		return known, nil
-	case err == nil && known.Compare(&rec) < 0:
-		return rec, nil
+	case err != nil: // nobody could be asked, or what L3 holds can't be read
+		return ent.record(), nil
 	}
-	return known, nil
+	return d.above(ent, &rec), nil
+}
+
+// Invalidate forgets copies of ids.
+func (d *reader) Invalidate(ids []string) {
+	for _, id := range ids {
+		d.l1.Touch(id) // what is being read now is not promoted
+		if ent, ok := d.l1.Peek(id); ok {
+			d.l1.Drop(ent)
+		}
+	}
+}
+
+// above returns the higher of an L1 entry and what a lower tier holds.
+func (d *reader) above(ent *entry, rec *Record) Record {
+	if known := ent.record(); known.Compare(rec) >= 0 {
+		return known
+	}
+	return *rec
 }
 
 // load asks L2, then L3, and promotes what it found. With an op in quarantine, or recovered from
 // the WAL, it asks L3 alone and returns the higher of the two; when L3 can't be asked, the op is
 // the newest this engine can know, unless it is known that there was a later one.
-func (d *reader) load(ctx context.Context, id string, stamp uint64, waiting *entry) (Record, error) {
+func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entry) (Record, error) {
 	if waiting == nil && d.cache.MayRead(id) {
 		rec, err := d.cache.Lookup(ctx, id)
 		if err == nil {
 			d.cache.Saw(true, 1)
-			d.Promote(&rec, stamp, false)
+			d.Promote(&rec, since, false)
 			return rec, nil
 		}
 		d.l2Failed(err, id)
@@ -197,18 +213,18 @@ func (d *reader) load(ctx context.Context, id string, stamp uint64, waiting *ent
 	switch {
 	case err == nil:
 		d.archive.Saw(true, 1)
-		return d.higher(rec, waiting, stamp), nil
+		return d.higher(rec, waiting, since), nil
 	case errors.Is(err, ErrNotFound):
 		d.archive.Saw(false, 1)
 		if waiting != nil {
-			return d.higher(Record{}, waiting, stamp), nil
+			return d.higher(Record{}, waiting, since), nil
 		}
 		return Record{}, ErrNotFound
 	case waiting != nil && waiting.state.Load()&stateLate == 0:
 		return waiting.record(), nil // not promoted: L3 will be asked again
 	case errors.Is(err, ErrCorruption):
 		if rec, err = d.repair.HealedOr(ctx, id, err); err == nil {
-			d.Promote(&rec, stamp, true)
+			d.Promote(&rec, since, true)
 		}
 		return rec, err
 	}
@@ -217,14 +233,14 @@ func (d *reader) load(ctx context.Context, id string, stamp uint64, waiting *ent
 
 // higher promotes and returns the higher of L3's record, zero for none, and an op that
 // waits in the WAL, nil for none.
-func (d *reader) higher(rec Record, waiting *entry, stamp uint64) Record {
+func (d *reader) higher(rec Record, waiting *entry, since stamp) Record {
 	if waiting != nil {
 		if op := waiting.record(); rec.Version == 0 || op.Compare(&rec) > 0 {
-			d.Promote(&op, stamp, false) // L2 gets it with the flush
+			d.Promote(&op, since, false) // L2 gets it with the flush
 			return op
 		}
 	}
-	d.Promote(&rec, stamp, true)
+	d.Promote(&rec, since, true)
 	return rec
 }
 
@@ -244,11 +260,11 @@ func (d *reader) l2Failed(err error, ids ...string) {
 }
 
 // Promote puts a record read from a lower tier into L1, and one read from L3 into L2.
-func (d *reader) Promote(rec *Record, stamp uint64, toL2 bool) {
-	d.l1.Promote(newEntry(rec), stamp)
+func (d *reader) Promote(rec *Record, since stamp, toL2 bool) {
+	d.l1.Promote(newEntry(rec), since)
 	d.l1.Shrink()
 	if toL2 && d.cache.On() {
-		d.repair.Promote(promotion{Rec: *rec, Stamp: stamp})
+		d.repair.Promote(promotion{Rec: *rec, Stamp: since})
 	}
 }
 
@@ -265,19 +281,18 @@ func (d *reader) GetVerified(ctx context.Context, id string) (item Item, err err
 	}
 	for {
 		ent, ok := d.l1.Get(id)
-		if !ok || d.mayMerge(ent) {
+		if !ok || !d.Fresh(ent) || d.mayMerge(ent) {
 			break
 		}
 		if ent.deleted {
 			return Item{}, ErrNotFound
 		}
-		actual := hashOf(ent.content())
-		if actual == ent.hash {
+		if hashOf(ent.content()) == ent.hash {
 			var it Item
 			err := d.show(ent, &it)
 			return it, err
 		}
-		err := &CorruptionError{ID: id, Tier: "L1", Expected: hex.EncodeToString(ent.hash[:]), Actual: hex.EncodeToString(actual[:])}
+		err := ent.damage("L1")
 		d.news.Corrupted(err)
 		if !d.l1.Drop(ent) {
 			return Item{}, err // the only copy there is
@@ -288,6 +303,11 @@ func (d *reader) GetVerified(ctx context.Context, id string) (item Item, err err
 	}
 	rec, err := d.Find(ctx, id) // L2 and L3 check hashes on every read
 	if err != nil {
+		return Item{}, err
+	}
+	if !rec.Deleted && hashOf(rec.Content) != rec.ContentHash { // of an aged copy, L3 being away
+		err := newEntry(&rec).damage("L1")
+		d.news.Corrupted(err)
 		return Item{}, err
 	}
 	return rec.item()

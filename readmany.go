@@ -31,7 +31,7 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			m.at[id] = append(at, i)
 			continue
 		}
-		stamp := d.l1.Stamp(id)
+		since := d.l1.Stamp(id)
 		merging := d.queue.Merging(id) // before L1 is asked, which gets what they lead to
 		known, ok := d.l1.Get(id)
 		if merging {
@@ -65,7 +65,7 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 		switch {
 		case err != nil:
 			return out, err
-		case refusals && waiting == nil && !ok && d.l1.Stamp(id) != stamp: // it may just have left quarantine
+		case refusals && waiting == nil && !ok && d.l1.Written(id, since): // it may just have left quarantine
 			switch rec, err := d.Find(ctx, id); {
 			case err == nil:
 				m.answer(id, &rec)
@@ -74,10 +74,10 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			}
 		case waiting != nil && !askL3:
 			rec := waiting.record()
-			d.Promote(&rec, stamp, false)
+			d.Promote(&rec, since, false)
 			m.answer(id, &rec)
 		case waiting != nil || ok || d.trust.MayContain(id):
-			m.asks = append(m.asks, ask{id, stamp, waiting, known})
+			m.asks = append(m.asks, ask{id, since, waiting, known})
 		}
 	}
 	if refused != nil {
@@ -97,7 +97,7 @@ type manyLoad struct {
 // ask is one id of a manyLoad.
 type ask struct {
 	id      string
-	stamp   uint64
+	since   stamp
 	waiting *entry // an op in quarantine, or recovered from the WAL: L3 is asked as well, L2 is not
 	known   *entry // an L1 entry past its age: served when nobody can be asked
 }
@@ -149,11 +149,20 @@ func (d *reader) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found
 	}
 	d.archive.Saw(f.OK, 1)
 	if f.OK || a.waiting != nil {
-		rec := d.higher(f.Record, a.waiting, a.stamp)
-		m.answer(a.id, &rec)
+		rec := d.higher(f.Record, a.waiting, a.since)
+		d.answerMany(m, a, &rec)
 	} else if a.known != nil {
 		d.l1.Drop(a.known)
 	}
+}
+
+// answerMany answers with what a lower tier said, or what memory knows that is above it.
+func (d *reader) answerMany(m *manyLoad, a *ask, rec *Record) {
+	if a.known != nil {
+		known := d.above(a.known, rec)
+		rec = &known
+	}
+	m.answer(a.id, rec)
 }
 
 // withoutL3 answers what this engine knows by itself. Only ids of which it knows nothing are
@@ -212,8 +221,8 @@ func (d *reader) manyFromL2(ctx context.Context, m *manyLoad) {
 	m.asks = slices.DeleteFunc(m.asks, func(a ask) bool {
 		rec, ok := answers[a.id]
 		if ok {
-			d.Promote(rec, a.stamp, false)
-			m.answer(a.id, rec)
+			d.Promote(rec, a.since, false)
+			d.answerMany(m, &a, rec)
 		}
 		return ok
 	})

@@ -45,11 +45,14 @@ func (r *repair) Replace(ctx context.Context, ids []string) error {
 	if err := r.cache.Remove(ctx, sound); err != nil {
 		return err
 	}
-	return r.Copy(ctx, sound)
+	return r.copy(ctx, sound, true)
 }
 
 // Copy makes L2 hold what L3 holds of ids, unless L2 holds something higher.
-func (r *repair) Copy(ctx context.Context, ids []string) error {
+func (r *repair) Copy(ctx context.Context, ids []string) error { return r.copy(ctx, ids, false) }
+
+// copy is Copy. lower tells that L3 may have gone back: copies in memory above it go, too.
+func (r *repair) copy(ctx context.Context, ids []string, lower bool) error {
 	found, err := r.archive.GetManyOnce(ctx, ids)
 	if err != nil {
 		return err
@@ -57,6 +60,7 @@ func (r *repair) Copy(ctx context.Context, ids []string) error {
 	var recs []Record
 	var gone []string
 	for i := range found {
+		r.refresh(ids[i], &found[i], lower)
 		switch f := &found[i]; {
 		case f.OK:
 			recs = append(recs, f.Record)
@@ -68,6 +72,19 @@ func (r *repair) Copy(ctx context.Context, ids []string) error {
 		return err
 	}
 	return r.cache.Repair(ctx, recs)
+}
+
+// refresh drops a copy in memory that is not what L3 holds, unless it waits for L3: it may have
+// come from the L2 that is repaired.
+func (r *repair) refresh(id string, f *Found, lower bool) {
+	ent, ok := r.l1.Peek(id)
+	if !ok || f.Err != nil {
+		return
+	}
+	was := ent.record()
+	if c := was.Compare(&f.Record); f.OK && (c < 0 || c > 0 && lower) || !f.OK && lower {
+		r.l1.Drop(ent)
+	}
 }
 
 // Outranked is told of ops that lost to something higher in L3. Whoever wrote that may not

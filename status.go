@@ -11,7 +11,7 @@ func (d *reader) Contains(id string) bool {
 	if checkID(id) != nil {
 		return false
 	}
-	if ent, ok := d.l1.Peek(id); ok && !d.mayMerge(ent) {
+	if ent, ok := d.l1.Peek(id); ok && d.Fresh(ent) && !d.mayMerge(ent) {
 		return !ent.deleted
 	}
 	return !d.Denies(id)
@@ -56,6 +56,9 @@ func (d *reader) Status(ctx context.Context, id string) (status ItemStatus, err 
 	if errs = append(errs, err); rec.Version > 0 {
 		st.InL3, st.VersionL3 = !rec.Deleted, rec.Version
 		see(&rec)
+	}
+	if err == nil && waiting == nil { // L3 is the truth: copies above it are of what it has lost
+		newest = rec
 	}
 	st.Quarantined = d.bad.Has(id) || d.bad.HasMerge(id)
 	if rec, known, merging := d.queue.View(id); merging {

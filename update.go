@@ -54,14 +54,7 @@ var errAgain = errors.New("the item has changed")
 
 // pause waits a random while, longer with every try: engines that met once should not meet again.
 func pause(ctx context.Context, try int) error {
-	timer := time.NewTimer(rand.N(min(time.Millisecond<<min(try, 10), 50*time.Millisecond)))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return sleep(ctx, rand.N(min(time.Millisecond<<min(try, 10), 50*time.Millisecond)))
 }
 
 // lines are the callers of Update, by id.

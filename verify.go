@@ -260,40 +260,99 @@ func differing(a, b []Meta) (ids []string) {
 	return ids
 }
 
+// difference is an id that the tiers hold different things of.
+type difference struct {
+	row Meta // of L3
+	l2  Found
+}
+
 // confirm asks both tiers about the suspects: rows written between the two looks are no
-// differences, nor are ids that wait to be written.
+// differences, nor are ids that wait to be written, here or by another engine.
 func (v *verification) confirm(ctx context.Context, suspects []string) error {
 	for ids := range slices.Chunk(suspects, scanRows) {
-		rows, err := v.e.archive.Heads(ctx, ids)
+		found, err := v.look(ctx, ids)
+		if err == nil && len(found) > 0 && !v.e.archive.Private() {
+			found, err = v.settled(ctx, found)
+		}
 		if err != nil {
 			return err
 		}
-		heads := make(map[string]Meta, len(rows))
-		for _, m := range rows {
-			heads[m.ID] = m
-		}
-		found, err := v.fromL2(ctx, ids)
-		if err != nil {
-			return err
-		}
-		for i, id := range ids {
-			row, ok := heads[id]
-			row.Deleted = row.Deleted || !ok
-			if agree(&row, &found[i]) || v.e.queue.Waits(id) {
-				continue
-			}
-			v.r.Divergent = append(v.r.Divergent, id)
-			switch f := &found[i]; {
-			case f.Err == nil && !f.OK:
-				v.missing = append(v.missing, id)
-			case f.Err == nil && below(&f.Record, &row):
-				v.behind = append(v.behind, id)
+		for i := range found {
+			d := &found[i]
+			v.r.Divergent = append(v.r.Divergent, d.row.ID)
+			switch {
+			case d.l2.Err == nil && !d.l2.OK:
+				v.missing = append(v.missing, d.row.ID)
+			case d.l2.Err == nil && below(&d.l2.Record, &d.row):
+				v.behind = append(v.behind, d.row.ID)
 			default:
-				v.ahead = append(v.ahead, id)
+				v.ahead = append(v.ahead, d.row.ID)
 			}
 		}
 	}
 	return nil
+}
+
+// look returns which of ids differ now.
+func (v *verification) look(ctx context.Context, ids []string) (out []difference, err error) {
+	rows, err := v.e.archive.Heads(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	heads := make(map[string]Meta, len(rows))
+	for _, m := range rows {
+		heads[m.ID] = m
+	}
+	found, err := v.fromL2(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	for i, id := range ids {
+		row, ok := heads[id]
+		row.ID, row.Deleted = id, row.Deleted || !ok
+		if !agree(&row, &found[i]) && !v.e.queue.Waits(id) {
+			out = append(out, difference{row, found[i]})
+		}
+	}
+	return out, nil
+}
+
+// Between its commit and its write to L2 another engine's batch is a difference for a moment. Ids
+// are looked at again until their rows stand still; one that is written all the time is in order as
+// far as anybody can tell.
+const (
+	settleTries = 6
+	settleWait  = 20 * time.Millisecond // doubled each time
+)
+
+// settled returns those of differences that are none of a moment.
+func (v *verification) settled(ctx context.Context, found []difference) (left []difference, err error) {
+	for try := range settleTries {
+		if err := sleep(ctx, settleWait<<try); err != nil {
+			return nil, err
+		}
+		rows := make(map[string]Meta, len(found))
+		ids := make([]string, len(found))
+		for i := range found {
+			ids[i] = found[i].row.ID
+			rows[ids[i]] = found[i].row
+		}
+		if found, err = v.look(ctx, ids); err != nil {
+			return nil, err
+		}
+		moving := found[:0]
+		for _, d := range found {
+			if d.row == rows[d.row.ID] && try > 1 { // for 60 ms at least
+				left = append(left, d)
+			} else {
+				moving = append(moving, d)
+			}
+		}
+		if found = moving; len(found) == 0 {
+			break
+		}
+	}
+	return left, nil
 }
 
 // agree reports whether L2 holds what L3 does. A tombstone and no copy are the same.

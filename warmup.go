@@ -68,6 +68,10 @@ func (t *trust) MayContain(id string) bool { return t.filter.mayContain(id) }
 // Alone reports whether no other engine writes to L3 at this moment.
 func (t *trust) Alone() bool { return t.fleet.alone() }
 
+// AloneFor returns for how long nobody else has written to L3, 0 if somebody may: what was read of
+// L3 in that time is what it holds.
+func (t *trust) AloneFor() time.Duration { return t.fleet.aloneFor() }
+
 // Join makes sure that this engine may write to L3: those that were there before have noticed it.
 // It waits for that, at most until ctx ends.
 func (t *trust) Join(ctx context.Context) error { return t.fleet.join(ctx) }
