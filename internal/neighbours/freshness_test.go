@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/faultproxy"
 	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
@@ -224,7 +225,12 @@ func TestInvalidateForgetsCopiesAndNoOps(t *testing.T) {
 func TestVerifyTakesNoWriteUnderWayForADifference(t *testing.T) {
 	ctx := context.Background()
 	cfg := syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: testserver.SharedRedis(t).URL(), KeyPrefix: lab.NewPrefix()}
-	e, other := lab.Open(t, cfg), lab.Open(t, cfg)
+	e := lab.Open(t, cfg)
+	p := faultproxy.New(t, testserver.SharedRedis(t).Addr())
+	cfg.RedisURL = lab.Via(t, cfg.RedisURL, p)
+	other := lab.Open(t, cfg)
+	submit(t, other, "first", "1", archived)
+	p.Delay(5 * time.Millisecond)
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -242,7 +248,7 @@ func TestVerifyTakesNoWriteUnderWayForADifference(t *testing.T) {
 			}
 		}
 	}()
-	for range 200 {
+	for range 100 {
 		if r, err := e.Verify(ctx, syncengine.VerifyOptions{}); err != nil || !r.InSync {
 			t.Errorf("%+v, %v", r, err)
 			break
