@@ -171,6 +171,10 @@ type Config struct {
 	CloseTimeout time.Duration // bound on Close [30 s]
 	L2Breaker    BreakerPreset // [BreakerDefault]
 	L3Breaker    BreakerPreset // [BreakerDefault]
+	// LockWait is for how long Open waits while another engine has the WAL open, as the one before
+	// has in a rolling update until it has ended. Then, and if it is 0, the error is ErrLocked. The
+	// context of Open bounds it as well [0].
+	LockWait time.Duration
 
 	// How merges of CRDT items are kept in L3, with -tags crdt; see Engine.Compact.
 	RetentionFullDays    int           // each as long as this, at most 100,000 [7]
@@ -317,6 +321,7 @@ func (c *Config) checkDurations(v *faults) {
 		{"CloseTimeout", c.CloseTimeout, 1},
 		{"CompactionInterval", c.CompactionInterval, 1},
 		{"TombstoneRetention", c.TombstoneRetention, 1},
+		{"LockWait", c.LockWait, 0},
 		{"L1MaxAge", c.L1MaxAge, 1},
 		{"VerifyInterval", c.VerifyInterval, leastWait},
 	} {

@@ -94,7 +94,7 @@ func HouseOn(t testing.TB, p Plan) *House {
 		all.quarantine, all.repair, all.writer = h.Bad, h.Repair, h.Writer
 	}
 	h.Door.SpawnLast(h.News.Run)
-	must(h.Journal.Open(ctx, cfg.WALPath, false, cfg.L1MaxBytes/8))
+	must(h.Journal.Open(ctx, cfg.WALPath, false, cfg.L1MaxBytes/8, 0))
 	h.Door.SpawnLog(h.Journal.Run)
 	h.End = sync.OnceFunc(func() {
 		h.Door.Close()

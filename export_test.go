@@ -87,7 +87,7 @@ var NewDoor = newDoor
 func NewJournal(t testing.TB, dir string, items, bytes int64) *Journal {
 	t.Helper()
 	j := newJournal(walLimits{items, bytes, 1})
-	if err := j.Open(context.Background(), filepath.Join(dir, "wal.db"), false, 1<<20); err != nil {
+	if err := j.Open(context.Background(), filepath.Join(dir, "wal.db"), false, 1<<20, 0); err != nil {
 		t.Fatal(err)
 	}
 	var loop sync.WaitGroup

@@ -192,6 +192,34 @@ var fieldTests = map[string]func(t *testing.T){
 			t.Errorf("Close with a store that hangs: %v", err)
 		}
 	},
+	"LockWait": func(t *testing.T) {
+		cfg := syncengine.Config{Dir: t.TempDir(), LockWait: 200 * time.Millisecond}
+		e := lab.Open(t, cfg)
+		if _, err := syncengine.Open(context.Background(), cfg); !errors.Is(err, syncengine.ErrLocked) {
+			t.Errorf("the one before stays: %v", err)
+		}
+		cfg.LockWait = time.Hour
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		if _, err := syncengine.Open(ctx, cfg); !errors.Is(err, syncengine.ErrLocked) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the context ends first: %v", err)
+		}
+		opened := make(chan error)
+		go func() {
+			next, err := syncengine.Open(context.Background(), cfg)
+			if err == nil {
+				err = next.Close()
+			}
+			opened <- err
+		}()
+		select {
+		case err := <-opened:
+			t.Fatalf("Open beside another engine: %v", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+		lab.Must(t, e.Close())
+		lab.NoError(t, "Open after the one before has closed", <-opened)
+	},
 	"TombstoneRetention": elsewhere("TestTombstonesArePurgedAfterTheirRetention"),
 	"L1MaxAge":           elsewhere("TestINV15L1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen"),
 	"PriorityFunc": func(t *testing.T) {

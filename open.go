@@ -74,7 +74,7 @@ func newEngine(cfg Config) *Engine {
 func (e *Engine) open(ctx context.Context) error {
 	e.door.SpawnLast(e.news.Run)
 	e.setState(StateConnecting)
-	if err := e.wal.Open(ctx, e.cfg.WALPath, !e.cfg.WALNoSync, e.cfg.L1MaxBytes/8); err != nil {
+	if err := e.wal.Open(ctx, e.cfg.WALPath, !e.cfg.WALNoSync, e.cfg.L1MaxBytes/8, e.cfg.LockWait); err != nil {
 		return err
 	}
 	e.door.SpawnLog(e.wal.Run)

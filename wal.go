@@ -52,8 +52,18 @@ func newJournal(lim walLimits) *journal { return &journal{lim: lim} }
 
 // Open opens the file. With sync a commit survives a power loss. What is read at once is not much
 // larger than most bytes. After an error there is nothing to close.
-func (j *journal) Open(ctx context.Context, path string, sync bool, most int64) (err error) {
-	j.log, err = oplog.Open(ctx, oplog.Options{Path: path, NoSync: !sync, SegmentBytes: int(min(oplog.DefaultSegmentBytes, most))})
+// While another engine has it open, Open waits, for wait at most.
+func (j *journal) Open(ctx context.Context, path string, sync bool, most int64, wait time.Duration) (err error) {
+	for began := time.Now(); ; {
+		j.log, err = oplog.Open(ctx, oplog.Options{Path: path, NoSync: !sync, SegmentBytes: int(min(oplog.DefaultSegmentBytes, most))})
+		left := wait - time.Since(began)
+		if !errors.Is(err, oplog.ErrLocked) || left <= 0 {
+			break
+		}
+		if ended := sleep(ctx, min(left, lockPoll)); ended != nil {
+			return errors.Join(walError(err), ended)
+		}
+	}
 	if err == nil {
 		j.sync = sync
 		return nil
@@ -63,6 +73,9 @@ func (j *journal) Open(ctx context.Context, path string, sync bool, most int64) 
 	}
 	return fmt.Errorf("syncengine: opening the WAL: %w", err)
 }
+
+// lockPoll is how often a lock is tried: the operating system has no wait with an end for one.
+const lockPoll = 20 * time.Millisecond
 
 // IsOpen reports whether Open has succeeded.
 func (j *journal) IsOpen() bool { return j.log != nil }

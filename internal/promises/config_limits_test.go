@@ -67,6 +67,7 @@ var limits = map[string]limit{
 	"CompactionInterval":   {from: 1, to: anyInt},
 	"TombstoneRetention":   {from: 1, to: anyInt},
 	"L1MaxAge":             {from: 1, to: anyInt},
+	"LockWait":             {from: 0, to: anyInt},
 	"VerifyInterval":       {from: int64(time.Millisecond), to: anyInt},
 	"CompressionLevel":     compressionLevels,
 
