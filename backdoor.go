@@ -1,9 +1,11 @@
 package syncengine
 
 // backdoor.go lends the stores to tests in other packages, by internal/backdoor. It holds no state,
-// and the library calls nothing of it.
+// and the library calls nothing of it but hostTime.
 
 import (
+	"time"
+
 	"github.com/syncengine-go/syncengine/internal/backdoor"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
@@ -15,6 +17,16 @@ func init() {
 		return newRedisStore(cfg.Redis, cfg.KeyPrefix, cfg.TombstoneRetention, false)
 	}
 	backdoor.DecodeEnvelope = func(id string, value []byte) (any, error) { return decodeEnvelope(id, value) }
+}
+
+// hostTime is the clock of the host, or what a test gives out for it.
+func hostTime(instance string) func() time.Time {
+	if of := backdoor.HostTime.Load(); of != nil {
+		if clock, ok := (*of)(instance); ok {
+			return clock
+		}
+	}
+	return time.Now
 }
 
 // openSQLStore is L3 as Open makes it from Config.SQLURL. Close closes its pools.

@@ -52,7 +52,8 @@ const (
 type fleet struct {
 	reg     registrar // nil: L3 keeps no table
 	private bool      // nobody else is meant to write to L3
-	id      string    // of this engine's row
+	time    *fleetTime
+	id      string // of this engine's row
 	name    string
 	call    func(ctx context.Context, op string, fn func(context.Context) error) error
 	// remember notes ids of rows of this Dir's engines durably, so that the next one can remove
@@ -81,7 +82,7 @@ type sighted struct {
 }
 
 func newFleet(name string) *fleet {
-	return &fleet{name: name, start: time.Now(), known: make(map[string]sighted)}
+	return &fleet{name: name, time: newFleetTime(), start: time.Now(), known: make(map[string]sighted)}
 }
 
 // alone reports whether no other engine writes to L3 at this moment.
@@ -191,17 +192,24 @@ func (f *fleet) enter(ctx context.Context) error {
 
 // look reads the other rows, and removes those that have stopped beating.
 func (f *fleet) look(ctx context.Context) (members []member, err error) {
+	var asked, replied, l3 time.Time
 	err = f.call(ctx, "members", func(ctx context.Context) (err error) {
-		members, err = f.reg.Members(ctx, f.id)
+		asked = time.Now()
+		members, l3, err = f.reg.Members(ctx, f.id)
+		replied = time.Now()
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	if !f.private {
+		f.time.heard(l3, asked, replied)
+	}
 	now := time.Now()
 	left := members[:0]
 	known := make(map[string]sighted, len(members))
 	for _, m := range members {
+		f.time.meet(&m)
 		s, ok := f.known[m.ID]
 		if !ok || s.beats != m.Beats {
 			s = sighted{m.Beats, now}
@@ -250,7 +258,9 @@ func (f *fleet) beat(ctx context.Context) ([]member, error) {
 	}
 	gone := false
 	err = f.call(ctx, "beat", func(ctx context.Context) (err error) {
-		gone, err = f.reg.Beat(ctx, f.id, seen)
+		me := member{ID: f.id, Seen: seen}
+		me.Clock, me.Ahead = f.time.own()
+		gone, err = f.reg.Beat(ctx, me)
 		return err
 	})
 	switch {

@@ -104,6 +104,10 @@ func TestDriversAreImportedInOnePlace(t *testing.T) {
 // moment, so nothing else may ask for it.
 var wallTimes = map[string]string{
 	"l3row.go storedTime":     "rows hold wall time",
+	"l3fleet.go Members":      "the clock of L3",
+	"fleettime.go Now":        "the clock of L3",
+	"fleettime.go heard":      "the clock of L3",
+	"fleettime.go notBelow":   "the clock of L3",
 	"l3compact.go age":        "the age of a merge in days is that of its version and of UpdatedAt",
 	"l3compact.go dayKey":     "snapshots are of days",
 	"l3compact.go Claim":      "a claim in L3 is given up by the wall clock of others",

@@ -92,7 +92,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 		content_hash BINARY(32) NULL,
 		content      LONGBLOB NULL,
 		applied      MEDIUMBLOB NULL
-	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`}},
+	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`},
+		{`ALTER TABLE sync_instances ADD COLUMN clock BIGINT NOT NULL DEFAULT 0 COMMENT 'as a version',
+		ADD COLUMN ahead BIGINT NOT NULL DEFAULT 0 COMMENT 'of the server, in microseconds'`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -117,7 +119,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 		{`ALTER TABLE sync_items ADD COLUMN encoding TEXT NOT NULL DEFAULT ''`,
 			`CREATE TABLE IF NOT EXISTS sync_dictionaries (id INTEGER PRIMARY KEY, dictionary BLOB NOT NULL, sha256 BLOB NOT NULL)`},
 		{`CREATE TABLE IF NOT EXISTS sync_ops (op BLOB NOT NULL PRIMARY KEY, ord INTEGER NOT NULL, version INTEGER NOT NULL,
-		updated_at INTEGER NOT NULL, crdt TEXT NOT NULL, content_hash BLOB NULL, content BLOB NULL, applied BLOB NULL) WITHOUT ROWID`}},
+		updated_at INTEGER NOT NULL, crdt TEXT NOT NULL, content_hash BLOB NULL, content BLOB NULL, applied BLOB NULL) WITHOUT ROWID`},
+		{`ALTER TABLE sync_instances ADD COLUMN clock INTEGER NOT NULL DEFAULT 0`,
+			`ALTER TABLE sync_instances ADD COLUMN ahead INTEGER NOT NULL DEFAULT 0`}},
 }
 
 const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"

@@ -19,6 +19,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
@@ -27,8 +28,10 @@ import (
 type member struct {
 	ID     string
 	Ticket int64
-	Seen   int64 // the highest ticket this engine has noticed
-	Beats  int64 // beatsNot: it never beats
+	Seen   int64         // the highest ticket this engine has noticed
+	Clock  uint64        // its time, as a version
+	Ahead  time.Duration // of L3's clock, on purpose: see fleettime.go
+	Beats  int64         // beatsNot: it never beats
 }
 
 // registrar is an L3 that keeps a table of its engines.
@@ -36,11 +39,12 @@ type registrar interface {
 	// Join adds an engine that has beaten so often and returns its ticket. dead are engines known
 	// to be no more. name is for people who look at the table.
 	Join(ctx context.Context, id, name string, beats int64, dead []string) (ticket int64, err error)
-	// Members returns the other engines.
-	Members(ctx context.Context, id string) ([]member, error)
-	// Beat notes that the engine is alive and has noticed tickets up to seen. gone tells that
-	// its row was removed.
-	Beat(ctx context.Context, id string, seen int64) (gone bool, err error)
+	// Members returns the other engines, and the time on L3's clock, zero when there is no row at
+	// all.
+	Members(ctx context.Context, id string) (others []member, now time.Time, err error)
+	// Beat notes that the engine me.ID is alive, and Seen, Clock and Ahead. gone tells that its row
+	// was removed.
+	Beat(ctx context.Context, me member) (gone bool, err error)
 	// Evict removes an engine if it has not beaten since m was read.
 	Evict(ctx context.Context, m member) error
 	// Leave removes an engine.
@@ -81,26 +85,39 @@ func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead 
 	return ticket, err
 }
 
-func (s *sqlStore) Members(ctx context.Context, id string) (out []member, err error) {
+// serverTime is the server's clock in microseconds of UTC, whatever the session's time zone.
+func (s *sqlStore) serverTime() string {
+	if s.dialect == sqlkit.MySQL {
+		return "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
+	}
+	return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000"
+}
+
+func (s *sqlStore) Members(ctx context.Context, id string) (out []member, now time.Time, err error) {
 	err = s.run(ctx, "members", func() error {
 		out = nil
 		// On the writing pool: a replica would not do.
-		rows, err := s.pools.Write.QueryContext(ctx, "SELECT id, ticket, seen, beats FROM sync_instances WHERE id <> ?", id)
+		rows, err := s.pools.Write.QueryContext(ctx, "SELECT id, ticket, seen, beats, clock, ahead, "+s.serverTime()+" FROM sync_instances")
 		if err != nil {
 			return err
 		}
 		for rows.Next() && err == nil {
 			var m member
-			err = rows.Scan(&m.ID, &m.Ticket, &m.Seen, &m.Beats)
-			out = append(out, m)
+			var ahead, micros int64
+			err = rows.Scan(&m.ID, &m.Ticket, &m.Seen, &m.Beats, &m.Clock, &ahead, &micros)
+			m.Ahead, now = time.Duration(ahead)*time.Microsecond, time.UnixMicro(micros)
+			if m.ID != id {
+				out = append(out, m)
+			}
 		}
 		return errors.Join(err, rows.Err(), rows.Close())
 	})
-	return out, err
+	return out, now, err
 }
 
-func (s *sqlStore) Beat(ctx context.Context, id string, seen int64) (gone bool, err error) {
-	n, err := s.change(ctx, "beat", "UPDATE sync_instances SET beats = beats + 1, seen = ? WHERE id = ?", seen, id)
+func (s *sqlStore) Beat(ctx context.Context, me member) (gone bool, err error) {
+	n, err := s.change(ctx, "beat", "UPDATE sync_instances SET beats = beats + 1, seen = ?, clock = ?, ahead = ? WHERE id = ?",
+		me.Seen, int64(me.Clock), me.Ahead.Microseconds(), me.ID)
 	return err == nil && n == 0, err
 }
 

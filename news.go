@@ -104,6 +104,11 @@ func (n *news) L3Outage(down bool, cause error) {
 	}
 }
 
+// ClockStep tells that L3's clock was set, or that another server answers.
+func (n *news) ClockStep(step time.Duration) {
+	n.log.Warn("the clock of SQL is not what it was", "step", step)
+}
+
 // L2Outage tells that writes to L2 began (cause is set) or ceased to fail.
 func (n *news) L2Outage(cause error) {
 	n.log.Info("L2 changed", "down", cause != nil, "error", cause)

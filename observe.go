@@ -31,6 +31,7 @@ func (e *Engine) Stats() Stats {
 func (e *Engine) Health(ctx context.Context) Health {
 	s := e.Stats()
 	h := Health{State: s.State, Level: s.Level, PendingOps: s.PendingOps, Quarantined: s.Quarantined}
+	h.ClockOffset, _ = e.trust.Time().Offset()
 	h.Live = s.State != StateClosed
 	h.Ready = (s.State == StateReady || s.State == StateRunning) && s.Level.AcceptsWrites()
 	if e.door.Enter() != nil {

@@ -60,6 +60,8 @@ func newEngine(cfg Config) *Engine {
 	e.queue = newQueue(queueLimitsOf(&cfg), e.l1, e.wal)
 	e.queue.AskAbsent(func(id string) bool { return !e.trust.MayContain(id) })
 	e.numbers = newNumbers(e.l1, e.wal, e.queue, up)
+	e.numbers.Follow(e.trust.Time())
+	e.trust.Time().OnHost(hostTime(cfg.InstanceID))
 	e.flush = newFlusher(e.queue, e.numbers, e.wal, e.cache, e.archive, e.trust, e.pressure, e.door, e.news, up, cfg.FlushConcurrency)
 	e.bad = newQuarantine(e.wal, e.l1, e.queue, e.numbers, e.archive, e.pressure, e.door, e.news)
 	e.repair = newRepair(e.l1, e.cache, e.archive, e.bad, e.news)

@@ -126,6 +126,10 @@ type Health struct {
 	L3          Probe `json:"l3"`
 	PendingOps  int   `json:"pending_ops"`
 	Quarantined int   `json:"quarantined"`
+	// ClockOffset is by how much this host's clock is ahead of L3's, which versions are made of; 0
+	// while L3 has not answered, and on the SQLite file in Dir. Nothing goes wrong by it: UpdatedAt
+	// alone is of the host's clock.
+	ClockOffset time.Duration `json:"clock_offset_ns"`
 }
 
 // Probe is the result of asking one server.

@@ -28,7 +28,7 @@ package syncengine
 // marks.go knows the ops between their versions and L1; ahead.go the ids that L3 holds above the
 // clock.
 //
-// The clock is that of the host. (An offset to the clock of L3 belongs into numbers.time.)
+// The time is that of L3 (fleettime.go).
 
 import (
 	"context"
@@ -55,7 +55,7 @@ const (
 // numbers hands out the versions of an engine.
 type numbers struct {
 	clock *hlc.Clock
-	time  func() time.Time
+	time  func() time.Time // see fleettime.go
 	l1    *l1
 	wal   *journal
 	queue *queue
@@ -80,6 +80,12 @@ func newNumbers(mem *l1, w *journal, q *queue, up sink) *numbers {
 	n := &numbers{time: time.Now, l1: mem, wal: w, queue: q, up: up, marks: make(map[string]mark), logging: make(map[*entry]struct{}), ahead: make(map[string]uint64)}
 	n.clock = hlc.New(func() time.Time { return n.time() }, 0)
 	return n
+}
+
+// Follow makes the time of L3 that of versions.
+func (n *numbers) Follow(t *fleetTime) {
+	n.time = t.Now
+	t.Tell(n.clock.Last, n.clock.Raise)
 }
 
 // head is what is known of the newest op of an id: an entry, or of a spooled one its version.

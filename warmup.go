@@ -59,6 +59,7 @@ func newTrust(name string, a *archive, wal *journal, news *news, lim trustLimits
 		return wal.SetMeta(ctx, deadKey, []byte(strings.Join(ids, "\n")))
 	}
 	t.fleet.call = a.Call
+	t.fleet.time.told = news.ClockStep
 	return t
 }
 
@@ -67,6 +68,9 @@ func (t *trust) MayContain(id string) bool { return t.filter.mayContain(id) }
 
 // Alone reports whether no other engine writes to L3 at this moment.
 func (t *trust) Alone() bool { return t.fleet.alone() }
+
+// Time is the clock that versions are made of.
+func (t *trust) Time() *fleetTime { return t.fleet.time }
 
 // AloneFor returns for how long nobody else has written to L3, 0 if somebody may: what was read of
 // L3 in that time is what it holds.

@@ -221,7 +221,8 @@ func TestInvalidateForgetsCopiesAndNoOps(t *testing.T) {
 	lab.Must(t, e.Flush(ctx))
 }
 
-// TestVerifyTakesNoWriteUnderWayForADifference: another engine writes to L3 first and to Redis then.
+// TestVerifyTakesNoWriteUnderWayForADifference: another engine writes to L3 first and to Redis
+// then.
 func TestVerifyTakesNoWriteUnderWayForADifference(t *testing.T) {
 	ctx := context.Background()
 	cfg := syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: testserver.SharedRedis(t).URL(), KeyPrefix: lab.NewPrefix()}

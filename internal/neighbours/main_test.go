@@ -1,9 +1,0 @@
-package neighbours
-
-import (
-	"testing"
-
-	"github.com/syncengine-go/syncengine/internal/lab"
-)
-
-func TestMain(m *testing.M) { lab.Main(m) }
