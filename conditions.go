@@ -450,6 +450,7 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 		return nil
 	}
 	e.cache.Write(ctx, recs)
+	e.push.Announce(recs)
 	for i, q := range qs {
 		if verdicts[i].Decision == DecidedApplied {
 			for _, op := range q.ops {

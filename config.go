@@ -188,6 +188,11 @@ type Config struct {
 	// is served as it is.
 	L1MaxAge time.Duration
 
+	// NoPush turns off messages between engines that share L3 and Redis, by which each drops its
+	// copies of what another one has written, within milliseconds [they are on]. Without them, and
+	// without Redis, copies are up to L1MaxAge old. An engine that is alone sends none.
+	NoPush bool
+
 	// VerifyInterval is how often L2 is compared with L3 in the background, and repaired. It is
 	// also done soon after Open, and when L2 is back from an outage; from 1 ms [1 h].
 	VerifyInterval time.Duration

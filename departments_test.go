@@ -21,6 +21,7 @@ type House struct {
 	Cache    *cache
 	Archive  *archive
 	Trust    *trust
+	Push     *push
 	Queue    *queue // these three are the pipeline
 	Numbers  *numbers
 	Flush    *flusher
@@ -78,19 +79,20 @@ func HouseOn(t testing.TB, p Plan) *House {
 	h.Archive = newArchive(newServer("L3", cfg.L3Timeout, cfg.L3Breaker, h.News, h.Door), h.News)
 	h.Archive.Use(p.L3, false, p.Private)
 	h.Trust = newTrust(cfg.InstanceID, h.Archive, h.Journal, h.News, trustLimits{cfg.FilterWarmupBatch, cfg.FilterSnapshotInterval, int64(cfg.FilterSnapshotInserts)})
+	h.Push = newPush(h.Cache, h.Memory, h.Trust, h.News, true)
 	up, all := p.Up, &above{}
 	if up == nil {
 		up = all
 	}
 	h.Queue = newQueue(queueLimitsOf(&cfg), h.Memory, h.Journal)
 	h.Numbers = newNumbers(h.Memory, h.Journal, h.Queue, up)
-	h.Flush = newFlusher(h.Queue, h.Numbers, h.Journal, h.Cache, h.Archive, h.Trust, h.Pressure, h.Door, h.News, up, cfg.FlushConcurrency)
+	h.Flush = newFlusher(h.Queue, h.Numbers, h.Journal, h.Cache, h.Archive, h.Trust, h.Push, h.Pressure, h.Door, h.News, up, cfg.FlushConcurrency)
 	if p.Up == nil {
 		h.Bad = newQuarantine(h.Journal, h.Memory, h.Queue, h.Numbers, h.Archive, h.Pressure, h.Door, h.News)
 		h.Repair = newRepair(h.Memory, h.Cache, h.Archive, h.Bad, h.News)
 		h.Verifier = newVerifier(h.Cache, h.Archive, h.Queue, h.Repair, h.News, cfg.VerifyInterval)
 		h.Reader = newReader(h.Memory, h.Journal, h.Queue, h.Flush, h.Bad, h.Trust, h.Cache, h.Archive, h.Repair, h.Pressure, h.Door, h.News, cfg.L1MaxAge)
-		h.Writer = newWriter(&cfg, h.Memory, h.Journal, h.Queue, h.Flush, h.Numbers, h.Pressure, h.Cache, h.Archive, h.Trust, h.Bad, h.Repair, h.Reader, h.Door, h.News)
+		h.Writer = newWriter(&cfg, h.Memory, h.Journal, h.Queue, h.Flush, h.Numbers, h.Pressure, h.Cache, h.Archive, h.Trust, h.Push, h.Bad, h.Repair, h.Reader, h.Door, h.News)
 		all.quarantine, all.repair, all.writer = h.Bad, h.Repair, h.Writer
 	}
 	h.Door.SpawnLast(h.News.Run)

@@ -18,6 +18,8 @@ package syncengine
 //	filter       builds and saves the filter
 //	l2 repair    brings ids that L2 missed up to date
 //	l2 verify    compares all of L2 with L3 now and then
+//	push         tells other engines what this one has written
+//	listen       hears them
 //	l2 promote   writes copies read from L3 to L2
 //	conditions   has L3 decide conditional writes, where it is shared
 //	load         one per id being loaded
@@ -48,6 +50,7 @@ type Engine struct {
 	cache    *cache
 	archive  *archive
 	trust    *trust
+	push     *push
 	queue    *queue // these three are the pipeline
 	numbers  *numbers
 	flush    *flusher

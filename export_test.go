@@ -131,6 +131,9 @@ func NewArchiveOf(t testing.TB, store ArchiveStore, on Events) *Archive {
 }
 
 // NewEntry is an op that has its version.
+// Hear is what a message does.
+func (p *push) Hear(message []byte) { p.hear(message) }
+
 func NewEntry(id string, version uint64, content string) *Entry {
 	return newEntry(&Record{Item: Item{ID: id, Version: version, Content: []byte(content)}})
 }

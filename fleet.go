@@ -56,6 +56,9 @@ type fleet struct {
 	id      string // of this engine's row
 	name    string
 	call    func(ctx context.Context, op string, fn func(context.Context) error) error
+	// noticed is told when the others know of this engine: from then on they tell it what they
+	// write.
+	noticed func()
 	// remember notes ids of rows of this Dir's engines durably, so that the next one can remove
 	// what a crash leaves behind.
 	remember func(ctx context.Context, ids []string) error
@@ -82,7 +85,7 @@ type sighted struct {
 }
 
 func newFleet(name string) *fleet {
-	return &fleet{name: name, time: newFleetTime(), start: time.Now(), known: make(map[string]sighted)}
+	return &fleet{name: name, time: newFleetTime(), start: time.Now(), known: make(map[string]sighted), noticed: func() {}}
 }
 
 // alone reports whether no other engine writes to L3 at this moment.
@@ -164,6 +167,7 @@ func (f *fleet) tryJoin(ctx context.Context) (ok bool, err error) {
 		}
 	}
 	f.joined.Store(true)
+	f.noticed()
 	return true, nil
 }
 

@@ -42,6 +42,7 @@ type flusher struct {
 	cache    *cache
 	archive  *archive
 	trust    *trust
+	push     *push
 	pressure *pressure
 	door     *door
 	news     *news
@@ -77,8 +78,8 @@ type sink interface {
 	Superseded(lost []lostOp)
 }
 
-func newFlusher(q *queue, n *numbers, w *journal, c *cache, a *archive, t *trust, p *pressure, d *door, news *news, up sink, conc int) *flusher {
-	return &flusher{q: q, numbers: n, wal: w, cache: c, archive: a, trust: t, pressure: p, door: d, news: news, up: up, conc: conc,
+func newFlusher(q *queue, n *numbers, w *journal, c *cache, a *archive, t *trust, push *push, p *pressure, d *door, news *news, up sink, conc int) *flusher {
+	return &flusher{q: q, numbers: n, wal: w, cache: c, archive: a, trust: t, push: push, pressure: p, door: d, news: news, up: up, conc: conc,
 		kick: make(chan struct{}, 1)}
 }
 
@@ -210,6 +211,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	}
 	if len(a.stored) > 0 {
 		f.cache.Write(ctx, a.stored)
+		f.push.Announce(a.stored)
 	}
 	if len(a.losers) > 0 {
 		f.up.Outranked(ctx, a.losers)

@@ -106,6 +106,8 @@ var wallTimes = map[string]string{
 	"l3row.go storedTime":     "rows hold wall time",
 	"l3fleet.go Members":      "the clock of L3",
 	"fleettime.go Now":        "the clock of L3",
+	"push.go encode":          "the clock of L3, which engines share",
+	"push.go hear":            "the clock of L3, which engines share",
 	"fleettime.go heard":      "the clock of L3",
 	"fleettime.go notBelow":   "the clock of L3",
 	"l3compact.go age":        "the age of a merge in days is that of its version and of UpdatedAt",

@@ -61,6 +61,7 @@ type l1 struct {
 	m         *xsync.MapOf[string, *entry]
 	seed      maphash.Seed
 	clock     coarse
+	doubted   atomic.Uint32 // ticks: see Doubt
 	writes    [stripes]atomic.Uint64
 	residents *evict.Policy[*entry]
 	sample    *evict.Sample
@@ -304,6 +305,16 @@ func (c *l1) Reattach(e *entry) {
 	}
 }
 
+// Outdate drops a copy that is below a version which another engine has written, and keeps what was
+// read before from being promoted.
+func (c *l1) Outdate(id string, version uint64) {
+	if e, ok := c.Peek(id); !ok {
+		c.Touch(id)
+	} else if e.version < version {
+		c.Drop(e)
+	}
+}
+
 // Forget drops an op, or what is below it, that turned out to be worth nothing.
 func (c *l1) Forget(op *entry) {
 	if e, ok := c.Peek(op.id()); ok && e.compare(op) <= 0 {
@@ -340,6 +351,16 @@ func (c *l1) Fill() float64 { return float64(c.pinned.Load()) / float64(c.budget
 
 // Age returns how long ago an entry was written, or last compared with a lower tier.
 func (c *l1) Age(e *entry) time.Duration { return c.clock.Since(e.checked.Load()) }
+
+// Doubt makes all copies that are here old: others may have written since they were compared.
+func (c *l1) Doubt() { c.doubted.Store(c.clock.now.Load() + 1) }
+
+// Young reports whether an entry was written, or compared with a lower tier, less than a time ago,
+// and since Doubt was called last.
+func (c *l1) Young(e *entry, than time.Duration) bool {
+	checked := e.checked.Load()
+	return c.clock.Since(checked) < than && checked >= c.doubted.Load()
+}
 
 // Idle returns for how long an entry was not read.
 func (c *l1) Idle(e *entry) time.Duration { return c.clock.Since(e.lastAccess.Load()) }

@@ -24,15 +24,16 @@ const (
 // cache is the department of L2.
 type cache struct {
 	*server
-	store  CacheStore    // nil: none
-	digest cacheDigester // nil: the store has none
-	closes bool          // the store is this engine's own
-	wal    *journal
-	news   *news
-	missed l2Missed
-	known  l2Servers
-	unsure atomic.Bool   // the WAL file says that a crash may leave L2 behind L3
-	back   chan struct{} // cap 1: L2 was away
+	store     CacheStore    // nil: none
+	digest    cacheDigester // nil: the store has none
+	messenger messenger     // the same
+	closes    bool          // the store is this engine's own
+	wal       *journal
+	news      *news
+	missed    l2Missed
+	known     l2Servers
+	unsure    atomic.Bool   // the WAL file says that a crash may leave L2 behind L3
+	back      chan struct{} // cap 1: L2 was away
 }
 
 func newCache(s *server, wal *journal, news *news) *cache {
@@ -45,6 +46,7 @@ func newCache(s *server, wal *journal, news *news) *cache {
 func (c *cache) Use(store CacheStore, closes bool) {
 	c.store, c.closes = store, closes
 	c.digest, _ = store.(cacheDigester)
+	c.messenger, _ = store.(messenger)
 }
 
 // On reports whether there is an L2.

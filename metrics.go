@@ -23,6 +23,7 @@ type metrics struct {
 	corruptions *prometheus.CounterVec // tier
 	divergence  prometheus.Gauge
 
+	pushLag       prometheus.Histogram
 	verifySeconds *prometheus.HistogramVec // status
 	all           []prometheus.Collector
 }
@@ -47,10 +48,12 @@ func newMetrics(reg prometheus.Registerer, stats func() Stats, circuit func(tier
 			Help: "Copies that did not match their hash."}, []string{"tier"}),
 		divergence: prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "merkle_divergent_ids",
 			Help: "Ids in which L2 differed from L3 at the last verification."}),
+		pushLag: prometheus.NewHistogram(prometheus.HistogramOpts{Name: metricPrefix + "push_lag_seconds",
+			Help: "From an announcement of another engine to its receipt, by SQL's clock.", Buckets: prometheus.ExponentialBuckets(250e-6, 4, 8)}),
 		verifySeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: metricPrefix + "verify_seconds",
 			Help: "Duration of verifications.", Buckets: prometheus.ExponentialBuckets(1e-3, 4, 10)}, []string{"status"}),
 	}
-	m.all = []prometheus.Collector{m.operations, m.seconds, m.batchSize, m.batchBytes, m.corruptions, m.divergence, m.verifySeconds,
+	m.all = []prometheus.Collector{m.operations, m.seconds, m.batchSize, m.batchBytes, m.corruptions, m.divergence, m.pushLag, m.verifySeconds,
 		newEngineCollector(stats, circuit, retries)}
 	for i, c := range m.all {
 		if err := reg.Register(c); err != nil {
@@ -105,6 +108,12 @@ func (m *metrics) batch(ops int, bytes int64) {
 	}
 	m.batchSize.Observe(float64(ops))
 	m.batchBytes.Observe(float64(bytes))
+}
+
+func (m *metrics) heard(lag time.Duration) {
+	if m != nil {
+		m.pushLag.Observe(lag.Seconds())
+	}
 }
 
 func (m *metrics) corruption(tier string) {
@@ -168,6 +177,9 @@ func newEngineCollector(stats func() Stats, circuit func(string) string, retries
 	add("quarantined_ops", "Ops that L3 refuses.", gauge, func(s *Stats) float64 { return float64(s.Quarantined) })
 	add("superseded_ops_total", "Accepted ops that lost to a later one of another engine.", counter, func(s *Stats) float64 { return float64(s.Superseded) })
 	add("healed_total", "Corrupt copies that were replaced.", counter, func(s *Stats) float64 { return float64(s.Healed) })
+	add("push_told_ids_total", "Ids announced to other engines.", counter, func(s *Stats) float64 { return float64(s.PushTold) })
+	add("push_untold_ids_total", "Ids that could not be announced.", counter, func(s *Stats) float64 { return float64(s.PushUntold) })
+	add("push_heard_ids_total", "Ids that other engines have announced.", counter, func(s *Stats) float64 { return float64(s.PushHeard) })
 	add("l2_missed_ids", "Ids not read from L2 until repaired; -1 is all.", gauge, func(s *Stats) float64 { return float64(s.L2Missed) })
 	return c
 }

@@ -109,6 +109,9 @@ func (n *news) ClockStep(step time.Duration) {
 	n.log.Warn("the clock of SQL is not what it was", "step", step)
 }
 
+// Heard counts a message of another engine, which has taken so long.
+func (n *news) Heard(lag time.Duration) { n.meters.heard(lag) }
+
 // L2Outage tells that writes to L2 began (cause is set) or ceased to fail.
 func (n *news) L2Outage(cause error) {
 	n.log.Info("L2 changed", "down", cause != nil, "error", cause)

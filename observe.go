@@ -21,6 +21,7 @@ func (e *Engine) Stats() Stats {
 	e.wal.Stats(&s)
 	e.cache.Stats(&s)
 	e.trust.Stats(&s)
+	e.push.Stats(&s)
 	e.archive.Stats(&s)
 	e.news.Stats(&s)
 	return s

@@ -57,18 +57,20 @@ func newEngine(cfg Config) *Engine {
 	e.cache = newCache(newServer("L2", cfg.L2Timeout, cfg.L2Breaker, e.news, e.door), e.wal, e.news)
 	e.archive = newArchive(newServer("L3", cfg.L3Timeout, cfg.L3Breaker, e.news, e.door), e.news)
 	e.trust = newTrust(cfg.InstanceID, e.archive, e.wal, e.news, trustLimits{cfg.FilterWarmupBatch, cfg.FilterSnapshotInterval, int64(cfg.FilterSnapshotInserts)})
+	e.trust.WhenNoticed(e.l1.Doubt)
+	e.push = newPush(e.cache, e.l1, e.trust, e.news, !cfg.NoPush)
 	e.queue = newQueue(queueLimitsOf(&cfg), e.l1, e.wal)
 	e.queue.AskAbsent(func(id string) bool { return !e.trust.MayContain(id) })
 	e.numbers = newNumbers(e.l1, e.wal, e.queue, up)
 	e.numbers.Follow(e.trust.Time())
 	e.trust.Time().OnHost(hostTime(cfg.InstanceID))
-	e.flush = newFlusher(e.queue, e.numbers, e.wal, e.cache, e.archive, e.trust, e.pressure, e.door, e.news, up, cfg.FlushConcurrency)
+	e.flush = newFlusher(e.queue, e.numbers, e.wal, e.cache, e.archive, e.trust, e.push, e.pressure, e.door, e.news, up, cfg.FlushConcurrency)
 	e.bad = newQuarantine(e.wal, e.l1, e.queue, e.numbers, e.archive, e.pressure, e.door, e.news)
 	e.repair = newRepair(e.l1, e.cache, e.archive, e.bad, e.news)
 	e.verifier = newVerifier(e.cache, e.archive, e.queue, e.repair, e.news, cfg.VerifyInterval)
 	e.compact = newCompaction(&cfg, e.archive, e.l1, e.cache, e.queue, e.flush, e.numbers, e.bad, e.repair, e.news)
 	e.reader = newReader(e.l1, e.wal, e.queue, e.flush, e.bad, e.trust, e.cache, e.archive, e.repair, e.pressure, e.door, e.news, cfg.L1MaxAge)
-	e.writer = newWriter(&cfg, e.l1, e.wal, e.queue, e.flush, e.numbers, e.pressure, e.cache, e.archive, e.trust, e.bad, e.repair, e.reader, e.door, e.news)
+	e.writer = newWriter(&cfg, e.l1, e.wal, e.queue, e.flush, e.numbers, e.pressure, e.cache, e.archive, e.trust, e.push, e.bad, e.repair, e.reader, e.door, e.news)
 	up.quarantine, up.repair, up.writer = e.bad, e.repair, e.writer
 	return e
 }

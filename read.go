@@ -76,8 +76,7 @@ func (d *reader) Denies(id string) bool {
 // below (INV-15): it is young, or waits for L3, or was read since nobody else writes. All reads go
 // by this.
 func (d *reader) Fresh(ent *entry) bool {
-	age := d.l1.Age(ent)
-	return age < d.maxAge || ent.pinned() || age < d.trust.AloneFor()-2*tickTime // ages are coarse
+	return d.l1.Young(ent, d.maxAge) || ent.pinned() || d.l1.Age(ent) < d.trust.AloneFor()-2*tickTime // ages are coarse
 }
 
 // show sets what a caller sees of an entry: in place, since an item is 200 bytes to copy.

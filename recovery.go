@@ -57,6 +57,10 @@ func (e *Engine) recover(ctx context.Context) error {
 		return fmt.Errorf("syncengine: open: %w", err)
 	}
 	e.door.Spawn("fleet", func() { e.trust.KeepFleet(e.door.Context()) })
+	if e.push.On() {
+		e.door.Spawn("push", func() { e.push.Run(e.door.Context()) })
+		e.door.Spawn("listen", func() { e.push.Listen(e.door.Context()) })
+	}
 	e.door.Spawn("filter", func() { e.trust.KeepFilter(e.door.Context()) })
 	e.door.Spawn("conditions", func() { e.writer.Decide(e.door.Context()) })
 	if crdtBuilt && e.archive.Compacts() {

@@ -104,9 +104,13 @@ type Stats struct {
 	FilterEntries int
 	FilterTrusted bool
 
-	Quarantined int  // ops in quarantine
-	L3Down      bool // what is to be written to L3 waits: a write failed, L3 was away at Open, or the WAL fails
-	L2Missed    int  // ids not read from L2 until repaired; -1: all of L2
+	Quarantined int    // ops in quarantine
+	L3Down      bool   // what is to be written to L3 waits: a write failed, L3 was away at Open, or the WAL fails
+	PushTold    uint64 // ids announced to other engines, while there are some
+	PushUntold  uint64 // the same, but nobody could be told: they see it after L1MaxAge
+	PushHeard   uint64 // ids that others have announced
+	PushListens bool   // this engine hears the others
+	L2Missed    int    // ids not read from L2 until repaired; -1: all of L2
 	Corruptions uint64
 	Healed      uint64
 }

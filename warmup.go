@@ -69,6 +69,9 @@ func (t *trust) MayContain(id string) bool { return t.filter.mayContain(id) }
 // Alone reports whether no other engine writes to L3 at this moment.
 func (t *trust) Alone() bool { return t.fleet.alone() }
 
+// WhenNoticed sets what is called when the other engines know of this one.
+func (t *trust) WhenNoticed(fn func()) { t.fleet.noticed = fn }
+
 // Time is the clock that versions are made of.
 func (t *trust) Time() *fleetTime { return t.fleet.time }
 

@@ -38,6 +38,7 @@ type writer struct {
 	cache      *cache
 	archive    *archive
 	trust      *trust
+	push       *push
 	bad        *quarantine
 	repair     *repair
 	reader     *reader
@@ -48,9 +49,9 @@ type writer struct {
 	makers     flight.Group[string, Record] // factories under way, by id
 }
 
-func newWriter(cfg *Config, mem *l1, w *journal, q *queue, f *flusher, n *numbers, p *pressure, c *cache, a *archive, t *trust, bad *quarantine, r *repair, rd *reader, d *door, news *news) *writer {
+func newWriter(cfg *Config, mem *l1, w *journal, q *queue, f *flusher, n *numbers, p *pressure, c *cache, a *archive, t *trust, push *push, bad *quarantine, r *repair, rd *reader, d *door, news *news) *writer {
 	return &writer{
-		cfg: *cfg, l1: mem, wal: w, queue: q, flush: f, numbers: n, pressure: p, cache: c, archive: a, trust: t, bad: bad, repair: r,
+		cfg: *cfg, l1: mem, wal: w, queue: q, flush: f, numbers: n, pressure: p, cache: c, archive: a, trust: t, push: push, bad: bad, repair: r,
 		reader: rd, door: d, news: news, conditions: conditions{wake: make(chan struct{}, 1)},
 	}
 }

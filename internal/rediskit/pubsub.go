@@ -1,0 +1,60 @@
+package rediskit
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// subscribeWait bounds the wait for the reply to a subscription.
+const subscribeWait = 5 * time.Second
+
+// Publish sends a message to all who are subscribed to a channel now. On a cluster the channel is a
+// sharded one (Redis 7): one node has it, instead of all.
+func (c *Client) Publish(ctx context.Context, channel string, message []byte) error {
+	if c.sharded() {
+		return c.rdb.SPublish(ctx, channel, message).Err()
+	}
+	return c.rdb.Publish(ctx, channel, message).Err()
+}
+
+// Subscribe calls ready once it is subscribed to a channel, and fn with each message from then on,
+// until ctx ends or the subscription can't be made. Messages are lost while the client has no
+// connection; it makes a new one by itself, and calls ready again.
+func (c *Client) Subscribe(ctx context.Context, channel string, ready func(), fn func(message []byte)) error {
+	subscribe := c.rdb.Subscribe
+	if c.sharded() {
+		subscribe = c.rdb.SSubscribe
+	}
+	sub := subscribe(ctx, channel)
+	defer sub.Close()
+	if _, err := sub.ReceiveTimeout(ctx, subscribeWait); err != nil {
+		return err
+	}
+	ready()
+	messages := sub.ChannelWithSubscriptions(redis.WithChannelSize(1000))
+	for {
+		select {
+		case m, ok := <-messages:
+			switch m := m.(type) {
+			case *redis.Subscription:
+				ready()
+			case *redis.Message:
+				fn([]byte(m.Payload))
+			default:
+				if !ok {
+					return fmt.Errorf("the subscription to %s has ended", channel)
+				}
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (c *Client) sharded() bool {
+	_, ok := c.rdb.(masters)
+	return ok
+}
