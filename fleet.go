@@ -76,6 +76,7 @@ type fleet struct {
 	ticket int64
 	dead   []string           // rows of earlier engines on this Dir
 	known  map[string]sighted // the others
+	still  []member           // those of them that have stopped beating
 }
 
 // sighted is when a member was first seen with its present count of beats.
@@ -158,6 +159,9 @@ func (f *fleet) tryJoin(ctx context.Context) (ok bool, err error) {
 		turn = f.look
 	}
 	members, err := turn(ctx)
+	if err == nil {
+		err = f.evict(ctx)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -166,8 +170,11 @@ func (f *fleet) tryJoin(ctx context.Context) (ok bool, err error) {
 			return false, nil
 		}
 	}
+	f.reg.Fence(f.id) // not before: what is repeated after it was fenced must not land unnoticed
 	f.joined.Store(true)
-	f.noticed()
+	if !f.alone() {
+		f.noticed()
+	}
 	return true, nil
 }
 
@@ -190,11 +197,10 @@ func (f *fleet) enter(ctx context.Context) error {
 		return err
 	}
 	f.id, f.ticket, f.dead = id, ticket, nil
-	f.reg.Fence(id)
 	return f.remember(ctx, []string{id})
 }
 
-// look reads the other rows, and removes those that have stopped beating.
+// look reads the other rows. Those that have stopped beating are in f.still.
 func (f *fleet) look(ctx context.Context) (members []member, err error) {
 	var asked, replied, l3 time.Time
 	err = f.call(ctx, "members", func(ctx context.Context) (err error) {
@@ -210,7 +216,7 @@ func (f *fleet) look(ctx context.Context) (members []member, err error) {
 		f.time.heard(l3, asked, replied)
 	}
 	now := time.Now()
-	left := members[:0]
+	f.still = f.still[:0]
 	known := make(map[string]sighted, len(members))
 	for _, m := range members {
 		f.time.meet(&m)
@@ -219,16 +225,23 @@ func (f *fleet) look(ctx context.Context) (members []member, err error) {
 			s = sighted{m.Beats, now}
 		}
 		if now.Sub(s.at) > fleetLease && m.Beats != beatsNot {
-			if err := f.call(ctx, "evict", func(ctx context.Context) error { return f.reg.Evict(ctx, m) }); err != nil {
-				return nil, err
-			}
-			// It may have beaten just now: then it is seen again.
+			f.still = append(f.still, m)
 		}
 		known[m.ID] = s
-		left = append(left, m)
 	}
 	f.known = known
-	return left, nil
+	return members, nil
+}
+
+// evict removes those that have stopped beating: after this engine's own beat, which must not wait
+// for them. They count as members until they are not seen any more.
+func (f *fleet) evict(ctx context.Context) error {
+	for _, m := range f.still {
+		if err := f.call(ctx, "evict", func(ctx context.Context) error { return f.reg.Evict(ctx, m) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // step is one turn of the loop.
@@ -241,8 +254,10 @@ func (f *fleet) step(ctx context.Context) error {
 	if f.reg == nil || f.private || !f.joined.Load() { // fenced meanwhile
 		return nil
 	}
-	_, err := f.beat(ctx)
-	return err
+	if _, err := f.beat(ctx); err != nil {
+		return err
+	}
+	return f.evict(ctx)
 }
 
 // beat looks at the others and then tells them that it has noticed them. f.mu is held.

@@ -6,8 +6,8 @@ package syncengine
 // on the private SQLite file, and until L3 has answered once, it is the host's clock.
 //
 // A look is wrong by half of what the reply took at most. One that is away from what this clock
-// says by more than that moves it; by skewStep at most at one beat, since a server may answer
-// wrongly for a moment, as after a failover. The first is taken as it is.
+// says by more than that, and a millisecond, moves it; by skewStep at most at one beat, since a
+// server may answer wrongly for a moment, as after a failover. The first is taken as it is.
 //
 // Time never goes back: when L3's clock does, when another server's is behind, or when versions
 // were made by a host's clock that was ahead, while L3 was away, the time stays ahead of L3's by as
@@ -75,7 +75,11 @@ func (c *fleetTime) heard(l3, asked, replied time.Time) {
 	defer c.mu.Unlock()
 	margin := replied.Sub(asked) / 2
 	base := l3.UnixNano() - int64(asked.Add(margin).Sub(c.start))
+	margin += time.Millisecond // SQLite's clock has no more
 	if was := c.base.Load(); was == 0 {
+		if own := c.host().UnixNano() - int64(time.Since(c.start)); time.Duration(base-own).Abs() <= margin {
+			base = own // as good, and no step
+		}
 		c.base.Store(base)
 	} else if step := time.Duration(base - was); step.Abs() > margin {
 		step = min(max(step, -skewStep), skewStep)

@@ -94,7 +94,13 @@ var migrations = map[sqlkit.Dialect][][]string{
 		applied      MEDIUMBLOB NULL
 	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`},
 		{`ALTER TABLE sync_instances ADD COLUMN clock BIGINT NOT NULL DEFAULT 0 COMMENT 'as a version',
-		ADD COLUMN ahead BIGINT NOT NULL DEFAULT 0 COMMENT 'of the server, in microseconds'`}},
+		ADD COLUMN ahead BIGINT NOT NULL DEFAULT 0 COMMENT 'of the server, in microseconds'`,
+			`CREATE TABLE IF NOT EXISTS sync_fences (
+		engine VARBINARY(64) NOT NULL,
+		slot   TINYINT NOT NULL,
+		writes BIGINT NOT NULL DEFAULT 0,
+		PRIMARY KEY (engine, slot)
+	) ENGINE=InnoDB`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -121,7 +127,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 		{`CREATE TABLE IF NOT EXISTS sync_ops (op BLOB NOT NULL PRIMARY KEY, ord INTEGER NOT NULL, version INTEGER NOT NULL,
 		updated_at INTEGER NOT NULL, crdt TEXT NOT NULL, content_hash BLOB NULL, content BLOB NULL, applied BLOB NULL) WITHOUT ROWID`},
 		{`ALTER TABLE sync_instances ADD COLUMN clock INTEGER NOT NULL DEFAULT 0`,
-			`ALTER TABLE sync_instances ADD COLUMN ahead INTEGER NOT NULL DEFAULT 0`}},
+			`ALTER TABLE sync_instances ADD COLUMN ahead INTEGER NOT NULL DEFAULT 0`,
+			`CREATE TABLE IF NOT EXISTS sync_fences (engine TEXT NOT NULL, slot INTEGER NOT NULL, writes INTEGER NOT NULL DEFAULT 0,
+		PRIMARY KEY (engine, slot)) WITHOUT ROWID`}},
 }
 
 const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"

@@ -93,8 +93,11 @@ func (s *sqlStore) foldSome(ctx context.Context) {
 	if s.deltas.Load() < foldEvery {
 		return
 	}
-	if s.fold(ctx) == nil {
+	switch err := s.fold(ctx); {
+	case err == nil:
 		s.deltas.Store(0)
+	case sqlkit.LockHeld(err): // somebody else folds, or is frozen in it
+		s.deltas.Store(foldEvery / 2)
 	}
 }
 
@@ -103,7 +106,7 @@ func (s *sqlStore) fold(ctx context.Context) error {
 	return s.inTx(ctx, func(tx *sql.Tx) error {
 		lock := "SELECT digest FROM sync_digest WHERE id = 1"
 		if s.dialect == sqlkit.MySQL {
-			lock += " FOR UPDATE"
+			lock += " FOR UPDATE NOWAIT" // nobody waits for another one's fold, least of all with a batch
 		}
 		var base []byte
 		if err := tx.QueryRowContext(ctx, lock).Scan(&base); err != nil {

@@ -5,9 +5,13 @@ package syncengine
 //
 //   - An engine has a row while it may write. Its id is never used again; tickets rise, and
 //     rows become visible in the order of their tickets (joins take a lock).
-//   - Apply writes nothing unless the row of its engine is there, and locks it against
-//     removal until it has committed. So when somebody has removed the row, no write of that
-//     engine can come any more (a fence), however long it was asleep.
+//   - Apply writes nothing unless its engine has a fence, and writes to it. So when somebody has
+//     removed the fence, no write of that engine can come any more, however long it was asleep;
+//     Galera certifies the write, as it would not a shared lock. A fence is a few rows of a table of
+//     its own, of which a transaction takes any one: flights don't wait for each other, nor does
+//     the beat for them.
+//   - Who is frozen in a transaction keeps its fence, until the server ends that (fleetLease, where
+//     the server has such a limit). Nobody waits for it: the next beat tries again.
 //   - A row may be removed by its engine, by the next engine on the same Dir, or by anybody
 //     who has seen its count of beats stand still for a lease. No clocks are compared.
 //   - The engine whose private file this is does not beat, and nobody removes its row.
@@ -18,6 +22,7 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"errors"
+	rand2 "math/rand/v2"
 	"strings"
 	"time"
 
@@ -63,7 +68,7 @@ func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead 
 		return s.inTx(ctx, func(tx *sql.Tx) error {
 			if s.dialect == sqlkit.MySQL { // so that joins commit in the order of their tickets
 				var one int
-				if err := tx.QueryRowContext(ctx, "SELECT id FROM sync_digest WHERE id = 1 FOR UPDATE").Scan(&one); err != nil {
+				if err := tx.QueryRowContext(ctx, "SELECT version FROM "+schemaTable+" WHERE version = 1 FOR UPDATE").Scan(&one); err != nil {
 					return err
 				}
 			}
@@ -78,19 +83,38 @@ func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead 
 			if err != nil {
 				return err
 			}
-			ticket, err = res.LastInsertId()
+			if ticket, err = res.LastInsertId(); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, "DELETE FROM sync_fences WHERE engine IN (?"+strings.Repeat(",?", len(dead))+")", args...); err != nil {
+				return err
+			}
+			fence := make([]any, 0, 2*fenceSlots)
+			for slot := range fenceSlots {
+				fence = append(fence, id, slot)
+			}
+			_, err = tx.ExecContext(ctx, "INSERT INTO sync_fences (engine, slot) VALUES (?,?)"+strings.Repeat(",(?,?)", fenceSlots-1), fence...)
 			return err
 		})
 	})
+	if err == nil { // a thousand engines that live for a second leave no more to fold than one
+		var left int32
+		if s.pools.Write.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT id FROM sync_deltas LIMIT ?) AS d", foldEvery).Scan(&left) == nil {
+			s.deltas.Add(left)
+		}
+	}
 	return ticket, err
 }
+
+// fenceSlots is how many rows a fence has.
+const fenceSlots = 16
 
 // serverTime is the server's clock in microseconds of UTC, whatever the session's time zone.
 func (s *sqlStore) serverTime() string {
 	if s.dialect == sqlkit.MySQL {
 		return "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
 	}
-	return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000"
+	return "CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000 + 500" // the middle of its millisecond
 }
 
 func (s *sqlStore) Members(ctx context.Context, id string) (out []member, now time.Time, err error) {
@@ -122,13 +146,57 @@ func (s *sqlStore) Beat(ctx context.Context, me member) (gone bool, err error) {
 }
 
 func (s *sqlStore) Evict(ctx context.Context, m member) error {
-	_, err := s.change(ctx, "evict", "DELETE FROM sync_instances WHERE id = ? AND beats = ?", m.ID, m.Beats)
-	return err
+	return s.run(ctx, "evict", func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) error {
+			free, err := s.lockFence(ctx, tx, m.ID)
+			if err != nil || !free {
+				return err
+			}
+			res, err := tx.ExecContext(ctx, "DELETE FROM sync_instances WHERE id = ? AND beats = ?", m.ID, m.Beats)
+			if err != nil {
+				return err
+			}
+			if n, err := res.RowsAffected(); err != nil || n == 0 {
+				return err // it has beaten meanwhile
+			}
+			_, err = tx.ExecContext(ctx, "DELETE FROM sync_fences WHERE engine = ?", m.ID)
+			return err
+		})
+	})
+}
+
+// lockFence locks the rows of an engine, unless a transaction of its own holds one of them.
+func (s *sqlStore) lockFence(ctx context.Context, tx *sql.Tx, id string) (free bool, err error) {
+	if s.dialect == sqlkit.SQLite {
+		return true, nil // there is one transaction at a time
+	}
+	for _, text := range []string{"SELECT 1 FROM sync_instances WHERE id = ? FOR UPDATE NOWAIT", "SELECT 1 FROM sync_fences WHERE engine = ? FOR UPDATE NOWAIT"} {
+		rows, err := tx.QueryContext(ctx, text, id)
+		if err == nil {
+			for rows.Next() { // the locks are all that is wanted
+			}
+			err = errors.Join(rows.Err(), rows.Close())
+		}
+		if err != nil {
+			if sqlkit.LockHeld(err) {
+				return false, nil
+			}
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 func (s *sqlStore) Leave(ctx context.Context, id string) error {
-	_, err := s.change(ctx, "leave", "DELETE FROM sync_instances WHERE id = ?", id)
-	return err
+	return s.run(ctx, "leave", func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) error {
+			if _, err := tx.ExecContext(ctx, "DELETE FROM sync_instances WHERE id = ?", id); err != nil {
+				return err
+			}
+			_, err := tx.ExecContext(ctx, "DELETE FROM sync_fences WHERE engine = ?", id)
+			return err
+		})
+	})
 }
 
 // change runs one statement and returns how many rows it changed.
@@ -147,31 +215,28 @@ func (s *sqlStore) change(ctx context.Context, op, text string, args ...any) (n 
 
 func (s *sqlStore) Fence(id string) { s.fence.Store(&id) }
 
-// demandFence fails unless the row of this engine is there, and keeps it there until the
+// demandFence fails unless the fence of this engine is there, and keeps it there until the
 // transaction ends.
 func (s *sqlStore) demandFence(ctx context.Context, tx *sql.Tx) error {
 	id := s.fence.Load()
 	if id == nil || *id == "" {
 		return nil
 	}
-	st, err := s.stmt(ctx, s.pools.Write, s.fenceText())
+	st, err := s.stmt(ctx, s.pools.Write, fenceText)
 	if err != nil {
 		return err
 	}
-	var one int
-	err = tx.StmtContext(ctx, st).QueryRowContext(ctx, *id).Scan(&one)
-	if errors.Is(err, sql.ErrNoRows) {
-		return errFenced
+	res, err := tx.StmtContext(ctx, st).ExecContext(ctx, *id, rand2.IntN(fenceSlots))
+	if err != nil {
+		return err
 	}
-	return err
+	if n, err := res.RowsAffected(); err != nil || n > 0 {
+		return err
+	}
+	return errFenced
 }
 
-func (s *sqlStore) fenceText() string {
-	if s.dialect == sqlkit.MySQL {
-		return "SELECT 1 FROM sync_instances WHERE id = ? LOCK IN SHARE MODE"
-	}
-	return "SELECT 1 FROM sync_instances WHERE id = ?"
-}
+const fenceText = "UPDATE sync_fences SET writes = writes + 1 WHERE engine = ? AND slot = ? AND EXISTS (SELECT 1 FROM sync_instances WHERE id = engine)"
 
 // newEngineID returns an id that is never used again.
 func newEngineID() string {

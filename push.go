@@ -120,9 +120,11 @@ func appendText(b []byte, s string) []byte {
 func (p *push) Listen(ctx context.Context) {
 	told := false
 	for {
-		err := p.cache.Subscribe(ctx, func() {
+		_ = p.cache.Subscribe(ctx, func() {
 			p.listens.Store(true)
-			p.l1.Doubt() // nobody knows what was told before
+			if !p.trust.Alone() {
+				p.l1.Doubt() // nobody knows what was told before
+			}
 		}, p.hear)
 		p.listens.Store(false)
 		if ctx.Err() != nil {
@@ -130,7 +132,8 @@ func (p *push) Listen(ctx context.Context) {
 		}
 		if !told {
 			told = true
-			p.news.Log().Warn("messages of other engines are not heard; copies in memory are compared when they are L1MaxAge old", "error", err)
+			// Not what Redis said: of a wrong password it may be that (INV-13).
+			p.news.Log().Warn("messages of other engines are not heard: Redis is away, or its account may not subscribe; copies in memory are compared when they are L1MaxAge old")
 		}
 		if sleep(ctx, pushAgain) != nil {
 			return

@@ -203,7 +203,11 @@ func TestInvalidateForgetsCopiesAndNoOps(t *testing.T) {
 	ctx := context.Background()
 	url := "sqlite:" + t.TempDir() + "/shared.db"
 	e := lab.Open(t, syncengine.Config{SQLURL: url, BatchFlushInterval: time.Hour})
-	submit(t, e, "copy", "1", archived)
+	lab.Eventually(t, "memory answers", func() bool {
+		submit(t, e, "copy", "1", archived)
+		before := e.Stats().L3Hits
+		return reads["Get"](e, "copy") == "1" && e.Stats().L3Hits == before
+	})
 	submit(t, e, "op", "1", syncengine.WithDurability(syncengine.Buffered))
 	db := lab.OpenDriver(t, "sqlite", url[len("sqlite:"):]+"?_pragma=busy_timeout(5000)")
 	_, err := db.Exec("DELETE FROM sync_items WHERE id = 'copy'")

@@ -42,6 +42,12 @@ func Classify(err error) Class {
 	return Outage
 }
 
+// LockHeld reports whether a statement with NOWAIT met a lock.
+func LockHeld(err error) bool {
+	me, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && (me.Number == 1205 || me.Number == 3572)
+}
+
 func classifyMySQL(e *mysql.MySQLError) Class {
 	switch e.Number {
 	case 1213, 1205, 1020: // deadlock, lock wait timeout, record changed since last read
