@@ -124,7 +124,7 @@ func (e *Engine) housekeep(ctx context.Context) {
 func (e *Engine) watchL3(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	purge := time.NewTimer(purgeEvery(e.cfg.TombstoneRetention))
+	purge := time.NewTimer(0) // services whose processes live for a second purge, too
 	defer purge.Stop()
 	for {
 		select {

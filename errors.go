@@ -35,6 +35,9 @@ var (
 	ErrCorruption = errors.New("syncengine: corruption")
 	// ErrWALCorrupt means that the WAL file is damaged. Open keeps the file as it is.
 	ErrWALCorrupt = errors.New("syncengine: WAL is corrupt")
+	// ErrSetup means that a server, a database or an account must be set up otherwise, by a person;
+	// the *SetupError says how. Open fails with it; only an outage opens degraded.
+	ErrSetup = errors.New("syncengine: a server is not set up for the engine")
 	// ErrLocked means that another engine has this WAL open.
 	ErrLocked = errors.New("syncengine: WAL is locked by another engine")
 	// ErrFeatureNotBuilt means that a build tag is missing.
@@ -207,3 +210,26 @@ func isOutage(err error) bool {
 	return err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorruption) &&
 		!errors.Is(err, ErrRefused) && !errors.Is(err, context.Canceled) && !errors.Is(err, ErrSchema)
 }
+
+// SetupError is something that a person has to mend.
+type SetupError struct {
+	Server  string // "mysql", "sqlite" or "redis"
+	Problem string
+	Mend    string // what mends it: a statement where there is one
+	Err     error  // the server's words; nil when it has not refused anything
+}
+
+// Error implements error.
+func (e *SetupError) Error() string {
+	text := "syncengine: " + e.Server + ": " + e.Problem + "; to mend it: " + e.Mend
+	if e.Err != nil {
+		text += " (" + e.Err.Error() + ")"
+	}
+	return text
+}
+
+// Unwrap returns the server's words.
+func (e *SetupError) Unwrap() error { return e.Err }
+
+// Is reports whether target is ErrSetup.
+func (e *SetupError) Is(target error) bool { return target == ErrSetup }

@@ -182,7 +182,14 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 	}
 	var packet int64
 	err := s.run(ctx, "prepare", func() (err error) {
+		if err = sqlkit.CheckSession(ctx, s.pools.Write, s.dialect); err != nil {
+			return err
+		}
 		if err = sqlkit.Migrate(ctx, s.pools.Write, s.dialect, schemaTable, migrations[s.dialect]); err != nil {
+			return sqlkit.Fit(ctx, s.pools.Write, s.dialect, schemaTable, err)
+		}
+		err = sqlkit.CheckTables(ctx, s.pools.Write, s.dialect, tables)
+		if err != nil && sqlkit.Classify(err) != sqlkit.Unwritable { // Writable tells of that
 			return err
 		}
 		packet, err = sqlkit.MaxPacket(ctx, s.pools.Write, s.dialect)
@@ -200,6 +207,26 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 	return nil
 }
 
+// tables are what an account must have rights on.
+var tables = []sqlkit.Table{
+	{Name: "sync_items", Columns: strings.Split(written, ", ")},
+	{Name: "sync_digest", Columns: []string{"id", "digest"}},
+	{Name: "sync_deltas", Columns: []string{"delta", "engine", "nonce"}},
+	{Name: "sync_instances", Columns: []string{"id", "name", "seen", "beats", "clock", "ahead"}},
+	{Name: "sync_fences", Columns: []string{"engine", "slot", "writes"}},
+	{Name: "sync_dictionaries", Columns: []string{"id", "dictionary", "sha256"}},
+	{Name: "sync_ops", Columns: strings.Split(opColumns, ", ")},
+}
+
+// Writable tries a write that changes nothing.
+func (s *sqlStore) Writable(ctx context.Context) error {
+	return s.run(ctx, "write", func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) error {
+			return s.exec1(ctx, tx, "DELETE FROM sync_items WHERE 1 = 0")
+		})
+	})
+}
+
 // describe puts a driver's error into the engine's words.
 func (s *sqlStore) describe(op string, err error) error {
 	if err == nil {
@@ -207,6 +234,9 @@ func (s *sqlStore) describe(op string, err error) error {
 	}
 	if errors.Is(err, ErrRefused) || errors.Is(err, ErrNotFound) {
 		return err // this store's own words
+	}
+	if u, ok := errors.AsType[*sqlkit.Unfit](err); ok {
+		return &SetupError{Server: string(s.dialect), Problem: u.Problem, Mend: u.Mend, Err: u.Err}
 	}
 	if errors.Is(err, sqlkit.ErrNewer) {
 		return fmt.Errorf("%w: %w", ErrSchema, err)

@@ -78,10 +78,14 @@ func (a *archive) change(why error, fn func(s *l3State)) {
 	s = *was
 	fn(&s)
 	a.state.Store(&s)
-	if s.down != was.down {
-		a.news.L3Outage(s.down, why)
+	if s.out() != was.out() {
+		a.news.L3Outage(s.out(), why)
 	}
 }
+
+// out reports whether users are told of an outage: one in which a write has failed ends with a
+// write that does not, or they would be told of each time that is tried.
+func (s *l3State) out() bool { return s.down || s.cause != nil }
 
 // Down reports whether L3 takes no writes, as far as is known.
 func (a *archive) Down() bool { return a.state.Load().down }
@@ -102,7 +106,7 @@ func (a *archive) tried(err error) {
 // wrote notes how a write ended: of causes the first stays, since later ones may only say that the
 // circuit is open.
 func (a *archive) wrote(err error) {
-	a.change(nil, func(s *l3State) {
+	a.change(err, func(s *l3State) {
 		if err == nil {
 			s.down, s.cause = false, nil
 		} else if s.cause == nil {
@@ -138,17 +142,35 @@ func (a *archive) Members() registrar { return a.members }
 
 // Prepare connects L3 and brings its schema up to date.
 func (a *archive) Prepare(ctx context.Context) error {
+	first := !a.Ready()
 	err := a.Probe(ctx, a.store.Prepare)
 	if err == nil {
 		a.change(nil, func(s *l3State) { s.prepared = true })
+		if first { // nothing may be written for long, and Health is about writes
+			a.tried(a.writable(ctx))
+		}
 	}
 	return err
+}
+
+// writable reports why L3 takes no writes, as far as can be seen without one.
+func (a *archive) writable(ctx context.Context) error {
+	w, ok := a.store.(interface{ Writable(context.Context) error })
+	if !ok {
+		return nil
+	}
+	return a.Probe(ctx, w.Writable)
 }
 
 // Look is the question whether L3 is back. A yes closes the breaker.
 func (a *archive) Look(ctx context.Context) error {
 	if err := a.Prepare(ctx); err != nil {
 		return err
+	}
+	if a.state.Load().cause != nil {
+		if err := a.writable(ctx); err != nil {
+			return err
+		}
 	}
 	a.Reset()
 	a.change(nil, func(s *l3State) { s.down = false })

@@ -142,7 +142,7 @@ func (e *Engine) openL3() error {
 		if err != nil {
 			return &ConfigError{Field: "SQLURL", Value: sqlkit.Redact(url), Rule: err.Error()}
 		}
-		pools, err := src.Open()
+		pools, err := src.Open(fleetLease)
 		if err != nil {
 			return fmt.Errorf("syncengine: opening %s: %w", sqlkit.Redact(url), err)
 		}

@@ -224,7 +224,7 @@ func openPlainUpserts(b *testing.B, url string) *plainUpserts {
 	lab.Must(b, store.Close())
 	src, err := sqlkit.Parse(url)
 	lab.Must(b, err)
-	pools, err := src.Open()
+	pools, err := src.Open(0)
 	lab.Must(b, err)
 	b.Cleanup(func() { _ = pools.Close() })
 	p := &plainUpserts{db: pools.Write, chunk: 1, stmts: make(map[int]*sql.Stmt)}

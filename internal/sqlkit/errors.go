@@ -30,6 +30,9 @@ func Classify(err error) Class {
 	if errors.Is(err, context.Canceled) {
 		return Canceled
 	}
+	if _, ok := errors.AsType[*Unfit](err); ok {
+		return Permanent
+	}
 	if me, ok := errors.AsType[*mysql.MySQLError](err); ok {
 		return classifyMySQL(me)
 	}
@@ -54,6 +57,8 @@ func classifyMySQL(e *mysql.MySQLError) Class {
 		return Conflict
 	case 1044, 1045, 1049, 1698: // access denied, unknown database
 		return Permanent
+	case deniedTable, deniedColumn, deniedPrivilege: // a right that was taken away
+		return Unwritable
 	case 1290, 1792, 1836, 1021, 1026, 1114: // read-only (three forms), disk full, error writing file, table full
 		return Unwritable
 	case 1153, 1301, 1118: // packet too long, row too large

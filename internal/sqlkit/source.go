@@ -197,17 +197,19 @@ func Redact(raw string) string {
 // knownScheme matches what people give by mistake.
 var knownScheme = regexp.MustCompile(`^(postgres|postgresql|mariadb|http|https|redis|rediss|file)://`)
 
-// Open makes the pools. It does not connect, except that it creates a missing SQLite
+// Open makes the pools. idle is the time after which the server may end a transaction that nobody
+// uses, 0 for never. It does not connect, except that it creates a missing SQLite
 // file readable by its owner only.
-func (s *Source) Open() (Pools, error) {
+func (s *Source) Open(idle time.Duration) (Pools, error) {
 	if s.Dialect == SQLite {
 		return openSQLite(s.Path)
 	}
+	pin(s.mysql)
 	connector, err := mysql.NewConnector(s.mysql)
 	if err != nil {
 		return Pools{}, errors.New("bad mysql options") // the driver's text could quote the DSN
 	}
-	db := sql.OpenDB(connector)
+	db := sql.OpenDB(pinned{connector, idle})
 	db.SetMaxOpenConns(s.conns)
 	db.SetMaxIdleConns(s.conns)
 	db.SetConnMaxLifetime(connLifetime)

@@ -1,0 +1,76 @@
+package neighbours
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/faultproxy"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// TestAFrozenEngineHoldsUpNobody: it stops in its transactions, whatever those have locked. The
+// others write on, beat on, and one that comes joins. When it wakes up, it goes on as well.
+func TestAFrozenEngineHoldsUpNobody(t *testing.T) {
+	ctx := context.Background()
+	server := testserver.MariaDB(t)
+	p := faultproxy.New(t, server.Addr())
+	frozen := lab.Open(t, syncengine.Config{SQLURL: lab.Via(t, server.URL(), p), BatchFlushCount: 1, FlushConcurrency: 8, InstanceID: "frozen",
+		L3Timeout: time.Minute}) // or it would close its connections
+	b := lab.Open(t, syncengine.Config{SQLURL: server.URL(), InstanceID: "b"})
+	submit(t, b, "b", "0", archived)
+	raw := testserver.OpenSQL(t, server.URL())
+	rowOf := func(name string) (id string) {
+		_ = raw.QueryRow("SELECT COALESCE(MAX(id), '') FROM sync_instances WHERE name = ?", name).Scan(&id)
+		return id
+	}
+	row := rowOf("b")
+	var load sync.WaitGroup
+	stop := make(chan struct{})
+	for n := range 8 {
+		load.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = frozen.Submit(ctx, syncengine.Item{ID: fmt.Sprint("f", n), Content: []byte(fmt.Sprint(i))}, syncengine.WithDurability(syncengine.Buffered))
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+	}
+	lab.Eventually(t, "it writes", func() bool { return frozen.Stats().FlushedOps > 100 })
+	p.Hold()
+	close(stop)
+	load.Wait()
+	began, writes := time.Now(), 0
+	var c *syncengine.Engine
+	for time.Since(began) < 7*time.Second {
+		lab.NoError(t, fmt.Sprint("a write of b after ", time.Since(began)), b.Submit(ctx, syncengine.Item{ID: "b", Content: []byte(fmt.Sprint(writes))}, archived))
+		if writes++; writes == 100 {
+			c = lab.Open(t, syncengine.Config{SQLURL: server.URL(), InstanceID: "c"})
+			submit(t, c, "c", "1")
+		}
+	}
+	lab.NoError(t, "flush of c", c.Flush(lab.Bounded(t)))
+	if now := rowOf("b"); now != row {
+		t.Error("b was taken for dead")
+	}
+	if rowOf("frozen") != "" {
+		t.Error("the frozen one is still there")
+	}
+	p.Release()
+	lab.Eventually(t, "it goes on", func() bool { return frozen.Flush(ctx) == nil })
+	for n := range 8 {
+		id := fmt.Sprint("f", n)
+		c.Invalidate(id)
+		if got, want := reads["Get"](c, id), reads["Get"](frozen, id); got != want {
+			t.Errorf("%s: %s, want %s", id, got, want)
+		}
+	}
+}

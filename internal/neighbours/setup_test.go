@@ -1,0 +1,235 @@
+package neighbours
+
+// setup_test.go opens engines on accounts, databases and servers that are not as they should be.
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// account makes an account with rights on a database, "" for none, and returns a URL for it.
+func account(t testing.TB, admin *sql.DB, dbURL, name, rights string) string {
+	t.Helper()
+	u, err := url.Parse(dbURL)
+	lab.Must(t, err)
+	run := func(text string) {
+		t.Helper()
+		_, err := admin.Exec(text)
+		lab.NoError(t, text, err)
+	}
+	run("CREATE OR REPLACE USER '" + name + "'@'%' IDENTIFIED BY 'pw'")
+	if rights != "" {
+		run("GRANT " + rights + " ON `" + strings.TrimPrefix(u.Path, "/") + "`.* TO '" + name + "'@'%'")
+	}
+	u.User = url.UserPassword(name, "pw")
+	return u.String()
+}
+
+// openFails opens an engine, and returns the *SetupError.
+func openFails(t testing.TB, cfg syncengine.Config) *syncengine.SetupError {
+	t.Helper()
+	cfg.Dir = t.TempDir()
+	e, err := syncengine.Open(context.Background(), cfg)
+	if err == nil {
+		_ = e.Close()
+	}
+	var se *syncengine.SetupError
+	if !errors.As(err, &se) || !errors.Is(err, syncengine.ErrSetup) || se.Mend == "" || strings.Contains(err.Error(), "pw") {
+		t.Fatalf("Open: %v", err)
+	}
+	return se
+}
+
+// TestOpenNamesTheRightThatIsMissing, and the statement it names mends it.
+func TestOpenNamesTheRightThatIsMissing(t *testing.T) {
+	server := testserver.SharedMariaDB(t)
+	const all = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX"
+	for n, lacks := range []string{"CREATE", "DELETE", "UPDATE", "INSERT", "ALTER"} {
+		t.Run(lacks, func(t *testing.T) {
+			dbURL := server.NewDatabase(t)
+			admin := testserver.OpenSQL(t, dbURL)
+			if lacks != "CREATE" && lacks != "ALTER" { // the tables are there
+				lab.Must(t, lab.Open(t, syncengine.Config{SQLURL: dbURL}).Close())
+			}
+			u := account(t, admin, dbURL, fmt.Sprint("lacks", n), strings.Replace(strings.Replace(all, lacks+", ", "", 1), ", "+lacks, "", 1))
+			mend := openFails(t, syncengine.Config{SQLURL: u}).Mend
+			_, err := admin.Exec(mend)
+			lab.NoError(t, mend, err)
+			e := lab.Open(t, syncengine.Config{SQLURL: u})
+			submit(t, e, "x", "1", archived)
+			lab.Must(t, e.Delete(context.Background(), "x", archived))
+		})
+	}
+}
+
+// TestTheRightsThatAreDocumentedAreEnough, with those to make the tables and, once they are there,
+// without.
+func TestTheRightsThatAreDocumentedAreEnough(t *testing.T) {
+	ctx := context.Background()
+	dbURL := testserver.SharedMariaDB(t).NewDatabase(t)
+	admin := testserver.OpenSQL(t, dbURL)
+	for name, rights := range map[string]string{"makes": "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX", "uses": "SELECT, INSERT, UPDATE, DELETE"} {
+		if name == "uses" {
+			continue
+		}
+		lab.Must(t, lab.Open(t, syncengine.Config{SQLURL: account(t, admin, dbURL, name, rights)}).Close())
+	}
+	e := lab.Open(t, syncengine.Config{SQLURL: account(t, admin, dbURL, "uses", "SELECT, INSERT, UPDATE, DELETE")})
+	for n := range 100 {
+		submit(t, e, fmt.Sprint("x", n), "1", archived)
+	}
+	_, err := e.Update(ctx, "x1", func(it syncengine.Item, _ bool) (syncengine.Item, error) {
+		it.Content = []byte("2")
+		return it, nil
+	})
+	lab.Must(t, err)
+	if _, err := e.Verify(ctx, syncengine.VerifyOptions{Deep: true, Repair: true}); err != nil {
+		t.Error(err)
+	}
+	readme, err := os.ReadFile("../../README.md")
+	lab.Must(t, err)
+	if !strings.Contains(string(readme), "`SELECT, INSERT, UPDATE, DELETE`") {
+		t.Error("README does not list the rights")
+	}
+}
+
+func TestOpenRefusesATableOfAnotherProgram(t *testing.T) {
+	dbURL := testserver.SharedMariaDB(t).NewDatabase(t)
+	_, err := testserver.OpenSQL(t, dbURL).Exec("CREATE TABLE sync_items (id INT PRIMARY KEY, name TEXT)")
+	lab.Must(t, err)
+	if se := openFails(t, syncengine.Config{SQLURL: dbURL}); !strings.Contains(se.Problem, "sync_items") {
+		t.Errorf("%v", se)
+	}
+	path := t.TempDir() + "/other.db"
+	_, err = lab.OpenDriver(t, "sqlite", path).Exec("CREATE TABLE sync_items (id INTEGER PRIMARY KEY, name TEXT)")
+	lab.Must(t, err)
+	openFails(t, syncengine.Config{SQLURL: "sqlite:" + path})
+}
+
+// TestSettingsOfTheServerDoNotMatter, but for a pool of the caller's own, which is refused.
+func TestSettingsOfTheServerDoNotMatter(t *testing.T) {
+	for _, setting := range []string{"--autocommit=0", "--sql-mode=EMPTY_STRING_IS_NULL", "--transaction-isolation=SERIALIZABLE", "--sql-mode=ORACLE,EMPTY_STRING_IS_NULL"} {
+		t.Run(setting, func(t *testing.T) {
+			t.Parallel()
+			db := testserver.MariaDB(t, setting)
+			e := lab.Open(t, syncengine.Config{SQLURL: db.URL()})
+			submit(t, e, "x", "1", archived)
+			other := lab.Open(t, syncengine.Config{SQLURL: db.URL()})
+			if got := reads["Get"](other, "x"); got != "1" {
+				t.Errorf("another engine reads %s", got)
+			}
+			if strings.Contains(setting, "isolation") {
+				return
+			}
+			u, err := url.Parse(db.URL())
+			lab.Must(t, err)
+			pass, _ := u.User.Password()
+			c := mysql.NewConfig()
+			c.User, c.Passwd, c.Net, c.Addr, c.DBName = u.User.Username(), pass, "tcp", u.Host, strings.TrimPrefix(u.Path, "/")
+			own := lab.OpenDriver(t, "mysql", c.FormatDSN())
+			openFails(t, syncengine.Config{DB: own, Dialect: syncengine.DialectMySQL})
+		})
+	}
+}
+
+// TestHealthIsAboutWrites: of a server or an account that takes none, from Open on and while
+// running; and users are told of one outage, not of each try.
+func TestHealthIsAboutWrites(t *testing.T) {
+	ctx := context.Background()
+	db := testserver.MariaDB(t)
+	admin := testserver.OpenSQL(t, db.URL())
+	exec := func(text string) {
+		t.Helper()
+		_, err := admin.Exec(text)
+		lab.NoError(t, text, err)
+	}
+	lab.Must(t, lab.Open(t, syncengine.Config{SQLURL: db.URL()}).Close())
+	rights := "SELECT, INSERT, UPDATE, DELETE"
+	u := account(t, admin, db.URL(), "service", rights)
+	database := strings.TrimPrefix(mustParse(t, u).Path, "/")
+	for name, c := range map[string]struct{ begin, end string }{
+		"a read-only server":      {"SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0"},
+		"a right that is no more": {"REVOKE DELETE, UPDATE, INSERT ON `" + database + "`.* FROM 'service'@'%'", "GRANT " + rights + " ON `" + database + "`.* TO 'service'@'%'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var told atomic.Int32
+			events := syncengine.Events{L3Outage: func(bool, error) { told.Add(1) }}
+			e := lab.Open(t, syncengine.Config{SQLURL: u, OnEvent: events})
+			submit(t, e, "x", "1", archived)
+			exec(c.begin)
+			exec("KILL USER service") // sessions keep their rights on a database
+			submit(t, e, "x", "2")
+			lab.Eventually(t, "Health says so", func() bool { return !e.Health(ctx).L3.OK })
+			time.Sleep(3 * time.Second)
+			if h := e.Health(ctx); h.L3.OK || told.Load() != 1 {
+				t.Errorf("after a while: %+v; told %d times", h.L3, told.Load())
+			}
+			if got := reads["Get"](e, "x"); got != "2" {
+				t.Error(got)
+			}
+			if strings.HasPrefix(name, "a read-only") { // at Open it is an outage; a missing right is for a person
+				late := lab.Open(t, syncengine.Config{SQLURL: u})
+				if h := late.Health(ctx); h.L3.OK {
+					t.Errorf("opened on it: %+v", h.L3)
+				}
+				if got := reads["Get"](late, "x"); got != "1" {
+					t.Errorf("it is read as it is: %s", got)
+				}
+			}
+			exec(c.end)
+			exec("KILL USER service")
+			lab.Eventually(t, "Flush succeeds", func() bool { return e.Flush(ctx) == nil })
+			lab.Eventually(t, "Health is well, and that is told", func() bool { return e.Health(ctx).L3.OK && told.Load() == 2 })
+		})
+	}
+}
+
+func mustParse(t testing.TB, raw string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(raw)
+	lab.Must(t, err)
+	return u
+}
+
+// TestShortLivesLeaveNoMoreThanALongOne: deltas to fold, tombstones, engines.
+func TestShortLivesLeaveNoMoreThanALongOne(t *testing.T) {
+	ctx := context.Background()
+	eachShared(t, func(t *testing.T, dbURL string) {
+		cfg := syncengine.Config{SQLURL: dbURL, TombstoneRetention: time.Millisecond}
+		for n := range 80 {
+			cfg.Dir = t.TempDir()
+			e, err := syncengine.Open(ctx, cfg)
+			lab.Must(t, err)
+			submit(t, e, fmt.Sprint("x", n%20), fmt.Sprint(n), archived)
+			lab.Must(t, e.Delete(ctx, fmt.Sprint("gone", n%20), archived))
+			lab.Must(t, e.Close())
+		}
+		var raw *sql.DB
+		if path, ok := strings.CutPrefix(dbURL, "sqlite:"); ok {
+			raw = lab.OpenDriver(t, "sqlite", path)
+		} else {
+			raw = testserver.OpenSQL(t, dbURL)
+		}
+		for table, most := range map[string]int{"sync_deltas": 40, "sync_instances": 0, "sync_fences": 0} {
+			var n int
+			lab.Must(t, raw.QueryRow("SELECT COUNT(*) FROM "+table).Scan(&n))
+			if n > most {
+				t.Errorf("%d rows in %s", n, table)
+			}
+		}
+	})
+}

@@ -1,0 +1,165 @@
+package sqlkit
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+// Settings of a MySQL session that the statements rely on, whatever the server's defaults are:
+// writes outside transactions last, no text becomes NULL or is cut, reads see what is committed.
+const (
+	sqlMode   = "STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION"
+	isolation = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+	lockWait  = 3 * time.Second // below any lease: who waits longer should not
+)
+
+// pinned sets a session up when it is made.
+type pinned struct {
+	driver.Connector
+	idle time.Duration // after which the server ends a transaction nobody uses; MariaDB alone can
+}
+
+func (p pinned) Connect(ctx context.Context) (driver.Conn, error) {
+	c, err := p.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	x, ok := c.(driver.ExecerContext)
+	if !ok {
+		return c, nil
+	}
+	_, err = x.ExecContext(ctx, isolation, nil)
+	if err == nil && p.idle > 0 {
+		_, err = x.ExecContext(ctx, fmt.Sprintf("SET SESSION idle_transaction_timeout = %d", int((p.idle+time.Second-1)/time.Second)), nil)
+		if me, ok := errors.AsType[*mysql.MySQLError](err); ok && me.Number == unknownVariable {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+const unknownVariable = 1193
+
+// pin adds to the options of connections what is set in one statement with others.
+func pin(cfg *mysql.Config) {
+	if cfg.Params == nil {
+		cfg.Params = make(map[string]string)
+	}
+	cfg.Params["autocommit"] = "1"
+	cfg.Params["sql_mode"] = "'" + sqlMode + "'"
+	cfg.Params["innodb_lock_wait_timeout"] = fmt.Sprint(int(lockWait / time.Second))
+}
+
+// Unfit is something about a server, a database or an account that a person has to mend. Mend is
+// what mends it: a statement where there is one.
+type Unfit struct {
+	Problem, Mend string
+	Err           error
+}
+
+func (u *Unfit) Error() string {
+	text := u.Problem + "; " + u.Mend
+	if u.Err != nil {
+		text += " (" + u.Err.Error() + ")"
+	}
+	return text
+}
+
+func (u *Unfit) Unwrap() error { return u.Err }
+
+// CheckSession returns what makes a pool of the caller's own unfit.
+func CheckSession(ctx context.Context, db *sql.DB, d Dialect) error {
+	if d == SQLite {
+		return nil
+	}
+	var commits, null int
+	if err := db.QueryRowContext(ctx, "SELECT @@autocommit, '' IS NULL").Scan(&commits, &null); err != nil {
+		return err
+	}
+	switch {
+	case commits == 0:
+		return &Unfit{Problem: "sessions have autocommit = 0: nothing that is written by itself would last", Mend: "add autocommit=1 to the DSN, or SET GLOBAL autocommit = 1"}
+	case null != 0:
+		return &Unfit{Problem: "sql_mode has EMPTY_STRING_IS_NULL", Mend: "add sql_mode='" + sqlMode + "' to the DSN"}
+	}
+	return nil
+}
+
+// Table is a table with columns that are read and written.
+type Table struct {
+	Name    string
+	Columns []string
+}
+
+// CheckTables tries what is done with tables, on no rows. The error is an *Unfit for a right that
+// is missing, or a table of the same name that is somebody else's.
+func CheckTables(ctx context.Context, db *sql.DB, d Dialect, tables []Table) error {
+	for _, t := range tables {
+		columns := strings.Join(t.Columns, ", ")
+		for _, stmt := range []string{
+			"SELECT " + columns + " FROM " + t.Name + " WHERE 1 = 0",
+			"INSERT INTO " + t.Name + " (" + columns + ") SELECT " + columns + " FROM " + t.Name + " WHERE 1 = 0",
+			"UPDATE " + t.Name + " SET " + t.Columns[0] + " = " + t.Columns[0] + " WHERE 1 = 0",
+			"DELETE FROM " + t.Name + " WHERE 1 = 0",
+		} {
+			if _, err := db.ExecContext(ctx, stmt); err != nil {
+				return Fit(ctx, db, d, t.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Fit returns an *Unfit for an error of setting up a table that a person has to mend, else err.
+func Fit(ctx context.Context, db *sql.DB, d Dialect, table string, err error) error {
+	if d == SQLite {
+		if text := err.Error(); strings.Contains(text, "no such column") || strings.Contains(text, "has no column") {
+			return &Unfit{Problem: "the table " + table + " is another program's", Mend: "use another file, or ALTER TABLE " + table + " RENAME TO something else", Err: err}
+		}
+		return err
+	}
+	me, ok := errors.AsType[*mysql.MySQLError](err)
+	if !ok {
+		return err
+	}
+	switch me.Number {
+	case deniedTable, deniedColumn, deniedDatabase, deniedPrivilege:
+		return &Unfit{Problem: "the account lacks a right", Mend: grants(ctx, db), Err: err}
+	case unknownColumn, columnCount:
+		return &Unfit{Problem: "the table " + table + " is another program's", Mend: "use another database, or RENAME TABLE " + table + " TO something else", Err: err}
+	}
+	return err
+}
+
+const (
+	deniedDatabase  = 1044
+	deniedTable     = 1142
+	deniedColumn    = 1143
+	deniedPrivilege = 1227
+	unknownColumn   = 1054
+	columnCount     = 1136
+)
+
+// Rights are those that an account needs; those after SELECT, INSERT, UPDATE, DELETE to make and to
+// upgrade the tables.
+const Rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX"
+
+// grants is the statement that gives an account its rights.
+func grants(ctx context.Context, db *sql.DB) string {
+	database, account := "DATABASE", "'ACCOUNT'@'HOST'"
+	_ = db.QueryRowContext(ctx, "SELECT DATABASE(), CURRENT_USER()").Scan(&database, &account) // else as it stands
+	if user, host, ok := strings.Cut(account, "@"); ok && !strings.HasPrefix(account, "'") {
+		account = "'" + user + "'@'" + host + "'"
+	}
+	return "GRANT " + Rights + " ON `" + database + "`.* TO " + account
+}
