@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 )
 
 // calls.go has the public calls that read and write, each the way to its department.
@@ -33,6 +34,26 @@ func (e *Engine) GetVerified(ctx context.Context, id string) (item Item, err err
 // per corrupt row, joined, or ErrBackpressure at LevelShutdown, when memory has not all of them.
 func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err error) {
 	return e.reader.GetMany(ctx, ids)
+}
+
+// All yields the items whose ids begin with prefix, all items when it is empty, in order of ids, by
+// bytes. It reads L3 in pages, at most some 2 MiB of content and one item at a time, whatever there
+// is; it asks no cache and leaves memory as it is.
+//
+// What this engine has accepted before the loop begins is seen, whatever its durability, deletes as
+// well; to that end All waits until it is in L3, as Flush does. What L3 refuses is shown as Get
+// shows it. What is written during the loop, here or elsewhere, may be seen or not. No id comes
+// twice.
+//
+// An error ends the loop, after it came once with the zero Item: ErrUnavailable while L3 is away,
+// also when that happens halfway; ErrClosed, ErrBackpressure at LevelShutdown, what ctx says when
+// it ends, a *ConfigError when Config.L3 is no ListingStore. A row that is damaged and can't be
+// healed is the exception: its *CorruptionError names the id, and the loop goes on. A loop that
+// ends without an error has seen all.
+//
+// The loop may call the engine, Close included. Each range over the result is a new listing.
+func (e *Engine) All(ctx context.Context, prefix string) iter.Seq2[Item, error] {
+	return e.reader.All(ctx, prefix)
 }
 
 // Contains reports, without I/O, whether id may exist. False is definite; true may be

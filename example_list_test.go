@@ -1,0 +1,29 @@
+package syncengine_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/syncengine-go/syncengine"
+)
+
+// All lists in order of ids. It sees what has just been written, and what has just been deleted.
+func ExampleEngine_All() {
+	engine, done := exampleEngine()
+	defer done()
+	ctx := context.Background()
+	for _, id := range []string{"user.2", "user.1", "team.1", "user.3"} {
+		_ = engine.Submit(ctx, syncengine.Item{ID: id, Content: []byte(`{}`)})
+	}
+	_ = engine.Delete(ctx, "user.2")
+
+	for item, err := range engine.All(ctx, "user.") {
+		if err != nil {
+			panic(err) // the list is not complete
+		}
+		fmt.Println(item.ID)
+	}
+	// Output:
+	// user.1
+	// user.3
+}
