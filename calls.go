@@ -173,6 +173,20 @@ func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...WriteOpti
 	return e.writer.DeleteMany(ctx, ids, opts...)
 }
 
+// DeletePrefix deletes the items whose ids begin with prefix: those that All would show at the
+// beginning of the call. What is written meanwhile may be deleted or not. It reads their ids from
+// L3, no contents, and deletes them in groups as DeleteMany does, each atomic, at the durability
+// and priority of opts. It returns how many it has deleted, also with an error: then those are
+// deleted for good, and calling it again deletes the rest. A group whose outcome the error leaves
+// open is not counted.
+//
+// An empty prefix is ErrInvalidItem: nobody should delete everything for want of a value. So are
+// WithIfVersion, IfUnchanged and WithVersion. The other errors are those of All and DeleteMany,
+// ErrUnavailable while L3 is away among them: nobody knows then which items there are.
+func (e *Engine) DeletePrefix(ctx context.Context, prefix string, opts ...WriteOption) (int, error) {
+	return e.writer.DeletePrefix(ctx, prefix, opts...)
+}
+
 // Update changes an item: it calls fn with the item of id, or with exists false and an item
 // that has the id only, and stores what fn returns if the id is still what fn was given.
 // Otherwise it begins again: fn may run more than once, on the caller's goroutine, one at a

@@ -27,3 +27,16 @@ func ExampleEngine_All() {
 	// user.1
 	// user.3
 }
+
+// DeletePrefix deletes what is below a prefix, and nothing beside it.
+func ExampleEngine_DeletePrefix() {
+	engine, done := exampleEngine()
+	defer done()
+	ctx := context.Background()
+	for _, id := range []string{"session.1", "session.2", "sessions", "user.1"} {
+		_ = engine.Submit(ctx, syncengine.Item{ID: id, Content: []byte(`{}`)})
+	}
+	n, err := engine.DeletePrefix(ctx, "session.")
+	fmt.Println(n, err, engine.Contains("session.1"), engine.Contains("sessions"))
+	// Output: 2 <nil> false true
+}

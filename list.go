@@ -11,6 +11,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"strings"
 )
 
 // Bounds of a page. The first pages are small, for callers that look at a few items, and for items
@@ -64,24 +65,29 @@ type listed struct {
 
 func (l *listing) done() bool { return len(l.page) == 0 && !l.more && len(l.refused) == 0 }
 
-// begin waits until L3 has all that was accepted before, but for what it refuses.
+// begin makes L3 the place to look.
 func (l *listing) begin(ctx context.Context) (err error) {
-	d := l.d
-	if err := d.Enter(ctx); err != nil {
+	if err := l.d.Enter(ctx); err != nil {
 		return err
 	}
-	defer d.door.Exit(ctx, &err)
-	if !d.archive.Lists() {
+	defer l.d.door.Exit(ctx, &err)
+	if !l.d.archive.Lists() {
 		return &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a ListingStore for All and what stands on it"}
 	}
-	before := d.bad.Below(l.prefix) // may have left quarantine when the flush ends
+	l.refused, err = l.d.landed(ctx, l.prefix)
+	return err
+}
+
+// landed waits until L3 has all that was accepted before, but for what it refuses: it returns the
+// ids of that, in order.
+func (d *reader) landed(ctx context.Context, prefix string) (refused []string, err error) {
+	before := d.bad.Below(prefix) // may have left quarantine when the flush ends
 	if _, err := d.flush.FlushAll(ctx); err != nil {
-		return unavailableUnless(ctx, err)
+		return nil, unavailableUnless(ctx, err)
 	}
-	l.refused = append(before, d.bad.Below(l.prefix)...)
-	slices.Sort(l.refused)
-	l.refused = slices.Compact(l.refused)
-	return nil
+	refused = append(before, d.bad.Below(prefix)...)
+	slices.Sort(refused)
+	return slices.Compact(refused), nil
 }
 
 // next fills items. With an error they are what comes before it.
@@ -166,4 +172,78 @@ func (l *listing) addRefused(ctx context.Context) error {
 		l.page = l.page[1:]
 	}
 	return nil
+}
+
+// IDs yields the ids of the items below a prefix that is not empty, without reading contents, those
+// of damaged rows as well, each once. It sees what All sees, and ends as All does; any L3 will do.
+func (d *reader) IDs(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		refused, ids, err := d.firstIDs(ctx, prefix)
+		for after, more := prefix, true; err == nil; {
+			for _, id := range ids {
+				if !yield(id, nil) {
+					return
+				}
+			}
+			if !more {
+				return
+			}
+			ids, after, more, err = d.idsAbove(ctx, prefix, after, refused)
+		}
+		yield("", err)
+	}
+}
+
+// firstIDs makes L3 the place to look, but for ids of which it refuses an op, and returns those of
+// these that are there, and the prefix when it is an id that is.
+func (d *reader) firstIDs(ctx context.Context, prefix string) (refused, ids []string, err error) {
+	if err := d.Enter(ctx); err != nil {
+		return nil, nil, err
+	}
+	defer d.door.Exit(ctx, &err)
+	if refused, err = d.landed(ctx, prefix); err != nil {
+		return nil, nil, err
+	}
+	for _, id := range refused {
+		rec, err := d.Find(ctx, id)
+		switch {
+		case err == nil && !rec.Deleted, errors.Is(err, ErrCorruption):
+			ids = append(ids, id)
+		case err != nil && !errors.Is(err, ErrNotFound):
+			return nil, nil, err
+		}
+	}
+	if _, found := slices.BinarySearch(refused, prefix); found || checkID(prefix) != nil {
+		return refused, ids, nil
+	}
+	heads, err := d.archive.Heads(ctx, []string{prefix})
+	if err != nil {
+		return nil, nil, unavailableUnless(ctx, err)
+	}
+	if len(heads) > 0 && !heads[0].Deleted {
+		ids = append(ids, prefix)
+	}
+	return refused, ids, nil
+}
+
+// idsAbove returns the next ids of L3 that are live, but for refused ones.
+func (d *reader) idsAbove(ctx context.Context, prefix, after string, refused []string) (ids []string, last string, more bool, err error) {
+	if err := d.Enter(ctx); err != nil {
+		return nil, "", false, err
+	}
+	defer d.door.Exit(ctx, &err)
+	rows, err := d.archive.Scan(ctx, "list", after, pageRows)
+	if err != nil {
+		return nil, "", false, unavailableUnless(ctx, err)
+	}
+	for i := range rows {
+		if !strings.HasPrefix(rows[i].ID, prefix) {
+			return ids, "", false, nil // those with it stand together, right above it
+		}
+		if _, found := slices.BinarySearch(refused, rows[i].ID); !found && !rows[i].Deleted {
+			ids = append(ids, rows[i].ID)
+		}
+		last = rows[i].ID
+	}
+	return ids, last, len(rows) == pageRows, nil
 }

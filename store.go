@@ -185,8 +185,8 @@ type MergingStore interface {
 	ApplyMerges(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error)
 }
 
-// ListingStore is an ArchiveStore that lists what it holds, with content. Engine.All and
-// DeletePrefix need it; without it these return a *ConfigError.
+// ListingStore is an ArchiveStore that lists what it holds, with content. Engine.All needs
+// it; without it the error is a *ConfigError.
 type ListingStore interface {
 	ArchiveStore
 	// List returns rows with ids that begin with prefix and are above after, in byte order of the
