@@ -36,7 +36,7 @@
 //	verifier    verify.go compact.go
 //	reader      read.go readmany.go readmerge.go list.go status.go
 //	writer      write.go merge.go archived.go conditions.go update.go insert.go deleteprefix.go
-//	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go backdoor.go
+//	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go typed.go backdoor.go
 //
 // A test keeps it so (house_walls_test.go).
 //

@@ -40,3 +40,33 @@ func ExampleEngine_DeletePrefix() {
 	fmt.Println(n, err, engine.Contains("session.1"), engine.Contains("sessions"))
 	// Output: 2 <nil> false true
 }
+
+// A Store is a view of some items by keys and values.
+func ExampleStore() {
+	engine, done := exampleEngine()
+	defer done()
+	ctx := context.Background()
+	type user struct {
+		Name   string
+		Visits int
+	}
+	users := syncengine.NewStore[user](engine, "user.")
+	if err := users.Put(ctx, "7", user{Name: "Ada"}); err != nil {
+		panic(err)
+	}
+	visit := func(u *user) error {
+		u.Visits++
+		return nil
+	}
+	ada, err := users.Update(ctx, "7", visit)
+	fmt.Println(ada, err)
+	_, err = users.UpdateExisting(ctx, "8", visit)
+	fmt.Println(err)
+	for entry, err := range users.All(ctx) {
+		fmt.Println(entry.Key, entry.Value.Name, string(entry.Item.Content), err)
+	}
+	// Output:
+	// {Ada 1} <nil>
+	// syncengine: not found
+	// 7 Ada {"Name":"Ada","Visits":1} <nil>
+}
