@@ -35,7 +35,7 @@
 //	repair      repair.go heal.go promote.go
 //	verifier    verify.go compact.go
 //	reader      read.go readmany.go readmerge.go list.go status.go
-//	writer      write.go merge.go archived.go conditions.go update.go insert.go deleteprefix.go
+//	writer      write.go merge.go archived.go conditions.go update.go insert.go deleteprefix.go each.go
 //	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go typed.go backdoor.go
 //
 // A test keeps it so (house_walls_test.go).

@@ -70,3 +70,24 @@ func ExampleStore() {
 	// syncengine: not found
 	// 7 Ada {"Name":"Ada","Visits":1} <nil>
 }
+
+// SubmitEach imports what it can, and tells of the rest.
+func ExampleEngine_SubmitEach() {
+	engine, done := exampleEngine()
+	defer done()
+	lines := func(yield func(syncengine.Item) bool) {
+		for n, line := range []string{`{"name":"Ada"}`, `{"name":`, `{"name":"Grace"}`} {
+			if !yield(syncengine.Item{ID: fmt.Sprint("line.", n+1), Content: []byte(line)}) {
+				return
+			}
+		}
+	}
+	result, err := engine.SubmitEach(context.Background(), lines, syncengine.EachOptions{})
+	fmt.Println(result.Succeeded, result.Failed, err)
+	for _, e := range result.Errors {
+		fmt.Println(e.ID)
+	}
+	// Output:
+	// 2 1 <nil>
+	// line.2
+}
