@@ -20,7 +20,7 @@ func smallHouse(t *testing.T, on syncengine.Events) *syncengine.House {
 }
 
 // tenBytes are n ops of so much each.
-func tenBytes(n int) (ops []*syncengine.Entry) {
+func tenBytes(n int) (ops []*syncengine.OpEntry) {
 	for range n {
 		ops = append(ops, syncengine.NewEntry("x", 0, strings.Repeat("1", 9)))
 	}
@@ -38,7 +38,7 @@ func TestINV10WhoIsLetInHasAPlaceAndWhoIsRefusedHasNone(t *testing.T) {
 	for name, try := range map[string]func() error{
 		"a group for which there is no room": func() error { return h.Pressure.Admit(context.Background(), tenBytes(41)) },
 		"an op that is too large": func() error {
-			return h.Pressure.Admit(context.Background(), []*syncengine.Entry{syncengine.NewEntry("x", 0, strings.Repeat("1", 9500))})
+			return h.Pressure.Admit(context.Background(), []*syncengine.OpEntry{syncengine.NewEntry("x", 0, strings.Repeat("1", 9500))})
 		},
 		"a caller who has left": func() error { return h.Pressure.Admit(gone, tenBytes(1)) },
 	} {
@@ -97,7 +97,7 @@ func TestReadsAreLetInLongerThanWrites(t *testing.T) {
 		}, "ops"},
 		{"bytes", func(h *syncengine.House) {
 			for _, size := range []int{8000, 1899} {
-				lab.Must(t, h.Pressure.Reserve([]*syncengine.Entry{syncengine.NewEntry("x", 0, strings.Repeat("1", size))}))
+				lab.Must(t, h.Pressure.Reserve([]*syncengine.OpEntry{syncengine.NewEntry("x", 0, strings.Repeat("1", size))}))
 			}
 		}, "bytes"},
 		{"memory", func(h *syncengine.House) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 )
 
 // calls.go has the public calls that read and write, each the way to its department.
@@ -39,6 +40,26 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 // below: for callers who know that a row was changed past all engines. What waits for L3 is no copy
 // and stays. Without ids it does nothing. It does no I/O.
 func (e *Engine) Invalidate(ids ...string) { e.reader.Invalidate(ids) }
+
+// All yields the items whose ids begin with prefix, all items when it is empty, in order of ids, by
+// bytes. It reads L3 in pages, at most some 2 MiB of content and one item at a time, whatever there
+// is; it asks no cache and leaves memory as it is.
+//
+// What this engine has accepted before the loop begins is seen, whatever its durability, deletes as
+// well; to that end All waits until it is in L3, as Flush does. What L3 refuses is shown as Get
+// shows it. What is written during the loop, here or elsewhere, may be seen or not. No id comes
+// twice.
+//
+// An error ends the loop, after it came once with the zero Item: ErrUnavailable while L3 is away,
+// also when that happens halfway; ErrClosed, ErrBackpressure at LevelShutdown, what ctx says when
+// it ends, a *ConfigError when Config.L3 is no ListingStore. A row that is damaged and can't be
+// healed is the exception: its *CorruptionError names the id, and the loop goes on. A loop that
+// ends without an error has seen all.
+//
+// The loop may call the engine, Close included. Each range over the result is a new listing.
+func (e *Engine) All(ctx context.Context, prefix string) iter.Seq2[Item, error] {
+	return e.reader.All(ctx, prefix)
+}
 
 // Contains reports, without I/O, whether id may exist. False is definite; true may be
 // wrong.
@@ -152,9 +173,40 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOpti
 	return e.writer.SubmitMany(ctx, items, opts...)
 }
 
+// SubmitEach stores items that have nothing to do with each other, as an import does: in groups, at
+// their speed, but one that is refused takes no other with it, and is told of by itself. It takes
+// items one at a time, in bounded memory, and copies each: the sequence may use its slices again.
+// While there is no room it waits, until ctx ends. An item may come more than once: the last one
+// wins. Conditions and versions of opts hold for each item by itself.
+//
+// The error is nil when all items were stored or refused; look at Failed. Refused are those that
+// break a rule, lose to their condition or version, or that L3 refuses at Archived: with the last
+// their group is in quarantine, as after SubmitMany. Another error (ErrUnavailable, ErrClosed, what
+// ctx says) ends the call; items counted neither as stored nor as refused are as it says. Calling
+// it again with all items is harmless.
+//
+// The functions of tell, and the sequence, run on the caller's goroutine, and may block.
+func (e *Engine) SubmitEach(ctx context.Context, items iter.Seq[Item], tell EachOptions, opts ...WriteOption) (EachResult, error) {
+	return e.writer.SubmitEach(ctx, items, tell, opts...)
+}
+
 // DeleteMany removes a group of ids, atomically as SubmitMany does.
 func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...WriteOption) (BatchResult, error) {
 	return e.writer.DeleteMany(ctx, ids, opts...)
+}
+
+// DeletePrefix deletes the items whose ids begin with prefix: those that All would show at the
+// beginning of the call. What is written meanwhile may be deleted or not. It reads their ids from
+// L3, no contents, and deletes them in groups as DeleteMany does, each atomic, at the durability
+// and priority of opts. It returns how many it has deleted, also with an error: then those are
+// deleted for good, and calling it again deletes the rest. A group whose outcome the error leaves
+// open is not counted.
+//
+// An empty prefix is ErrInvalidItem: nobody should delete everything for want of a value. So are
+// WithIfVersion, IfUnchanged and WithVersion. The other errors are those of All and DeleteMany,
+// ErrUnavailable while L3 is away among them: nobody knows then which items there are.
+func (e *Engine) DeletePrefix(ctx context.Context, prefix string, opts ...WriteOption) (int, error) {
+	return e.writer.DeletePrefix(ctx, prefix, opts...)
 }
 
 // Update changes an item: it calls fn with the item of id, or with exists false and an item

@@ -168,7 +168,7 @@ func (h *House) Buffer(t testing.TB, recs ...Record) {
 }
 
 // OpsOf are the ops of records.
-func OpsOf(recs ...Record) (ops []*Entry) {
+func OpsOf(recs ...Record) (ops []*OpEntry) {
 	for i := range recs {
 		ops = append(ops, newEntry(&recs[i]))
 	}
@@ -176,13 +176,13 @@ func OpsOf(recs ...Record) (ops []*Entry) {
 }
 
 // UnitOf is a unit of ops.
-func UnitOf(ops ...*Entry) *Unit {
+func UnitOf(ops ...*OpEntry) *Unit {
 	u := unitOf(slices.Clone(ops), 0)
 	return &u
 }
 
 // RecordOf is what an op is to a store.
-func RecordOf(e *Entry) Record { return e.record() }
+func RecordOf(e *OpEntry) Record { return e.record() }
 
 // BuildFilter builds the filter's set anew, if nobody else writes to L3.
 func (h *House) BuildFilter(ctx context.Context) error { return h.Trust.warmFilter(ctx, roomNone) }

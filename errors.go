@@ -159,6 +159,20 @@ func (e *CorruptionError) Is(target error) bool { return target == ErrCorruption
 
 func (e *CorruptionError) Unwrap() error { return e.Err }
 
+// DecodeError tells that the content of an item is not what its reader takes it for. Err is what
+// the codec said, encoding/json's as a rule; its text may quote the content.
+type DecodeError struct {
+	ID  string
+	Err error
+}
+
+func (e *DecodeError) Error() string {
+	return fmt.Sprintf("syncengine: decode item %q: %v", e.ID, e.Err)
+}
+
+// Unwrap returns the codec's error.
+func (e *DecodeError) Unwrap() error { return e.Err }
+
 // RefusedError is what an ArchiveStore returns when it refuses rows for their own
 // sake: a constraint, a size, a type. The transaction was rolled back. It is
 // ErrRefused.

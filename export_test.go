@@ -77,7 +77,7 @@ type (
 	Journal = journal
 	Cache   = cache
 	Archive = archive
-	Entry   = entry
+	OpEntry = entry
 )
 
 // NewDoor is a door that is open.
@@ -130,16 +130,16 @@ func NewArchiveOf(t testing.TB, store ArchiveStore, on Events) *Archive {
 	return a
 }
 
-// NewEntry is an op that has its version.
 // Hear is what a message does.
 func (p *push) Hear(message []byte) { p.hear(message) }
 
-func NewEntry(id string, version uint64, content string) *Entry {
+// NewEntry is an op that has its version.
+func NewEntry(id string, version uint64, content string) *OpEntry {
 	return newEntry(&Record{Item: Item{ID: id, Version: version, Content: []byte(content)}})
 }
 
 // AppendTo puts a unit into a log and returns the number of its segment.
-func AppendTo(j *Journal, ops ...*Entry) (segment int64, err error) {
+func AppendTo(j *Journal, ops ...*OpEntry) (segment int64, err error) {
 	done := make(chan struct{})
 	j.Append(ops, ops[0].version, nil, func(s *segmentOf, _ bool, e error) {
 		if err = e; e == nil {
@@ -154,8 +154,8 @@ func AppendTo(j *Journal, ops ...*Entry) (segment int64, err error) {
 type segmentOf = segment
 
 // IDOf and VersionOf tell what an op is.
-func IDOf(e *Entry) string      { return e.id() }
-func VersionOf(e *Entry) uint64 { return e.version }
+func IDOf(e *OpEntry) string      { return e.id() }
+func VersionOf(e *OpEntry) uint64 { return e.version }
 
 // Compacter is what an L3 of ours can do with merges.
 type Compacter = compacter

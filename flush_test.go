@@ -82,7 +82,7 @@ func (h *heard) Superseded(lost []syncengine.LostOp) {
 
 func (h *heard) RefusedAt(string) uint64 { return 0 }
 
-func (h *heard) WasDiscarded([]*syncengine.Entry, int64) bool { return false }
+func (h *heard) WasDiscarded([]*syncengine.OpEntry, int64) bool { return false }
 
 // holds reports at which version a store holds an id, 0 for not at all.
 func holds(t testing.TB, s getter, id string) uint64 {

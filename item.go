@@ -113,21 +113,22 @@ func NewItem(id string, v any) (Item, error) {
 }
 
 // Decode unmarshals Content into v with encoding/json, by whose rules v must be a pointer. What v
-// then holds shares no memory with Content. The error wraps that of encoding/json and names the
-// id; an item without content, or a nil one as GetMany returns it for not found, is an error.
+// then holds shares no memory with Content. The error is a *DecodeError, which wraps that of
+// encoding/json and names the id; an item without content, or a nil one as GetMany returns
+// it for not found, is an error.
 func (it *Item) Decode(v any) error {
 	if it == nil {
 		return errors.New("syncengine: decode: no item")
 	}
 	if len(it.Content) == 0 {
-		return fmt.Errorf("syncengine: decode item %q: no content", it.ID)
+		return &DecodeError{ID: it.ID, Err: errors.New("no content")}
 	}
 	content := it.Content
 	if raw, ok := v.(*json.RawMessage); ok && raw != nil {
 		*raw = nil // else written in place, where it may be a slice of some item's Content
 	}
 	if err := json.Unmarshal(content, v); err != nil {
-		return fmt.Errorf("syncengine: decode item %q: %w", it.ID, err)
+		return &DecodeError{ID: it.ID, Err: err}
 	}
 	return nil
 }

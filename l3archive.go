@@ -38,7 +38,8 @@ type archive struct {
 	*server
 	news    *news
 	store   ArchiveStore
-	cond    ConditionalStore // these five: nil when the store can't
+	cond    ConditionalStore // these six: nil when the store can't
+	listing ListingStore
 	merging MergingStore
 	compact compacter // nil: the store can't
 	digest  archiveDigester
@@ -119,6 +120,7 @@ func (a *archive) wrote(err error) {
 func (a *archive) Use(store ArchiveStore, closes, private bool) {
 	a.store, a.closes, a.private = store, closes, private
 	a.cond, _ = store.(ConditionalStore)
+	a.listing, _ = store.(ListingStore)
 	a.merging, _ = store.(MergingStore)
 	a.compact, _ = store.(compacter)
 	a.digest, _ = store.(archiveDigester)
@@ -255,6 +257,18 @@ func (a *archive) Scan(ctx context.Context, op, after string, limit int) (rows [
 		return err
 	})
 	return rows, err
+}
+
+// Lists reports whether L3 lists rows with content.
+func (a *archive) Lists() bool { return a.listing != nil }
+
+// List reads a page of rows.
+func (a *archive) List(ctx context.Context, prefix, after string, limit int, maxBytes int64) (page []Found, more bool, err error) {
+	err = a.ask(ctx, "list", func(ctx context.Context) (err error) {
+		page, more, err = a.listing.List(ctx, prefix, after, limit, maxBytes)
+		return err
+	})
+	return page, more, err
 }
 
 // Merges reports whether L3 merges the ops of CRDT items.

@@ -27,6 +27,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -446,6 +447,22 @@ func (q *quarantine) Discards(id string) uint64 { return q.discardsOf(id).Load()
 
 func (q *quarantine) discardsOf(id string) *atomic.Uint64 {
 	return &q.discards[q.l1.Hash(id)%uint64(len(q.discards))]
+}
+
+// Below returns the ids that begin with prefix and of which an op is here that may answer reads, in
+// any order. Those of merges are not among them: reads answer without them.
+func (q *quarantine) Below(prefix string) (ids []string) {
+	if !q.some.Load() {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for id := range q.byID {
+		if strings.HasPrefix(id, prefix) && !isMerge(id) && q.newest(id) != nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // Any reports whether anything is here.

@@ -185,6 +185,18 @@ type MergingStore interface {
 	ApplyMerges(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error)
 }
 
+// ListingStore is an ArchiveStore that lists what it holds, with content. Engine.All needs
+// it; without it the error is a *ConfigError.
+type ListingStore interface {
+	ArchiveStore
+	// List returns rows with ids that begin with prefix and are above after, in byte order of the
+	// id, tombstones included; prefix and after may be empty, and need not be valid UTF-8. It ends
+	// a page after limit rows, or after the row with which their contents have maxBytes, and has
+	// more set then: there may be more. A row that can't be read has Err set and the ID in Record.
+	// Nothing is held open between two calls.
+	List(ctx context.Context, prefix, after string, limit int, maxBytes int64) (page []Found, more bool, err error)
+}
+
 // Judge decides units by the rows of their ids, in order, each in sight of what those before it
 // have stored. It returns what is to be written, of each id once. It is for writers of a
 // ConditionalStore; rows is not changed.

@@ -17,7 +17,7 @@ func TestTheNewestSpooledOpIsThatOfTheHighestVersion(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
 	hash := func(id string) uint64 { return uint64(id[0]) }
-	nothing := func([]*syncengine.Entry, int64) bool { return false }
+	nothing := func([]*syncengine.OpEntry, int64) bool { return false }
 	var last int64
 	t.Run("written", func(t *testing.T) {
 		j := syncengine.NewJournal(t, dir, 100, 1<<20)
@@ -59,7 +59,7 @@ func TestTheNewestSpooledOpIsThatOfTheHighestVersion(t *testing.T) {
 	})
 	t.Run("unwanted", func(t *testing.T) {
 		j := syncengine.NewJournal(t, dir, 100, 1<<20)
-		_, err := j.Recover(ctx, hash, func(ops []*syncengine.Entry, seg int64) bool { return syncengine.VersionOf(ops[0]) == 9 })
+		_, err := j.Recover(ctx, hash, func(ops []*syncengine.OpEntry, seg int64) bool { return syncengine.VersionOf(ops[0]) == 9 })
 		lab.Must(t, err)
 		if v, ok := j.Spooled(hash("x")); !ok || v != 7 {
 			t.Errorf("the newest that is wanted: %d, %v", v, ok)
@@ -70,9 +70,9 @@ func TestTheNewestSpooledOpIsThatOfTheHighestVersion(t *testing.T) {
 // TestALogPromisesNoMoreThanItHolds: a place is taken by ops before they are logged.
 func TestALogPromisesNoMoreThanItHolds(t *testing.T) {
 	j := syncengine.NewJournal(t, t.TempDir(), 3, 100)
-	one := []*syncengine.Entry{syncengine.NewEntry("x", 1, "1")}
-	two := []*syncengine.Entry{syncengine.NewEntry("x", 1, "1"), syncengine.NewEntry("y", 1, "1")}
-	large := []*syncengine.Entry{syncengine.NewEntry("x", 1, string(make([]byte, 99)))}
+	one := []*syncengine.OpEntry{syncengine.NewEntry("x", 1, "1")}
+	two := []*syncengine.OpEntry{syncengine.NewEntry("x", 1, "1"), syncengine.NewEntry("y", 1, "1")}
+	large := []*syncengine.OpEntry{syncengine.NewEntry("x", 1, string(make([]byte, 99)))}
 	if !j.Reserve(two) || j.Reserve(two) || j.Reserve(large) || !j.Reserve(one) || j.Reserve(one) {
 		t.Error("three ops, or 100 bytes")
 	}

@@ -95,7 +95,7 @@ type HookedArchive struct {
 	OnPrepare func(ctx context.Context) error
 	OnApply   func(ctx context.Context, recs []syncengine.Record) error
 	OnHeads   func() error
-	OnGet     func() error // of Get and GetMany
+	OnGet     func() error // of Get, GetMany and List
 }
 
 func (h *HookedArchive) Prepare(ctx context.Context) error {
@@ -161,6 +161,15 @@ func (h *HookedArchive) GetMany(ctx context.Context, ids []string) ([]syncengine
 		}
 	}
 	return h.ArchiveStore.GetMany(ctx, ids)
+}
+
+func (h *HookedArchive) List(ctx context.Context, prefix, after string, limit int, maxBytes int64) ([]syncengine.Found, bool, error) {
+	if h.OnGet != nil {
+		if err := h.OnGet(); err != nil {
+			return nil, false, err
+		}
+	}
+	return h.ArchiveStore.(syncengine.ListingStore).List(ctx, prefix, after, limit, maxBytes)
 }
 
 // HookedCache is the same for L2.

@@ -54,6 +54,16 @@ func publicCalls(e *syncengine.Engine) map[string]func(ctx context.Context) erro
 			_, err := e.GetOrInsertWith(ctx, "unknown-4", func(context.Context) (syncengine.Item, error) { return item, errors.New("no item") })
 			return err
 		},
+		"All": func(ctx context.Context) (err error) {
+			for _, err = range e.All(ctx, "unknown-7") {
+			}
+			return err
+		},
+		"DeletePrefix": func(ctx context.Context) error { _, err := e.DeletePrefix(ctx, "unknown-8"); return err },
+		"SubmitEach": func(ctx context.Context) error {
+			_, err := e.SubmitEach(ctx, slices.Values([]syncengine.Item{item}), syncengine.EachOptions{}, archived)
+			return err
+		},
 		"Status": func(ctx context.Context) error { _, err := e.Status(ctx, "unknown-5"); return err },
 		"Flush":  e.Flush,
 		"Verify": func(ctx context.Context) error {

@@ -1,0 +1,173 @@
+package syncengine
+
+// each.go writes many items that have nothing to do with each other: in groups, since a group costs
+// one commit, but with an error for each item. A group that fails for one item is written again in
+// halves. What is full is waited for. State is that of the call.
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	eachGroup  = 1000 // items of a group, where the config allows that many
+	eachErrors = 100  // errors that an EachResult keeps
+)
+
+// EachOptions are what SubmitEach tells of. The zero value tells of nothing.
+type EachOptions struct {
+	// Progress is called after each group with the result so far; Errors is not to be changed.
+	Progress func(EachResult)
+	// OnError is called with each item that was refused.
+	OnError func(ItemError)
+}
+
+// EachResult counts what became of the items given to SubmitEach. Those that are neither in
+// Succeeded nor in Failed are the ones that the error returned is about.
+type EachResult struct {
+	Total, Succeeded, Failed int
+	Errors                   []ItemError // the first 100
+}
+
+// ItemError is why one item was refused.
+type ItemError struct {
+	Index int // of the item, from 0
+	ID    string
+	Err   error
+}
+
+// each is one call.
+type each struct {
+	e     *writer
+	tell  EachOptions
+	o     writeOptions
+	r     EachResult
+	c     *call
+	index []int           // of the ops of c
+	ids   map[string]bool // of them
+	bytes int64
+}
+
+func (e *writer) SubmitEach(ctx context.Context, items iter.Seq[Item], tell EachOptions, opts ...WriteOption) (EachResult, error) {
+	o, err := e.options(opts)
+	if err != nil {
+		return EachResult{}, err
+	}
+	most := max(1, min(eachGroup, int64(e.cfg.GroupMaxItems), e.cfg.WALMaxItems/10))
+	room := min(e.cfg.GroupMaxBytes, e.cfg.L1MaxBytes/10, e.cfg.WALMaxBytes/10)
+	s := &each{e: e, tell: tell, o: o}
+	s.begin()
+	for it := range items {
+		if err := ctx.Err(); err != nil {
+			return s.r, err
+		}
+		s.r.Total++
+		if err := checkItem(&it, e.cfg.MaxItemBytes); err != nil {
+			s.failed(s.r.Total-1, it.ID, err)
+			continue
+		}
+		size := int64(len(it.ID)+len(it.Content)) + entryOverhead
+		if n := len(s.c.ops); n > 0 && (int64(n) >= most || s.bytes+size > room || s.ids[it.ID]) {
+			if err := s.flush(ctx); err != nil {
+				return s.r, err
+			}
+		}
+		s.c.put(e, &it, &s.o)
+		s.index, s.ids[it.ID], s.bytes = append(s.index, s.r.Total-1), true, s.bytes+size
+	}
+	return s.r, s.flush(ctx)
+}
+
+func (s *each) begin() {
+	s.c, s.index, s.ids, s.bytes = s.o.call(0), nil, make(map[string]bool), 0
+}
+
+// flush writes the group.
+func (s *each) flush(ctx context.Context) error {
+	if err := s.write(ctx, s.c, s.index); err != nil {
+		return err
+	}
+	s.begin()
+	if s.tell.Progress != nil {
+		s.tell.Progress(s.r)
+	}
+	return nil
+}
+
+// write writes a group, or parts of it.
+func (s *each) write(ctx context.Context, c *call, index []int) error {
+	err := s.patiently(ctx, c)
+	switch {
+	case err == nil:
+		s.r.Succeeded += len(c.ops)
+		return nil
+	case !isOfItems(err):
+		return err
+	case errors.Is(err, ErrRefused) || len(c.ops) == 1: // what is refused is in quarantine, with its group
+		for i, op := range c.ops {
+			s.failed(index[i], op.item(), err)
+		}
+		return nil
+	}
+	half := len(c.ops) / 2
+	if err := s.write(ctx, s.part(c, 0, half), index[:half]); err != nil {
+		return err
+	}
+	return s.write(ctx, s.part(c, half, len(c.ops)), index[half:])
+}
+
+// part is a call for some ops of one that has failed.
+func (s *each) part(c *call, from, to int) *call {
+	p := s.o.call(to - from)
+	for _, op := range c.ops[from:to] {
+		rec := op.record()
+		rec.Version = s.o.version
+		p.ops = append(p.ops, newEntry(&rec))
+	}
+	if c.want != nil {
+		p.want = append(p.want, c.want[from:to]...)
+	}
+	return p
+}
+
+// isOfItems reports whether a write failed for what it was to write. Other items may be taken.
+func isOfItems(err error) bool {
+	for _, of := range []error{ErrInvalidItem, ErrStaleVersion, ErrConflict, ErrKindMismatch, ErrFeatureNotBuilt, ErrRefused} {
+		if errors.Is(err, of) {
+			return true
+		}
+	}
+	return false
+}
+
+// patiently writes a group, again while it is refused for want of room, until ctx ends.
+func (s *each) patiently(ctx context.Context, c *call) error {
+	for try := 0; ; try++ {
+		err := s.e.write(ctx, c)
+		var full *BackpressureError
+		if !errors.As(err, &full) || ctx.Err() != nil {
+			return err
+		}
+		timer := time.NewTimer(rand.N(min(full.RetryAfter, 10*time.Millisecond<<min(try, 10)) + time.Millisecond))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+func (s *each) failed(index int, id string, err error) {
+	s.r.Failed++
+	ie := ItemError{Index: index, ID: id, Err: err}
+	if len(s.r.Errors) < eachErrors {
+		s.r.Errors = append(s.r.Errors, ie)
+	}
+	if s.tell.OnError != nil {
+		s.tell.OnError(ie)
+	}
+}
