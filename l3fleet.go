@@ -7,9 +7,9 @@ package syncengine
 //     rows become visible in the order of their tickets (joins take a lock).
 //   - Apply writes nothing unless its engine has a fence, and writes to it. So when somebody has
 //     removed the fence, no write of that engine can come any more, however long it was asleep;
-//     Galera certifies the write, as it would not a shared lock. A fence is a few rows of a table of
-//     its own, of which a transaction takes any one: flights don't wait for each other, nor does
-//     the beat for them.
+//     Galera certifies the write, as it would not a shared lock. A fence is a few rows of a table
+//     of its own, of which a transaction takes any one: flights don't wait for each other, nor
+//     does the beat for them.
 //   - Who is frozen in a transaction keeps its fence, until the server ends that (fleetLease, where
 //     the server has such a limit). Nobody waits for it: the next beat tries again.
 //   - A row may be removed by its engine, by the next engine on the same Dir, or by anybody
