@@ -34,7 +34,7 @@
 //	quarantine  quarantine.go retry.go
 //	repair      repair.go heal.go promote.go
 //	verifier    verify.go compact.go
-//	reader      read.go readmany.go readmerge.go status.go
+//	reader      read.go readmany.go readmerge.go status.go explain.go
 //	writer      write.go merge.go archived.go conditions.go update.go insert.go
 //	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go backdoor.go
 //

@@ -476,6 +476,33 @@ func (q *quarantine) HasMerge(item string) bool {
 	return false
 }
 
+// Of counts the ops of an item that are here: those that count, and those that are superseded; with
+// L3's words about the newest of them.
+func (q *quarantine) Of(item string) (refused, superseded int, why string) {
+	if !q.some.Load() {
+		return 0, 0, ""
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	newest := uint64(0)
+	for key, ops := range q.byID {
+		if itemOf(key) != item {
+			continue
+		}
+		for _, op := range ops {
+			if op.superseded {
+				superseded++
+			} else {
+				refused++
+			}
+			if op.head.version >= newest {
+				newest, why = op.head.version, op.row.err
+			}
+		}
+	}
+	return refused, superseded, why
+}
+
 // LowestMerge returns the lowest number of a merge that is here.
 func (q *quarantine) LowestMerge() uint64 {
 	q.mu.Lock()

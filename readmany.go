@@ -186,7 +186,7 @@ func (d *reader) withoutL3(ctx context.Context, m *manyLoad, err error) error {
 func (d *reader) manyFromL2(ctx context.Context, m *manyLoad) {
 	ids := make([]string, 0, len(m.asks))
 	for i := range m.asks {
-		if a := &m.asks[i]; a.waiting == nil && d.cache.MayRead(a.id) {
+		if a := &m.asks[i]; d.asksL2(a.id, a.waiting) {
 			ids = append(ids, a.id)
 		}
 	}
