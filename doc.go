@@ -36,7 +36,7 @@
 //	verifier    verify.go compact.go
 //	reader      read.go readmany.go readmerge.go status.go explain.go
 //	writer      write.go merge.go archived.go conditions.go update.go insert.go
-//	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go backdoor.go
+//	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go offline.go backdoor.go
 //
 // A test keeps it so (house_walls_test.go).
 //
