@@ -63,7 +63,8 @@ func WithContents() Option { return func(h *handler) { h.contents = true } }
 // WithQuarantineActions lets viewers retry and discard ops in quarantine, by POST. A POST must
 // carry the token of this handler's pages, which other sites can't read, and must not say that it
 // comes from another site (Sec-Fetch-Site, Origin). That is no protection from those who may see
-// the page.
+// the page. A proxy that gives requests another Host makes browsers' POSTs over plain HTTP look as
+// if they came from another site.
 func WithQuarantineActions() Option { return func(h *handler) { h.actions = true } }
 
 // handler serves the page.
