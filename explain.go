@@ -216,7 +216,7 @@ func copyOf(r *Record, err error) TierCopy {
 // predict goes the way of a Get.
 func (d *reader) predict(x *Explanation, v *look) (ReadSource, ReadOutcome, string) {
 	if v.ent != nil && d.atOnce(v.ent) {
-		return d.fromMemory(v)
+		return d.fromMemory(x, v)
 	}
 	if v.denied {
 		return SourceFilter, OutcomeNotFound, "not found without I/O: the filter is trusted and denies it"
@@ -233,7 +233,7 @@ func (d *reader) predict(x *Explanation, v *look) (ReadSource, ReadOutcome, stri
 	case v.merging:
 		return SourceNone, OutcomeWaits, "waits until SQL has the merges that wait: nobody here knows what they lead to; then SQL answers"
 	case v.ent != nil && v.freshness != aged:
-		return d.fromMemory(v)
+		return d.fromMemory(x, v)
 	case v.walErr != nil:
 		return SourceNone, OutcomeUnavailable, "fails: the WAL holds an op of it and can't be read: " + v.walErr.Error()
 	}
@@ -248,13 +248,16 @@ func (d *reader) predict(x *Explanation, v *look) (ReadSource, ReadOutcome, stri
 }
 
 // fromMemory is the answer of L1.
-func (d *reader) fromMemory(v *look) (ReadSource, ReadOutcome, string) {
+func (d *reader) fromMemory(x *Explanation, v *look) (ReadSource, ReadOutcome, string) {
 	why := "fresh, checked " + ago(d.l1.Age(v.ent)) + " ago"
 	if v.freshness == unrivaled {
 		why = "no other engine writes; checked " + ago(d.l1.Age(v.ent)) + " ago"
 	}
 	if v.ent.pinned() {
 		why += "; not yet in SQL"
+	}
+	if x.Quarantined > 0 {
+		why += "; SQL has refused an op of it"
 	}
 	rec := v.ent.record()
 	return answered(&rec, SourceMemory, "served from memory: "+why, "not found without I/O: memory remembers a delete ("+why+")")

@@ -252,7 +252,7 @@ func TestExplainOfAnIDInQuarantine(t *testing.T) {
 	if err := p.e.Flush(lab.Bounded(t)); !errors.Is(err, syncengine.ErrRefused) {
 		t.Fatal(err)
 	}
-	x := explained(t, p.e, "x", syncengine.SourceMemory, syncengine.OutcomeFound)
+	x := explained(t, p.e, "x", syncengine.SourceMemory, syncengine.OutcomeFound, "SQL has refused an op of it")
 	if x.Quarantined != 1 || x.Superseded != 0 || !strings.Contains(x.Refusal, "no_poison") || x.L3.Version >= x.L1.Version {
 		t.Errorf("x: %+v", x)
 	}

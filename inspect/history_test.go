@@ -23,7 +23,7 @@ func TestChartsShowRatesAndStayInTheirBox(t *testing.T) {
 	began := time.Now()
 	at := func(s int) time.Time { return began.Add(time.Duration(s) * time.Second) }
 	c := charts([]sample{{at: at(0)}, {at: at(2), hits: 30, reads: 40, landed: 200, pending: 5}, {at: at(4), hits: 29, reads: 40, landed: 200}})
-	if c[0].Now != "0" || c[0].Most != "20" || c[1].Most != "100" || c[2].Most != "5.0" || c[3].Most != "75.0 %" {
+	if c[0].Now != "0" || c[0].Most != "20" || c[1].Most != "100" || c[2].Most != "5" || c[3].Most != "75.0 %" {
 		t.Errorf("%+v", c)
 	}
 	for _, c := range c {
