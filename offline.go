@@ -32,14 +32,14 @@ type LoggedOp struct {
 // DirStatus is what the WAL of a Dir holds.
 type DirStatus struct {
 	WALPath   string    `json:"wal_path"`
-	Ops       int       `json:"ops"`       // in the WAL: accepted, and perhaps not yet in L3
-	Bytes     int64     `json:"bytes"`     // as they lie there
-	Segments  int64     `json:"segments"`  // the newest number there ever was
-	Trimmed   int64     `json:"trimmed"`   // up to this number they are gone
-	Discarded int       `json:"discarded"` // the part of Ops that is not wanted any more
-	Oldest    time.Time `json:"oldest"`    // when the oldest was accepted; zero without ops
-	MetRedis  bool      `json:"met_redis"` // an engine of this Dir has used Redis, by Config.RedisURL
-	L2Missed  bool      `json:"l2_missed"` // Redis has missed writes, or may have
+	Ops       int       `json:"ops"`             // in the WAL: accepted, and perhaps not yet in L3
+	Bytes     int64     `json:"bytes"`           // as they lie there
+	Segments  int64     `json:"segments"`        // the newest number there ever was
+	Trimmed   int64     `json:"trimmed"`         // up to this number they are gone
+	Discarded int       `json:"discarded"`       // the part of Ops that is not wanted any more
+	Oldest    time.Time `json:"oldest,omitzero"` // when the oldest was accepted; zero without ops
+	MetRedis  bool      `json:"met_redis"`       // an engine of this Dir has used Redis, by Config.RedisURL
+	L2Missed  bool      `json:"l2_missed"`       // Redis has missed writes, or may have
 	// Quarantine lists the ops that L3 refuses, oldest first. It holds contents, so JSON has it
 	// not.
 	Quarantine []QuarantinedOp `json:"-"`

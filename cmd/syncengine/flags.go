@@ -195,6 +195,9 @@ func (o *options) mayOpen(ctx context.Context, dir string) error {
 	if errors.Is(err, fs.ErrNotExist) && o.fresh {
 		return nil
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s has no WAL of an engine: %w", dir, err)
+	}
 	if err != nil {
 		return err
 	}

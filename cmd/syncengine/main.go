@@ -55,6 +55,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/syncengine-go/syncengine"
@@ -131,7 +132,7 @@ func (t *tool) run(ctx context.Context, args []string) int {
 		fmt.Fprintln(t.err, "syncengine: the directory is in use by a running service: stop it, or ask it (package inspect):", err)
 		return exitLocked
 	}
-	fmt.Fprintln(t.err, "syncengine:", err)
+	fmt.Fprintln(t.err, "syncengine:", strings.TrimPrefix(err.Error(), "syncengine: "))
 	return codeOf(err)
 }
 

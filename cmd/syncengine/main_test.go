@@ -105,7 +105,7 @@ func TestAWrongCommandLineIsSaid(t *testing.T) {
 	run(t, nil, "", "help").want(t, 0, "Exit codes")
 	run(t, nil, "", "status", "-h").want(t, 0, "usage: syncengine status")
 	run(t, nil, "", "status", dir).want(t, 6, "has no WAL of an engine")
-	run(t, nil, "", "export", filepath.Join(dir, "missing")).want(t, 6)
+	run(t, nil, "", "export", filepath.Join(dir, "missing")).want(t, 6, "has no WAL of an engine")
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("it made %v, %v", left, err)
 	}
@@ -202,6 +202,9 @@ func TestVerifyFindsAndRepairs(t *testing.T) {
 	run(t, env[:1], "", "verify", "-deep", dir).want(t, 2, "name it by -redis")
 	run(t, env[:1], "", "verify", "-deep", "-without-redis", dir).want(t, 0, "in sync: true")
 	run(t, env, "", "verify", "-prefix", prefix, "-deep", dir).want(t, 0, "in sync: true")
+	if v := run(t, env, "", "verify", "-prefix", prefix, "-json", dir).lines(t)[0]; v["root_l2"] != v["root_l3"] || v["in_sync"] != true {
+		t.Errorf("%v", v)
+	}
 	raw := testserver.OpenSQL(t, cfg.SQLURL)
 	_, err := raw.Exec("UPDATE sync_items SET content = '1' WHERE id = 'y'")
 	lab.Must(t, err)

@@ -33,9 +33,9 @@ func (t *tool) status(ctx context.Context, o *options) error {
 			return err
 		}
 	} else {
-		fmt.Fprintf(t.out, "wal         %d ops, %d bytes, segments %d to %d\n", v.Ops, v.Bytes, v.Trimmed+1, v.Segments)
+		fmt.Fprintf(t.out, "wal         %d ops, %d bytes\n", v.Ops, v.Bytes)
 		if v.Ops > 0 {
-			fmt.Fprintf(t.out, "oldest      accepted %s\n", v.Oldest.Format(time.RFC3339))
+			fmt.Fprintf(t.out, "segments    %d to %d\noldest      accepted %s\n", v.Trimmed+1, v.Segments, v.Oldest.Format(time.RFC3339))
 		}
 		if v.Discarded > 0 {
 			fmt.Fprintf(t.out, "discarded   %d of them\n", v.Discarded)

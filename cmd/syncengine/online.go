@@ -122,7 +122,11 @@ func (t *tool) verify(ctx context.Context, o *options) error {
 		if err != nil {
 			return err
 		}
-		v := verifyView{InSync: r.InSync, RootL3: hex.EncodeToString(r.RootL3[:]), DivergentBranches: r.DivergentBranches, Repaired: r.Repaired,
+		root, err := e.MerkleRoot(ctx)
+		if err != nil {
+			return err
+		}
+		v := verifyView{InSync: r.InSync, RootL3: hex.EncodeToString(root[:]), DivergentBranches: r.DivergentBranches, Repaired: r.Repaired,
 			Divergent: append([]string{}, r.Divergent...), Corrupt: append([]string{}, r.Corrupt...), Healed: r.Healed, WrongBranches: r.WrongBranches}
 		if o.redis != "" {
 			v.RootL2 = hex.EncodeToString(r.RootL2[:])
