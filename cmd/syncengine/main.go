@@ -19,8 +19,9 @@
 // they must be told of the service's servers, by -sql and -redis: another database would get the
 // ops. Where DIR shows that the service has servers that were not named, the command refuses to
 // begin (-without-redis is for a Redis that is no more). A directory that a running service has
-// open is refused: exit code 4. Without DIR a temporary one is used, which goes well beside a
-// running service, as one more process of it; then -sql must be given.
+// open is refused: exit code 4; and while a command runs, the service can't start on it. Without
+// DIR a temporary one is used, which goes well beside a running service, as one more process of
+// it; then -sql must be given.
 //
 // Of import, lines before one that can't be imported are stored, those after it are not.
 //

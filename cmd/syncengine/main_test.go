@@ -220,7 +220,6 @@ func TestExportAndImportCarryAllBytes(t *testing.T) {
 	ctx := lab.Bounded(t)
 	from, to := testserver.SharedMariaDB(t).NewDatabase(t), t.TempDir()
 	e := lab.Open(t, syncengine.Config{SQLURL: from})
-	want := map[string]syncengine.Item{}
 	for _, it := range []syncengine.Item{
 		{ID: "plain", Content: []byte(`{"a":1}`)},
 		{ID: "spaced", Content: []byte("{ \"a\" :\t1 }\n")},
@@ -249,7 +248,7 @@ func TestExportAndImportCarryAllBytes(t *testing.T) {
 		}
 		return out
 	}
-	want = read(e)
+	want := read(e)
 	file := filepath.Join(t.TempDir(), "items.ndjson")
 	run(t, []string{"SYNCENGINE_SQL=" + from}, "", "export", "-file", file).want(t, 0, "1204 items exported") // beside a running service
 	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
