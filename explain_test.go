@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/url"
 	"reflect"
 	"strings"
@@ -35,20 +36,7 @@ func explained(t *testing.T, e *syncengine.Engine, id string, source syncengine.
 	was := e.Stats()
 	_, err = e.Get(ctx, id)
 	now := e.Stats()
-	var got syncengine.ReadOutcome
-	switch {
-	case err == nil:
-		got = syncengine.OutcomeFound
-	case errors.Is(err, syncengine.ErrNotFound):
-		got = syncengine.OutcomeNotFound
-	case errors.Is(err, syncengine.ErrBackpressure):
-		got = syncengine.OutcomeRefused
-	case errors.Is(err, syncengine.ErrCorruption):
-		got = syncengine.OutcomeCorrupt
-	case errors.Is(err, syncengine.ErrUnavailable):
-		got = syncengine.OutcomeUnavailable
-	}
-	if got != outcome {
+	if got := outcomeOf(err); got != outcome {
 		t.Errorf("%s: %q, but Get: %v", id, x, err)
 	}
 	// What Get asked, by what it counted. A tier that can't be asked counts nothing.
@@ -286,6 +274,83 @@ func TestExplainOfACorruptRowAndUnderPressure(t *testing.T) {
 	lab.Eventually(t, "reads are refused", func() bool { return !p.e.Backpressure().AcceptsReads() })
 	explained(t, p.e, "x", syncengine.SourceNone, syncengine.OutcomeRefused, "reads are refused")
 	explained(t, p.e, "full-a", syncengine.SourceMemory, syncengine.OutcomeFound)
+}
+
+// outcomeOf is what an error of Get is called in an Explanation.
+func outcomeOf(err error) syncengine.ReadOutcome {
+	switch {
+	case err == nil:
+		return syncengine.OutcomeFound
+	case errors.Is(err, syncengine.ErrNotFound):
+		return syncengine.OutcomeNotFound
+	case errors.Is(err, syncengine.ErrBackpressure):
+		return syncengine.OutcomeRefused
+	case errors.Is(err, syncengine.ErrCorruption):
+		return syncengine.OutcomeCorrupt
+	case errors.Is(err, syncengine.ErrUnavailable):
+		return syncengine.OutcomeUnavailable
+	}
+	return syncengine.ReadOutcome(err.Error())
+}
+
+// TestExplainAgreesWithGetWhateverHappens takes steps at random, and after each asks for an id. The
+// engine goes on meanwhile, so the two need not agree at once.
+func TestExplainAgreesWithGetWhateverHappens(t *testing.T) {
+	ctx, steps, seed := context.Background(), 80, uint64(time.Now().UnixNano())
+	if testing.Short() {
+		steps = 20
+	}
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	p := newPair(t, func(cfg *syncengine.Config) {
+		cfg.L1MaxAge, cfg.L1MaxBytes = 200*time.Millisecond, 64<<10
+		cfg.L2Timeout, cfg.L3Timeout, cfg.CloseTimeout = 200*time.Millisecond, 500*time.Millisecond, 2*time.Second
+	})
+	anID := func() string { return fmt.Sprint("id-", random.IntN(12)) }
+	seen := make(map[string]int)
+	for range steps {
+		id, step := anID(), random.IntN(10)
+		switch step {
+		case 0, 1:
+			_ = p.e.Submit(ctx, syncengine.Item{ID: id, Content: lab.BigDoc(1 + random.IntN(8))})
+		case 2:
+			_ = p.e.Delete(ctx, id)
+		case 3:
+			lab.Put(t, p.other, id, step)
+			lab.Must(t, p.other.Flush(ctx))
+		case 4:
+			lab.Must(t, p.other.Delete(ctx, id))
+			lab.Must(t, p.other.Flush(ctx))
+		case 5:
+			p.sql.Cut()
+		case 6:
+			p.sql.Restore()
+		case 7:
+			p.redis.Cut()
+		case 8:
+			p.redis.Restore()
+		case 9:
+			_ = p.e.Close() // perhaps without SQL
+			p.e = lab.Open(t, p.cfg)
+		}
+		id = anID()
+		var last string
+		lab.Eventually(t, "Explain and Get agree", func() bool {
+			x, err := p.e.Explain(ctx, id)
+			lab.Must(t, err)
+			_, err = p.e.Get(ctx, id)
+			if got := outcomeOf(err); got != x.Outcome {
+				if said := fmt.Sprintf("%s: %q, but Get: %v", id, x, err); said != last {
+					last = said
+					t.Log(said)
+				}
+				return false
+			}
+			seen[fmt.Sprint(x.Outcome, " from ", x.Source)]++
+			return true
+		})
+	}
+	t.Log(seen)
 }
 
 func TestExplainOfWhatCanNotBe(t *testing.T) {
