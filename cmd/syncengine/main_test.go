@@ -28,7 +28,11 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "syncengine")
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, ".").CombinedOutput(); err != nil {
+	tags := ""
+	if lab.Compression != syncengine.CompressionOff { // the tests' engines compress: the command must read that
+		tags = "compression"
+	}
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-tags", tags, "-o", binary, ".").CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("%v: %s", err, out))
 	}
 	code := testserver.Run(m)
