@@ -610,6 +610,21 @@ func (q *queue) Pending() (ops, spooled int, age time.Duration) {
 	return ops, spooled, age
 }
 
+// InFlight reports whether an op of id is in a batch that is being written to L3.
+func (q *queue) InFlight(id string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := q.inFlight[id]
+	for i := 0; b != nil && i < len(b.units); i++ {
+		for _, e := range b.units[i].Ops() {
+			if e.item() == id {
+				return true
+			}
+		}
+	}
+	return false // what is parked waits
+}
+
 // Waits reports whether an op of id waits for L3.
 func (q *queue) Waits(id string) bool {
 	if ent, ok := q.l1.Peek(id); ok && ent.pinned() {

@@ -72,6 +72,16 @@ func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err 
 	return e.reader.Status(ctx, id)
 }
 
+// Explain tells what every tier knows of id, and what a Get of it would do now and why, by the
+// decisions that Get takes; it does not do it: nothing is promoted, healed or counted as read. It
+// asks L2 and L3 once each, whatever a Get would do, also when the level refuses reads; what they
+// can't tell is in the Explanation. ctx bounds that. Between the two of them things may change.
+//
+// Errors: ErrInvalidItem, ErrClosed.
+func (e *Engine) Explain(ctx context.Context, id string) (Explanation, error) {
+	return e.reader.Explain(ctx, id)
+}
+
 // Submit stores an item. It returns once the item has reached the durability of the call
 // (see Durability); from then on this engine's reads answer with it or a later write.
 //

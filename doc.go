@@ -35,9 +35,10 @@
 //	quarantine  quarantine.go retry.go
 //	repair      repair.go heal.go promote.go
 //	verifier    verify.go compact.go
-//	reader      read.go readmany.go readmerge.go list.go status.go
+//	reader      read.go readmany.go readmerge.go list.go status.go explain.go
 //	writer      write.go merge.go archived.go conditions.go update.go insert.go deleteprefix.go each.go
-//	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go typed.go backdoor.go
+//	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go typed.go offline.go
+//	            backdoor.go
 //
 // A test keeps it so (house_walls_test.go).
 //

@@ -137,6 +137,22 @@ func ExampleEngine_Status() {
 	// Output: synced true false true <nil>
 }
 
+// Explain says what a Get would do, and why.
+func ExampleEngine_Explain() {
+	engine, done := exampleEngine()
+	defer done()
+	ctx := context.Background()
+	_ = engine.Submit(ctx, syncengine.Item{ID: "a", Content: []byte(`1`)})
+	_ = engine.Flush(ctx)
+	x, err := engine.Explain(ctx, "a")
+	fmt.Println(x.Outcome, x.Source, x.L1.State, x.L2.State, x.L3.State, err)
+	x, err = engine.Explain(ctx, "b")
+	fmt.Println(x.Outcome, x.L3.State, err)
+	// Output:
+	// found memory live off live <nil>
+	// not_found absent <nil>
+}
+
 func exampleEngine() (engine *syncengine.Engine, done func()) {
 	dir, err := os.MkdirTemp("", "example")
 	if err != nil {

@@ -125,6 +125,7 @@ var wallTimes = map[string]string{
 	"item.go checkCarried":    "stored or shown as it is",
 	"l1.go begin":             "stored or shown as it is",
 	"l1.go time":              "stored or shown as it is",
+	"offline.go wallTime":     "stored or shown as it is",
 	"quarantine.go Public":    "stored or shown as it is",
 	"l3.go PurgeTombstones":   "when tombstones expire in L3",
 	"wal.go Append":           "for an engine that comes later, with another clock of this kind",

@@ -132,6 +132,19 @@ var migrations = map[sqlkit.Dialect][][]string{
 		PRIMARY KEY (engine, slot)) WITHOUT ROWID`}},
 }
 
+// Schema returns the statements that make the tables of L3 in an empty database, in order, for a
+// service whose user may not make them itself: Open finds nothing to do then. Where there are
+// tables of an earlier version, let Open bring them up to date, with a user who may. For a dialect
+// that there is not it returns nil.
+//
+// While it runs the engine needs SELECT, INSERT, UPDATE and DELETE on these tables, no more.
+func Schema(d Dialect) []string {
+	if migrations[sqlkit.Dialect(d)] == nil {
+		return nil
+	}
+	return sqlkit.Script(schemaTable, migrations[sqlkit.Dialect(d)])
+}
+
 const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"
 
 // sqlStore is an ArchiveStore.

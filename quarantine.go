@@ -105,7 +105,7 @@ const discardedKey = "discarded"
 
 // Load fills the index when the engine opens.
 func (q *quarantine) Load(ctx context.Context) error {
-	q.rows, q.byID, q.discarded = make(map[int64]*badRow), make(map[string][]*badOp), make(map[discardedOp]int64)
+	q.rows, q.byID = make(map[int64]*badRow), make(map[string][]*badOp)
 	q.leaving = make(map[discardedOp]int64)
 	bads, err := q.wal.Bads(ctx, 0, math.MaxInt64)
 	if err != nil {
@@ -116,22 +116,40 @@ func (q *quarantine) Load(ctx context.Context) error {
 		q.index(bads[i].Ops, bads[i].Row, bads[i].Err, 0, last)
 	}
 	b, err := q.wal.Meta(ctx, discardedKey)
-	if err != nil || len(b) == 0 {
+	if err != nil {
 		return err
+	}
+	_, trimmed := q.wal.Extent()
+	q.discarded, err = decodeDiscarded(b, trimmed)
+	return err
+}
+
+// decodeDiscarded reads what discard stores, without what was trimmed since.
+func decodeDiscarded(b []byte, trimmed int64) (map[discardedOp]int64, error) {
+	out := make(map[discardedOp]int64)
+	if len(b) == 0 {
+		return out, nil
 	}
 	var list []savedDiscard
 	if err := json.Unmarshal(b, &list); err != nil {
-		return walError(fmt.Errorf("%w: list of discarded ops: %w", errBadPayload, err))
+		return nil, walError(fmt.Errorf("%w: list of discarded ops: %w", errBadPayload, err))
 	}
-	_, trimmed := q.wal.Extent()
 	for _, d := range list {
 		if d.UpTo > trimmed {
 			op := discardedOp{id: d.ID, version: d.Version, deleted: d.Deleted, of: d.Of}
 			copy(op.hash[:], d.Hash)
-			q.discarded[op] = d.UpTo
+			out[op] = d.UpTo
 		}
 	}
-	return nil
+	return out, nil
+}
+
+// discardedIn tells of a file that no engine has open which units were discarded, as WasDiscarded
+// does.
+func discardedIn(b []byte, trimmed int64) (was func(ops []*entry, segment int64) bool, err error) {
+	q := &quarantine{}
+	q.discarded, err = decodeDiscarded(b, trimmed)
+	return q.WasDiscarded, err
 }
 
 // index adds a row. q.mu is held, or nobody else knows q yet.
@@ -491,6 +509,33 @@ func (q *quarantine) HasMerge(item string) bool {
 		}
 	}
 	return false
+}
+
+// Of counts the ops of an item that are here: those that count, and those that are superseded; with
+// L3's words about the newest of them.
+func (q *quarantine) Of(item string) (refused, superseded int, why string) {
+	if !q.some.Load() {
+		return 0, 0, ""
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	newest := uint64(0)
+	for key, ops := range q.byID {
+		if itemOf(key) != item {
+			continue
+		}
+		for _, op := range ops {
+			if op.superseded {
+				superseded++
+			} else {
+				refused++
+			}
+			if op.head.version >= newest {
+				newest, why = op.head.version, op.row.err
+			}
+		}
+	}
+	return refused, superseded, why
 }
 
 // LowestMerge returns the lowest number of a merge that is here.

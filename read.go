@@ -44,7 +44,7 @@ func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *tr
 func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {
 	if !d.door.Closed() {
 		ent, ok := d.l1.Get(id)
-		if ok && d.Fresh(ent) && !d.mayMerge(ent) {
+		if ok && d.atOnce(ent) {
 			err = d.show(ent, &it)
 			return it, err
 		}
@@ -72,12 +72,56 @@ func (d *reader) Denies(id string) bool {
 	return !retried
 }
 
+// atOnce reports whether an L1 entry is what its item is.
+func (d *reader) atOnce(ent *entry) bool { return d.Fresh(ent) && !d.mayMerge(ent) }
+
 // Fresh reports whether an L1 entry, a tombstone included, may be served without asking the tiers
-// below (INV-15): it is young, or waits for L3, or was read since nobody else writes. All reads go
-// by this.
-func (d *reader) Fresh(ent *entry) bool {
-	return d.l1.Young(ent, d.maxAge) || ent.pinned() || d.l1.Age(ent) < d.trust.AloneFor()-2*tickTime // ages are coarse
+// below: another engine may have written the id since (INV-15). All reads go by this.
+func (d *reader) Fresh(ent *entry) bool { return d.freshness(ent) != aged }
+
+// freshness is why an L1 entry may be served as it is.
+type freshness uint8
+
+const (
+	aged      freshness = iota // it may not
+	checked                    // it was compared with the tiers below a short while ago
+	notInL3                    // it is this engine's own op, and waits for L3
+	unrivaled                  // no other engine has written since it was
+)
+
+func (d *reader) freshness(ent *entry) freshness {
+	switch {
+	case d.l1.Young(ent, d.maxAge):
+		return checked
+	case ent.pinned():
+		return notInL3
+	case d.l1.Age(ent) < d.trust.AloneFor()-2*tickTime: // ages are coarse
+		return unrivaled
+	}
+	return aged
 }
+
+// way is how a read goes on that memory does not answer.
+type way uint8
+
+const (
+	toTiers    way = iota // to the tiers below
+	fromWAL               // no further: the op that waits in the WAL is the answer
+	fromDenial            // no further: the filter denies the id
+)
+
+func (d *reader) way(id string, inL1 bool, waiting *entry, askL3 bool) way {
+	switch {
+	case waiting != nil && !askL3:
+		return fromWAL
+	case waiting == nil && !inL1 && !d.trust.MayContain(id):
+		return fromDenial
+	}
+	return toTiers
+}
+
+// asksL2 reports whether a read below memory asks L2 first.
+func (d *reader) asksL2(id string, waiting *entry) bool { return waiting == nil && d.cache.MayRead(id) }
 
 // show sets what a caller sees of an entry: in place, since an item is 200 bytes to copy.
 func (d *reader) show(ent *entry, it *Item) error {
@@ -150,11 +194,13 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 		return Record{}, err
 	case refused && waiting == nil && !ok && d.l1.Written(id, since): // it may just have left quarantine
 		return d.Find(ctx, id)
-	case waiting != nil && !askL3:
+	}
+	switch d.way(id, ok, waiting, askL3) {
+	case fromWAL:
 		rec := waiting.record()
 		d.Promote(&rec, since, false)
 		return rec, nil
-	case waiting == nil && !ok && !d.trust.MayContain(id):
+	case fromDenial:
 		return Record{}, ErrNotFound
 	}
 	shared := d.door.Background(ctx)
@@ -167,14 +213,23 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 
 // refreshed decides between an L1 entry past its age and what the tiers below said.
 func (d *reader) refreshed(ent *entry, rec Record, err error) (Record, error) {
-	switch {
-	case errors.Is(err, ErrNotFound):
-		d.l1.Drop(ent)
-		return rec, err
-	case err != nil: // nobody could be asked, or what L3 holds can't be read
+	if !outdates(ent, &rec, err) {
 		return ent.record(), nil
 	}
-	return d.above(ent, &rec), nil
+	if err != nil {
+		d.l1.Drop(ent)
+	}
+	return rec, err
+}
+
+// outdates reports whether what the tiers below said counts, and not the L1 entry. When nobody
+// could be asked, or what is there can't be read, the entry does.
+func outdates(ent *entry, rec *Record, err error) bool {
+	if err != nil {
+		return errors.Is(err, ErrNotFound)
+	}
+	known := ent.record()
+	return known.Compare(rec) < 0
 }
 
 // Invalidate forgets copies of ids.
@@ -187,19 +242,11 @@ func (d *reader) Invalidate(ids []string) {
 	}
 }
 
-// above returns the higher of an L1 entry and what a lower tier holds.
-func (d *reader) above(ent *entry, rec *Record) Record {
-	if known := ent.record(); known.Compare(rec) >= 0 {
-		return known
-	}
-	return *rec
-}
-
 // load asks L2, then L3, and promotes what it found. With an op in quarantine, or recovered from
 // the WAL, it asks L3 alone and returns the higher of the two; when L3 can't be asked, the op is
 // the newest this engine can know, unless it is known that there was a later one.
 func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entry) (Record, error) {
-	if waiting == nil && d.cache.MayRead(id) {
+	if d.asksL2(id, waiting) {
 		rec, err := d.cache.Lookup(ctx, id)
 		if err == nil {
 			d.cache.Saw(true, 1)
@@ -209,19 +256,19 @@ func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entr
 		d.l2Failed(err, id)
 	}
 	rec, err := d.archive.Get(ctx, id)
-	switch {
-	case err == nil:
+	switch verdictOfL3(err, waiting) {
+	case l3Row:
 		d.archive.Saw(true, 1)
 		return d.higher(rec, waiting, since), nil
-	case errors.Is(err, ErrNotFound):
+	case l3None:
 		d.archive.Saw(false, 1)
 		if waiting != nil {
 			return d.higher(Record{}, waiting, since), nil
 		}
 		return Record{}, ErrNotFound
-	case waiting != nil && waiting.state.Load()&stateLate == 0:
+	case l3Silent:
 		return waiting.record(), nil // not promoted: L3 will be asked again
-	case errors.Is(err, ErrCorruption):
+	case l3Corrupt:
 		if rec, err = d.repair.HealedOr(ctx, id, err); err == nil {
 			d.Promote(&rec, since, true)
 		}
@@ -230,17 +277,47 @@ func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entr
 	return Record{}, unavailable("syncengine: get", err)
 }
 
+// l3Verdict is what a read makes of what L3 said.
+type l3Verdict uint8
+
+const (
+	l3Away    l3Verdict = iota // nobody knows
+	l3Row                      // it has the id
+	l3None                     // it does not
+	l3Silent                   // it could not be asked, or be read: the op that waits in the WAL is the answer
+	l3Corrupt                  // it has the id, and what is there can't be read
+)
+
+func verdictOfL3(err error, waiting *entry) l3Verdict {
+	switch {
+	case err == nil:
+		return l3Row
+	case errors.Is(err, ErrNotFound):
+		return l3None
+	case waiting != nil && waiting.state.Load()&stateLate == 0:
+		return l3Silent
+	case errors.Is(err, ErrCorruption):
+		return l3Corrupt
+	}
+	return l3Away
+}
+
 // higher promotes and returns the higher of L3's record, zero for none, and an op that
 // waits in the WAL, nil for none.
 func (d *reader) higher(rec Record, waiting *entry, since stamp) Record {
-	if waiting != nil {
-		if op := waiting.record(); rec.Version == 0 || op.Compare(&rec) > 0 {
-			d.Promote(&op, since, false) // L2 gets it with the flush
-			return op
-		}
+	if waiting != nil && aboveL3(waiting, &rec) {
+		op := waiting.record()
+		d.Promote(&op, since, false) // L2 gets it with the flush
+		return op
 	}
 	d.Promote(&rec, since, true)
 	return rec
+}
+
+// aboveL3 reports whether an op that waits in the WAL is above L3's record.
+func aboveL3(waiting *entry, rec *Record) bool {
+	op := waiting.record()
+	return rec.Version == 0 || op.Compare(rec) > 0
 }
 
 // l2Failed accounts for an L2 read that gave nothing. A corrupt copy is removed; the copy

@@ -158,8 +158,8 @@ func (d *reader) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found
 
 // answerMany answers with what a lower tier said, or what memory knows that is above it.
 func (d *reader) answerMany(m *manyLoad, a *ask, rec *Record) {
-	if a.known != nil {
-		known := d.above(a.known, rec)
+	if a.known != nil && !outdates(a.known, rec, nil) {
+		known := a.known.record()
 		rec = &known
 	}
 	m.answer(a.id, rec)
@@ -195,7 +195,7 @@ func (d *reader) withoutL3(ctx context.Context, m *manyLoad, err error) error {
 func (d *reader) manyFromL2(ctx context.Context, m *manyLoad) {
 	ids := make([]string, 0, len(m.asks))
 	for i := range m.asks {
-		if a := &m.asks[i]; a.waiting == nil && d.cache.MayRead(a.id) {
+		if a := &m.asks[i]; d.asksL2(a.id, a.waiting) {
 			ids = append(ids, a.id)
 		}
 	}

@@ -335,6 +335,11 @@ func (j *journal) Bads(ctx context.Context, first, last int64) ([]badUnit, error
 	if err != nil {
 		return nil, walError(err)
 	}
+	return decodeBads(bads)
+}
+
+// decodeBads returns the units of rows.
+func decodeBads(bads []oplog.Bad) ([]badUnit, error) {
 	out := make([]badUnit, len(bads))
 	for i, b := range bads {
 		units, err := decodeUnits(b.Payload)

@@ -66,6 +66,9 @@ func newTrust(name string, a *archive, wal *journal, news *news, lim trustLimits
 // MayContain reports whether id may be in L3; false is definite.
 func (t *trust) MayContain(id string) bool { return t.filter.mayContain(id) }
 
+// Trusted reports whether MayContain can be false.
+func (t *trust) Trusted() bool { return t.filter.trusted() }
+
 // Alone reports whether no other engine writes to L3 at this moment.
 func (t *trust) Alone() bool { return t.fleet.alone() }
 

@@ -12,6 +12,7 @@
 //	GET    /healthz             the process is alive
 //	GET    /readyz              the engine serves reads and writes; tells about Redis and SQL
 //	GET    /metrics             Prometheus
+//	GET    /debug/sync/         a page about the engine, which shows no documents and changes nothing
 //
 // An id may hold any character but control characters; slashes in it are best written %2F.
 // The service has no authentication: it listens on loopback unless told otherwise.

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/inspect"
 )
 
 // service answers requests with an engine.
@@ -45,6 +46,7 @@ func (s *service) routes(gatherer prometheus.Gatherer) http.Handler {
 	mux.HandleFunc("GET /items", s.getMany)
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.Handle("GET /debug/sync/", inspect.Handler(s.engine))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
 	return s.bounded(mux)
 }

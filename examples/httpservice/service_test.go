@@ -343,6 +343,33 @@ func TestMetrics(t *testing.T) {
 }
 
 // TestConditionsOfARequest: If-Match and If-None-Match make PUT and DELETE conditional.
+// TestAPageAboutTheEngine is that of package inspect, as it is mounted here.
+func TestAPageAboutTheEngine(t *testing.T) {
+	f := start(t, syncengine.Config{})
+	if err := f.s.engine.Submit(t.Context(), syncengine.Item{ID: "a", Content: []byte(`"tell-tale"`)}); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"/debug/sync/?id=a": "served from memory", "/debug/sync/json?id=a": `"outcome": "found"`} {
+		reply, err := http.Get(f.url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(reply.Body)
+		_ = reply.Body.Close()
+		if err != nil || reply.StatusCode != http.StatusOK || !strings.Contains(string(body), want) || strings.Contains(string(body), "tell-tale") {
+			t.Errorf("%s: %d %v %s", path, reply.StatusCode, err, body)
+		}
+	}
+	reply, err := http.Post(f.url+"/debug/sync/", "application/x-www-form-urlencoded", strings.NewReader("action=discard&id=a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = reply.Body.Close()
+	if reply.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %d", reply.StatusCode)
+	}
+}
+
 func TestConditionsOfARequest(t *testing.T) {
 	f := start(t, syncengine.Config{})
 	with := func(want int, method, body, header, value string) {

@@ -23,6 +23,11 @@ func (l *Log) inspect(ctx context.Context, used bool) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	db.SetMaxOpenConns(1)
+	return l.look(ctx, db, used)
+}
+
+// look is inspect on an open file.
+func (l *Log) look(ctx context.Context, db runner, used bool) error {
 	var verdict string
 	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
 		return err

@@ -42,7 +42,7 @@ func Migrate(ctx context.Context, db *sql.DB, d Dialect, table string, migration
 	if have > len(migrations) {
 		return fmt.Errorf("%w: the database has version %d, this build knows %d", ErrNewer, have, len(migrations))
 	}
-	if _, err = conn.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS "+table+" (version INTEGER NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"); err != nil {
+	if _, err = conn.ExecContext(ctx, recordTable(table)); err != nil {
 		return err
 	}
 	for n := have; n < len(migrations); n++ {
@@ -56,6 +56,20 @@ func Migrate(ctx context.Context, db *sql.DB, d Dialect, table string, migration
 		}
 	}
 	return nil
+}
+
+func recordTable(table string) string {
+	return "CREATE TABLE IF NOT EXISTS " + table + " (version INTEGER NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"
+}
+
+// Script returns the statements that Migrate runs on an empty database, for somebody who runs them
+// by hand: Migrate finds nothing to do then.
+func Script(table string, migrations [][]string) []string {
+	out := []string{recordTable(table)}
+	for n, m := range migrations {
+		out = append(append(out, m...), fmt.Sprintf("INSERT INTO %s (version, applied_at) VALUES (%d, 0)", table, n+1))
+	}
+	return out
 }
 
 // recorded returns the highest migration in the table, 0 when there is no table.

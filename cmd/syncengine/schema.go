@@ -1,0 +1,52 @@
+package main
+
+// schema.go prints what a DBA needs.
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/syncengine-go/syncengine"
+)
+
+// schemaView is the JSON of schema print.
+type schemaView struct {
+	Dialect string   `json:"dialect"`
+	Tables  []string `json:"tables"` // statements, in order
+	Rights  []string `json:"rights"`
+}
+
+// account is a MySQL account as GRANT takes it: name@'host' or 'name'@'host'.
+var account = regexp.MustCompile(`^('[^'\\]+'|[\w$]+)(@('[^'\\]*'|[\w.%-]+))?$`)
+
+func (t *tool) schema(_ context.Context, o *options) error {
+	if err := o.only(0); err != nil {
+		return err
+	}
+	v := schemaView{Dialect: o.dialect, Rights: []string{}}
+	switch o.dialect {
+	case "mysql", "mariadb":
+		if !account.MatchString(o.user) || o.database == "" || strings.ContainsAny(o.database, "`\x00") {
+			return usageError{"-user takes name@'host', -database a name without `"}
+		}
+		v.Tables = syncengine.Schema(syncengine.DialectMySQL)
+		v.Rights = []string{fmt.Sprintf("GRANT SELECT, INSERT, UPDATE, DELETE ON `%s`.* TO %s", o.database, o.user)}
+	case "sqlite":
+		v.Tables = syncengine.Schema(syncengine.DialectSQLite)
+	default:
+		return usageError{"-dialect is mysql, mariadb or sqlite"}
+	}
+	if o.json {
+		return writeJSON(t.out, v)
+	}
+	fmt.Fprintf(t.out, "-- The tables of syncengine for %s, for an empty database. An engine whose user may make\n-- tables makes them itself.\n\n", o.dialect)
+	for _, text := range v.Tables {
+		fmt.Fprintf(t.out, "%s;\n\n", strings.ReplaceAll(text, "\n\t\t", "\n\t"))
+	}
+	for _, text := range v.Rights {
+		fmt.Fprintf(t.out, "-- What the service needs while it runs. Where it is to bring the tables of an earlier\n-- version up to date itself: also CREATE, ALTER, INDEX.\n%s;\n", text)
+	}
+	return nil
+}

@@ -1,0 +1,334 @@
+package main
+
+// transfer.go has export and import: one item is one line of JSON.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
+)
+
+// line is an item as export writes it. Content is kept byte for byte, as text, when it is written
+// otherwise than JSON encoders do: with spaces, say.
+type line struct {
+	ID          string              `json:"id"`
+	Version     uint64              `json:"version,string"`
+	UpdatedAt   time.Time           `json:"updated_at"`
+	Content     json.RawMessage     `json:"content,omitempty"`
+	Text        string              `json:"content_text,omitempty"` // instead of Content
+	Priority    syncengine.Priority `json:"priority,omitempty"`
+	CRDT        string              `json:"crdt,omitempty"`
+	TraceParent string              `json:"trace_parent,omitempty"`
+	TraceState  string              `json:"trace_state,omitempty"`
+	Home        string              `json:"home_instance_id,omitempty"`
+}
+
+func lineOf(it *syncengine.Item) line {
+	l := line{ID: it.ID, Version: it.Version, UpdatedAt: it.UpdatedAt, Priority: it.Priority, CRDT: it.CRDT,
+		TraceParent: it.TraceParent, TraceState: it.TraceState, Home: it.HomeInstanceID}
+	var compact bytes.Buffer
+	// The encoder of a line compacts a json.RawMessage, and turns U+2028 into an escape.
+	if json.Compact(&compact, it.Content) == nil && bytes.Equal(compact.Bytes(), it.Content) && !bytes.Contains(it.Content, []byte("\u2028")) && !bytes.Contains(it.Content, []byte("\u2029")) {
+		l.Content = it.Content
+	} else {
+		l.Text = string(it.Content)
+	}
+	return l
+}
+
+func (l *line) item() syncengine.Item {
+	it := syncengine.Item{ID: l.ID, UpdatedAt: l.UpdatedAt, Content: l.Content, Priority: l.Priority, CRDT: l.CRDT,
+		TraceParent: l.TraceParent, TraceState: l.TraceState, HomeInstanceID: l.Home}
+	if l.Text != "" {
+		it.Content = json.RawMessage(l.Text)
+	}
+	return it
+}
+
+const (
+	exportPage  = 500
+	importGroup = 500
+	groupBytes  = 8 << 20  // of a group that is imported
+	longestLine = 64 << 20 // of a file that is imported
+)
+
+func (t *tool) export(ctx context.Context, o *options) error {
+	dir, _, err := o.optional(0)
+	if err != nil {
+		return err
+	}
+	return t.with(ctx, o, dir, func(ctx context.Context, e *syncengine.Engine) (err error) {
+		if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) {
+			return err
+		} else if err != nil {
+			fmt.Fprintln(t.err, "syncengine: ops in quarantine are not in SQL: of their ids what a read answers is exported, if SQL has them")
+		}
+		to, finish := t.out, func() error { return nil }
+		if o.file != "" {
+			f, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+			if err != nil {
+				return err
+			}
+			to, finish = f, func() error { return errors.Join(f.Sync(), f.Close()) }
+		}
+		w := bufio.NewWriter(to)
+		defer func() { err = errors.Join(err, w.Flush(), finish()) }()
+		p, n := t.progress(o, "items exported"), 0
+		err = eachPage(ctx, o, dir, func(ids []string) error {
+			items, err := e.GetMany(ctx, ids)
+			if err != nil {
+				return err
+			}
+			for _, it := range items {
+				if it == nil { // deleted meanwhile
+					continue
+				}
+				if err := writeJSON(w, lineOf(it)); err != nil {
+					return err
+				}
+				n++
+			}
+			p.at(n)
+			return nil
+		})
+		if err == nil {
+			p.end(n)
+		}
+		return err
+	})
+}
+
+// eachPage calls fn with the ids of all items in SQL, in order. It is the one place that reads the
+// database past the engine.
+func eachPage(ctx context.Context, o *options, dir string, fn func(ids []string) error) (err error) {
+	url := o.sql
+	if url == "" {
+		url = "sqlite:" + filepath.Join(dir, "archive.db")
+	}
+	src, err := sqlkit.Parse(url)
+	if err != nil {
+		return err
+	}
+	pools, err := src.Open(0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pools.Close()) }()
+	for after := ""; ; {
+		rows, err := pools.Read.QueryContext(ctx, "SELECT id FROM sync_items WHERE id > ? AND deleted = 0 ORDER BY id LIMIT ?", after, exportPage)
+		if err != nil {
+			return fmt.Errorf("%w: %w", syncengine.ErrUnavailable, err)
+		}
+		var ids []string
+		for rows.Next() && err == nil {
+			var id string
+			err = rows.Scan(&id)
+			ids = append(ids, id)
+		}
+		if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
+			return fmt.Errorf("%w: %w", syncengine.ErrUnavailable, err)
+		}
+		if len(ids) == 0 {
+			return nil
+		}
+		if err := fn(ids); err != nil {
+			return err
+		}
+		after = ids[len(ids)-1]
+	}
+}
+
+func (t *tool) imports(ctx context.Context, o *options) error {
+	dir, _, err := o.optional(0)
+	if err != nil {
+		return err
+	}
+	from := t.in
+	if o.file != "" {
+		f, err := os.Open(o.file)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		from = f
+	}
+	return t.with(ctx, o, dir, func(ctx context.Context, e *syncengine.Engine) error {
+		if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) { // what waited before
+			return err
+		}
+		was := e.Stats().Superseded
+		im := &importer{e: e, keep: o.keepVersions, p: t.progress(o, "items imported")}
+		err := im.read(ctx, from)
+		if flushed := e.Flush(ctx); flushed != nil {
+			err = errors.Join(err, fmt.Errorf("waiting for SQL: %w", flushed))
+		}
+		older := int(e.Stats().Superseded - was) // as SQL has found
+		im.n, im.older = im.n-older, im.older+older
+		im.p.end(im.n)
+		if o.json {
+			err = errors.Join(err, writeJSON(t.out, map[string]int{"imported": im.n, "older": im.older}))
+		} else if im.older > 0 {
+			fmt.Fprintf(t.out, "%d items were older than what is there, and were left out\n", im.older)
+		}
+		return err
+	})
+}
+
+// importer submits lines in groups. A group is stored as a whole or not at all.
+type importer struct {
+	e        *syncengine.Engine
+	keep     bool
+	p        *progress
+	group    []syncengine.Item
+	lines    []int // of the group
+	bytes    int
+	n, older int
+}
+
+// read ends at the first line that can't be imported; those before it are.
+func (im *importer) read(ctx context.Context, r io.Reader) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 1<<20), longestLine)
+	number := 0
+	for lines.Scan() {
+		number++
+		text := bytes.TrimSpace(lines.Bytes())
+		if len(text) == 0 {
+			continue
+		}
+		var l line
+		dec := json.NewDecoder(bytes.NewReader(text))
+		dec.DisallowUnknownFields()
+		err := dec.Decode(&l)
+		if err == nil && dec.More() {
+			err = errors.New("more than one value")
+		}
+		if err != nil {
+			return errors.Join(im.submit(ctx), &badLine{number, err})
+		}
+		if err := im.add(ctx, &l, number); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return errors.Join(im.submit(ctx), &badLine{number + 1, err})
+	}
+	return im.submit(ctx)
+}
+
+func (im *importer) add(ctx context.Context, l *line, number int) error {
+	it := l.item()
+	it.Version = l.Version // of no effect but with keep
+	im.group, im.lines, im.bytes = append(im.group, it), append(im.lines, number), im.bytes+len(it.ID)+len(it.Content)
+	if len(im.group) >= importGroup || im.bytes >= groupBytes {
+		return im.submit(ctx)
+	}
+	return nil
+}
+
+// submit stores the group.
+func (im *importer) submit(ctx context.Context) error {
+	if len(im.group) == 0 {
+		return nil
+	}
+	group, lines := im.group, im.lines
+	im.group, im.lines, im.bytes = nil, nil, 0
+	if im.keep {
+		return im.submitEach(ctx, group, lines)
+	}
+	err := im.patiently(ctx, func() error {
+		_, err := im.e.SubmitMany(ctx, group)
+		return err
+	})
+	var invalid *syncengine.InvalidItemError
+	switch {
+	case err == nil:
+		im.n += len(group)
+		im.p.at(im.n)
+		return nil
+	case errors.As(err, &invalid):
+		at := invalid.Index
+		im.group, im.lines = group[:at], lines[:at]
+		return errors.Join(im.submit(ctx), lineError(lines[at], err))
+	}
+	return lineError(lines[0], err)
+}
+
+// submitEach stores items at their own versions, but for those that are older than what is there.
+func (im *importer) submitEach(ctx context.Context, group []syncengine.Item, lines []int) error {
+	ids := make([]string, len(group))
+	for i := range group {
+		ids[i] = group[i].ID
+	}
+	have, err := im.e.GetMany(ctx, ids)
+	if err != nil {
+		return lineError(lines[0], err)
+	}
+	for i, it := range group {
+		if have[i] != nil && have[i].Version > it.Version {
+			im.older++
+			continue
+		}
+		err := im.patiently(ctx, func() error { // a Flush follows
+			return im.e.Submit(ctx, it, syncengine.WithVersion(it.Version), syncengine.WithDurability(syncengine.Buffered))
+		})
+		if errors.Is(err, syncengine.ErrStaleVersion) {
+			im.older++
+			continue
+		}
+		if err != nil {
+			return lineError(lines[i], err)
+		}
+		im.n++
+	}
+	im.p.at(im.n)
+	return nil
+}
+
+// badLine is a line that can't be imported for its own sake.
+type badLine struct {
+	number int
+	err    error
+}
+
+func (e *badLine) Error() string { return fmt.Sprintf("line %d: %v", e.number, e.err) }
+
+// Is makes it something found.
+func (e *badLine) Is(target error) bool { return target == errFound }
+
+// lineError is the error of a line, or of a group that begins there.
+func lineError(number int, err error) error {
+	if errors.Is(err, syncengine.ErrInvalidItem) || errors.Is(err, syncengine.ErrKindMismatch) || errors.Is(err, syncengine.ErrFeatureNotBuilt) {
+		return &badLine{number, err}
+	}
+	return fmt.Errorf("line %d: %w", number, err)
+}
+
+// patiently submits again what was refused since there was too much.
+func (im *importer) patiently(ctx context.Context, submit func() error) error {
+	for {
+		err := submit()
+		var full *syncengine.BackpressureError
+		if !errors.As(err, &full) {
+			return err
+		}
+		if err := im.e.Flush(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-time.After(min(full.RetryAfter, 100*time.Millisecond)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
