@@ -18,8 +18,8 @@ TAGS ?=
 TESTFLAGS ?=
 
 # The packages that a test run is about, the longest first. PACKAGES=tagged stands for those that
-# test the root package, which alone has files with tags of its own; but for kills and examples, which
-# run without tags and with all of them.
+# test the root package, which alone has files with tags of its own; but for kills, several engines
+# and what stands on the engine, which run without tags and with all of them.
 PACKAGES ?= all
 
 # tests FLAGS: runs all tests and reports on them; a skipped test is a failure
@@ -32,7 +32,7 @@ set -o pipefail; packages=./...; [ $(PACKAGES) = all ] || packages=$$($(tagged))
 endef
 
 tagged = go list -tags='$(TAGS)' -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... \
-	| awk -v root=$$(go list -m) '{ for (i = 1; i <= NF; i++) if ($$i == root) { print $$1; next } }' | grep -v '/crash$$\|/examples/'
+	| awk -v root=$$(go list -m) '{ for (i = 1; i <= NF; i++) if ($$i == root) { print $$1; next } }' | grep -v '/crash$$\|/neighbours$$\|/inspect$$\|/syncenginetest$$\|/examples/\|/cmd/'
 
 .PHONY: help
 help: ## this list
