@@ -25,7 +25,7 @@
 //	memory      l1.go eviction.go
 //	journal     wal.go walunit.go walspool.go
 //	pressure    backpressure.go
-//	cache       l2cache.go l2missed.go l2servers.go l2.go l2digest.go l2push.go
+//	cache       l2cache.go l2missed.go l2servers.go l2.go l2digest.go l2push.go l2owner.go
 //	archive     l3archive.go l3.go l3row.go l3write.go l3cond.go l3digest.go
 //	            l3fleet.go l3codec.go l3zstd.go l3nozstd.go l3merge.go l3compact.go l3list.go
 //	trust       filter.go fleet.go fleettime.go warmup.go

@@ -124,7 +124,7 @@ func (e *Engine) housekeep(ctx context.Context) {
 func (e *Engine) watchL3(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	purge := time.NewTimer(0) // services whose processes live for a second purge, too
+	purge := time.NewTimer(purgeEvery(e.cfg.TombstoneRetention))
 	defer purge.Stop()
 	for {
 		select {
@@ -150,6 +150,7 @@ func purgeEvery(retention time.Duration) time.Duration {
 
 const purgeBatch = 1000
 
+// purgeTombstones is also done at the end: of services whose processes live for a second, too.
 func (e *Engine) purgeTombstones(ctx context.Context) {
 	if e.archive.Down() || !e.archive.Ready() {
 		return

@@ -103,6 +103,17 @@ func (s *redisStore) Put(ctx context.Context, recs []Record) error {
 	return l2Error(err)
 }
 
+// Claim and Beat: see l2owner.go. No id has a byte 0.
+func (s *redisStore) Claim(ctx context.Context, owner string) (held string, err error) {
+	held, err = s.c.Claim(ctx, s.prefix+"\x00owner", owner)
+	return held, l2Error(err)
+}
+
+func (s *redisStore) Beat(ctx context.Context) (int64, error) {
+	n, err := s.c.Count(ctx, s.prefix+"\x00beat")
+	return n, l2Error(err)
+}
+
 func (s *redisStore) Remove(ctx context.Context, ids []string) error {
 	return l2Error(s.c.Delete(ctx, s.keys(ids)))
 }

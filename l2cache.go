@@ -32,6 +32,7 @@ type cache struct {
 	news      *news
 	missed    l2Missed
 	known     l2Servers
+	owner     l2Owner
 	unsure    atomic.Bool   // the WAL file says that a crash may leave L2 behind L3
 	back      chan struct{} // cap 1: L2 was away
 }
@@ -103,6 +104,9 @@ func (c *cache) Unsure(ctx context.Context) {
 
 // Get reads a copy. It may be of an id that L2 has missed.
 func (c *cache) Get(ctx context.Context, op, id string) (rec Record, err error) {
+	if err := c.barred(); err != nil {
+		return rec, err
+	}
 	err = c.Do(ctx, op, func(ctx context.Context) (err error) {
 		rec, err = c.store.Get(ctx, id)
 		return err
@@ -111,7 +115,9 @@ func (c *cache) Get(ctx context.Context, op, id string) (rec Record, err error) 
 }
 
 // MayRead reports whether copies of id may be read.
-func (c *cache) MayRead(id string) bool { return c.store != nil && !c.missed.has(id) }
+func (c *cache) MayRead(id string) bool {
+	return c.store != nil && !c.missed.has(id) && !c.owner.foreign.Load()
+}
 
 // Lookup reads a copy that may be believed; ErrNotFound is a miss.
 func (c *cache) Lookup(ctx context.Context, id string) (Record, error) {
@@ -124,6 +130,9 @@ func (c *cache) Lookup(ctx context.Context, id string) (Record, error) {
 
 // GetMany reads copies. They may be of ids that L2 has missed.
 func (c *cache) GetMany(ctx context.Context, ids []string) (found []Found, err error) {
+	if err := c.barred(); err != nil {
+		return nil, err
+	}
 	err = c.Do(ctx, "get_many", func(ctx context.Context) (err error) {
 		found, err = c.store.GetMany(ctx, ids)
 		return err
@@ -154,6 +163,9 @@ func (c *cache) Repair(ctx context.Context, recs []Record) error {
 
 // Put stores records, unless L2 holds something higher.
 func (c *cache) Put(ctx context.Context, op string, recs []Record) error {
+	if err := c.barred(); err != nil {
+		return err
+	}
 	return c.Do(ctx, op, func(ctx context.Context) error { return c.store.Put(ctx, recs) })
 }
 
@@ -161,6 +173,9 @@ func (c *cache) Put(ctx context.Context, op string, recs []Record) error {
 func (c *cache) Remove(ctx context.Context, ids []string) error {
 	if len(ids) == 0 {
 		return nil
+	}
+	if err := c.barred(); err != nil {
+		return err
 	}
 	return c.Do(ctx, "remove", func(ctx context.Context) error { return c.store.Remove(ctx, ids) })
 }
@@ -224,6 +239,9 @@ func (c *cache) Health(ctx context.Context) (p Probe) {
 		c.Reset() // the server answers
 		if cause := c.WriteCause(); cause != nil {
 			p.OK, p.Error = false, "takes no writes: "+cause.Error()
+		}
+		if err := c.barred(); err != nil {
+			p.OK, p.Error = false, errForeign.Error()
 		}
 	}
 	p.Circuit = c.State()
@@ -292,6 +310,9 @@ func (c *cache) Stats(s *Stats) {
 }
 
 func (c *cache) pass(ctx context.Context, op string, fn func(context.Context) error) error {
+	if err := c.barred(); err != nil {
+		return err
+	}
 	return c.DoFor(ctx, op, passTime, fn)
 }
 

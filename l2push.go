@@ -28,6 +28,9 @@ func (c *cache) Carries() bool { return c.messenger != nil }
 
 // Publish sends a message to the other engines.
 func (c *cache) Publish(ctx context.Context, message []byte) error {
+	if err := c.barred(); err != nil {
+		return err
+	}
 	return c.Do(ctx, "publish", func(ctx context.Context) error { return c.messenger.Publish(ctx, message) })
 }
 

@@ -100,7 +100,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 		slot   TINYINT NOT NULL,
 		writes BIGINT NOT NULL DEFAULT 0,
 		PRIMARY KEY (engine, slot)
-	) ENGINE=InnoDB`}},
+	) ENGINE=InnoDB`},
+		{`CREATE TABLE IF NOT EXISTS sync_meta (name VARBINARY(64) NOT NULL PRIMARY KEY, value VARBINARY(255) NOT NULL) ENGINE=InnoDB`,
+			`INSERT IGNORE INTO sync_meta (name, value) VALUES ('identity', UUID())`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -129,7 +131,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 		{`ALTER TABLE sync_instances ADD COLUMN clock INTEGER NOT NULL DEFAULT 0`,
 			`ALTER TABLE sync_instances ADD COLUMN ahead INTEGER NOT NULL DEFAULT 0`,
 			`CREATE TABLE IF NOT EXISTS sync_fences (engine TEXT NOT NULL, slot INTEGER NOT NULL, writes INTEGER NOT NULL DEFAULT 0,
-		PRIMARY KEY (engine, slot)) WITHOUT ROWID`}},
+		PRIMARY KEY (engine, slot)) WITHOUT ROWID`},
+		{`CREATE TABLE IF NOT EXISTS sync_meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)`,
+			`INSERT OR IGNORE INTO sync_meta (name, value) VALUES ('identity', lower(hex(randomblob(16))))`}},
 }
 
 // Schema returns the statements that make the tables of L3 in an empty database, in order, for a
@@ -161,6 +165,7 @@ type sqlStore struct {
 	mu       sync.Mutex // guards the fields below
 	prepared bool
 	packet   int64 // bytes one statement may have
+	identity string
 	stmts    map[stmtKey]*sql.Stmt
 
 	self   string                 // see engine
@@ -194,6 +199,7 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		defer s.writing.Unlock()
 	}
 	var packet int64
+	var identity string
 	err := s.run(ctx, "prepare", func() (err error) {
 		if err = sqlkit.CheckSession(ctx, s.pools.Write, s.dialect); err != nil {
 			return err
@@ -203,6 +209,9 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		}
 		err = sqlkit.CheckTables(ctx, s.pools.Write, s.dialect, tables)
 		if err != nil && sqlkit.Classify(err) != sqlkit.Unwritable { // Writable tells of that
+			return err
+		}
+		if err = s.pools.Write.QueryRowContext(ctx, "SELECT value FROM sync_meta WHERE name = 'identity'").Scan(&identity); err != nil {
 			return err
 		}
 		packet, err = sqlkit.MaxPacket(ctx, s.pools.Write, s.dialect)
@@ -215,7 +224,7 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	s.prepared, s.packet = true, packet
+	s.prepared, s.packet, s.identity = true, packet, identity
 	s.mu.Unlock()
 	return nil
 }
@@ -227,8 +236,16 @@ var tables = []sqlkit.Table{
 	{Name: "sync_deltas", Columns: []string{"delta", "engine", "nonce"}},
 	{Name: "sync_instances", Columns: []string{"id", "name", "seen", "beats", "clock", "ahead"}},
 	{Name: "sync_fences", Columns: []string{"engine", "slot", "writes"}},
+	{Name: "sync_meta", Columns: []string{"name", "value"}},
 	{Name: "sync_dictionaries", Columns: []string{"id", "dictionary", "sha256"}},
 	{Name: "sync_ops", Columns: strings.Split(opColumns, ", ")},
+}
+
+// Identity tells this database from others. A backup that is restored has that of the original.
+func (s *sqlStore) Identity() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.identity
 }
 
 // Writable tries a write that changes nothing.

@@ -58,6 +58,9 @@ type l3State struct {
 	prepared bool  // Prepare has succeeded once: nothing else is asked before
 	down     bool  // what waits for L3 waits on, until Look says yes or a write succeeds
 	cause    error // why the last write failed, for all that Look says; nil: it did not
+	// told: users know of an outage. One in which a write has failed ends for them with a write
+	// that does not, or they would be told of each time that is tried.
+	told bool
 }
 
 func newArchive(s *server, news *news) *archive {
@@ -69,24 +72,27 @@ func newArchive(s *server, news *news) *archive {
 // change replaces the state, and tells when writes begin or cease to fail: why is the cause.
 func (a *archive) change(why error, fn func(s *l3State)) {
 	was := a.state.Load()
-	s := *was
-	if fn(&s); s.prepared == was.prepared && s.down == was.down && (s.cause == nil) == (was.cause == nil) {
+	if s := was.after(fn); s.prepared == was.prepared && s.down == was.down && s.told == was.told && (s.cause == nil) == (was.cause == nil) {
 		return // nearly always
 	}
 	a.changing.Lock()
 	defer a.changing.Unlock()
 	was = a.state.Load()
-	s = *was
-	fn(&s)
+	s := was.after(fn)
 	a.state.Store(&s)
-	if s.out() != was.out() {
-		a.news.L3Outage(s.out(), why)
+	if s.told != was.told {
+		a.news.L3Outage(s.told, why)
 	}
 }
 
-// out reports whether users are told of an outage: one in which a write has failed ends with a
-// write that does not, or they would be told of each time that is tried.
-func (s *l3State) out() bool { return s.down || s.cause != nil }
+func (s l3State) after(fn func(s *l3State)) l3State {
+	if fn(&s); s.down {
+		s.told = true
+	} else if s.cause == nil {
+		s.told = false
+	}
+	return s
+}
 
 // Down reports whether L3 takes no writes, as far as is known.
 func (a *archive) Down() bool { return a.state.Load().down }
@@ -162,6 +168,14 @@ func (a *archive) writable(ctx context.Context) error {
 		return nil
 	}
 	return a.Probe(ctx, w.Writable)
+}
+
+// Identity is that of the database, "" while it is not known, or the store has none.
+func (a *archive) Identity() string {
+	if x, ok := a.store.(interface{ Identity() string }); ok {
+		return x.Identity()
+	}
+	return ""
 }
 
 // Look is the question whether L3 is back. A yes closes the breaker.

@@ -48,6 +48,9 @@ func (e *Engine) recover(ctx context.Context) error {
 		if err := e.cache.Load(ctx); err != nil {
 			return err
 		}
+		if err := e.cache.Claim(ctx, e.archive.Identity()); errors.Is(err, ErrSetup) {
+			return fmt.Errorf("syncengine: open: %w", err)
+		}
 		e.door.Spawn("l2 repair", func() { e.verifier.RunRepair(e.door.Context()) })
 		e.door.Spawn("l2 verify", func() { e.verifier.Run(e.door.Context()) })
 		e.door.Spawn("l2 promote", func() { e.repair.Run(e.door.Context()) })

@@ -76,6 +76,7 @@ func (w *verifier) RunRepair(ctx context.Context) {
 			return
 		}
 		w.cache.Look(ctx)
+		_ = w.cache.Claim(ctx, w.archive.Identity()) // told there
 		for w.cache.Owes() {
 			if !w.repairSome(ctx, page) {
 				page = max(1, page/2)

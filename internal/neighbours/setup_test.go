@@ -18,6 +18,7 @@ import (
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
@@ -231,5 +232,91 @@ func TestShortLivesLeaveNoMoreThanALongOne(t *testing.T) {
 				t.Errorf("%d rows in %s", n, table)
 			}
 		}
+	})
+}
+
+// TestARedisOfAnotherDatabaseIsLeftAlone: at Open, and when it becomes that while an engine runs.
+func TestARedisOfAnotherDatabaseIsLeftAlone(t *testing.T) {
+	ctx := context.Background()
+	server := testserver.SharedRedis(t)
+	prefix := lab.NewPrefix()
+	cfg := func() syncengine.Config {
+		return syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: server.URL(), KeyPrefix: prefix}
+	}
+	mine := cfg()
+	a := lab.Open(t, mine)
+	submit(t, a, "x", `"mine"`, archived)
+	if se := openFails(t, cfg()); !strings.Contains(se.Mend, "KeyPrefix") {
+		t.Errorf("%v", se)
+	}
+	b := lab.Open(t, mine) // of the same database
+	if got := reads["Get"](b, "x"); got != `"mine"` {
+		t.Error(got)
+	}
+	lab.Must(t, b.Close())
+
+	redis := lab.RedisAt(t, server.URL())
+	key := prefix + "\x00owner"
+	owner, err := redis.Get(ctx, key).Result()
+	lab.Must(t, err)
+	lab.Must(t, redis.Set(ctx, key, "another/x", 0).Err())
+	lab.Eventually(t, "Health says so", func() bool { return !a.Health(ctx).L2.OK })
+	planted := storetest.Put("x", syncengine.VersionAt(time.Now().Add(time.Second)), `"foreign"`)
+	lab.Must(t, lab.NewRedisStore(redis, prefix, time.Hour).Put(ctx, []syncengine.Record{planted}))
+	a.Invalidate("x")
+	for call, get := range reads {
+		if got := get(a, "x"); got != `"mine"` {
+			t.Errorf("%s: %s", call, got)
+		}
+	}
+	submit(t, a, "y", `"mine"`, archived)
+	if n, err := redis.Exists(ctx, prefix+"y").Result(); err != nil || n > 0 {
+		t.Errorf("it is written to: %d, %v", n, err)
+	}
+	if _, err := a.Verify(ctx, syncengine.VerifyOptions{Repair: true}); err == nil {
+		t.Error("it is repaired")
+	}
+	lab.Must(t, redis.Set(ctx, key, owner, 0).Err())
+	lab.Eventually(t, "all is well, and what was missed is there", func() bool {
+		n, err := redis.Exists(ctx, prefix+"y").Result()
+		return a.Health(ctx).L2.OK && err == nil && n == 1 && a.Stats().L2Missed == 0
+	})
+	a.Invalidate("x")
+	if got := reads["Get"](a, "x"); got != `"mine"` {
+		t.Errorf("what was planted: %s", got)
+	}
+}
+
+// TestINV15ARedisThatWentBackIsNotBelieved: its values are those of a while ago, whoever made the
+// client and whichever server answers.
+func TestINV15ARedisThatWentBackIsNotBelieved(t *testing.T) {
+	ctx := context.Background()
+	server := testserver.SharedRedis(t)
+	client := lab.RedisAt(t, server.URL())
+	prefix := lab.NewPrefix()
+	e := lab.Open(t, syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), Redis: client, KeyPrefix: prefix, VerifyInterval: time.Hour})
+	lab.Eventually(t, "Redis was compared", func() bool { return e.Stats().L2Missed == 0 })
+	submit(t, e, "x", "1", archived)
+	keys, err := client.Keys(ctx, prefix+"*").Result()
+	lab.Must(t, err)
+	dump := make(map[string]string)
+	for _, key := range keys {
+		dump[key], err = client.Dump(ctx, key).Result()
+		lab.Must(t, err)
+	}
+	submit(t, e, "x", "2", archived)
+	beat := func() (n int) {
+		n, err := client.Get(ctx, prefix+"\x00beat").Int()
+		lab.Must(t, err)
+		return n
+	}
+	before := beat()
+	lab.Eventually(t, "it beats", func() bool { return beat() > before })
+	for key, value := range dump {
+		lab.Must(t, client.RestoreReplace(ctx, key, 0, value).Err())
+	}
+	lab.Eventually(t, "it is compared, and repaired", func() bool {
+		e.Invalidate("x")
+		return reads["Get"](e, "x") == "2"
 	})
 }

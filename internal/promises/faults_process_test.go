@@ -64,8 +64,9 @@ func publicCalls(e *syncengine.Engine) map[string]func(ctx context.Context) erro
 			_, err := e.SubmitEach(ctx, slices.Values([]syncengine.Item{item}), syncengine.EachOptions{}, archived)
 			return err
 		},
-		"Status": func(ctx context.Context) error { _, err := e.Status(ctx, "unknown-5"); return err },
-		"Flush":  e.Flush,
+		"Explain": func(ctx context.Context) error { _, err := e.Explain(ctx, "unknown-8"); return err },
+		"Status":  func(ctx context.Context) error { _, err := e.Status(ctx, "unknown-5"); return err },
+		"Flush":   e.Flush,
 		"Verify": func(ctx context.Context) error {
 			_, err := e.Verify(ctx, syncengine.VerifyOptions{Repair: true})
 			return err

@@ -1,0 +1,121 @@
+package syncengine
+
+// l2owner.go knows whose the Redis is: the documents under a prefix are of one L3. Another database
+// with the same prefix would be read for this one, and "repaired".
+//
+// Two keys stand beside the documents, with names that no id has. The owner is L3's identity and a
+// random text; who comes first sets it. The beat is a number that each engine counts up each
+// second. So this also notices a server that has gone back, however it did that and whoever made
+// the client: a dump that was loaded, a replica that was behind, another server behind the same
+// name. Its beat is not above the last one seen, or its random text is another one; then nothing in
+// it is read before it was compared with L3. Keys that are missing tell nothing: what is not there
+// is not old.
+//
+// The identity of L3 is kept in the WAL file, for an engine that opens while L3 is away.
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+const identityKey = "l3_identity"
+
+var errForeign = errors.New("it holds the documents of another database")
+
+// claimer is an L2 that can be claimed.
+type claimer interface {
+	// Claim makes owner the owner, unless there is one, and returns whose L2 is.
+	Claim(ctx context.Context, owner string) (held string, err error)
+	// Beat counts, and returns to where.
+	Beat(ctx context.Context) (int64, error)
+}
+
+// l2Owner is what is known of it.
+type l2Owner struct {
+	foreign atomic.Bool // L2 is another database's
+
+	mu       sync.Mutex // held by Claim
+	identity string     // of L3
+	stored   bool       // in the WAL file
+	text     string     // the owner as it was last
+	beat     int64      // the same
+}
+
+// Claim makes sure that L2 is that of the L3 with an identity, "" while L3 has not told it, and has
+// not gone back. It is called now and then. The error is a *SetupError when L2 is another
+// database's; another one means that nobody knows.
+func (c *cache) Claim(ctx context.Context, identity string) error {
+	claims, ok := c.store.(claimer)
+	if !ok {
+		return nil
+	}
+	o := &c.owner
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.know(ctx, c.wal, identity); err != nil || o.identity == "" {
+		return err
+	}
+	var held string
+	var beat int64
+	err := c.Do(ctx, "claim", func(ctx context.Context) (err error) {
+		if held, err = claims.Claim(ctx, o.identity+"/"+newNode()); err == nil {
+			beat, err = claims.Beat(ctx)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if whose, _, _ := strings.Cut(held, "/"); whose != o.identity {
+		c.foreign(true)
+		return &SetupError{Server: "redis", Problem: "the documents under this KeyPrefix are those of another database",
+			Mend: "give each database a KeyPrefix of its own; or, if the other one is no more, delete the keys that begin with it"}
+	}
+	if o.text != "" && (held != o.text || beat <= o.beat && beat > 1) || o.foreign.Load() {
+		c.missed.addAll()
+		if err := c.noteMissed(context.WithoutCancel(ctx), true); err != nil {
+			return err
+		}
+	}
+	o.text, o.beat = held, beat
+	c.foreign(false)
+	return nil
+}
+
+func (o *l2Owner) know(ctx context.Context, wal *journal, identity string) error {
+	if identity == "" && o.identity == "" {
+		b, err := wal.Meta(ctx, identityKey)
+		o.identity = string(b)
+		return err
+	}
+	if identity == "" || o.stored && identity == o.identity {
+		return nil
+	}
+	o.identity = identity
+	err := wal.SetMeta(ctx, identityKey, []byte(identity))
+	o.stored = err == nil
+	return err
+}
+
+// foreign notes whether L2 is another database's, and tells when that changes.
+func (c *cache) foreign(is bool) {
+	if c.owner.foreign.Swap(is) == is {
+		return
+	}
+	if is {
+		c.news.Log().Error("Redis holds the documents of another database under this KeyPrefix: it is left alone")
+	} else {
+		c.news.Log().Info("Redis is this database's again")
+	}
+}
+
+// barred is an error while L2 must be left alone.
+func (c *cache) barred() error {
+	if c.owner.foreign.Load() {
+		return unavailable("L2", errForeign)
+	}
+	return nil
+}
