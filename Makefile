@@ -79,6 +79,7 @@ ci: lint servers gcc ## everything CI runs (.ci/run calls this)
 		$(MAKE) --no-print-directory $$how TAGS="$$tags" PACKAGES=$$packages TESTFLAGS="$$short $(TESTFLAGS)"; \
 	done
 	@if [ -f bench/go.mod ]; then echo "== bench"; cd bench && go vet ./...; fi
+	@if [ -f examples/postgres/go.mod ]; then echo "== examples/postgres"; cd examples/postgres && go vet ./...; fi
 
 .PHONY: bench
 bench: servers ## run the benchmarks, those of the nested module too
