@@ -1,11 +1,14 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -67,6 +70,69 @@ func TestOnlyOneStoreInsertsAnID(t *testing.T) {
 	page, err := openAt(t, url).Scan(t.Context(), "", 1000)
 	if err != nil || len(page) != ids {
 		t.Errorf("%d rows, %v", len(page), err)
+	}
+}
+
+// Conditions on rows that exist, of many stores at once: no increment is lost.
+func TestStoresCountExactly(t *testing.T) {
+	url := newSchema(t, server.addr)
+	const stores, each = 4, 30
+	var wg sync.WaitGroup
+	for n := range stores {
+		s := openAt(t, url)
+		prepare(t, s)
+		wg.Go(func() {
+			nonce := uint64(0)
+			for done := 0; done < each; {
+				var version uint64
+				var count int
+				rec, err := s.Get(t.Context(), "n")
+				if err == nil {
+					version, err = rec.Version, json.Unmarshal(rec.Content, &count)
+				}
+				if err != nil && !errors.Is(err, syncengine.ErrNotFound) {
+					t.Errorf("store %d: %v", n, err)
+					return
+				}
+				nonce++
+				next := syncengine.Conditional{Record: put("n", version+1, fmt.Sprint(count+1)), IfVersion: version}
+				v, err := s.ApplyIf(t.Context(), nonce, [][]syncengine.Conditional{{next}})
+				if err != nil {
+					t.Errorf("store %d: %v", n, err)
+					return
+				}
+				if v[0].Decision == syncengine.DecidedApplied {
+					done++
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if rec, err := openAt(t, url).Get(t.Context(), "n"); err != nil || string(rec.Content) != fmt.Sprint(stores*each) {
+		t.Errorf("counted %s, %v, want %d", rec.Content, err, stores*each)
+	}
+}
+
+// Apply returns the rows that are above, not those that are equal, and Heads those that exist.
+func TestApplyReturnsTheRowsThatStay(t *testing.T) {
+	s := openAt(t, newSchema(t, server.addr))
+	prepare(t, s)
+	high := put("high", 9, `1`)
+	gone := syncengine.Record{Deleted: true, Item: syncengine.Item{ID: "gone", Version: 5, UpdatedAt: high.UpdatedAt}}
+	if above, err := s.Apply(t.Context(), []syncengine.Record{high, gone, put("same", 5, `1`), put("low", 1, `1`)}); err != nil || len(above) != 0 {
+		t.Fatalf("into an empty store: %v, %v", above, err)
+	}
+	above, err := s.Apply(t.Context(), []syncengine.Record{put("same", 5, `1`), put("new", 1, `1`), put("low", 2, `1`), put("high", 8, `1`), put("gone", 5, `1`)})
+	sort := func(m []syncengine.Meta) {
+		slices.SortFunc(m, func(a, b syncengine.Meta) int { return cmp.Compare(a.ID, b.ID) })
+	}
+	want := []syncengine.Meta{{ID: "gone", Version: 5, Deleted: true}, {ID: "high", Version: 9, ContentHash: high.ContentHash}}
+	if sort(above); err != nil || !slices.Equal(above, want) {
+		t.Errorf("above: %v, %v, want %v", above, err, want)
+	}
+	heads, err := s.Heads(t.Context(), []string{"high", "absent", "gone", "high"})
+	if sort(heads); err != nil || !slices.Equal(heads, want) {
+		t.Errorf("heads: %v, %v, want %v", heads, err, want)
 	}
 }
 
@@ -144,6 +210,22 @@ func TestDamageAndRefusalsHaveTheirErrors(t *testing.T) {
 	if _, err := s.Get(t.Context(), "c"); !errors.Is(err, syncengine.ErrNotFound) {
 		t.Errorf("beside a refused row: %v", err)
 	}
+}
+
+func TestPrepareTellsOutagesFromMistakes(t *testing.T) {
+	newSchema(t, server.addr) // skips
+	mistake := openAt(t, strings.Replace(at(server.addr), "/postgres?", "/nowhere?", 1)).Prepare(t.Context())
+	if mistake == nil || errors.Is(mistake, syncengine.ErrUnavailable) {
+		t.Errorf("a database that does not exist: %v, want no outage", mistake)
+	}
+	wire := faultproxy.New(t, server.addr)
+	s := openAt(t, newSchema(t, wire.Addr()))
+	wire.Cut()
+	if err := s.Prepare(t.Context()); !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Errorf("no server: %v, want an outage", err)
+	}
+	wire.Restore()
+	prepare(t, s)
 }
 
 func TestEnginesShareAPostgres(t *testing.T) {
