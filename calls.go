@@ -112,8 +112,10 @@ func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) err
 // the item wait: a delta has its dot from the moment it is accepted, and merges of an item land in
 // that order, whatever their priority. Changes to it need a node of the caller's own. A state from
 // before a delete brings back what the merges since have not seen; of a counter, for each node the
-// larger amount. A merge that comes out of quarantine comes late: a state that was read in between,
-// and submitted, takes back what it adds to a set or a map.
+// larger amount. What a merge adds to a counter is counted twice if a state that was read while it
+// waited is given to another engine before it has landed, or if the merge went to quarantine and is
+// retried after such a state. What a retried merge adds to a set or a map is taken back by a state
+// that was read in between.
 //
 // Errors, beside Submit's: ErrKindMismatch when the item is of another kind, and, when only L3
 // knows that, ErrRefused at Archived: then the op is in quarantine. ErrFeatureNotBuilt without

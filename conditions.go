@@ -41,6 +41,7 @@ func (e *writer) writeIf(ctx context.Context, c *call) error {
 	if err := e.pressure.Slow(ctx); err != nil {
 		return err
 	}
+	e.noteViews(c)
 	if e.archive.Private() && !c.merges() {
 		return e.writeIfAlone(ctx, c)
 	}
@@ -52,10 +53,14 @@ func (e *writer) writeIfAlone(ctx context.Context, c *call) error {
 	ids := idsOf(c.ops)
 	for {
 		at, err := e.watchTruth(ctx, ids)
-		if err == nil {
+		merging := slices.ContainsFunc(at, func(k known) bool { return k.Merging })
+		if err == nil && !merging {
 			err = e.logKnown(ctx, c, at)
 		}
 		e.numbers.Unwatch(ids)
+		if err == nil && merging { // where merges with a condition are decided, too
+			return e.writeIfShared(ctx, c)
+		}
 		if !errors.Is(err, errUnsettled) {
 			return err
 		}
@@ -254,6 +259,9 @@ func (e *writer) askL3(ctx context.Context, c *call, floor uint64) (*question, e
 		}
 	}
 	if err := e.landOwn(ctx, ids); err != nil {
+		return nil, err
+	}
+	if err := e.versionsOfViews(ctx, c); err != nil {
 		return nil, err
 	}
 	q := &question{ops: c.ops, done: make(chan struct{})}

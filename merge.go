@@ -145,6 +145,43 @@ func (e *writer) landMerges(ctx context.Context, ids []string) error {
 	return err
 }
 
+// noteViews notes which of the versions that ids must be at are those of views: of items as they
+// were read while merges waited. L3 has others.
+func (e *writer) noteViews(c *call) {
+	if c.want == nil || !e.queue.AnyMerge() {
+		return
+	}
+	for i, op := range c.ops {
+		if rec, known, _ := e.queue.View(op.item()); known && !rec.Deleted && rec.Version == c.want[i] {
+			if c.views == nil {
+				c.views = make(map[int][32]byte)
+			}
+			c.views[i] = rec.ContentHash
+		}
+	}
+}
+
+// versionsOfViews puts the versions of rows in the place of those of views, where they hold the
+// same, once the merges have landed.
+func (e *writer) versionsOfViews(ctx context.Context, c *call) error {
+	if len(c.views) == 0 {
+		return nil
+	}
+	rows, err := e.archive.Heads(ctx, itemsOf(c.ops))
+	if err != nil {
+		return err
+	}
+	for i, hash := range c.views {
+		for _, row := range rows {
+			if row.ID == c.ops[i].item() && !row.Deleted && row.ContentHash == hash {
+				c.want[i] = row.Version
+			}
+		}
+	}
+	c.views = nil
+	return nil
+}
+
 // mergedNow brings what items are after merges that L3 has decided into L1, and returns it for L2.
 func (e *writer) mergedNow(ctx context.Context, ids []string) (recs []Record) {
 	if len(ids) == 0 {

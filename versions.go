@@ -367,12 +367,13 @@ func (n *numbers) NumberAbove(ops []*entry, floor uint64) error {
 
 // known is what a watched id held: a shadow, of version 0 when it held nothing.
 type known struct {
-	at     *entry
-	failed uint64 // see Watch
+	at      *entry
+	failed  uint64 // see Watch
+	Merging bool   // it is a live item that is merged into
 }
 
 func knownAs(rec *Record, failed uint64) known {
-	return known{at: &entry{version: rec.Version, deleted: rec.Deleted, hash: rec.ContentHash}, failed: failed}
+	return known{at: &entry{version: rec.Version, deleted: rec.Deleted, hash: rec.ContentHash}, failed: failed, Merging: rec.CRDT != "" && !rec.Deleted}
 }
 
 // Version returns its version, a tombstone's, too.

@@ -152,7 +152,8 @@ type call struct {
 	ops      []*entry
 	want     []uint64 // versions that the ids must be at, aligned with ops; nil: none in particular
 	d        Durability
-	numbered bool // by the caller
+	numbered bool             // by the caller
+	views    map[int][32]byte // see noteViews
 
 	first [1]*entry // room for ops of the usual call
 }

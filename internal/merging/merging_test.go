@@ -152,11 +152,12 @@ func TestStatesAreMergedNotOverwritten(t *testing.T) {
 			return value(t, it, err) == `["x","y"]`
 		})
 	}
-	err := a.Submit(ctx, syncengine.Item{ID: "s", Content: []byte(`1`)})
+	archived := syncengine.WithDurability(syncengine.Archived) // L3 knows, whatever memory does
+	err := a.Submit(ctx, syncengine.Item{ID: "s", Content: []byte(`1`)}, archived)
 	if !errors.Is(err, syncengine.ErrKindMismatch) {
 		t.Errorf("a plain item over a set: %v", err)
 	}
-	if _, err := b.Merge(ctx, "s", "GCounter", []byte(`1`)); !errors.Is(err, syncengine.ErrKindMismatch) {
+	if _, err := b.Merge(ctx, "s", "GCounter", []byte(`1`), archived); !errors.Is(err, syncengine.ErrKindMismatch) {
 		t.Errorf("a counter's delta to a set: %v", err)
 	}
 }
@@ -333,6 +334,93 @@ func TestTheFirstWriteOfAnEngineMayBeADelete(t *testing.T) {
 			lab.Must(t, write(e, it.Version))
 			if _, err := e.Get(ctx, "c"); !errors.Is(err, syncengine.ErrNotFound) {
 				t.Errorf("it is there still: %v", err)
+			}
+		})
+	}
+}
+
+// TestINV14ConditionsOnAnItemThatIsMergedIntoAreDecidedInOnePlace, also on the engine's own file:
+// of a delete and an update that saw the same version one wins.
+func TestINV14ConditionsOnAnItemThatIsMergedIntoAreDecidedInOnePlace(t *testing.T) {
+	ctx := context.Background()
+	for name, add := range map[string]func(e *syncengine.Engine, n int) error{
+		"updates": func(e *syncengine.Engine, n int) error {
+			_, err := e.Update(ctx, "c", func(cur syncengine.Item, _ bool) (it syncengine.Item, err error) {
+				it.CRDT = "PNCounter"
+				it.Content, err = crdt.Apply(crdt.KindPNCounter, cur.Content, []byte("1"), crdt.Op{Node: fmt.Sprint("u", n)})
+				return it, err
+			})
+			return err
+		},
+		"merges": func(e *syncengine.Engine, _ int) error {
+			_, err := e.Merge(ctx, "c", "PNCounter", json.RawMessage("1"))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := lab.Open(t, syncengine.Config{Dir: t.TempDir()})
+			sum, left := 0, make(chan struct{})
+			reset := func() {
+				it, err := e.Get(ctx, "c")
+				if errors.Is(err, syncengine.ErrNotFound) {
+					time.Sleep(100 * time.Microsecond)
+					return
+				}
+				n := counter(t, it)
+				lab.Must(t, err)
+				if err := e.Delete(ctx, "c", syncengine.WithIfVersion(it.Version)); err == nil {
+					sum += n
+				} else if !errors.Is(err, syncengine.ErrConflict) {
+					t.Error(err)
+				}
+			}
+			go func() {
+				defer close(left)
+				for n := range 60 {
+					if err := add(e, n); err != nil {
+						t.Error(err)
+					}
+				}
+			}()
+			for done := false; !done; {
+				select {
+				case <-left:
+					done = true
+				default:
+					reset()
+				}
+			}
+			lab.Must(t, e.Flush(ctx))
+			reset()
+			if sum != 60 {
+				t.Errorf("%d were read and reset, of 60", sum)
+			}
+		})
+	}
+}
+
+// TestAConditionOnWhatWasReadWhileMergesWaitHolds: the version that was read is that of no row.
+func TestAConditionOnWhatWasReadWhileMergesWaitHolds(t *testing.T) {
+	ctx := context.Background()
+	for name, cfg := range map[string]syncengine.Config{"own file": {Dir: t.TempDir()}, "shared": {SQLURL: l3s["SQLite"](t)}} {
+		t.Run(name, func(t *testing.T) {
+			cfg.BatchFlushInterval = time.Hour // until a condition wants to know
+			e := lab.Open(t, cfg)
+			for range 20 {
+				merge(t, e, "c", "PNCounter", "1")
+				merge(t, e, "c", "PNCounter", "2")
+				it, err := e.Get(ctx, "c")
+				lab.Must(t, err)
+				lab.NoError(t, "delete what was read", e.Delete(ctx, "c", syncengine.WithIfVersion(it.Version)))
+				merge(t, e, "c", "PNCounter", "1")
+				it, err = e.Get(ctx, "c")
+				lab.Must(t, err)
+				merge(t, e, "c", "PNCounter", "1") // not read
+				if err := e.Delete(ctx, "c", syncengine.WithIfVersion(it.Version)); !errors.Is(err, syncengine.ErrConflict) {
+					t.Errorf("delete of what has changed since: %v", err)
+				}
+				lab.Must(t, e.Delete(ctx, "c"))
 			}
 		})
 	}
