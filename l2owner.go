@@ -19,9 +19,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const identityKey = "l3_identity"
+
+// loopTime bounds a look, and a message: a call that hangs can't be cut off, and Close waits for the
+// loops.
+const loopTime = time.Second
 
 var errForeign = errors.New("it holds the documents of another database")
 
@@ -60,8 +65,9 @@ func (c *cache) Claim(ctx context.Context, identity string) error {
 	}
 	var held string
 	var beat int64
-	err := c.Do(ctx, "claim", func(ctx context.Context) (err error) {
-		if held, err = claims.Claim(ctx, o.identity+"/"+newNode()); err == nil {
+	mine := o.identity + "/" + newNode()
+	err := c.DoFor(ctx, "claim", min(c.Timeout, loopTime), func(ctx context.Context) (err error) {
+		if held, err = claims.Claim(ctx, mine); err == nil {
 			beat, err = claims.Beat(ctx)
 		}
 		return err
@@ -74,7 +80,8 @@ func (c *cache) Claim(ctx context.Context, identity string) error {
 		return &SetupError{Server: "redis", Problem: "the documents under this KeyPrefix are those of another database",
 			Mend: "give each database a KeyPrefix of its own; or, if the other one is no more, delete the keys that begin with it"}
 	}
-	if o.text != "" && (held != o.text || beat <= o.beat && beat > 1) || o.foreign.Load() {
+	back := held != mine && o.text != "" && (held != o.text || beat <= o.beat && beat > 1)
+	if back || o.foreign.Load() {
 		c.missed.addAll()
 		if err := c.noteMissed(context.WithoutCancel(ctx), true); err != nil {
 			return err

@@ -31,7 +31,7 @@ func (c *cache) Publish(ctx context.Context, message []byte) error {
 	if err := c.barred(); err != nil {
 		return err
 	}
-	return c.Do(ctx, "publish", func(ctx context.Context) error { return c.messenger.Publish(ctx, message) })
+	return c.DoFor(ctx, "publish", min(c.Timeout, loopTime), func(ctx context.Context) error { return c.messenger.Publish(ctx, message) })
 }
 
 // Subscribe listens to the other engines: see messenger. Its end does not count for the breaker.

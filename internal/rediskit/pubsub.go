@@ -9,7 +9,7 @@ import (
 )
 
 // subscribeWait bounds the wait for the reply to a subscription.
-const subscribeWait = 5 * time.Second
+const subscribeWait = time.Second
 
 // Publish sends a message to all who are subscribed to a channel now. On a cluster the channel is a
 // sharded one (Redis 7): one node has it, instead of all.
@@ -28,9 +28,12 @@ func (c *Client) Subscribe(ctx context.Context, channel string, ready func(), fn
 	if c.sharded() {
 		subscribe = c.rdb.SSubscribe
 	}
-	sub := subscribe(ctx, channel)
-	defer sub.Close()
-	if _, err := sub.ReceiveTimeout(ctx, subscribeWait); err != nil {
+	first, cancel := context.WithTimeout(ctx, subscribeWait)
+	defer cancel()
+	sub := subscribe(first, channel)
+	// Closing waits for a connection that is being made, and so for a server that hangs.
+	defer func() { time.AfterFunc(0, func() { _ = sub.Close() }) }()
+	if _, err := sub.ReceiveTimeout(first, subscribeWait); err != nil {
 		return err
 	}
 	ready()
