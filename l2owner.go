@@ -24,8 +24,8 @@ import (
 
 const identityKey = "l3_identity"
 
-// loopTime bounds a look, and a message: a call that hangs can't be cut off, and Close waits for the
-// loops.
+// loopTime bounds a look, and a message: a call that hangs can't be cut off, and Close waits for
+// the loops.
 const loopTime = time.Second
 
 var errForeign = errors.New("it holds the documents of another database")
