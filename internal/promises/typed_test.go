@@ -191,7 +191,7 @@ func TestATypedUpdateBeginsAgainFromWhatIsThere(t *testing.T) {
 			(*m)["again"] = 1
 			return nil
 		})
-		if err != nil || runs != 2 || fmt.Sprint(got) != "map[again:1 other:1]" {
+		if err != nil || runs < 2 || fmt.Sprint(got) != "map[again:1 other:1]" {
 			t.Errorf("%v after %d runs, %v", got, runs, err)
 		}
 	})
