@@ -94,12 +94,19 @@ func (f *fleet) alone() bool {
 	if f.private {
 		return true
 	}
+	_, ok := f.aloneNow()
+	return ok
+}
+
+// aloneNow returns the time since start if the lease has not ended.
+func (f *fleet) aloneNow() (now int64, ok bool) {
 	mono := f.untilMono.Load()
 	if mono == 0 {
-		return false
+		return 0, false
 	}
-	now := time.Now()
-	return int64(now.Sub(f.start)) < mono && now.UnixNano() < f.untilWall.Load()
+	t := time.Now()
+	now = int64(t.Sub(f.start))
+	return now, now < mono && t.UnixNano() < f.untilWall.Load()
 }
 
 // aloneFor returns for how long this engine has been alone, 0 if it is not.
@@ -107,11 +114,12 @@ func (f *fleet) aloneFor() time.Duration {
 	if f.private {
 		return math.MaxInt64
 	}
-	since := f.since.Load()
-	if since == 0 || !f.alone() {
+	now, ok := f.aloneNow()
+	since := f.since.Load() // not before: a time alone that has begun since is short, and that is safe
+	if since == 0 || !ok {
 		return 0
 	}
-	return time.Since(f.start) - time.Duration(since)
+	return time.Duration(now - since)
 }
 
 // lapse ends the time alone.

@@ -132,7 +132,7 @@ var wallTimes = map[string]string{
 	"flush.go refill":         "for an engine that comes later, with another clock of this kind",
 	"spool.go ageOf":          "for an engine that comes later, with another clock of this kind",
 	"retry.go Refuse":         "for an engine that comes later, with another clock of this kind",
-	"fleet.go alone":          "a second bound of a lease, for when the process was stopped",
+	"fleet.go aloneNow":       "a second bound of a lease, for when the process was stopped",
 	"fleet.go beat":           "a second bound of a lease, for when the process was stopped",
 	"l3archive.go newArchive": "no time, a number above earlier ones",
 }
