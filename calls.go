@@ -254,6 +254,39 @@ func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(co
 	return e.writer.GetOrInsertWith(ctx, id, factory)
 }
 
+// Watch yields what is written from the call on, by this and other engines on the same L3, to ids
+// that begin with prefix ("": all), once L3 holds it: puts and deletes. Each change comes at least
+// once, those of one id in their order; of several that were made since the loop looked last, the
+// last alone, with the item as it is now. A change comes within milliseconds when this engine
+// wrote it, or while it reaches the same Redis as the one that did; else within half a second.
+//
+// It goes on until the loop breaks or yields an error, which is the last it yields: what ctx says,
+// ErrClosed, ErrWatchExpired when the loop took longer than Config.ChangeRetention for one turn. A
+// row that can't be read is an error, too (ErrCorruption), with the ID of its change; the watch
+// goes on after it. While L3 is away it waits. Nothing is kept for a slow loop: it costs no memory,
+// and holds up nobody.
+//
+// The call itself asks L3 where the log ends, and waits for it. Change.Token is where WatchFrom
+// goes on.
+func (e *Engine) Watch(ctx context.Context, prefix string) iter.Seq2[Change, error] {
+	return e.reader.Watch(ctx, prefix, "")
+}
+
+// WatchFrom is Watch that goes on after the change that a token came with, perhaps in another
+// process, or from WatchToken. A token that is too old, or of another L3, is ErrWatchExpired. To
+// follow a list without a gap: take a WatchToken, list with All, then watch from the token.
+func (e *Engine) WatchFrom(ctx context.Context, prefix, token string) iter.Seq2[Change, error] {
+	if token == "" {
+		return func(yield func(Change, error) bool) {
+			yield(Change{}, fmt.Errorf("%w: the token is empty", ErrWatchExpired))
+		}
+	}
+	return e.reader.Watch(ctx, prefix, token)
+}
+
+// WatchToken returns a token for now: WatchFrom yields what is written from now on.
+func (e *Engine) WatchToken(ctx context.Context) (string, error) { return e.reader.WatchToken(ctx) }
+
 // Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file.
 func (e *Engine) Quarantined(ctx context.Context) (ops []QuarantinedOp, err error) {
 	return e.bad.List(ctx)

@@ -182,6 +182,9 @@ type Config struct {
 	CompactionInterval   time.Duration // how often what is older is folded [1 h]
 
 	TombstoneRetention time.Duration // how long deletes are remembered [7 days]
+	// ChangeRetention is how long L3 keeps the log of which ids were written: so long ago may be
+	// what WatchFrom goes on from [10 min]. A change takes some 10 bytes.
+	ChangeRetention time.Duration
 	// L1MaxAge is the age at which a clean L1 entry is compared with the tiers below, so that
 	// writes of other engines are seen; to 100 ms [30 s]. Without effect on the SQLite file
 	// in Dir, which no other engine is meant to write. While no tier can be asked, the entry
@@ -220,6 +223,10 @@ const (
 	// leastWait bounds from below what nothing can be done in, and what a loop must not turn in.
 	leastWait  = time.Millisecond
 	lockSuffix = ".lock"
+	// logSettle is how long a transaction may take from when its row of the log got its number:
+	// twice as long as the server lets it stand still.
+	logSettle   = 10 * time.Second
+	changesKept = 10 * time.Minute
 )
 
 // withDefaults returns a copy of c in which zero values are replaced.
@@ -261,6 +268,7 @@ func (c Config) withDefaults() Config {
 	def(&c.RetentionCompactDays, 90)
 	def(&c.CompactionInterval, time.Hour)
 	def(&c.TombstoneRetention, 7*24*time.Hour)
+	def(&c.ChangeRetention, changesKept)
 	def(&c.L1MaxAge, 30*time.Second)
 	def(&c.VerifyInterval, time.Hour)
 	if c.Logger == nil {
@@ -326,6 +334,7 @@ func (c *Config) checkDurations(v *faults) {
 		{"CloseTimeout", c.CloseTimeout, 1},
 		{"CompactionInterval", c.CompactionInterval, 1},
 		{"TombstoneRetention", c.TombstoneRetention, 1},
+		{"ChangeRetention", c.ChangeRetention, logSettle},
 		{"LockWait", c.LockWait, 0},
 		{"L1MaxAge", c.L1MaxAge, 1},
 		{"VerifyInterval", c.VerifyInterval, leastWait},

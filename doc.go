@@ -18,7 +18,7 @@
 //
 //	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go
 //	            events.go merkle.go builtcompression.go builtnocompression.go builtcrdt.go
-//	            builtnocrdt.go mergekey.go kinds.go nokinds.go doc.go
+//	            builtnocrdt.go change.go mergekey.go kinds.go nokinds.go doc.go
 //	news        news.go metrics.go
 //	door        door.go
 //	server      server.go
@@ -27,7 +27,7 @@
 //	pressure    backpressure.go
 //	cache       l2cache.go l2missed.go l2servers.go l2.go l2digest.go l2push.go l2owner.go
 //	archive     l3archive.go l3.go l3row.go l3write.go l3cond.go l3digest.go
-//	            l3fleet.go l3codec.go l3zstd.go l3nozstd.go l3merge.go l3compact.go l3list.go
+//	            l3fleet.go l3codec.go l3zstd.go l3nozstd.go l3merge.go l3compact.go l3list.go l3log.go
 //	trust       filter.go fleet.go fleettime.go warmup.go
 //	push        push.go
 //	pipeline    versions.go mergenumbers.go marks.go ahead.go log.go batch.go landing.go spool.go flush.go
@@ -35,7 +35,7 @@
 //	quarantine  quarantine.go retry.go
 //	repair      repair.go heal.go promote.go
 //	verifier    verify.go compact.go
-//	reader      read.go readmany.go readmerge.go list.go status.go explain.go
+//	reader      read.go readmany.go readmerge.go list.go watch.go status.go explain.go
 //	writer      write.go merge.go archived.go conditions.go update.go insert.go deleteprefix.go each.go
 //	engine      engine.go open.go lifecycle.go recovery.go observe.go calls.go typed.go offline.go
 //	            backdoor.go

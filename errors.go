@@ -63,6 +63,9 @@ var (
 	// ErrNoChange is what the function given to Update returns when there is nothing to
 	// write. Update does not return it.
 	ErrNoChange = errors.New("syncengine: no change")
+	// ErrWatchExpired means that a watch can't go on from where it was left: the log of changes
+	// does not reach back so far, or the token is of another L3. List again, and watch from now.
+	ErrWatchExpired = errors.New("syncengine: watch expired")
 	// ErrPending means that Shutdown or Close left ops in the WAL; see PendingError.
 	ErrPending = errors.New("syncengine: ops left in the WAL")
 )

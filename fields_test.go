@@ -192,7 +192,8 @@ var fieldTests = map[string]func(t *testing.T){
 			t.Errorf("Close with a store that hangs: %v", err)
 		}
 	},
-	"NoPush": elsewhere("TestNoPushIsSilent"),
+	"ChangeRetention": elsewhere("TestAWatchThatCantGoOnSaysSo"),
+	"NoPush":          elsewhere("TestNoPushIsSilent"),
 	"LockWait": func(t *testing.T) {
 		cfg := syncengine.Config{Dir: t.TempDir(), LockWait: 200 * time.Millisecond}
 		e := lab.Open(t, cfg)

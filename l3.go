@@ -102,7 +102,14 @@ var migrations = map[sqlkit.Dialect][][]string{
 		PRIMARY KEY (engine, slot)
 	) ENGINE=InnoDB`},
 		{`CREATE TABLE IF NOT EXISTS sync_meta (name VARBINARY(64) NOT NULL PRIMARY KEY, value VARBINARY(255) NOT NULL) ENGINE=InnoDB`,
-			`INSERT IGNORE INTO sync_meta (name, value) VALUES ('identity', UUID())`}},
+			`INSERT IGNORE INTO sync_meta (name, value) VALUES ('identity', UUID())`},
+		{`ALTER TABLE sync_deltas ADD COLUMN changes MEDIUMBLOB NULL, ADD COLUMN at BIGINT NULL COMMENT 'unix microseconds'`,
+			`CREATE TABLE IF NOT EXISTS sync_log (
+		id      BIGINT NOT NULL PRIMARY KEY,
+		engine  VARBINARY(64) NOT NULL,
+		at      BIGINT NOT NULL COMMENT 'unix microseconds',
+		changes MEDIUMBLOB NOT NULL
+	) ENGINE=InnoDB`, `INSERT IGNORE INTO sync_meta (name, value) VALUES ('log_trimmed', '0')`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -133,7 +140,10 @@ var migrations = map[sqlkit.Dialect][][]string{
 			`CREATE TABLE IF NOT EXISTS sync_fences (engine TEXT NOT NULL, slot INTEGER NOT NULL, writes INTEGER NOT NULL DEFAULT 0,
 		PRIMARY KEY (engine, slot)) WITHOUT ROWID`},
 		{`CREATE TABLE IF NOT EXISTS sync_meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)`,
-			`INSERT OR IGNORE INTO sync_meta (name, value) VALUES ('identity', lower(hex(randomblob(16))))`}},
+			`INSERT OR IGNORE INTO sync_meta (name, value) VALUES ('identity', lower(hex(randomblob(16))))`},
+		{`ALTER TABLE sync_deltas ADD COLUMN changes BLOB NULL`, `ALTER TABLE sync_deltas ADD COLUMN at INTEGER NULL`,
+			`CREATE TABLE IF NOT EXISTS sync_log (id INTEGER PRIMARY KEY, engine TEXT NOT NULL, at INTEGER NOT NULL, changes BLOB NOT NULL)`,
+			`INSERT OR IGNORE INTO sync_meta (name, value) VALUES ('log_trimmed', '0')`}},
 }
 
 // Schema returns the statements that make the tables of L3 in an empty database, in order, for a
@@ -175,10 +185,11 @@ type sqlStore struct {
 	deltas atomic.Int32           // digest deltas this store wrote since it last folded
 	plain  unresolved             // transactions of Apply
 	nonce  atomic.Uint64          // of the last ApplyIf: nobody asks about lower ones
+	logFor time.Duration          // how long the log is kept
 }
 
 func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sqlStore {
-	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow, self: newEngineID()}
+	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow, self: newEngineID(), logFor: changesKept}
 }
 
 func (s *sqlStore) Prepare(ctx context.Context) error {
@@ -233,7 +244,8 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 var tables = []sqlkit.Table{
 	{Name: "sync_items", Columns: strings.Split(written, ", ")},
 	{Name: "sync_digest", Columns: []string{"id", "digest"}},
-	{Name: "sync_deltas", Columns: []string{"delta", "engine", "nonce"}},
+	{Name: "sync_deltas", Columns: []string{"delta", "engine", "nonce", "changes", "at"}},
+	{Name: "sync_log", Columns: []string{"id", "engine", "at", "changes"}},
 	{Name: "sync_instances", Columns: []string{"id", "name", "seen", "beats", "clock", "ahead"}},
 	{Name: "sync_fences", Columns: []string{"engine", "slot", "writes"}},
 	{Name: "sync_meta", Columns: []string{"name", "value"}},

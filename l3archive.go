@@ -38,13 +38,14 @@ type archive struct {
 	*server
 	news    *news
 	store   ArchiveStore
-	cond    ConditionalStore // these six: nil when the store can't
+	cond    ConditionalStore // these seven: nil when the store can't
 	listing ListingStore
 	merging MergingStore
 	compact compacter // nil: the store can't
 	digest  archiveDigester
 	healer  healer
 	members registrar
+	log     changeLog
 	closes  bool   // the store is this engine's own
 	private bool   // it is the file in Dir: no other engine writes there
 	nonce   uint64 // of the last ApplyIf; the loop "conditions" alone uses it
@@ -132,6 +133,7 @@ func (a *archive) Use(store ArchiveStore, closes, private bool) {
 	a.digest, _ = store.(archiveDigester)
 	a.healer, _ = store.(healer)
 	a.members, _ = store.(registrar)
+	a.log, _ = store.(changeLog)
 }
 
 // Close closes the store, if it is this engine's own.
@@ -394,6 +396,36 @@ func (a *archive) Heal(ctx context.Context, rec Record) (done bool, err error) {
 		return err
 	})
 	return done, err
+}
+
+// KeepsLog reports whether L3 keeps a log of what was written.
+func (a *archive) KeepsLog() bool { return a.log != nil }
+
+// LogEnd returns where the log ends.
+func (a *archive) LogEnd(ctx context.Context) (upTo, last int64, err error) {
+	err = a.Call(ctx, "log", func(ctx context.Context) (err error) {
+		upTo, last, err = a.log.LogEnd(ctx)
+		return err
+	})
+	return upTo, last, err
+}
+
+// LogHeads returns rows of the log without their changes.
+func (a *archive) LogHeads(ctx context.Context, above int64) (heads []logHead, trimmed int64, err error) {
+	err = a.Call(ctx, "log", func(ctx context.Context) (err error) {
+		heads, trimmed, err = a.log.LogHeads(ctx, above)
+		return err
+	})
+	return heads, trimmed, err
+}
+
+// LogChanges returns the changes of rows of the log.
+func (a *archive) LogChanges(ctx context.Context, numbers []int64) (changes map[int64][]byte, err error) {
+	err = a.Call(ctx, "log", func(ctx context.Context) (err error) {
+		changes, err = a.log.LogChanges(ctx, numbers)
+		return err
+	})
+	return changes, err
 }
 
 // HasDigest reports whether L3 keeps a digest of its rows; else they are read for it.

@@ -124,9 +124,9 @@ func conditional(units [][]Conditional) map[string]bool {
 	return ids
 }
 
-// noteDelta writes down how the digest changes, and the nonce of the transaction.
+// noteDelta writes down how the digest changes, what was written, and the nonce of the transaction.
 func (s *sqlStore) noteDelta(ctx context.Context, tx *sql.Tx, p *plan, nonce int64) error {
-	err := s.exec(ctx, tx, insertNonce, p.delta.AppendBinary(nil), s.engine(), nonce)
+	err := s.exec(ctx, tx, s.insertLogged(), p.delta.AppendBinary(nil), s.engine(), nonce, p.changes())
 	if sqlkit.IsDuplicate(err) { // no fault of a row: the next try has another one
 		return fmt.Errorf("the nonce %d is in use: %v", nonce, err)
 	}

@@ -120,12 +120,17 @@ func (s *sqlStore) fold(ctx context.Context) error {
 		if err != nil || len(ids) == 0 {
 			return err
 		}
+		if err := s.moveToLog(ctx, tx, ids); err != nil {
+			return err
+		}
 		// Exactly those that were read: a delta of a lower id may be committed later.
 		if _, err := tx.ExecContext(ctx, "DELETE FROM sync_deltas WHERE id IN (?"+strings.Repeat(",?", len(ids)-1)+")", ids...); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, "UPDATE sync_digest SET digest = ? WHERE id = 1", set.AppendBinary(nil))
-		return err
+		if _, err := tx.ExecContext(ctx, "UPDATE sync_digest SET digest = ? WHERE id = 1", set.AppendBinary(nil)); err != nil {
+			return err
+		}
+		return s.trimLog(ctx, tx)
 	})
 }
 

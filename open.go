@@ -69,7 +69,7 @@ func newEngine(cfg Config) *Engine {
 	e.repair = newRepair(e.l1, e.cache, e.archive, e.bad, e.news)
 	e.verifier = newVerifier(e.cache, e.archive, e.queue, e.repair, e.news, cfg.VerifyInterval)
 	e.compact = newCompaction(&cfg, e.archive, e.l1, e.cache, e.queue, e.flush, e.numbers, e.bad, e.repair, e.news)
-	e.reader = newReader(e.l1, e.wal, e.queue, e.flush, e.bad, e.trust, e.cache, e.archive, e.repair, e.pressure, e.door, e.news, cfg.L1MaxAge)
+	e.reader = newReader(e.l1, e.wal, e.queue, e.flush, e.bad, e.trust, e.cache, e.archive, e.repair, e.push, e.pressure, e.door, e.news, cfg.L1MaxAge)
 	e.writer = newWriter(&cfg, e.l1, e.wal, e.queue, e.flush, e.numbers, e.pressure, e.cache, e.archive, e.trust, e.push, e.bad, e.repair, e.reader, e.door, e.news)
 	up.quarantine, up.repair, up.writer = e.bad, e.repair, e.writer
 	return e
@@ -132,7 +132,8 @@ func (e *Engine) openL3() error {
 	case e.cfg.L3 != nil:
 		e.archive.Use(e.cfg.L3, false, private)
 	case e.cfg.DB != nil:
-		e.archive.Use(newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.Pools{Write: e.cfg.DB, Read: e.cfg.DB}, codec, false), true, private)
+		store := newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.Pools{Write: e.cfg.DB, Read: e.cfg.DB}, codec, false)
+		e.archive.Use(store.KeepingChanges(e.cfg.ChangeRetention), true, private)
 	default:
 		url := e.cfg.SQLURL
 		if url == "" {
@@ -146,7 +147,7 @@ func (e *Engine) openL3() error {
 		if err != nil {
 			return fmt.Errorf("syncengine: opening %s: %w", sqlkit.Redact(url), err)
 		}
-		e.archive.Use(newSQLStore(src.Dialect, pools, codec, true), true, private)
+		e.archive.Use(newSQLStore(src.Dialect, pools, codec, true).KeepingChanges(e.cfg.ChangeRetention), true, private)
 	}
 	return nil
 }

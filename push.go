@@ -39,8 +39,9 @@ type push struct {
 	self  string
 	wake  chan struct{} // cap 1
 
-	mu      sync.Mutex        // guards pending
+	mu      sync.Mutex        // guards the two below
 	pending map[string]uint64 // versions by id
+	changed chan struct{}     // closed at the next change; nil: nobody waits
 
 	told, untold, heard atomic.Uint64 // ids
 	listens             atomic.Bool
@@ -53,8 +54,30 @@ func newPush(c *cache, mem *l1, t *trust, news *news, on bool) *push {
 // On reports whether there are messages: the loops need not run without.
 func (p *push) On() bool { return p.on && p.cache.Carries() }
 
+// Changed returns a channel that is closed when this engine, or one that is heard, has written
+// something to L3.
+func (p *push) Changed() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.changed == nil {
+		p.changed = make(chan struct{})
+	}
+	return p.changed
+}
+
+// tell wakes those who wait for a change.
+func (p *push) tell() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.changed != nil {
+		close(p.changed)
+		p.changed = nil
+	}
+}
+
 // Announce tells of what L3 and L2 hold now.
 func (p *push) Announce(recs []Record) {
+	p.tell()
 	if !p.On() || p.trust.Alone() {
 		return
 	}
@@ -163,6 +186,7 @@ func (p *push) hear(message []byte) {
 		p.l1.Outdate(id, version)
 		n++
 	}
+	p.tell()
 	p.heard.Add(n)
 	p.news.Heard(max(0, p.trust.Time().Now().Sub(at)))
 }

@@ -30,6 +30,7 @@ type reader struct {
 	cache    *cache
 	archive  *archive
 	repair   *repair
+	push     *push
 	pressure *pressure
 	door     *door
 	news     *news
@@ -37,8 +38,8 @@ type reader struct {
 	loads    flight.Group[string, Record]
 }
 
-func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *trust, c *cache, a *archive, r *repair, p *pressure, d *door, news *news, maxAge time.Duration) *reader {
-	return &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: r, pressure: p, door: d, news: news, maxAge: maxAge}
+func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *trust, c *cache, a *archive, r *repair, push *push, p *pressure, d *door, news *news, maxAge time.Duration) *reader {
+	return &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: r, push: push, pressure: p, door: d, news: news, maxAge: maxAge}
 }
 
 func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {

@@ -68,6 +68,7 @@ var limits = map[string]limit{
 	"TombstoneRetention":   {from: 1, to: anyInt},
 	"L1MaxAge":             {from: 1, to: anyInt},
 	"LockWait":             {from: 0, to: anyInt},
+	"ChangeRetention":      {from: int64(10 * time.Second), to: anyInt},
 	"VerifyInterval":       {from: int64(time.Millisecond), to: anyInt},
 	"CompressionLevel":     compressionLevels,
 

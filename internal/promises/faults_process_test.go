@@ -54,6 +54,24 @@ func publicCalls(e *syncengine.Engine) map[string]func(ctx context.Context) erro
 			_, err := e.GetOrInsertWith(ctx, "unknown-4", func(context.Context) (syncengine.Item, error) { return item, errors.New("no item") })
 			return err
 		},
+		"Watch": func(ctx context.Context) (err error) {
+			for _, err = range e.Watch(ctx, "unknown-8") {
+			}
+			return err
+		},
+		"WatchFrom": func(ctx context.Context) (err error) {
+			token, err := e.WatchToken(ctx)
+			if err != nil {
+				return err
+			}
+			for _, err = range e.WatchFrom(ctx, "unknown-8", token) {
+			}
+			return err
+		},
+		"WatchToken": func(ctx context.Context) error {
+			_, err := e.WatchToken(ctx)
+			return err
+		},
 		"All": func(ctx context.Context) (err error) {
 			for _, err = range e.All(ctx, "unknown-7") {
 			}

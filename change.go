@@ -1,0 +1,31 @@
+package syncengine
+
+// change.go is what Watch tells of.
+
+// ChangeKind is what happened to an item.
+type ChangeKind uint8
+
+// The kinds.
+const (
+	ChangePut    ChangeKind = iota // it was written
+	ChangeDelete                   // it was deleted
+)
+
+// String returns "put" or "delete".
+func (k ChangeKind) String() string {
+	if k == ChangeDelete {
+		return "delete"
+	}
+	return "put"
+}
+
+// Change is a write that L3 holds.
+type Change struct {
+	Kind    ChangeKind
+	ID      string
+	Version uint64 // of the write, or of a later one that L3 holds by now
+	Item    Item   // of a put: the item in that version
+	// Token is where WatchFrom goes on: after this change. It is short, printable, and means
+	// something to engines on the same L3 only.
+	Token string
+}

@@ -1,0 +1,290 @@
+package neighbours
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/faultproxy"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// follow watches in the background until ctx ends, and hands over what comes.
+func follow(ctx context.Context, e *syncengine.Engine, prefix string) <-chan syncengine.Change {
+	seq, out := e.Watch(ctx, prefix), make(chan syncengine.Change, 10_000)
+	go func() {
+		defer close(out)
+		for c, err := range seq {
+			if err != nil {
+				return
+			}
+			out <- c
+		}
+	}()
+	return out
+}
+
+// next waits for a change.
+func next(t testing.TB, changes <-chan syncengine.Change) syncengine.Change {
+	t.Helper()
+	select {
+	case c, ok := <-changes:
+		if !ok {
+			t.Fatal("the watch has ended")
+		}
+		return c
+	case <-time.After(10 * time.Second):
+		t.Fatal("no change for 10 s")
+	}
+	return syncengine.Change{}
+}
+
+func TestWatchTellsOfWhatThisAndOtherEnginesWrite(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		cfg.KeyPrefix, cfg.RedisURL = lab.NewPrefix(), testserver.SharedRedis(t).URL()
+		a := lab.Open(t, cfg)
+		cfg.RedisURL = "" // nobody tells of what this one writes
+		b := lab.Open(t, cfg)
+		submit(t, a, "p:before", "0", archived)
+		changes := follow(ctx, a, "p:")
+		submit(t, a, "other", "0", archived)
+		for n, e := range []*syncengine.Engine{a, b, a, b} {
+			id, want := fmt.Sprint("p:", n%3), fmt.Sprint(n)
+			submit(t, e, id, want, archived)
+			c := next(t, changes)
+			if c.Kind != syncengine.ChangePut || c.ID != id || string(c.Item.Content) != want || c.Version == 0 || c.Version != c.Item.Version {
+				t.Fatalf("told of %+v, want %s of %s", c, want, id)
+			}
+		}
+		lab.Must(t, b.Delete(ctx, "p:1", archived))
+		if c := next(t, changes); c.Kind != syncengine.ChangeDelete || c.ID != "p:1" || c.Item.ID != "" {
+			t.Fatalf("told of %+v", c)
+		}
+		_, err := a.SubmitMany(ctx, []syncengine.Item{{ID: "p:a", Content: []byte("1")}, {ID: "q", Content: []byte("1")}, {ID: "p:b", Content: []byte("1")}}, archived)
+		lab.Must(t, err)
+		for _, id := range []string{"p:a", "p:b"} {
+			if c := next(t, changes); c.ID != id {
+				t.Fatalf("told of %s, want %s", c.ID, id)
+			}
+		}
+		if len(changes) > 0 {
+			t.Errorf("and of %+v", <-changes)
+		}
+	})
+}
+
+// TestWatchMissesNothing: whoever lists, watches from before the list, breaks off and goes on from
+// the last token, on this engine or another one, again and again, ends with what L3 holds; and
+// versions of an id never go down.
+func TestWatchMissesNothing(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		engines := []*syncengine.Engine{lab.Open(t, syncengine.Config{SQLURL: cfg.SQLURL, BatchFlushCount: 20}), lab.Open(t, syncengine.Config{SQLURL: cfg.SQLURL, BatchFlushInterval: time.Millisecond})}
+		token, err := engines[0].WatchToken(ctx)
+		lab.Must(t, err)
+		var writers sync.WaitGroup
+		for w := range 4 {
+			writers.Add(1)
+			go func() {
+				defer writers.Done()
+				rng := rand.New(rand.NewSource(int64(w)))
+				for n := range 150 {
+					e, id := engines[w%2], fmt.Sprint("x", rng.Intn(40))
+					var err error
+					if rng.Intn(4) == 0 {
+						err = e.Delete(ctx, id)
+					} else {
+						err = e.Submit(ctx, syncengine.Item{ID: id, Content: []byte(fmt.Sprintf(`"%d.%d"`, w, n))})
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if n%10 == 0 {
+						time.Sleep(time.Millisecond)
+					}
+				}
+			}()
+		}
+		done := make(chan struct{})
+		go func() {
+			writers.Wait()
+			for _, e := range engines {
+				if err := e.Flush(ctx); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := engines[0].Submit(ctx, syncengine.Item{ID: "last", Content: []byte("1")}, archived); err != nil {
+				t.Error(err)
+			}
+			close(done)
+		}()
+		rng := rand.New(rand.NewSource(9))
+		seen, versions, over := map[string]string{}, map[string]uint64{}, false
+		for round := 0; !over; round++ {
+			left := rng.Intn(30)
+			for c, err := range engines[round%2].WatchFrom(ctx, "", token) {
+				lab.Must(t, err)
+				if c.Version < versions[c.ID] {
+					t.Fatalf("%s goes from version %d to %d", c.ID, versions[c.ID], c.Version)
+				}
+				versions[c.ID], token = c.Version, c.Token
+				if delete(seen, c.ID); c.Kind == syncengine.ChangePut {
+					seen[c.ID] = string(c.Item.Content)
+				}
+				over = over || c.ID == "last"
+				if left--; left < 0 || over {
+					break
+				}
+			}
+		}
+		<-done
+		n := 0
+		for it, err := range engines[0].All(ctx, "") {
+			lab.Must(t, err)
+			if n++; seen[it.ID] != string(it.Content) {
+				t.Errorf("%s is %s, the watch said %q", it.ID, it.Content, seen[it.ID])
+			}
+		}
+		if n != len(seen) {
+			t.Errorf("%d items, the watch said %d", n, len(seen))
+		}
+	})
+}
+
+// TestWatchTellsOfWhatIsCommittedLate: a transaction that has got its number, and is committed
+// after others with higher ones were told of.
+func TestWatchTellsOfWhatIsCommittedLate(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	e := lab.Open(t, syncengine.Config{SQLURL: url})
+	submit(t, e, "x", "0", archived)
+	changes := follow(ctx, e, "")
+	raw := testserver.OpenSQL(t, url)
+	var delta, logged []byte
+	lab.Must(t, raw.QueryRow("SELECT delta, changes FROM sync_deltas ORDER BY id LIMIT 1").Scan(&delta, &logged))
+	tx, err := raw.BeginTx(ctx, nil)
+	lab.Must(t, err)
+	_, err = tx.Exec("INSERT INTO sync_deltas (delta, engine, nonce, changes, at) VALUES (?, 'nobody', 1, ?, UNIX_TIMESTAMP() * 1000000)", delta, logged)
+	lab.Must(t, err)
+	var tokens []string
+	for n := range 40 { // more than are folded at once
+		submit(t, e, "y", fmt.Sprint(n), archived)
+		tokens = append(tokens, next(t, changes).Token)
+	}
+	lab.Must(t, tx.Commit())
+	if c := next(t, changes); c.ID != "x" {
+		t.Fatalf("told of %+v", c)
+	}
+	for c, err := range e.WatchFrom(ctx, "x", tokens[len(tokens)-1]) { // which was given out before the commit
+		if lab.Must(t, err); c.ID == "x" {
+			break
+		}
+	}
+}
+
+func TestAWatchOutlivesAnOutage(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	db := testserver.SharedMariaDB(t)
+	url, p := db.NewDatabase(t), faultproxy.New(t, db.Addr())
+	e, other := lab.Open(t, syncengine.Config{SQLURL: lab.Via(t, url, p), L3Timeout: 300 * time.Millisecond}), lab.Open(t, syncengine.Config{SQLURL: url})
+	changes := follow(ctx, e, "")
+	p.Cut()
+	submit(t, other, "x", "1", archived)
+	begun := make(chan (<-chan syncengine.Change))
+	go func() { begun <- follow(ctx, e, "") }() // it waits for L3
+	submit(t, e, "y", "1")
+	p.Restore()
+	again := <-begun
+	submit(t, other, "z", "1", archived)
+	got := map[string]bool{}
+	for !got["x"] || !got["y"] {
+		got[next(t, changes).ID] = true
+	}
+	for next(t, again).ID != "z" {
+	}
+}
+
+func TestAWatchThatCantGoOnSaysSo(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+		ctx := context.Background()
+		cfg.ChangeRetention = 10 * time.Second
+		e := lab.Open(t, cfg)
+		submit(t, e, "x", "1", archived)
+		old, err := e.WatchToken(ctx)
+		lab.Must(t, err)
+		expired := func(what, token string) {
+			t.Helper()
+			for _, err := range e.WatchFrom(ctx, "", token) {
+				if !errors.Is(err, syncengine.ErrWatchExpired) {
+					t.Errorf("%s: %v", what, err)
+				}
+				return
+			}
+			t.Errorf("%s: it ended", what)
+		}
+		for n := range 70 {
+			submit(t, e, "x", fmt.Sprint(n), archived)
+			if n == 35 {
+				_, err := raw.Exec("UPDATE sync_log SET at = at - 11000000")
+				lab.Must(t, err)
+			}
+		}
+		var rows int
+		lab.Must(t, raw.QueryRow("SELECT COUNT(*) FROM sync_log").Scan(&rows))
+		if rows > 40 {
+			t.Errorf("%d rows in the log", rows)
+		}
+		expired("a token that is too old", old)
+		expired("no token", "x")
+		expired("", "")
+		expired("a token of another database", "0123"+old[4:])
+		_, err = raw.Exec("DELETE FROM sync_log")
+		lab.Must(t, err)
+		now, err := e.WatchToken(ctx)
+		lab.Must(t, err)
+		_, err = raw.Exec("DELETE FROM sync_deltas")
+		lab.Must(t, err)
+		_, err = raw.Exec("UPDATE sync_meta SET value = '0' WHERE name = 'log_trimmed'")
+		lab.Must(t, err)
+		expired("a token of a database that has gone back", now)
+	})
+}
+
+func TestAWatchEndsWithItsContextAndItsEngine(t *testing.T) {
+	e := lab.Open(t, syncengine.Config{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ends := func(seq func(func(syncengine.Change, error) bool), want error) <-chan struct{} {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for _, err := range seq {
+				if !errors.Is(err, want) {
+					t.Errorf("%v, want %v", err, want)
+				}
+			}
+		}()
+		return done
+	}
+	one, two := ends(e.Watch(ctx, ""), context.Canceled), ends(e.Watch(context.Background(), ""), syncengine.ErrClosed)
+	cancel()
+	<-one
+	lab.Must(t, e.Close())
+	<-two
+	<-ends(e.Watch(context.Background(), ""), syncengine.ErrClosed)
+	if _, err := e.WatchToken(context.Background()); !errors.Is(err, syncengine.ErrClosed) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,288 @@
+package syncengine
+
+// watch.go tells of what is written to L3, by any engine, from the log that L3 keeps (l3log.go).
+// It needs no Redis; what it hears of there only makes it look sooner.
+//
+// A Watch is a place in the log and no more: nothing is kept for a reader that is slow, and nobody
+// waits for it. It is told what an id is now, not what each write made it: of several changes of an
+// id that it has not seen, the last. So what it costs is bounded by what there is to tell.
+//
+// The place after a change is its row of the log and how many changes of that row come before. All
+// rows below are done, but for those that were not yet there (l3log.go).
+//
+// No goroutines, no call of this engine's under way while the caller's loop runs.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/changelog"
+)
+
+const (
+	watchPoll = beatEvery // when nobody tells of a change
+	watchRows = 16        // of the log, at once
+	watchPage = 256       // items read at once
+)
+
+// place is one in the log.
+type place struct {
+	log  *logReader
+	row  int64 // of which the first changes were told
+	told int
+}
+
+// String is the token of a place.
+func (p *place) String() string {
+	return fmt.Sprintf("%s-%d-%d-%d", p.log.Origin(), p.log.UpTo(), p.row, p.told)
+}
+
+// placeOf reads a token.
+func (d *reader) placeOf(ctx context.Context, token string) (*place, error) {
+	parts := strings.Split(token, "-")
+	bad := fmt.Errorf("%w: %q is no token of this L3", ErrWatchExpired, token)
+	if len(parts) != 4 {
+		return nil, bad
+	}
+	var n [3]int64
+	for i := range n {
+		var err error
+		if n[i], err = strconv.ParseInt(parts[i+1], 10, 64); err != nil || n[i] < 0 {
+			return nil, bad
+		}
+	}
+	log, err := d.archive.ReadLogAbove(ctx, parts[0], n[0])
+	if errors.Is(err, errLogTrimmed) {
+		return nil, bad
+	}
+	return &place{log: log, row: n[1], told: int(n[2])}, err
+}
+
+// here returns the place where the log ends, or that of a token. While L3 is away it waits.
+func (d *reader) here(ctx context.Context, token string) (p *place, err error) {
+	for {
+		if err := d.Enter(ctx); err != nil {
+			return nil, err
+		}
+		if token != "" {
+			p, err = d.placeOf(ctx, token)
+		} else {
+			var log *logReader
+			log, err = d.archive.ReadLog(ctx)
+			p = &place{log: log}
+		}
+		d.door.Exit(ctx, &err)
+		if err == nil || !didNotAnswer(ctx, err) {
+			return p, err
+		}
+		if err := d.pause(ctx, nil); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// pause waits until there may be something new.
+func (d *reader) pause(ctx context.Context, changed <-chan struct{}) error {
+	timer := time.NewTimer(watchPoll)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-d.door.Context().Done():
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// didNotAnswer reports whether an error is of a call that L3 did not answer.
+func didNotAnswer(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && (errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded))
+}
+
+// WatchToken returns the place where the log ends.
+func (d *reader) WatchToken(ctx context.Context) (string, error) {
+	if err := d.logs(); err != nil {
+		return "", err
+	}
+	p, err := d.here(ctx, "")
+	if err != nil {
+		return "", err
+	}
+	return p.String(), nil
+}
+
+func (d *reader) logs() error {
+	if d.archive.KeepsLog() {
+		return nil
+	}
+	return &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a store of this package for Watch"}
+}
+
+// Watch yields changes; see Engine.Watch.
+func (d *reader) Watch(ctx context.Context, prefix, token string) iter.Seq2[Change, error] {
+	err := d.logs()
+	var from *place
+	if err == nil {
+		from, err = d.here(ctx, token)
+	}
+	return func(yield func(Change, error) bool) {
+		if err != nil {
+			yield(Change{}, err)
+			return
+		}
+		w := watching{d: d, prefix: prefix, place: place{from.log.Fork(), from.row, from.told}, limit: firstPage}
+		for {
+			changed := d.push.Changed() // before it is looked
+			more, err := w.next(ctx)
+			for i := range w.found {
+				if !yield(w.found[i].change, w.found[i].err) {
+					return
+				}
+			}
+			if err == nil && !more {
+				err = d.pause(ctx, changed)
+			} else if err != nil && didNotAnswer(ctx, err) {
+				err = d.pause(ctx, nil)
+			}
+			if err != nil {
+				yield(Change{}, err)
+				return
+			}
+		}
+	}
+}
+
+// watching is one run of Watch.
+type watching struct {
+	d      *reader
+	prefix string
+	place
+	limit int     // of items read at once
+	told  []told  // what is to be read of L3, in order
+	rows  []int64 // of the log, that told is from
+	found []found // what is to be yielded
+}
+
+// told is a change of the log.
+type told struct {
+	changelog.Change
+	row int64
+	nth int // of that row, from 1
+}
+
+// found is what L3 holds of it.
+type found struct {
+	change Change
+	err    error
+}
+
+// next fills found. more tells that there is more already.
+func (w *watching) next(ctx context.Context) (more bool, err error) {
+	clear(w.found)
+	w.found = w.found[:0]
+	if err := w.d.door.Enter(); err != nil {
+		return false, err
+	}
+	defer w.d.door.Exit(ctx, &err)
+	if len(w.told) == 0 {
+		for _, row := range w.rows {
+			w.log.Done(row)
+		}
+		w.rows = w.rows[:0]
+		if more, err = w.look(ctx); err != nil || len(w.told) == 0 {
+			return more, err
+		}
+	}
+	return true, w.read(ctx)
+}
+
+// look reads rows of the log.
+func (w *watching) look(ctx context.Context) (more bool, err error) {
+	rows, more, err := w.log.Next(ctx, watchRows)
+	switch {
+	case errors.Is(err, errLogTrimmed):
+		return false, fmt.Errorf("%w: it was left for longer than ChangeRetention", ErrWatchExpired)
+	case err != nil:
+		return false, err
+	}
+	last := make(map[string]int)
+	for _, row := range rows {
+		n := 0
+		err := changelog.Read(row.Changes, func(c changelog.Change) bool {
+			n++
+			switch at, twice := last[c.Key]; {
+			case row.Number == w.row && n <= w.place.told || !strings.HasPrefix(c.Key, w.prefix):
+				return true
+			case twice:
+				w.told[at].Key = "" // told of later
+			}
+			last[c.Key] = len(w.told)
+			w.told = append(w.told, told{c, row.Number, n})
+			return true
+		})
+		if err != nil {
+			return false, fmt.Errorf("%w: row %d of the log of changes: %w", ErrCorruption, row.Number, err)
+		}
+		w.rows = append(w.rows, row.Number)
+	}
+	return more || len(rows) > 0, nil
+}
+
+// read reads the next items.
+func (w *watching) read(ctx context.Context) error {
+	var ids []string
+	n := 0
+	for ; n < len(w.told) && len(ids) < w.limit; n++ {
+		if w.told[n].Key != "" {
+			ids = append(ids, w.told[n].Key)
+		}
+	}
+	rows, err := w.d.archive.GetMany(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for i, t := range w.told[:n] {
+		if t.Key == "" {
+			continue
+		}
+		for len(w.rows) > 0 && w.rows[0] < t.row {
+			w.log.Done(w.rows[0])
+			w.rows = w.rows[1:]
+		}
+		w.row, w.place.told = t.row, t.nth
+		w.found = append(w.found, w.tell(ctx, &w.told[i], &rows[0]))
+		rows = rows[1:]
+	}
+	w.told = w.told[n:]
+	bytes := 1
+	for i := range w.found {
+		bytes += len(w.found[i].change.Item.Content)
+	}
+	w.limit = max(1, min(4*w.limit, watchPage, n*pageBytes/bytes))
+	return nil
+}
+
+// tell is what is told of a change, by what L3 holds of the id now.
+func (w *watching) tell(ctx context.Context, t *told, f *Found) found {
+	c := Change{Kind: ChangeDelete, ID: t.Key, Version: t.Version, Token: w.String()}
+	if f.Err != nil {
+		if f.Record, f.Err = w.d.repair.HealedOr(ctx, t.Key, f.Err); f.Err != nil {
+			return found{c, f.Err}
+		}
+		f.OK = true
+	}
+	if f.OK {
+		c.Version = f.Record.Version
+	}
+	if f.OK && !f.Record.Deleted {
+		c.Kind, c.Item = ChangePut, f.Record.Item
+	}
+	return found{change: c}
+}
