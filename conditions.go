@@ -402,6 +402,8 @@ func (q *question) answer(v Verdict, err error) {
 
 // decideMany asks L3 about questions, in one transaction unless it refuses a row.
 func (e *writer) decideMany(ctx context.Context, qs []*question) {
+	under := e.cache.Begin()
+	defer e.cache.End(under)
 	verdicts, err := e.applyIf(ctx, qs)
 	var refused *RefusedError
 	if errors.As(err, &refused) && len(qs) > 1 { // one of them is at fault
@@ -457,8 +459,7 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 	if len(recs) == 0 {
 		return nil
 	}
-	e.cache.Write(ctx, recs)
-	e.push.Announce(recs)
+	e.push.Announce(recs, e.cache.Write(ctx, recs))
 	for i, q := range qs {
 		if verdicts[i].Decision == DecidedApplied {
 			for _, op := range q.ops {

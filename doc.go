@@ -26,10 +26,12 @@
 //	journal     wal.go walunit.go walspool.go
 //	pressure    backpressure.go
 //	cache       l2cache.go l2missed.go l2servers.go l2.go l2digest.go l2push.go l2owner.go
+//	            l2place.go
 //	archive     l3archive.go l3.go l3row.go l3write.go l3cond.go l3digest.go
 //	            l3fleet.go l3codec.go l3zstd.go l3nozstd.go l3merge.go l3compact.go l3list.go l3log.go
 //	trust       filter.go fleet.go fleettime.go warmup.go
 //	push        push.go
+//	tail        tail.go
 //	pipeline    versions.go mergenumbers.go marks.go ahead.go log.go batch.go landing.go spool.go flush.go
 //	            sound.go merging.go settled.go
 //	quarantine  quarantine.go retry.go

@@ -20,6 +20,7 @@ package syncengine
 //	l2 verify    compares all of L2 with L3 now and then
 //	push         tells other engines what this one has written
 //	listen       hears them
+//	tail         follows what they write by the log in L3
 //	l2 promote   writes copies read from L3 to L2
 //	conditions   has L3 decide conditional writes, where it is shared
 //	load         one per id being loaded
@@ -51,6 +52,7 @@ type Engine struct {
 	archive  *archive
 	trust    *trust
 	push     *push
+	tail     *tail
 	queue    *queue // these three are the pipeline
 	numbers  *numbers
 	flush    *flusher

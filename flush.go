@@ -190,6 +190,8 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	if b.memory {
 		f.cache.Unsure(ctx)
 	}
+	under := f.cache.Begin()
+	defer f.cache.End(under)
 	a := &outcome{refused: make(map[*entry]error), lost: make(map[*entry]lostOp), claimed: make(map[*waiter]bool)}
 	units, err := f.sound(ctx, f.wanted(b.units, a), a)
 	if err == nil && len(units) > 0 {
@@ -210,8 +212,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 		return
 	}
 	if len(a.stored) > 0 {
-		f.cache.Write(ctx, a.stored)
-		f.push.Announce(a.stored)
+		f.push.Announce(a.stored, f.cache.Write(ctx, a.stored))
 	}
 	if len(a.losers) > 0 {
 		f.up.Outranked(ctx, a.losers)

@@ -31,9 +31,11 @@ type cache struct {
 	wal       *journal
 	news      *news
 	missed    l2Missed
+	under     underWay
 	known     l2Servers
 	owner     l2Owner
 	unsure    atomic.Bool   // the WAL file says that a crash may leave L2 behind L3
+	unread    atomic.Bool   // what others wrote before is not known yet
 	back      chan struct{} // cap 1: L2 was away
 }
 
@@ -116,13 +118,17 @@ func (c *cache) Get(ctx context.Context, op, id string) (rec Record, err error) 
 
 // MayRead reports whether copies of id may be read.
 func (c *cache) MayRead(id string) bool {
-	return c.store != nil && !c.missed.has(id) && !c.owner.foreign.Load()
+	return c.store != nil && !c.unread.Load() && c.missed.mayRead(id) && !c.owner.foreign.Load()
 }
+
+// Believes reports whether a copy that was read may be believed: L2 may have missed a later write,
+// or the connection was new, and led to a server that may have forgotten.
+func (c *cache) Believes(rec *Record) bool { return c.missed.believes(rec.ID, rec.Version) }
 
 // Lookup reads a copy that may be believed; ErrNotFound is a miss.
 func (c *cache) Lookup(ctx context.Context, id string) (Record, error) {
 	rec, err := c.Get(ctx, "get", id)
-	if err == nil && c.missed.has(id) { // the connection was new, and led to a server that may have forgotten
+	if err == nil && !c.Believes(&rec) {
 		return Record{}, ErrNotFound
 	}
 	return rec, err
@@ -140,16 +146,18 @@ func (c *cache) GetMany(ctx context.Context, ids []string) (found []Found, err e
 	return found, err
 }
 
-// Write is the flusher's way to L2. It never fails: what L2 misses is remembered.
-func (c *cache) Write(ctx context.Context, recs []Record) {
+// Write is the flusher's way to L2. It never fails: what L2 misses is remembered. It returns
+// whether L2 has all.
+func (c *cache) Write(ctx context.Context, recs []Record) (all bool) {
 	if c.store == nil {
-		return
+		return true
 	}
 	err := c.Put(ctx, "put", recs)
 	c.wrote(err)
 	if err != nil {
 		c.Miss(ctx, recs)
 	}
+	return err == nil
 }
 
 // Repair is Put for copies of what L3 holds.
@@ -185,10 +193,49 @@ func (c *cache) Miss(ctx context.Context, recs []Record) {
 	if c.store == nil {
 		return
 	}
-	if err := c.missed.add(context.WithoutCancel(ctx), recs); err != nil {
+	c.miss(ctx, recs, 0)
+}
+
+func (c *cache) miss(ctx context.Context, recs []Record, least uint64) {
+	if err := c.missed.add(context.WithoutCancel(ctx), recs, least); err != nil {
 		c.news.Log().Error("can't note in the WAL file that L2 missed writes", "error", err)
 	}
 }
+
+// Others is told, by the log, that another engine has written an id.
+func (c *cache) Others(id string, version uint64) {
+	if c.store != nil {
+		c.missed.wrote(id, version, false)
+	}
+}
+
+// Told is told, by that engine itself, and whether L2 has it.
+func (c *cache) Told(id string, version uint64, has bool) {
+	switch {
+	case c.store == nil:
+	case has:
+		c.missed.has(id, version)
+	default:
+		c.missed.wrote(id, version, true)
+	}
+}
+
+// LogRead is told that all of the log has been read that was there at the last call.
+func (c *cache) LogRead() { c.missed.turn() }
+
+// Suspect makes all of L2 suspect.
+func (c *cache) Suspect(ctx context.Context) {
+	if c.store == nil {
+		return
+	}
+	c.missed.addAll()
+	if err := c.noteMissed(context.WithoutCancel(ctx), true); err != nil {
+		c.news.Log().Error("can't note in the WAL file that L2 missed writes", "error", err)
+	}
+}
+
+// Withhold keeps all of L2 from being read, or not.
+func (c *cache) Withhold(yes bool) { c.unread.Store(yes) }
 
 // Doubt is told of ops that L3 may hold, or may not. This engine does not read their ids in L2
 // until they were copied from L3; and the copies there are removed, for other engines.
@@ -201,7 +248,7 @@ func (c *cache) Doubt(ctx context.Context, unit []Conditional) {
 		recs[i], ids[i] = unit[i].Record, itemOf(unit[i].Record.ID)
 		recs[i].ID = ids[i]
 	}
-	c.Miss(ctx, recs)
+	c.miss(ctx, recs, whole)
 	c.wrote(c.Remove(ctx, ids))
 }
 
@@ -209,7 +256,7 @@ func (c *cache) Doubt(ctx context.Context, unit []Conditional) {
 func (c *cache) Owed(n int) (ids []string, all bool, gen uint64) { return c.missed.pick(n) }
 
 // Owes reports whether L2 has missed anything.
-func (c *cache) Owes() bool { return c.missed.some.Load() }
+func (c *cache) Owes() bool { return c.missed.owes() }
 
 // Paid forgets ids, or all, unless they were missed again since.
 func (c *cache) Paid(ctx context.Context, ids []string, all bool, gen uint64) error {

@@ -67,3 +67,82 @@ func TestWhatL2MissedIsNotReadUntilItIsPaid(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatOthersWriteIsBelievedOnceL2HasIt: they say so before it is seen in the log, or after, or
+// never, or that L2 has missed it; or a copy says it.
+func TestWhatOthersWriteIsBelievedOnceL2HasIt(t *testing.T) {
+	ctx := context.Background()
+	c := syncengine.NewCacheOf(t, storetest.NewCache(), syncengine.NewJournal(t, t.TempDir(), 100, 1<<20), syncengine.Events{})
+	lab.Must(t, c.Load(ctx))
+	believes := func(id string, version uint64) bool { return c.Believes(&syncengine.Record{Item: syncengine.Item{ID: id, Version: version}}) }
+	c.Told("before", 5, true)
+	for _, id := range []string{"before", "after", "never", "copy"} {
+		c.Others(id, 5)
+	}
+	c.Told("after", 5, true)
+	c.Told("missed", 5, false)
+	c.Told("never", 4, true)
+	for id, want := range map[string]bool{"unknown": true, "before": true, "after": true, "never": false, "copy": false, "missed": false} {
+		if believes(id, 4) != want {
+			t.Errorf("%s at 4 is believed: %v", id, !want)
+		}
+		if id != "missed" && !c.MayRead(id) {
+			t.Errorf("%s is not read", id)
+		}
+	}
+	if !believes("copy", 5) || !believes("copy", 4) {
+		t.Error("a copy at that version has shown that L2 has it")
+	}
+	if !believes("missed", 6) || believes("missed", 4) || c.MayRead("missed") {
+		t.Error("what L2 has missed is not read before it is repaired")
+	}
+	if ids, all, _ := c.Owed(10); all || !slices.Equal(ids, []string{"missed"}) {
+		t.Errorf("owed are %v: what may still be told is waited for", ids)
+	}
+	c.LogRead()
+	c.Others("before", 5)
+	if !believes("before", 4) {
+		t.Error("what was told before the log was read last counts")
+	}
+	c.LogRead()
+	c.Others("before", 5)
+	if believes("before", 4) {
+		t.Error("what was told long ago counts")
+	}
+}
+
+// TestAPlaceIsReachedWhenAllUnderWayIsOver, and L2 has it.
+func TestAPlaceIsReachedWhenAllUnderWayIsOver(t *testing.T) {
+	ctx := context.Background()
+	var away error
+	store := &lab.HookedCache{CacheStore: storetest.NewCache(), OnPut: func(context.Context, []syncengine.Record) error { return away }}
+	c := syncengine.NewCacheOf(t, store, syncengine.NewJournal(t, t.TempDir(), 100, 1<<20), syncengine.Events{})
+	lab.Must(t, c.Load(ctx))
+	write := func(id string) {
+		c.Write(ctx, []syncengine.Record{{Item: syncengine.Item{ID: id, Version: 1, Content: []byte("1")}}})
+	}
+	if !c.Reached(c.Mark()) {
+		t.Error("nothing is under way")
+	}
+	before := c.Begin()
+	m := c.Mark()
+	after := c.Begin()
+	if c.Reached(m) {
+		t.Error("one is under way")
+	}
+	away = lab.ErrAway
+	write("x")
+	c.End(before)
+	if c.Reached(m) {
+		t.Error("L2 has missed it")
+	}
+	away = nil
+	ids, _, gen := c.Owed(10)
+	lab.Must(t, c.Paid(ctx, ids, false, gen))
+	away = lab.ErrAway
+	write("later")
+	if !c.Reached(m) {
+		t.Error("what began after it, or was missed, does not count")
+	}
+	c.End(after)
+}

@@ -1,54 +1,122 @@
 package syncengine
 
-// l2missed.go is the set of ids that must not be read from L2, since it missed a write of them. It
-// is bounded: past maxMissed, all of L2 is left alone until a full comparison with L3 has
-// repaired it. A mark in the WAL file, made before the ops are let go of, carries the
-// knowledge over a restart.
+// l2missed.go knows which ids can't be read from L2 as they are: those of which L2 missed a write,
+// and those of which another engine has written a version that nobody has said is there. Of each it
+// knows from which version on a copy is right; a copy that is at or above it may be believed.
+//
+// Another engine's write becomes known by the log in L3 (tail.go), within a beat or two; that L2
+// has it, by that engine's message (push.go), usually before. So the two are compared. What nobody
+// has said is in L2 after noted a while is copied there from L3, by whoever is on this L2: the
+// engine that wrote it may be dead, cut off from L2, or without one.
+//
+// The set is bounded: past maxMissed, all of L2 is left alone until a full comparison with L3 has
+// repaired it. A mark in the WAL file, made before the ops are let go of, carries the knowledge of
+// what this engine's own writes missed over a restart; the rest is found in the log again.
 
 import (
 	"context"
+	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
-const maxMissed = 100_000
+const (
+	maxMissed = 100_000
+	// toldWait is for how long a message that L2 has a write is waited for.
+	toldWait = 2 * time.Second
+	// whole is above all versions: whatever L2 holds is not believed.
+	whole = math.MaxUint64
+)
 
-// l2Missed is the set of ids not to be read from L2.
+// l2Missed is that set.
 type l2Missed struct {
 	some atomic.Bool                                       // the set is not empty, or all is set; so that readers need no lock
 	note func(ctx context.Context, dirty bool) (err error) // keeps the mark in the WAL file
 
-	mu   sync.Mutex // guards the fields below
-	ids  map[string]uint64
-	gen  uint64 // of the last add
-	all  bool
-	mark bool // what the WAL file says
+	mu    sync.Mutex // guards the fields below
+	ids   map[string]lack
+	gen   uint64 // of the last change
+	all   bool
+	allAt uint64               // gen when all was set last
+	mark  bool                 // what the WAL file says
+	told  [2]map[string]uint64 // versions that L2 has, as other engines say: lately, and before
+	later int                  // of ids, those that are waited for
 }
 
-func (m *l2Missed) has(id string) bool {
+// lack is what L2 lacks of an id, or may lack.
+type lack struct {
+	gen   uint64
+	least uint64    // the version from which on a copy is right
+	until time.Time // when a message is not waited for any more; zero: L2 does not have it
+}
+
+// mayRead reports whether a copy of an id may be one that is right.
+func (m *l2Missed) mayRead(id string) bool {
 	if !m.some.Load() {
-		return false
+		return true
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, ok := m.ids[id]
-	return ok || m.all
+	l, ok := m.ids[id]
+	return !m.all && (!ok || !l.until.IsZero())
+}
+
+// believes reports whether a copy of that version is right.
+func (m *l2Missed) believes(id string, version uint64) bool {
+	if !m.some.Load() {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.all {
+		return false
+	}
+	l, ok := m.ids[id]
+	if ok && version >= l.least && !l.until.IsZero() {
+		m.forget(id)
+		return true
+	}
+	return !ok || version >= l.least
+}
+
+// forget drops an id. mu is held.
+func (m *l2Missed) forget(id string) {
+	if l, ok := m.ids[id]; ok && !l.until.IsZero() {
+		m.later--
+	}
+	delete(m.ids, id)
+	m.some.Store(m.all || len(m.ids) > 0)
+}
+
+// lacks notes what L2 lacks of an id. mu is held.
+func (m *l2Missed) lacks(id string, l lack) {
+	if m.ids == nil {
+		m.ids = make(map[string]lack)
+	}
+	was, ok := m.ids[id]
+	if l.least = max(l.least, was.least); ok && was.until.IsZero() {
+		l.until = was.until
+	}
+	m.forget(id)
+	if l.gen = m.gen; !l.until.IsZero() {
+		m.later++
+	}
+	m.ids[id] = l
+	if len(m.ids) > maxMissed {
+		m.ids, m.later = make(map[string]lack), 0
+		m.all, m.allAt = true, m.gen
+	}
+	m.some.Store(true)
 }
 
 // add remembers ids that L2 missed. When it returns nil the mark is durable.
-func (m *l2Missed) add(ctx context.Context, recs []Record) error {
+func (m *l2Missed) add(ctx context.Context, recs []Record, least uint64) error {
 	m.mu.Lock()
-	if m.ids == nil {
-		m.ids = make(map[string]uint64)
-	}
 	m.gen++
 	for i := range recs {
-		m.ids[recs[i].ID] = m.gen
+		m.lacks(recs[i].ID, lack{least: max(least, recs[i].Version)})
 	}
-	if len(m.ids) > maxMissed {
-		m.all, m.ids = true, make(map[string]uint64)
-	}
-	m.some.Store(true)
 	marked := m.mark
 	m.mu.Unlock()
 	if marked {
@@ -67,20 +135,58 @@ func (m *l2Missed) add(ctx context.Context, recs []Record) error {
 func (m *l2Missed) addAll() {
 	m.mu.Lock()
 	m.gen++
-	m.all, m.mark = true, true
+	m.all, m.allAt, m.mark = true, m.gen, true
 	m.some.Store(true)
 	m.mu.Unlock()
 }
 
-// pick returns a few missed ids, or that all are, with the generation repaired needs.
+// wrote is told that another engine has written an id, and whether it knows that L2 lacks it.
+func (m *l2Missed) wrote(id string, version uint64, lacks bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gen++
+	l := lack{least: version}
+	if !lacks {
+		if m.told[0][id] >= version || m.told[1][id] >= version {
+			return
+		}
+		l.until = time.Now().Add(toldWait)
+	}
+	m.lacks(id, l)
+}
+
+// has is told that L2 has what another engine has written.
+func (m *l2Missed) has(id string, version uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.told[0] == nil || len(m.told[0]) >= maxMissed {
+		m.told[0] = make(map[string]uint64) // what is forgotten is asked for once more
+	}
+	m.told[0][id] = max(m.told[0][id], version)
+	if l, ok := m.ids[id]; ok && version >= l.least && !l.until.IsZero() {
+		m.forget(id)
+	}
+}
+
+// turn forgets what was told before the last turn: the log was read since.
+func (m *l2Missed) turn() {
+	m.mu.Lock()
+	m.told = [2]map[string]uint64{nil, m.told[0]}
+	m.mu.Unlock()
+}
+
+// pick returns a few ids that L2 lacks, or that all are, with the generation repaired needs.
 func (m *l2Missed) pick(n int) (ids []string, all bool, gen uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id := range m.ids {
+	now := time.Now()
+	for id, l := range m.ids {
 		if len(ids) == n {
 			break
 		}
-		ids = append(ids, id)
+		if l.until.Before(now) {
+			ids = append(ids, id)
+		}
 	}
 	return ids, m.all, m.gen
 }
@@ -89,26 +195,55 @@ func (m *l2Missed) pick(n int) (ids []string, all bool, gen uint64) {
 func (m *l2Missed) repaired(ctx context.Context, ids []string, all bool, gen uint64) error {
 	m.mu.Lock()
 	for _, id := range ids {
-		if m.ids[id] <= gen {
-			delete(m.ids, id)
+		if m.ids[id].gen <= gen {
+			m.forget(id)
 		}
 	}
-	if all && m.gen == gen {
+	if all && m.allAt <= gen {
 		m.all = false
-	}
-	clean := len(m.ids) == 0 && !m.all
-	if clean {
-		m.some.Store(false)
 	}
 	// The mark goes only while nobody can add: the file must never say clean too early.
 	var err error
-	if clean && m.mark {
+	if len(m.ids) == m.later && !m.all && m.mark {
 		if err = m.note(ctx, false); err == nil {
 			m.mark = false
 		}
 	}
+	m.some.Store(m.all || len(m.ids) > 0)
 	m.mu.Unlock()
 	return err
+}
+
+// now is a time, for noneUntil.
+func (m *l2Missed) now() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.gen
+}
+
+// noneUntil reports whether nothing of a time or before is lacking. What an id has lacked longer
+// does not count when it lacks something later.
+func (m *l2Missed) noneUntil(gen uint64) bool {
+	if !m.some.Load() {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, l := range m.ids {
+		if l.gen <= gen {
+			return false
+		}
+	}
+	return !m.all
+}
+
+// owes reports whether there is something to repair.
+func (m *l2Missed) owes() bool {
+	if !m.some.Load() {
+		return false
+	}
+	ids, all, _ := m.pick(1)
+	return all || len(ids) > 0
 }
 
 // count returns how many ids are missed, -1 for all.
@@ -118,5 +253,5 @@ func (m *l2Missed) count() int {
 	if m.all {
 		return -1
 	}
-	return len(m.ids)
+	return len(m.ids) - m.later
 }

@@ -401,6 +401,9 @@ func (a *archive) Heal(ctx context.Context, rec Record) (done bool, err error) {
 // KeepsLog reports whether L3 keeps a log of what was written.
 func (a *archive) KeepsLog() bool { return a.log != nil }
 
+// LogName is the engine whose rows of the log are written now.
+func (a *archive) LogName() string { return a.log.LogName() }
+
 // LogEnd returns where the log ends.
 func (a *archive) LogEnd(ctx context.Context) (upTo, last int64, err error) {
 	err = a.Call(ctx, "log", func(ctx context.Context) (err error) {

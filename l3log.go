@@ -43,6 +43,8 @@ const (
 
 // changeLog is an L3 that keeps a log.
 type changeLog interface {
+	// LogName is the engine whose rows those are that are written now.
+	LogName() string
 	// LogEnd returns up to where all rows are there or never will be, for a reader that begins, and
 	// the number of the last.
 	LogEnd(ctx context.Context) (upTo, last int64, err error)
@@ -133,6 +135,8 @@ func (s *sqlStore) logPool() *sql.DB {
 	}
 	return s.pools.Write
 }
+
+func (s *sqlStore) LogName() string { return s.engine() }
 
 func (s *sqlStore) LogEnd(ctx context.Context) (upTo, last int64, err error) {
 	max := func(where string) string {
@@ -279,6 +283,9 @@ func (r *logReader) Origin() string {
 
 // UpTo returns the number up to which all rows were read.
 func (r *logReader) UpTo() int64 { return r.upTo }
+
+// Place names where all was read up to, with the origin.
+func (r *logReader) Place() string { return r.Origin() + "/" + strconv.FormatInt(r.upTo, 10) }
 
 // Fork returns a reader that begins where this one stands.
 func (r *logReader) Fork() *logReader {

@@ -130,6 +130,7 @@ func (e *Engine) retire(ctx context.Context) {
 		return
 	}
 	e.purgeTombstones(ctx)
+	e.tail.End(ctx)
 	e.trust.Leave(ctx)
 }
 

@@ -59,6 +59,7 @@ func newEngine(cfg Config) *Engine {
 	e.trust = newTrust(cfg.InstanceID, e.archive, e.wal, e.news, trustLimits{cfg.FilterWarmupBatch, cfg.FilterSnapshotInterval, int64(cfg.FilterSnapshotInserts)})
 	e.trust.WhenNoticed(e.l1.Doubt)
 	e.push = newPush(e.cache, e.l1, e.trust, e.news, !cfg.NoPush)
+	e.tail = newTail(e.archive, e.trust, e.cache, e.l1, e.news)
 	e.queue = newQueue(queueLimitsOf(&cfg), e.l1, e.wal)
 	e.queue.AskAbsent(func(id string) bool { return !e.trust.MayContain(id) })
 	e.numbers = newNumbers(e.l1, e.wal, e.queue, up)

@@ -5,8 +5,9 @@ package syncengine
 // carries the messages; one that is lost costs nothing but that time.
 //
 // What the flusher and the writer have brought to L2 is announced, never before: who drops a copy
-// reads L2 next. A message names ids and versions; a copy of that version or a higher one stays. An
-// engine does not listen to itself, and an engine alone is silent.
+// reads L2 next. A message names ids and versions, and which of them L2 has missed; a copy of that
+// version or a higher one stays. An engine does not listen to itself, and an engine alone is
+// silent. What a message does not tell, the log in L3 does a little later (tail.go).
 //
 // Announcing never waits: ids are collected while a message is on its way, each once, so a storm of
 // writes becomes few messages. Past pushMost ids the rest is not told.
@@ -16,17 +17,20 @@ package syncengine
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/syncengine-go/syncengine/internal/changelog"
 )
 
 const (
 	pushMost   = 100_000 // ids that wait to be told
 	pushChunk  = 1000    // ids of one message
 	pushFormat = 1
-	pushAgain  = time.Second // after a subscription has failed
+	// toldLacking is a flag: L2 has not got that version.
+	toldLacking = 1
+	pushAgain   = time.Second // after a subscription has failed
 )
 
 // push is that department.
@@ -39,16 +43,16 @@ type push struct {
 	self  string
 	wake  chan struct{} // cap 1
 
-	mu      sync.Mutex        // guards the two below
-	pending map[string]uint64 // versions by id
-	changed chan struct{}     // closed at the next change; nil: nobody waits
+	mu      sync.Mutex // guards the two below
+	pending map[string]tidings
+	changed chan struct{} // closed at the next change; nil: nobody waits
 
 	told, untold, heard atomic.Uint64 // ids
 	listens             atomic.Bool
 }
 
 func newPush(c *cache, mem *l1, t *trust, news *news, on bool) *push {
-	return &push{cache: c, l1: mem, trust: t, news: news, on: on, self: newEngineID(), wake: make(chan struct{}, 1), pending: make(map[string]uint64)}
+	return &push{cache: c, l1: mem, trust: t, news: news, on: on, self: newEngineID(), wake: make(chan struct{}, 1), pending: make(map[string]tidings)}
 }
 
 // On reports whether there are messages: the loops need not run without.
@@ -75,8 +79,14 @@ func (p *push) tell() {
 	}
 }
 
-// Announce tells of what L3 and L2 hold now.
-func (p *push) Announce(recs []Record) {
+// tidings are what is told of an id.
+type tidings struct {
+	version uint64
+	lacking bool // L2 has not got it
+}
+
+// Announce tells of what L3 holds now, and L2, unless it has missed it.
+func (p *push) Announce(recs []Record, inL2 bool) {
 	p.tell()
 	if !p.On() || p.trust.Alone() {
 		return
@@ -88,7 +98,9 @@ func (p *push) Announce(recs []Record) {
 			p.untold.Add(1)
 			continue
 		}
-		p.pending[r.ID] = max(p.pending[r.ID], r.Version)
+		if t, ok := p.pending[r.ID]; !ok || t.version <= r.Version {
+			p.pending[r.ID] = tidings{r.Version, !inL2}
+		}
 	}
 	p.mu.Unlock()
 	select {
@@ -107,7 +119,7 @@ func (p *push) Run(ctx context.Context) {
 		}
 		p.mu.Lock()
 		changes := p.pending
-		p.pending = make(map[string]uint64)
+		p.pending = make(map[string]tidings)
 		p.mu.Unlock()
 		for len(changes) > 0 {
 			message, n := p.encode(changes)
@@ -121,22 +133,23 @@ func (p *push) Run(ctx context.Context) {
 }
 
 // encode takes some of the changes into a message.
-func (p *push) encode(changes map[string]uint64) (message []byte, n int) {
+func (p *push) encode(changes map[string]tidings) (message []byte, n int) {
 	b := append(make([]byte, 0, 64*min(len(changes), pushChunk)), pushFormat)
-	b = appendText(b, p.self)
+	b = append(b, p.self...)
 	b = binary.AppendUvarint(b, uint64(p.trust.Time().Now().UnixMicro()))
-	for id, version := range changes {
+	var a changelog.Appender
+	for id, t := range changes {
 		if n++; n > pushChunk {
 			return b, pushChunk
 		}
-		b = binary.AppendUvarint(appendText(b, id), version)
+		c := changelog.Change{Key: id, Version: t.version}
+		if t.lacking {
+			c.Flags = toldLacking
+		}
+		b = a.Append(b, c)
 		delete(changes, id)
 	}
 	return b, n
-}
-
-func appendText(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
 // Listen is the loop that receives.
@@ -164,58 +177,27 @@ func (p *push) Listen(ctx context.Context) {
 	}
 }
 
-var errBadMessage = errors.New("a message can't be read")
-
 // hear drops the copies that a message is about. One of another format is of a later version of
-// this library: L1MaxAge has to do.
+// this library: the log has to do.
 func (p *push) hear(message []byte) {
-	if len(message) == 0 || message[0] != pushFormat {
+	head := 1 + len(p.self)
+	if len(message) <= head || message[0] != pushFormat || string(message[1:head]) == p.self {
 		return
 	}
-	r := messageReader{rest: message[1:]}
-	sender, at := r.text(), time.UnixMicro(int64(r.number()))
-	if sender == p.self || r.err != nil {
+	at, w := binary.Uvarint(message[head:])
+	if w <= 0 {
 		return
 	}
 	n := uint64(0)
-	for len(r.rest) > 0 {
-		id, version := r.text(), r.number()
-		if r.err != nil {
-			break
-		}
-		p.l1.Outdate(id, version)
+	_ = changelog.Read(message[head+w:], func(c changelog.Change) bool { // what can be read
+		p.cache.Told(c.Key, c.Version, c.Flags&toldLacking == 0) // first: who finds no copy reads L2
+		p.l1.Outdate(c.Key, c.Version)
 		n++
-	}
+		return true
+	})
 	p.tell()
 	p.heard.Add(n)
-	p.news.Heard(max(0, p.trust.Time().Now().Sub(at)))
-}
-
-// messageReader reads what encode wrote.
-type messageReader struct {
-	rest []byte
-	err  error
-}
-
-func (r *messageReader) number() uint64 {
-	v, n := binary.Uvarint(r.rest)
-	if n <= 0 {
-		r.rest, r.err = nil, errBadMessage
-		return 0
-	}
-	r.rest = r.rest[n:]
-	return v
-}
-
-func (r *messageReader) text() string {
-	n := r.number()
-	if n > uint64(len(r.rest)) {
-		r.rest, r.err = nil, errBadMessage
-		return ""
-	}
-	s := string(r.rest[:n])
-	r.rest = r.rest[n:]
-	return s
+	p.news.Heard(max(0, p.trust.Time().Now().Sub(time.UnixMicro(int64(at)))))
 }
 
 // Stats sets this department's part.

@@ -42,10 +42,10 @@ func TestINV15ChangesThatAreToldAreForgottenElsewhere(t *testing.T) {
 	}
 	a, b := house(), house()
 	a.Start(a.Push.Run)
-	a.Push.Announce([]syncengine.Record{storetest.Put("first", 1, "1")})
+	a.Push.Announce([]syncengine.Record{storetest.Put("first", 1, "1")}, true)
 	<-first
 	for n := range 10_000 { // while a message is on its way
-		a.Push.Announce([]syncengine.Record{storetest.Put(fmt.Sprint("x", n%2000), uint64(n+2), "1")})
+		a.Push.Announce([]syncengine.Record{storetest.Put(fmt.Sprint("x", n%2000), uint64(n+2), "1")}, true)
 	}
 	close(held)
 	<-release
@@ -84,8 +84,8 @@ func TestPushWaitsForNobodyAndForgetsWhatIsTooMuch(t *testing.T) {
 	for n := range recs {
 		recs[n] = storetest.Put(fmt.Sprint(n), 1, "1")
 	}
-	h.Push.Announce(recs)
-	h.Push.Announce(recs[:1])
+	h.Push.Announce(recs, true)
+	h.Push.Announce(recs[:1], true)
 	var s syncengine.Stats
 	if h.Push.Stats(&s); s.PushUntold != 100 {
 		t.Errorf("%d are not told, want 100", s.PushUntold)

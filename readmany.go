@@ -211,7 +211,7 @@ func (d *reader) manyFromL2(ctx context.Context, m *manyLoad) {
 		switch f := &found[i]; {
 		case f.Err != nil:
 			d.l2Failed(f.Err, ids[i])
-		case f.OK && d.cache.MayRead(ids[i]): // see cache.Lookup
+		case f.OK && d.cache.Believes(&f.Record):
 			answers[ids[i]] = &f.Record
 			d.cache.Saw(true, 1)
 		default:

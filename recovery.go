@@ -59,10 +59,14 @@ func (e *Engine) recover(ctx context.Context) error {
 	if err := e.trust.Load(ctx); err != nil {
 		return fmt.Errorf("syncengine: open: %w", err)
 	}
+	e.tail.Begin(ctx)
 	e.door.Spawn("fleet", func() { e.trust.KeepFleet(e.door.Context()) })
 	if e.push.On() {
 		e.door.Spawn("push", func() { e.push.Run(e.door.Context()) })
 		e.door.Spawn("listen", func() { e.push.Listen(e.door.Context()) })
+	}
+	if e.tail.On() && (e.cache.On() || !e.archive.Private()) {
+		e.door.Spawn("tail", func() { e.tail.Run(e.door.Context()) })
 	}
 	e.door.Spawn("filter", func() { e.trust.KeepFilter(e.door.Context()) })
 	e.door.Spawn("conditions", func() { e.writer.Decide(e.door.Context()) })

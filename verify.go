@@ -127,7 +127,7 @@ func (w *verifier) repairSome(ctx context.Context, page int) bool {
 	if all {
 		return w.verifyAndTell(ctx) == nil && w.cache.Paid(ctx, nil, true, gen) == nil
 	}
-	if err := w.repair.Copy(ctx, ids); err != nil {
+	if err := w.repair.Copy(ctx, ids); err != nil || len(ids) == 0 {
 		return false
 	}
 	return w.cache.Paid(ctx, ids, false, gen) == nil

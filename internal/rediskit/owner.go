@@ -24,3 +24,8 @@ func (c *Client) Claim(ctx context.Context, key, value string) (held string, err
 func (c *Client) Count(ctx context.Context, key string) (int64, error) {
 	return c.rdb.Incr(ctx, key).Result()
 }
+
+// Set sets a key.
+func (c *Client) Set(ctx context.Context, key, value string) error {
+	return c.rdb.Set(ctx, key, value, 0).Err()
+}

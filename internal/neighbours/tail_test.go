@@ -1,0 +1,119 @@
+package neighbours
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/faultproxy"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// TestINV15WhatRedisWasNotToldIsSeen: by an engine that has no Redis, another prefix, or is cut off
+// from it, or that may not send messages, while another one has copies in memory and in Redis. By
+// L1MaxAge and VerifyInterval these would do for an hour.
+func TestINV15WhatRedisWasNotToldIsSeen(t *testing.T) {
+	ctx := context.Background()
+	writers := map[string]func(t *testing.T, cfg *syncengine.Config){
+		"nobody has Redis": nil,
+		"no Redis":         func(_ *testing.T, cfg *syncengine.Config) { cfg.RedisURL = "" },
+		"another prefix":   func(_ *testing.T, cfg *syncengine.Config) { cfg.KeyPrefix = lab.NewPrefix() },
+		"no messages":      func(_ *testing.T, cfg *syncengine.Config) { cfg.NoPush = true },
+		"cut off": func(t *testing.T, cfg *syncengine.Config) {
+			p := faultproxy.New(t, testserver.SharedRedis(t).Addr())
+			cfg.RedisURL = lab.Via(t, cfg.RedisURL, p)
+			p.Cut()
+		},
+	}
+	for name, change := range writers {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: testserver.SharedRedis(t).URL(),
+				KeyPrefix: lab.NewPrefix(), L1MaxAge: time.Hour}
+			if change == nil {
+				cfg.RedisURL, change = "", func(*testing.T, *syncengine.Config) {}
+			}
+			b := lab.Open(t, cfg)
+			for _, id := range []string{"put", "deleted", "only in Redis"} {
+				submit(t, b, id, "1", archived)
+			}
+			b.Invalidate("only in Redis")
+			change(t, &cfg)
+			a := lab.Open(t, cfg)
+			submit(t, a, "put", "2", archived)
+			submit(t, a, "only in Redis", "2", archived)
+			lab.Must(t, a.Delete(ctx, "deleted", archived))
+			seen(t, b, "put", "2")
+			seen(t, b, "deleted", "absent")
+			seen(t, b, "only in Redis", "2")
+			for _, id := range []string{"put", "deleted", "only in Redis"} { // from Redis, or not
+				want := reads["Get"](b, id)
+				b.Invalidate(id)
+				if got := reads["Get"](b, id); got != want {
+					t.Errorf("%s is %s again", id, got)
+				}
+			}
+			if cfg.RedisURL == "" && name != "no Redis" {
+				return
+			}
+			lab.Eventually(t, "Redis is brought up to date", func() bool {
+				r, err := b.Verify(ctx, syncengine.VerifyOptions{})
+				return err == nil && r.InSync && b.Stats().L2Missed == 0
+			})
+		})
+	}
+}
+
+// TestINV15WhatRedisHasMissedIsKnownAtOpen: what was written while nobody was there who has this
+// Redis. The engine that opens reads no old copy from it, and after a clean end it reads all.
+func TestINV15WhatRedisHasMissedIsKnownAtOpen(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+		ctx := context.Background()
+		cfg.RedisURL, cfg.KeyPrefix = testserver.SharedRedis(t).URL(), lab.NewPrefix()
+		open := func(redis bool) *syncengine.Engine {
+			c := cfg
+			if !redis {
+				c.RedisURL = ""
+			}
+			return lab.Open(t, c)
+		}
+		first := open(true)
+		for n := range 20 {
+			submit(t, first, fmt.Sprint("x", n), "1", archived)
+		}
+		lab.Must(t, first.Close())
+		second := open(true)
+		for n := range 20 {
+			if got := reads["Get"](second, fmt.Sprint("x", n)); got != "1" {
+				t.Fatal(got)
+			}
+		}
+		if s := second.Stats(); s.L2Hits != 20 || s.L2Missed != 0 {
+			t.Errorf("after a clean end %d of 20 are read from Redis, %d are missed", s.L2Hits, s.L2Missed)
+		}
+		lab.Must(t, second.Close())
+		alone := open(false)
+		submit(t, alone, "x1", "2", archived)
+		lab.Must(t, alone.Delete(ctx, "x2", archived))
+		lab.Must(t, alone.Close())
+		third := open(true)
+		for id, want := range map[string]string{"x0": "1", "x1": "2", "x2": "absent"} {
+			if got := reads["Get"](third, id); got != want {
+				t.Errorf("%s is %s, want %s", id, got, want)
+			}
+		}
+		lab.Must(t, third.Close())
+		alone = open(false)
+		submit(t, alone, "x1", "3", archived)
+		lab.Must(t, alone.Close())
+		_, err := raw.Exec("UPDATE sync_meta SET value = '1000000' WHERE name = 'log_trimmed'") // the log does not reach back so far
+		lab.Must(t, err)
+		if got := reads["Get"](open(true), "x1"); got != "3" {
+			t.Errorf("without a log x1 is %s", got)
+		}
+	})
+}
