@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"time"
 )
 
 // calls.go has the public calls that read and write, each the way to its department.
@@ -237,6 +238,15 @@ func (e *Engine) DeletePrefix(ctx context.Context, prefix string, opts ...WriteO
 // has a WithIfVersion of its own; after ErrUnknownOutcome fn is not run again.
 func (e *Engine) Update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts ...WriteOption) (item Item, err error) {
 	return e.writer.Update(ctx, id, fn, opts...)
+}
+
+// Touch gives an item another expiry, ttl from now, and none with 0: it writes a new version with
+// the same content, if the id is still what was there when it looked, else it looks again. So of a
+// Touch and any other write both count, whichever engines they come from. Durability and errors are
+// those of WithIfVersion; also ErrNotFound when there is no item, or it has expired, and
+// ErrInvalidItem for a ttl below 0 and for an item with a CRDT kind.
+func (e *Engine) Touch(ctx context.Context, id string, ttl time.Duration) error {
+	return e.writer.Touch(ctx, id, ttl)
 }
 
 // GetOrInsertWith returns the item of id, or calls factory and inserts what it returns, at

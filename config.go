@@ -146,6 +146,11 @@ type Config struct {
 	// FactoryTimeout bounds the factory of GetOrInsertWith [30 s].
 	FactoryTimeout time.Duration
 
+	// DefaultTTL is the time to live of what is put without WithTTL, see there. It does not apply
+	// to items with a CRDT kind, which don't expire. An L3 of your own has to be an ExpiringStore
+	// for it [0: for ever].
+	DefaultTTL time.Duration
+
 	Durability Durability // of Submit and Delete without WithDurability [Logged]
 
 	BatchFlushInterval time.Duration // age at which the first op of a batch makes it due [100 ms]
@@ -327,6 +332,7 @@ func (c *Config) checkDurations(v *faults) {
 		{"CompactionInterval", c.CompactionInterval, 1},
 		{"TombstoneRetention", c.TombstoneRetention, 1},
 		{"LockWait", c.LockWait, 0},
+		{"DefaultTTL", c.DefaultTTL, 0},
 		{"L1MaxAge", c.L1MaxAge, 1},
 		{"VerifyInterval", c.VerifyInterval, leastWait},
 	} {
@@ -362,6 +368,9 @@ func (c *Config) checkStores(v *faults) {
 		v.that(c.Redis == nil && c.L2 == nil, "RedisURL", strconv.Quote(rediskit.Redact(c.RedisURL)), "excludes "+given("Redis", "L2"))
 	}
 	v.that(c.Redis == nil || c.L2 == nil, "Redis", "(set)", "excludes L2")
+	if _, ok := c.L3.(ExpiringStore); c.DefaultTTL > 0 && c.L3 != nil {
+		v.that(ok, "DefaultTTL", c.DefaultTTL, "needs an L3 that is an ExpiringStore")
+	}
 }
 
 func (c *Config) checkThresholds(v *faults) {

@@ -77,6 +77,7 @@ var fieldTests = map[string]func(t *testing.T){
 	"GroupMaxBytes":  elsewhere("TestAGroupTooLargeToLandIsRefusedAndHurtsNobody"),
 	"MaxClockSkew":   elsewhere("TestINV02AWriteIsAboveASpooledOpNumberedFarAhead"),
 	"FactoryTimeout": elsewhere("TestAFactoryThatNeverReturnsIsLeftBehind"),
+	"DefaultTTL":     elsewhere("TestDefaultTTLIsOfPutsWithoutATimeOfTheirOwn"),
 	"Durability": func(t *testing.T) {
 		e := lab.Open(t, syncengine.Config{Durability: syncengine.Buffered, BatchFlushInterval: time.Hour})
 		lab.Put(t, e, "a", 1)

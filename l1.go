@@ -13,6 +13,7 @@ package syncengine
 import (
 	"hash/maphash"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -76,6 +77,10 @@ type l1 struct {
 	budget    int64
 	keepFree  atomic.Int64 // the part of the budget that is left free under pressure
 	lastHits  int64        // at the last tick
+	expiring  atomic.Int64 // entries in the map that expire
+
+	sweeping  sync.Mutex // held by DropExpired, guards the field below
+	sweepNext time.Time
 }
 
 func newL1(budget int64) *l1 {
@@ -224,7 +229,8 @@ func (c *l1) store(e *entry, checked uint32, still func() bool) (stored bool) {
 		if loaded {
 			e.lastAccess.Store(old.lastAccess.Load())
 			c.bytes.Add(e.size() - old.size())
-			c.live.Add(liveDelta(e) - liveDelta(old))
+			c.tally(e, 1)
+			c.tally(old, -1)
 			c.residents.Replace(old, e)
 			c.detach(old)
 			if still == nil && old.pinned() {
@@ -232,7 +238,7 @@ func (c *l1) store(e *entry, checked uint32, still func() bool) (stored bool) {
 			}
 		} else {
 			c.bytes.Add(e.size())
-			c.live.Add(liveDelta(e))
+			c.tally(e, 1)
 			c.residents.Add(e, c.Hash(e.id()), c.Over(0) > 0)
 		}
 		return e, false
@@ -240,11 +246,14 @@ func (c *l1) store(e *entry, checked uint32, still func() bool) (stored bool) {
 	return stored
 }
 
-func liveDelta(e *entry) int64 {
-	if e.deleted || e.isMerge() {
-		return 0
+// tally counts an entry that comes into the map, or leaves it.
+func (c *l1) tally(e *entry, n int64) {
+	if !e.deleted && !e.isMerge() {
+		c.live.Add(n)
 	}
-	return 1
+	if e.expires() != 0 {
+		c.expiring.Add(n)
+	}
 }
 
 // Hold accounts for an entry that the drain read from the WAL: it is in memory, not in
@@ -329,7 +338,7 @@ func (c *l1) Drop(e *entry) (dropped bool) {
 			return old, !loaded
 		}
 		c.bytes.Add(-e.size())
-		c.live.Add(-liveDelta(e))
+		c.tally(e, -1)
 		c.residents.Remove(e, c.Hash(e.id()))
 		// A write may be dropped before accept has counted it, and a reader that loaded the
 		// version before it must not promote that.
@@ -338,6 +347,26 @@ func (c *l1) Drop(e *entry) (dropped bool) {
 		return nil, true
 	})
 	return dropped
+}
+
+// DropExpired drops entries that have expired, but for those that wait for L3. While there are any
+// that expire it looks at all entries, at most a hundredth of the time.
+func (c *l1) DropExpired(clock func() time.Time) {
+	if c.expiring.Load() == 0 || !c.sweeping.TryLock() {
+		return
+	}
+	defer c.sweeping.Unlock()
+	if time.Now().Before(c.sweepNext) {
+		return
+	}
+	start := time.Now()
+	c.m.Range(func(_ string, e *entry) bool {
+		if e.expires() != 0 && e.expired(clock) {
+			c.Drop(e)
+		}
+		return true
+	})
+	c.sweepNext = time.Now().Add(100 * time.Since(start))
 }
 
 // Missed counts a read that memory could not answer.

@@ -102,7 +102,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 		PRIMARY KEY (engine, slot)
 	) ENGINE=InnoDB`},
 		{`CREATE TABLE IF NOT EXISTS sync_meta (name VARBINARY(64) NOT NULL PRIMARY KEY, value VARBINARY(255) NOT NULL) ENGINE=InnoDB`,
-			`INSERT IGNORE INTO sync_meta (name, value) VALUES ('identity', UUID())`}},
+			`INSERT IGNORE INTO sync_meta (name, value) VALUES ('identity', UUID())`},
+		{`ALTER TABLE sync_items ADD COLUMN expires_at BIGINT NULL COMMENT 'unix milliseconds; NULL for never',
+		ADD KEY sync_items_expires (expires_at)`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -133,7 +135,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 			`CREATE TABLE IF NOT EXISTS sync_fences (engine TEXT NOT NULL, slot INTEGER NOT NULL, writes INTEGER NOT NULL DEFAULT 0,
 		PRIMARY KEY (engine, slot)) WITHOUT ROWID`},
 		{`CREATE TABLE IF NOT EXISTS sync_meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)`,
-			`INSERT OR IGNORE INTO sync_meta (name, value) VALUES ('identity', lower(hex(randomblob(16))))`}},
+			`INSERT OR IGNORE INTO sync_meta (name, value) VALUES ('identity', lower(hex(randomblob(16))))`},
+		{`ALTER TABLE sync_items ADD COLUMN expires_at INTEGER NULL`, // unix milliseconds; NULL for never
+			`CREATE INDEX IF NOT EXISTS sync_items_expires ON sync_items (expires_at) WHERE expires_at IS NOT NULL`}},
 }
 
 // Schema returns the statements that make the tables of L3 in an empty database, in order, for a
@@ -149,7 +153,7 @@ func Schema(d Dialect) []string {
 	return sqlkit.Script(schemaTable, migrations[sqlkit.Dialect(d)])
 }
 
-const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"
+const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance, expires_at"
 
 // sqlStore is an ArchiveStore.
 type sqlStore struct {
@@ -168,6 +172,7 @@ type sqlStore struct {
 	identity string
 	stmts    map[stmtKey]*sql.Stmt
 
+	clock  func() time.Time       // the time of the fleet
 	self   string                 // see engine
 	fence  atomic.Pointer[string] // the engine whose row Apply demands
 	asker  atomic.Pointer[string] // the engine of the last ApplyIf
@@ -178,8 +183,11 @@ type sqlStore struct {
 }
 
 func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sqlStore {
-	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow, self: newEngineID()}
+	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow, clock: time.Now, self: newEngineID()}
 }
+
+// Follow sets the clock by which items expire.
+func (s *sqlStore) Follow(clock func() time.Time) { s.clock = clock }
 
 func (s *sqlStore) Prepare(ctx context.Context) error {
 	s.mu.Lock()
@@ -418,7 +426,7 @@ func (s *sqlStore) query(ctx context.Context, op, text string, args []any, fn fu
 	})
 }
 
-const headColumns = "id, version, deleted, content_hash"
+const headColumns = "id, version, deleted, content_hash, expires_at"
 
 func (s *sqlStore) Heads(ctx context.Context, ids []string) ([]Meta, error) {
 	seen := make(map[string]Meta, len(ids))
@@ -478,6 +486,20 @@ func (s *sqlStore) PurgeTombstones(ctx context.Context, before time.Time, limit 
 		return err
 	})
 	return n, err
+}
+
+// Expired implements ExpiringStore.
+func (s *sqlStore) Expired(ctx context.Context, at time.Time, limit int) (out []Meta, err error) {
+	const text = "SELECT " + headColumns + " FROM sync_items WHERE expires_at <= ? AND deleted = 0 ORDER BY expires_at LIMIT ?"
+	err = s.run(ctx, "expired", func() error {
+		out = out[:0] // not again after a retry
+		return s.query(ctx, "expired", text, []any{millis(at), limit}, func(rows *sql.Rows) error {
+			m, err := scanHead(rows)
+			out = append(out, m)
+			return err
+		})
+	})
+	return out, err
 }
 
 func (s *sqlStore) Ping(ctx context.Context) error {

@@ -33,12 +33,13 @@ type reader struct {
 	pressure *pressure
 	door     *door
 	news     *news
-	maxAge   time.Duration // of a copy in memory, while other engines may write
+	now      func() time.Time // of the fleet
+	maxAge   time.Duration    // of a copy in memory, while other engines may write
 	loads    flight.Group[string, Record]
 }
 
 func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *trust, c *cache, a *archive, r *repair, p *pressure, d *door, news *news, maxAge time.Duration) *reader {
-	return &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: r, pressure: p, door: d, news: news, maxAge: maxAge}
+	return &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: r, pressure: p, door: d, news: news, now: t.Time().Now, maxAge: maxAge}
 }
 
 func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {
@@ -125,7 +126,7 @@ func (d *reader) asksL2(id string, waiting *entry) bool { return waiting == nil 
 
 // show sets what a caller sees of an entry: in place, since an item is 200 bytes to copy.
 func (d *reader) show(ent *entry, it *Item) error {
-	if ent.deleted {
+	if ent.gone(d.now) {
 		return ErrNotFound
 	}
 	ent.fill(it)
@@ -172,8 +173,14 @@ func (r *Record) item() (Item, error) {
 	return r.Item, nil
 }
 
-// Find looks for id in all tiers. A tombstone is a result.
+// Find looks for id in all tiers. A tombstone is a result; so is an item that has expired, as one.
 func (d *reader) Find(ctx context.Context, id string) (Record, error) {
+	rec, err := d.find(ctx, id)
+	rec.lapse(d.now)
+	return rec, err
+}
+
+func (d *reader) find(ctx context.Context, id string) (Record, error) {
 	// The stamp is taken before L1 is asked: a write that L1 does not show has not been
 	// counted yet, and will be.
 	since := d.l1.Stamp(id)
@@ -193,7 +200,7 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 	case err != nil:
 		return Record{}, err
 	case refused && waiting == nil && !ok && d.l1.Written(id, since): // it may just have left quarantine
-		return d.Find(ctx, id)
+		return d.find(ctx, id)
 	}
 	switch d.way(id, ok, waiting, askL3) {
 	case fromWAL:
@@ -360,7 +367,7 @@ func (d *reader) GetVerified(ctx context.Context, id string) (item Item, err err
 		if !ok || !d.Fresh(ent) || d.mayMerge(ent) {
 			break
 		}
-		if ent.deleted {
+		if ent.gone(d.now) {
 			return Item{}, ErrNotFound
 		}
 		if hashOf(ent.content()) == ent.hash {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 )
 
 func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err error) {
@@ -25,7 +26,7 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 	refusal := d.pressure.AdmitRead()
 	var refused error // refusal, once it has met an id
 	out := make([]*Item, len(ids))
-	m := &manyLoad{at: make(map[string][]int), out: out}
+	m := &manyLoad{at: make(map[string][]int), out: out, now: d.now}
 	for i, id := range ids {
 		if at, ok := m.at[id]; ok { // asked for twice
 			m.at[id] = append(at, i)
@@ -92,6 +93,7 @@ type manyLoad struct {
 	at   map[string][]int // places of an id in out
 	out  []*Item
 	errs []error
+	now  func() time.Time
 }
 
 // ask is one id of a manyLoad.
@@ -113,7 +115,7 @@ func (m *manyLoad) ids() []string {
 func (m *manyLoad) answer(id string, rec *Record) {
 	for _, i := range m.at[id] {
 		m.out[i] = nil
-		if !rec.Deleted {
+		if !rec.Deleted && !rec.expired(m.now) {
 			it := rec.Item
 			m.out[i] = &it
 		}

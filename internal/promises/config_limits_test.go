@@ -42,6 +42,7 @@ var limits = map[string]limit{
 	"GroupMaxBytes":   {from: 1, to: anyInt},
 	"MaxClockSkew":    {from: 1, to: anyInt},
 	"FactoryTimeout":  {from: 1, to: anyInt},
+	"DefaultTTL":      {from: 1, to: anyInt},
 	"Durability":      {from: int64(syncengine.Buffered), to: int64(syncengine.Archived)},
 	"BatchFlushCount": {from: 1, to: 100_000},
 	"BatchFlushBytes": {from: 1, to: anyInt, with: func(c *syncengine.Config) {
@@ -200,7 +201,7 @@ func (w *worker) note(err error, group, exists bool, ids ...string) bool {
 		return false
 	}
 	for _, id := range ids {
-		w.acked[id] = exists
+		w.acked[id] = exists && w.cfg.DefaultTTL != 1
 	}
 	return true
 }
@@ -228,6 +229,9 @@ func (w *worker) work(e *syncengine.Engine, name string, n int) (accepted int) {
 	}
 	_, err := e.SubmitMany(lab.Bounded(w.t), group, logged)
 	w.note(err, true, true, group[0].ID, group[1].ID, group[2].ID)
+	if w.cfg.DefaultTTL == 1 {
+		time.Sleep(2 * time.Millisecond) // what was put last expires
+	}
 	return accepted
 }
 
