@@ -95,7 +95,8 @@ func (e *Engine) levelChanged(from, to BackpressureLevel) {
 	e.news.Level(from, to)
 }
 
-// Len returns how many items L1 holds. Deleted ids do not count.
+// Len returns how many items L1 holds. Deleted ids do not count; what has expired may, for a second
+// or two.
 func (e *Engine) Len() int { return e.l1.Len() }
 
 // IsEmpty reports whether L1 holds no item.

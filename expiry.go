@@ -79,10 +79,11 @@ func (r *Record) expired(clock func() time.Time) bool { return isDue(r.ExpiresAt
 
 func (m *Meta) expired(clock func() time.Time) bool { return isDue(m.ExpiresAt, clock) }
 
-// lapse makes an expired item a tombstone of its version, which is what it is to everybody.
+// lapse makes an expired item what it is to everybody: a tombstone of its version, as of a delete
+// at its time.
 func (r *Record) lapse(clock func() time.Time) {
 	if r.expired(clock) {
-		*r = Record{Item: Item{ID: r.ID, Version: r.Version, UpdatedAt: r.UpdatedAt, Stale: r.Stale}, Deleted: true}
+		*r = Record{Item: Item{ID: r.ID, Version: r.Version, UpdatedAt: r.ExpiresAt, Stale: r.Stale}, Deleted: true}
 	}
 }
 

@@ -413,8 +413,7 @@ func (f *flusher) becameOf(recs []Record, above []Meta) []Meta {
 		if !ok || recs[at].Version != m.Version || !recs[at].expired(f.trust.Time().Now) {
 			return false
 		}
-		r := &recs[at]
-		*r = Record{Item: Item{ID: r.ID, Version: r.Version, UpdatedAt: r.UpdatedAt, ExpiresAt: r.ExpiresAt}, Deleted: true}
+		recs[at].lapse(f.trust.Time().Now)
 		return true
 	})
 }

@@ -30,17 +30,22 @@ func (r *repair) Expire(ctx context.Context) (more bool, err error) {
 	return true, nil
 }
 
+// Stats sets this department's part.
+func (r *repair) Stats(s *Stats) { s.Expired = r.expired.Load() }
+
 // expireBatch purges one batch, and returns how many rows were due.
 func (r *repair) expireBatch(ctx context.Context) (due int, err error) {
-	now := r.now()
-	rows, err := r.archive.Expired(ctx, now, purgeBatch)
+	rows, err := r.archive.Expired(ctx, r.now(), purgeBatch)
 	if err != nil {
 		return 0, err
 	}
 	recs := make([]Record, 0, len(rows))
 	for i := range rows {
-		if m := &rows[i]; m.Version != 0 && !m.Deleted && !m.ExpiresAt.IsZero() { // else it can't be read
-			recs = append(recs, Record{Item: Item{ID: m.ID, Version: m.Version, UpdatedAt: now, ExpiresAt: m.ExpiresAt}, Deleted: true})
+		m := &rows[i]
+		rec := Record{Item: Item{ID: m.ID, Version: m.Version, ExpiresAt: m.ExpiresAt}}
+		if rec.lapse(r.now); rec.Deleted && !m.Deleted && rec.Version != 0 { // else it can't be read
+			rec.ExpiresAt = m.ExpiresAt // see redisStore.lifetime
+			recs = append(recs, rec)
 		}
 	}
 	if len(recs) == 0 {

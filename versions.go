@@ -332,7 +332,7 @@ func (n *numbers) Judge(op *entry, k *known, want uint64, always bool) (restsOn 
 		return liveVersion(e)
 	}
 	cur, underWay := k.at, false
-	if m.op != nil && m.op.compare(cur) >= 0 {
+	if m.op != nil && (m.op.compare(cur) >= 0 || m.op.version == cur.version && m.op.expires() != 0) { // cur may be what it has lapsed to
 		cur, underWay = m.op, m.underWay()
 	}
 	switch {
