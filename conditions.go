@@ -483,6 +483,7 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 func (e *writer) forgetBelow(id string, row *Meta) {
 	ent, ok := e.l1.Peek(id)
 	if !ok {
+		e.l1.Touch(id)
 		return
 	}
 	have, rec := ent.record(), row.record()
@@ -496,6 +497,8 @@ func (e *writer) forgetCopies(ops []*entry) {
 	for _, op := range ops {
 		if ent, ok := e.l1.Peek(op.item()); ok {
 			e.l1.Drop(ent)
+		} else {
+			e.l1.Touch(op.item())
 		}
 	}
 }

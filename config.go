@@ -190,8 +190,19 @@ type Config struct {
 	// L1MaxAge is the age at which a clean L1 entry is compared with the tiers below, so that
 	// writes of other engines are seen; to 100 ms [30 s]. Without effect on the SQLite file
 	// in Dir, which no other engine is meant to write. While no tier can be asked, the entry
-	// is served as it is.
+	// is served as it is, see StaleFor.
 	L1MaxAge time.Duration
+
+	// AbsentFor is for how long it is remembered that L3 has nothing of an id, so that asking
+	// again costs no I/O, while the filter can't answer, since other engines write. An id that another one
+	// inserts is then found after that time, or within milliseconds where messages come (NoPush).
+	// It takes memory within L1MaxBytes; conditions and Update don't go by it [0: not at all].
+	AbsentFor time.Duration
+	// StaleFor is for how long past L1MaxAge a copy in memory is served while L3 can't be asked,
+	// with Item.Stale set: what stale-if-error is to HTTP. Then reads are ErrUnavailable. Negative:
+	// they are at once. What this engine has written and L3 has not is served in any case [0: no
+	// limit].
+	StaleFor time.Duration
 
 	// NoPush turns off messages between engines that share L3 and Redis, by which each drops its
 	// copies of what another one has written, within milliseconds [they are on]. Without them, and
@@ -334,6 +345,7 @@ func (c *Config) checkDurations(v *faults) {
 		{"LockWait", c.LockWait, 0},
 		{"DefaultTTL", c.DefaultTTL, 0},
 		{"L1MaxAge", c.L1MaxAge, 1},
+		{"AbsentFor", c.AbsentFor, 0},
 		{"VerifyInterval", c.VerifyInterval, leastWait},
 	} {
 		v.that(d.d >= d.least, d.name, d.d, "must be at least "+d.least.String())

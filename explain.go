@@ -124,6 +124,7 @@ type look struct {
 	merging   bool
 	refusal   error // of pressure
 	denied    bool
+	absent    bool
 	freshness freshness
 }
 
@@ -150,6 +151,7 @@ func (d *reader) lookAt(ctx context.Context, id string) *look {
 		v.ent, v.freshness = ent, d.freshness(ent)
 	}
 	v.denied = v.ent == nil && d.Denies(id)
+	v.absent = v.ent == nil && d.knowsAbsent(id)
 	v.refusal = d.pressure.AdmitRead()
 	v.waiting, v.askL3, v.walErr = d.bad.Waiting(ctx, id)
 	v.l2Err = ErrNotFound
@@ -227,6 +229,9 @@ func (d *reader) predict(x *Explanation, v *look) (ReadSource, ReadOutcome, stri
 	}
 	if v.denied {
 		return SourceFilter, OutcomeNotFound, "not found without I/O: the filter is trusted and denies it"
+	}
+	if v.absent {
+		return SourceMemory, OutcomeNotFound, "not found without I/O: SQL said so less than AbsentFor ago, and nothing was heard of it since"
 	}
 	if v.refusal != nil {
 		return SourceNone, OutcomeRefused, "refused: memory does not have it, and " + v.refusal.Error()
@@ -331,8 +336,13 @@ func (d *reader) orKnown(v *look, r *Record, err error, from ReadSource, asks, l
 	if v.ent != nil && !outdates(v.ent, r, err) {
 		rec := v.ent.record()
 		what := "nothing newer there, so memory answers"
-		if err != nil {
-			what = "no answer there, so memory answers"
+		switch {
+		case err != nil && d.tooStale(v.ent) && errors.Is(err, ErrCorruption):
+			return SourceNone, OutcomeCorrupt, asks + "; the row there does not match its hash, and the copy in memory is older than StaleFor allows"
+		case err != nil && d.tooStale(v.ent):
+			return SourceNone, OutcomeUnavailable, asks + "; no answer there, and the copy in memory is older than StaleFor allows"
+		case err != nil:
+			what = "no answer there, so memory answers, and says that it is stale"
 		}
 		return d.answered(&rec, SourceMemory, asks+"; "+what, asks+"; not found: "+what+" with a delete it remembers")
 	}

@@ -224,6 +224,8 @@ var fieldTests = map[string]func(t *testing.T){
 	},
 	"TombstoneRetention": elsewhere("TestTombstonesArePurgedAfterTheirRetention"),
 	"L1MaxAge":           elsewhere("TestINV15L1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen"),
+	"AbsentFor":          elsewhere("TestINV15AbsentForBoundsHowLongAnInsertIsUnseen"),
+	"StaleFor":           elsewhere("TestStaleForBoundsWhatIsServedWhileSQLIsAway"),
 	"PriorityFunc": func(t *testing.T) {
 		asked := make(chan syncengine.AccessStats, 10)
 		e := lab.Open(t, syncengine.Config{PriorityFunc: func(s syncengine.AccessStats) syncengine.Priority {

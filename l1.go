@@ -94,6 +94,9 @@ func newL1(budget int64) *l1 {
 // Get returns the entry of id, perhaps a tombstone, and counts the access.
 func (c *l1) Get(id string) (*entry, bool) {
 	e, ok := c.m.Load(id)
+	if ok && e.version == 0 {
+		return nil, false // see KeepAbsent
+	}
 	if ok {
 		c.count(e)
 	}
@@ -135,7 +138,27 @@ func (c *l1) Tick() {
 }
 
 // Peek is get without counting.
-func (c *l1) Peek(id string) (*entry, bool) { return c.m.Load(id) }
+func (c *l1) Peek(id string) (*entry, bool) {
+	e, ok := c.m.Load(id)
+	if ok && e.version == 0 {
+		return nil, false
+	}
+	return e, ok
+}
+
+// KeepAbsent remembers that L3 has said that it has nothing of an id, after since was taken: as an
+// entry of version 0, which takes room and is evicted like any, but which nobody sees. A write of
+// the id, here or heard of, ends that.
+func (c *l1) KeepAbsent(id string, since stamp) {
+	c.Promote(newEntry(&Record{Item: Item{ID: id}, Deleted: true}), since)
+	c.Shrink()
+}
+
+// Absent reports whether L3 has said so less than a time ago.
+func (c *l1) Absent(id string, than time.Duration) bool {
+	e, ok := c.m.Load(id)
+	return ok && e.version == 0 && c.Young(e, than)
+}
 
 func (c *l1) Hash(id string) uint64 { return maphash.String(c.seed, id) }
 
@@ -158,7 +181,12 @@ func (c *l1) Written(id string, since stamp) bool {
 
 // Touch counts a write of an id that memory does not see: what was read before is not promoted, nor
 // shared with readers that come later.
-func (c *l1) Touch(id string) { c.writes[c.Hash(id)%stripes].Add(1) }
+func (c *l1) Touch(id string) {
+	c.writes[c.Hash(id)%stripes].Add(1)
+	if e, ok := c.m.Load(id); ok && e.version == 0 {
+		c.Drop(e)
+	}
+}
 
 // Used is what L1 and the queue hold together.
 func (c *l1) Used() int64 {
@@ -213,6 +241,9 @@ func (c *l1) Keep(e *entry) {
 func (c *l1) store(e *entry, checked uint32, still func() bool) (stored bool) {
 	c.m.Compute(e.id(), func(old *entry, loaded bool) (*entry, bool) {
 		if loaded {
+			if e.version == 0 && old.version != 0 {
+				return old, false // it says nothing of that
+			}
 			cmp := e.compare(old)
 			if still != nil && cmp <= 0 {
 				old.checked.Store(max(old.checked.Load(), checked))

@@ -69,7 +69,7 @@ func newEngine(cfg Config) *Engine {
 	e.repair = newRepair(e.l1, e.cache, e.archive, e.trust, e.bad, e.news)
 	e.verifier = newVerifier(e.cache, e.archive, e.trust, e.queue, e.repair, e.news, cfg.VerifyInterval)
 	e.compact = newCompaction(&cfg, e.archive, e.l1, e.cache, e.queue, e.flush, e.numbers, e.bad, e.repair, e.news)
-	e.reader = newReader(e.l1, e.wal, e.queue, e.flush, e.bad, e.trust, e.cache, e.archive, e.repair, e.pressure, e.door, e.news, cfg.L1MaxAge)
+	e.reader = newReader(e.l1, e.wal, e.queue, e.flush, e.bad, e.trust, e.cache, e.archive, e.repair, e.pressure, e.door, e.news, ages{cfg.L1MaxAge, cfg.AbsentFor, cfg.StaleFor})
 	e.writer = newWriter(&cfg, e.l1, e.wal, e.queue, e.flush, e.numbers, e.pressure, e.cache, e.archive, e.trust, e.push, e.bad, e.repair, e.reader, e.door, e.news)
 	up.quarantine, up.repair, up.writer = e.bad, e.repair, e.writer
 	return e

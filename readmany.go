@@ -77,6 +77,7 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			rec := waiting.record()
 			d.Promote(&rec, since, false)
 			m.answer(id, &rec)
+		case waiting == nil && !ok && d.knowsAbsent(id):
 		case waiting != nil || ok || d.trust.MayContain(id):
 			m.asks = append(m.asks, ask{id, since, waiting, known})
 		}
@@ -153,9 +154,12 @@ func (d *reader) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found
 	if f.OK || a.waiting != nil {
 		rec := d.higher(f.Record, a.waiting, a.since)
 		d.answerMany(m, a, &rec)
-	} else if a.known != nil {
+		return
+	}
+	if a.known != nil {
 		d.l1.Drop(a.known)
 	}
+	d.sawNone(a.id, a.since)
 }
 
 // answerMany answers with what a lower tier said, or what memory knows that is above it.
@@ -175,13 +179,16 @@ func (d *reader) withoutL3(ctx context.Context, m *manyLoad, err error) error {
 		a := &m.asks[i]
 		op := a.waiting
 		if op == nil || op.state.Load()&stateLate != 0 { // see load
-			op = a.known
+			if op = a.known; op != nil && d.tooStale(op) {
+				op = nil
+			}
 		}
 		if op == nil {
 			unanswered = true
 			continue
 		}
 		rec := op.record()
+		rec.Stale = true
 		m.answer(a.id, &rec)
 	}
 	switch {

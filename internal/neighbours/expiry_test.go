@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -336,5 +337,48 @@ func TestAnOpThatWaitsKeepsItsExpiry(t *testing.T) {
 	}
 	if got := reads["Get"](e, "short"); got != "absent" {
 		t.Error(got)
+	}
+}
+
+// TestVerifyTakesWhatIsDueForAbsent, also when it can't be purged, and no repair brings it back to
+// L2: L3 does not say what has expired, and L2, which missed the write, gets nothing of it.
+func TestVerifyTakesWhatIsDueForAbsent(t *testing.T) {
+	ctx := context.Background()
+	var l2Away atomic.Bool
+	in2, in3 := storetest.NewCache(), storetest.NewArchive()
+	l3 := &lab.AroundArchive{In: in3, Fn: func(_ context.Context, _, call string, do func() error) error {
+		if call == "Expired" {
+			return lab.ErrAway
+		}
+		return do()
+	}}
+	l2 := &lab.AroundCache{In: in2, Fn: func(_ context.Context, _, _ string, do func() error) error {
+		if l2Away.Load() {
+			return lab.ErrAway
+		}
+		return do()
+	}}
+	e := lab.Open(t, syncengine.Config{L2: l2, L3: l3, L2Breaker: syncengine.BreakerLenient})
+	lab.Eventually(t, "L2 was compared", func() bool { return e.Stats().L2Missed == 0 })
+	submit(t, e, "dropped", "1", archived, ttl(200*time.Millisecond))
+	submit(t, e, "kept", "1", archived, ttl(200*time.Millisecond))
+	submit(t, e, "missed", "0", archived)
+	l2Away.Store(true)
+	submit(t, e, "missed", "1", archived, ttl(200*time.Millisecond))
+	lab.Eventually(t, "they expire", func() bool { return reads["Get"](e, "missed") == "absent" && reads["Get"](e, "kept") == "absent" })
+	l2Away.Store(false)
+	lab.Must(t, in2.Remove(ctx, []string{"dropped"}))
+	lab.Eventually(t, "what L2 has missed is repaired", func() bool { return e.Stats().L2Missed == 0 })
+	r, err := e.Verify(ctx, syncengine.VerifyOptions{Repair: true})
+	if err != nil || !r.InSync || len(r.Divergent) > 0 {
+		t.Errorf("Verify: %+v, %v", r, err)
+	}
+	for _, id := range []string{"dropped", "missed"} {
+		if rec, err := in2.Get(ctx, id); !errors.Is(err, syncengine.ErrNotFound) {
+			t.Errorf("L2 holds %s: %v, %v", id, rec, err)
+		}
+	}
+	if rec, err := in3.Get(ctx, "missed"); err != nil || rec.Deleted {
+		t.Errorf("L3 has purged it after all: %v, %v", rec, err)
 	}
 }

@@ -68,6 +68,8 @@ var limits = map[string]limit{
 	"CompactionInterval":   {from: 1, to: anyInt},
 	"TombstoneRetention":   {from: 1, to: anyInt},
 	"L1MaxAge":             {from: 1, to: anyInt},
+	"AbsentFor":            {from: 1, to: anyInt},
+	"StaleFor":             {from: math.MinInt64, to: anyInt},
 	"LockWait":             {from: 0, to: anyInt},
 	"VerifyInterval":       {from: int64(time.Millisecond), to: anyInt},
 	"CompressionLevel":     compressionLevels,
