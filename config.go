@@ -194,9 +194,10 @@ type Config struct {
 	L1MaxAge time.Duration
 
 	// AbsentFor is for how long it is remembered that L3 has nothing of an id, so that asking
-	// again costs no I/O, while the filter can't answer, since other engines write. An id that another one
-	// inserts is then found after that time, or within milliseconds where messages come (NoPush).
-	// It takes memory within L1MaxBytes; conditions and Update don't go by it [0: not at all].
+	// again costs no I/O, while the filter can't answer, since other engines write. An id that
+	// another one inserts is then found after that time, or within milliseconds where messages
+	// come (NoPush). It takes memory within L1MaxBytes; conditions and Update don't go by it
+	// [0: not at all].
 	AbsentFor time.Duration
 	// StaleFor is for how long past L1MaxAge a copy in memory is served while L3 can't be asked,
 	// with Item.Stale set: what stale-if-error is to HTTP. Then reads are ErrUnavailable. Negative:
