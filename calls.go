@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"time"
 )
 
 // calls.go has the public calls that read and write, each the way to its department.
@@ -239,6 +240,15 @@ func (e *Engine) Update(ctx context.Context, id string, fn func(cur Item, exists
 	return e.writer.Update(ctx, id, fn, opts...)
 }
 
+// Touch gives an item another expiry, ttl from now, and none with 0: it writes a new version with
+// the same content, if the id is still what was there when it looked, else it looks again. So of a
+// Touch and any other write both count, whichever engines they come from. Durability and errors are
+// those of WithIfVersion; also ErrNotFound when there is no item, or it has expired, and
+// ErrInvalidItem for a ttl below 0 and for an item with a CRDT kind.
+func (e *Engine) Touch(ctx context.Context, id string, ttl time.Duration) error {
+	return e.writer.Touch(ctx, id, ttl)
+}
+
 // GetOrInsertWith returns the item of id, or calls factory and inserts what it returns, at
 // Config.Durability (see WithIfVersion for what that means where L3 is shared).
 //
@@ -255,10 +265,11 @@ func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(co
 }
 
 // Watch yields what is written from the call on, by this and other engines on the same L3, to ids
-// that begin with prefix ("": all), once L3 holds it: puts and deletes. Each change comes at least
-// once, those of one id in their order; of several that were made since the loop looked last, the
-// last alone, with the item as it is now. A change comes within milliseconds when this engine
-// wrote it, or while it reaches the same Redis as the one that did; else within half a second.
+// that begin with prefix ("": all), once L3 holds it: puts, deletes, and a second or two late what
+// has expired. Each change comes at least once, those of one id in their order; of several that
+// were made since the loop looked last, the last alone, with the item as it is now. A change comes
+// within milliseconds when this engine wrote it, or while it reaches the same Redis as the one that
+// did; else within half a second.
 //
 // It goes on until the loop breaks or yields an error, which is the last it yields: what ctx says,
 // ErrClosed, ErrWatchExpired when the loop took longer than Config.ChangeRetention for one turn. A

@@ -9,12 +9,16 @@ type ChangeKind uint8
 const (
 	ChangePut    ChangeKind = iota // it was written
 	ChangeDelete                   // it was deleted
+	ChangeExpire                   // its time has come
 )
 
-// String returns "put" or "delete".
+// String returns "put", "delete" or "expire".
 func (k ChangeKind) String() string {
-	if k == ChangeDelete {
+	switch k {
+	case ChangeDelete:
 		return "delete"
+	case ChangeExpire:
+		return "expire"
 	}
 	return "put"
 }

@@ -173,8 +173,14 @@ func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 		}
 		ask, at = append(ask, id), append(at, i)
 	}
+	lapsed := func() []Record {
+		for i := range out {
+			out[i].lapse(e.now)
+		}
+		return out
+	}
 	if len(ask) == 0 {
-		return out, nil
+		return lapsed(), nil
 	}
 	found, err := e.archive.GetManyOnce(ctx, ask)
 	if err != nil {
@@ -193,7 +199,7 @@ func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 			out[i] = rec
 		}
 	}
-	return out, nil
+	return lapsed(), nil
 }
 
 // conditions is what the loop "conditions" works on. That loop alone calls ApplyIf, one call at a
@@ -326,7 +332,7 @@ func (e *writer) answered(ctx context.Context, c *call, q *question) (floor uint
 	switch row := &q.verdict.Row; q.verdict.Decision {
 	case DecidedConflict:
 		have := row.Version
-		if row.Deleted {
+		if row.Deleted || row.expired(e.now) {
 			have = 0
 		}
 		return 0, &ConflictError{ID: op.item(), Want: c.want[q.verdict.At], Have: have}
@@ -478,6 +484,7 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 func (e *writer) forgetBelow(id string, row *Meta) {
 	ent, ok := e.l1.Peek(id)
 	if !ok {
+		e.l1.Touch(id)
 		return
 	}
 	have, rec := ent.record(), row.record()
@@ -491,6 +498,8 @@ func (e *writer) forgetCopies(ops []*entry) {
 	for _, op := range ops {
 		if ent, ok := e.l1.Peek(op.item()); ok {
 			e.l1.Drop(ent)
+		} else {
+			e.l1.Touch(op.item())
 		}
 	}
 }
@@ -500,9 +509,11 @@ func (e *writer) forgetCopies(ops []*entry) {
 func (e *writer) applyIf(ctx context.Context, qs []*question) ([]Verdict, error) {
 	units := make([][]Conditional, len(qs))
 	var recs []Record
+	now := e.now()
 	for i, q := range qs {
 		units[i] = q.unit
 		for k := range q.unit {
+			q.unit[k].Now = now
 			recs = append(recs, q.unit[k].Record)
 		}
 	}

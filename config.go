@@ -146,6 +146,11 @@ type Config struct {
 	// FactoryTimeout bounds the factory of GetOrInsertWith [30 s].
 	FactoryTimeout time.Duration
 
+	// DefaultTTL is the time to live of what is put without WithTTL, see there. It does not apply
+	// to items with a CRDT kind, which don't expire. An L3 of your own has to be an ExpiringStore
+	// for it [0: for ever].
+	DefaultTTL time.Duration
+
 	Durability Durability // of Submit and Delete without WithDurability [Logged]
 
 	BatchFlushInterval time.Duration // age at which the first op of a batch makes it due [100 ms]
@@ -188,8 +193,20 @@ type Config struct {
 	// L1MaxAge is the age at which a clean L1 entry is compared with the tiers below, so that
 	// writes of other engines are seen; to 100 ms [30 s]. Without effect on the SQLite file
 	// in Dir, which no other engine is meant to write. While no tier can be asked, the entry
-	// is served as it is.
+	// is served as it is, see StaleFor.
 	L1MaxAge time.Duration
+
+	// AbsentFor is for how long it is remembered that L3 has nothing of an id, so that asking
+	// again costs no I/O, while the filter can't answer, since other engines write. An id that
+	// another one inserts is then found after that time, or within milliseconds where messages
+	// come (NoPush). It takes memory within L1MaxBytes; conditions and Update don't go by it
+	// [0: not at all].
+	AbsentFor time.Duration
+	// StaleFor is for how long past L1MaxAge a copy in memory is served while L3 can't be asked,
+	// with Item.Stale set: what stale-if-error is to HTTP. Then reads are ErrUnavailable. Negative:
+	// they are at once. What this engine has written and L3 has not is served in any case [0: no
+	// limit].
+	StaleFor time.Duration
 
 	// NoPush turns off messages between engines that share L3 and Redis, by which each drops its
 	// copies of what another one has written, within milliseconds [they are on]. Without them, and
@@ -337,7 +354,9 @@ func (c *Config) checkDurations(v *faults) {
 		{"TombstoneRetention", c.TombstoneRetention, 1},
 		{"ChangeRetention", c.ChangeRetention, logSettle},
 		{"LockWait", c.LockWait, 0},
+		{"DefaultTTL", c.DefaultTTL, 0},
 		{"L1MaxAge", c.L1MaxAge, 1},
+		{"AbsentFor", c.AbsentFor, 0},
 		{"VerifyInterval", c.VerifyInterval, leastWait},
 	} {
 		v.that(d.d >= d.least, d.name, d.d, "must be at least "+d.least.String())
@@ -372,6 +391,9 @@ func (c *Config) checkStores(v *faults) {
 		v.that(c.Redis == nil && c.L2 == nil, "RedisURL", strconv.Quote(rediskit.Redact(c.RedisURL)), "excludes "+given("Redis", "L2"))
 	}
 	v.that(c.Redis == nil || c.L2 == nil, "Redis", "(set)", "excludes L2")
+	if _, ok := c.L3.(ExpiringStore); c.DefaultTTL > 0 && c.L3 != nil {
+		v.that(ok, "DefaultTTL", c.DefaultTTL, "needs an L3 that is an ExpiringStore")
+	}
 }
 
 func (c *Config) checkThresholds(v *faults) {

@@ -27,6 +27,8 @@ func (e *writer) DeletePrefix(ctx context.Context, prefix string, opts ...WriteO
 		return refuse("IfUnchanged", "is for single items: DeletePrefix has no condition")
 	case o.conditional:
 		return refuse("WithIfVersion", "is for single ids: DeletePrefix has no condition")
+	case o.givenTTL:
+		return refuse("WithTTL", "is for items that are put: a delete does not expire")
 	case o.version != 0:
 		return refuse("WithVersion", "is for single ids: items below a prefix have versions of their own")
 	}

@@ -16,7 +16,7 @@
 // its loops, and shows the others its upper-case members only. A file names what is declared in
 // its own department and below; the contracts hold what all share.
 //
-//	contracts   item.go entry.go config.go configdir.go errors.go levels.go store.go stats.go
+//	contracts   item.go expiry.go entry.go config.go configdir.go errors.go levels.go store.go stats.go
 //	            events.go merkle.go builtcompression.go builtnocompression.go builtcrdt.go
 //	            builtnocrdt.go change.go mergekey.go kinds.go nokinds.go doc.go
 //	news        news.go metrics.go
@@ -35,7 +35,7 @@
 //	pipeline    versions.go mergenumbers.go marks.go ahead.go log.go batch.go landing.go spool.go flush.go
 //	            sound.go merging.go settled.go
 //	quarantine  quarantine.go retry.go
-//	repair      repair.go heal.go promote.go
+//	repair      repair.go heal.go promote.go purge.go
 //	verifier    verify.go compact.go
 //	reader      read.go readmany.go readmerge.go list.go watch.go status.go explain.go
 //	writer      write.go merge.go archived.go conditions.go update.go insert.go deleteprefix.go each.go

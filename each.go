@@ -75,7 +75,10 @@ func (e *writer) SubmitEach(ctx context.Context, items iter.Seq[Item], tell Each
 				return s.r, err
 			}
 		}
-		s.c.put(e, &it, &s.o)
+		if err := s.c.put(e, &it, &s.o); err != nil {
+			s.failed(s.r.Total-1, it.ID, err)
+			continue
+		}
 		s.index, s.ids[it.ID], s.bytes = append(s.index, s.r.Total-1), true, s.bytes+size
 	}
 	return s.r, s.flush(ctx)

@@ -14,6 +14,7 @@ package syncengine
 //	events       calls the user's functions in order
 //	housekeeping ticks the coarse clock, watches pressure, evicts
 //	l3 watch     closes L3's breaker when it is back, purges tombstones
+//	expiry       purges what has expired from L1 and L3
 //	fleet        tells other engines of this one, and looks for them
 //	filter       builds and saves the filter
 //	l2 repair    brings ids that L2 missed up to date
@@ -33,6 +34,7 @@ package syncengine
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 )
@@ -95,7 +97,8 @@ func (e *Engine) levelChanged(from, to BackpressureLevel) {
 	e.news.Level(from, to)
 }
 
-// Len returns how many items L1 holds. Deleted ids do not count.
+// Len returns how many items L1 holds. Deleted ids do not count; what has expired may, for a second
+// or two.
 func (e *Engine) Len() int { return e.l1.Len() }
 
 // IsEmpty reports whether L1 holds no item.
@@ -145,12 +148,34 @@ func (e *Engine) watchL3(ctx context.Context) {
 
 const watchEvery = time.Second
 
+// expire is the loop that purges what has expired. Engines don't do it at the same moment.
+func (e *Engine) expire(ctx context.Context) {
+	wait := time.NewTimer(expireEvery)
+	defer wait.Stop()
+	told := false
+	for {
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			return
+		}
+		more, err := e.repair.Expire(ctx)
+		if err != nil && ctx.Err() == nil && !told {
+			e.news.Log().Warn("purging what has expired failed; nobody sees it, and it is tried again", "error", err)
+		}
+		told = err != nil
+		if wait.Reset(expireEvery + rand.N(expireEvery)); more {
+			wait.Reset(0)
+		}
+	}
+}
+
+const expireEvery = 500 * time.Millisecond
+
 // purgeEvery looks often enough that a tombstone stays at most an eighth too long.
 func purgeEvery(retention time.Duration) time.Duration {
 	return min(max(retention/8, 100*time.Millisecond), time.Hour)
 }
-
-const purgeBatch = 1000
 
 // purgeTombstones is also done at the end: of services whose processes live for a second, too.
 func (e *Engine) purgeTombstones(ctx context.Context) {

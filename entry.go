@@ -68,7 +68,15 @@ type entry struct {
 const shortID = 19
 
 // carried holds the fields that most items leave empty.
-type carried struct{ crdt, traceParent, traceState, home string }
+type carried struct {
+	crdt, traceParent, traceState, home string
+	expires                             int64 // unix milliseconds, 0 for never
+}
+
+// strings reports whether there is one.
+func (c *carried) strings() bool {
+	return c.crdt != "" || c.traceParent != "" || c.traceState != "" || c.home != ""
+}
 
 // segment is a committed segment of the log.
 type segment struct {
@@ -84,8 +92,12 @@ type segment struct {
 func newEntry(r *Record) *entry {
 	e := &entry{hash: r.ContentHash, version: r.Version, updatedAt: r.UpdatedAt.UnixNano(), priority: r.Priority, deleted: r.Deleted}
 	e.setBytes(r.ID, r.Content)
-	if r.CRDT != "" || r.TraceParent != "" || r.TraceState != "" || r.HomeInstanceID != "" {
-		e.meta = &carried{r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID}
+	m := carried{crdt: r.CRDT, traceParent: r.TraceParent, traceState: r.TraceState, home: r.HomeInstanceID}
+	if !r.Deleted {
+		m.expires = millis(r.ExpiresAt)
+	}
+	if m.expires != 0 || m.strings() {
+		e.meta = &m
 	}
 	return e
 }
@@ -195,13 +207,20 @@ func (e *entry) fill(it *Item) {
 	}
 	if m := e.meta; m != nil {
 		it.CRDT, it.TraceParent, it.TraceState, it.HomeInstanceID = m.crdt, m.traceParent, m.traceState, m.home
+		it.ExpiresAt = expiryAt(m.expires)
 	}
 }
 
 func (e *entry) pinned() bool { return e.state.Load()&statePinned != 0 }
 
 // shadow is an entry without id and content, to compare with.
-func (e *entry) shadow() *entry { return &entry{version: e.version, deleted: e.deleted, hash: e.hash} }
+func (e *entry) shadow() *entry {
+	s := &entry{version: e.version, deleted: e.deleted, hash: e.hash}
+	if ms := e.expires(); ms != 0 {
+		s.meta = &carried{expires: ms}
+	}
+	return s
+}
 
 // damage is the error of an op whose content does not match its hash.
 func (e *entry) damage(tier string) error {

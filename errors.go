@@ -10,8 +10,9 @@ import (
 
 // The errors a caller can test for with errors.Is. Each wraps more detail.
 var (
-	// ErrNotFound means L3 or a tombstone said that the id does not exist. A tier that
-	// could not be asked never leads to it (INV-8).
+	// ErrNotFound means L3 or a tombstone said that the id does not exist (with
+	// Config.AbsentFor, that L3 did lately), or that the item has expired. A tier that could
+	// not be asked never leads to it (INV-8).
 	ErrNotFound = errors.New("syncengine: not found")
 	// ErrClosed means that the engine is shutting down or closed.
 	ErrClosed = errors.New("syncengine: engine is closed")

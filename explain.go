@@ -22,6 +22,7 @@ const (
 	TierAbsent    TierState = "absent"    // it has nothing of the id
 	TierLive      TierState = "live"      // it has an item
 	TierTombstone TierState = "tombstone" // it remembers that the item was deleted
+	TierExpired   TierState = "expired"   // it has an item whose ExpiresAt is past: it is not there
 	TierError     TierState = "error"     // it could not be asked, or what it has can't be read
 )
 
@@ -32,6 +33,7 @@ type TierCopy struct {
 	ContentHash string    `json:"content_hash,omitempty"`   // hex SHA-256; of live copies
 	Bytes       int       `json:"bytes,omitempty"`          // length of the content
 	UpdatedAt   time.Time `json:"updated_at,omitzero"`
+	ExpiresAt   time.Time `json:"expires_at,omitzero"`
 	Error       string    `json:"error,omitempty"` // may name hosts: for operators only
 }
 
@@ -122,6 +124,7 @@ type look struct {
 	merging   bool
 	refusal   error // of pressure
 	denied    bool
+	absent    bool
 	freshness freshness
 }
 
@@ -148,6 +151,7 @@ func (d *reader) lookAt(ctx context.Context, id string) *look {
 		v.ent, v.freshness = ent, d.freshness(ent)
 	}
 	v.denied = v.ent == nil && d.Denies(id)
+	v.absent = v.ent == nil && d.knowsAbsent(id)
 	v.refusal = d.pressure.AdmitRead()
 	v.waiting, v.askL3, v.walErr = d.bad.Waiting(ctx, id)
 	v.l2Err = ErrNotFound
@@ -161,7 +165,7 @@ func (d *reader) lookAt(ctx context.Context, id string) *look {
 // describe fills in what is known.
 func (d *reader) describe(x *Explanation, v *look) {
 	id := x.ID
-	x.L1, x.L2, x.L3 = TierCopy{State: TierAbsent}, TierCopy{State: TierOff}, copyOf(&v.l3, v.l3Err)
+	x.L1, x.L2, x.L3 = TierCopy{State: TierAbsent}, TierCopy{State: TierOff}, d.copyOf(&v.l3, v.l3Err)
 	newest := v.l3
 	see := func(r *Record) {
 		if newest.Version == 0 || r.Version != 0 && r.Compare(&newest) > 0 {
@@ -171,11 +175,11 @@ func (d *reader) describe(x *Explanation, v *look) {
 	if v.ent != nil {
 		rec := v.ent.record()
 		see(&rec)
-		x.L1, x.L1Age, x.L1Fresh = copyOf(&rec, nil), d.l1.Age(v.ent), v.freshness != aged
+		x.L1, x.L1Age, x.L1Fresh = d.copyOf(&rec, nil), d.l1.Age(v.ent), v.freshness != aged
 	}
 	if d.cache.On() {
 		see(&v.l2)
-		x.L2, x.L2Owed, x.L2Circuit = copyOf(&v.l2, v.l2Err), !d.cache.MayRead(id), d.cache.State()
+		x.L2, x.L2Owed, x.L2Circuit = d.copyOf(&v.l2, v.l2Err), !d.cache.MayRead(id), d.cache.State()
 	}
 	x.L3Circuit = d.archive.State()
 	if v.waiting != nil {
@@ -201,7 +205,7 @@ func (d *reader) describe(x *Explanation, v *look) {
 }
 
 // copyOf describes the answer of a tier.
-func copyOf(r *Record, err error) TierCopy {
+func (d *reader) copyOf(r *Record, err error) TierCopy {
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return TierCopy{State: TierAbsent}
@@ -210,7 +214,12 @@ func copyOf(r *Record, err error) TierCopy {
 	case r.Deleted:
 		return TierCopy{State: TierTombstone, Version: r.Version, UpdatedAt: r.UpdatedAt}
 	}
-	return TierCopy{State: TierLive, Version: r.Version, ContentHash: hex.EncodeToString(r.ContentHash[:]), Bytes: len(r.Content), UpdatedAt: r.UpdatedAt}
+	c := TierCopy{State: TierLive, Version: r.Version, ContentHash: hex.EncodeToString(r.ContentHash[:]), Bytes: len(r.Content),
+		UpdatedAt: r.UpdatedAt, ExpiresAt: r.ExpiresAt}
+	if r.expired(d.now) {
+		c.State = TierExpired
+	}
+	return c
 }
 
 // predict goes the way of a Get.
@@ -221,13 +230,16 @@ func (d *reader) predict(x *Explanation, v *look) (ReadSource, ReadOutcome, stri
 	if v.denied {
 		return SourceFilter, OutcomeNotFound, "not found without I/O: the filter is trusted and denies it"
 	}
+	if v.absent {
+		return SourceMemory, OutcomeNotFound, "not found without I/O: SQL said so less than AbsentFor ago, and nothing was heard of it since"
+	}
 	if v.refusal != nil {
 		return SourceNone, OutcomeRefused, "refused: memory does not have it, and " + v.refusal.Error()
 	}
 	switch {
 	case v.known:
 		rec := v.merged
-		return answered(&rec, SourceMemory, "served from memory, with the merges that wait for SQL", "not found: memory holds a delete, beside the merges that wait for SQL")
+		return d.answered(&rec, SourceMemory, "served from memory, with the merges that wait for SQL", "not found: memory holds a delete, beside the merges that wait for SQL")
 	case v.merging && d.archive.Down():
 		return SourceNone, OutcomeUnavailable, "unavailable: merges of it wait, nobody here knows what they lead to, and SQL takes no writes"
 	case v.merging:
@@ -240,7 +252,7 @@ func (d *reader) predict(x *Explanation, v *look) (ReadSource, ReadOutcome, stri
 	switch d.way(x.ID, v.ent != nil, v.waiting, v.askL3) {
 	case fromWAL:
 		rec := v.waiting.record()
-		return answered(&rec, SourceWAL, "served from the WAL: the op waits there for SQL, and memory did not keep it", "not found: a delete waits in the WAL for SQL")
+		return d.answered(&rec, SourceWAL, "served from the WAL: the op waits there for SQL, and memory did not keep it", "not found: a delete waits in the WAL for SQL")
 	case fromDenial:
 		return SourceFilter, OutcomeNotFound, "not found without I/O: the filter is trusted and denies it"
 	}
@@ -260,11 +272,14 @@ func (d *reader) fromMemory(x *Explanation, v *look) (ReadSource, ReadOutcome, s
 		why += "; SQL has refused an op of it"
 	}
 	rec := v.ent.record()
-	return answered(&rec, SourceMemory, "served from memory: "+why, "not found without I/O: memory remembers a delete ("+why+")")
+	return d.answered(&rec, SourceMemory, "served from memory: "+why, "not found without I/O: memory remembers a delete ("+why+")")
 }
 
 // answered is the answer of a record that was found.
-func answered(r *Record, from ReadSource, live, deleted string) (ReadSource, ReadOutcome, string) {
+func (d *reader) answered(r *Record, from ReadSource, live, deleted string) (ReadSource, ReadOutcome, string) {
+	if r.expired(d.now) {
+		return from, OutcomeNotFound, "not found: the item expired at " + r.ExpiresAt.Format(time.RFC3339Nano) + "; else " + live
+	}
 	if r.Deleted {
 		return from, OutcomeNotFound, deleted
 	}
@@ -284,7 +299,7 @@ func (d *reader) fromTiers(x *Explanation, v *look) (ReadSource, ReadOutcome, st
 	}
 	if d.asksL2(x.ID, v.waiting) {
 		if v.l2Err == nil {
-			return v.orKnown(&v.l2, nil, SourceL2, "asks Redis: "+why, "Redis has it", "Redis remembers a delete")
+			return d.orKnown(v, &v.l2, nil, SourceL2, "asks Redis: "+why, "Redis has it", "Redis remembers a delete")
 		}
 		why += "; Redis " + l2Words(v.l2Err)
 	} else if v.waiting == nil && d.cache.On() {
@@ -294,48 +309,53 @@ func (d *reader) fromTiers(x *Explanation, v *look) (ReadSource, ReadOutcome, st
 	switch verdictOfL3(v.l3Err, v.waiting) {
 	case l3Row:
 		if v.waiting != nil && aboveL3(v.waiting, &v.l3) {
-			return v.op(asks, "the op is above what SQL has")
+			return d.opAnswers(v, asks, "the op is above what SQL has")
 		}
-		return v.orKnown(&v.l3, nil, SourceL3, asks, "SQL has it", "SQL remembers a delete")
+		return d.orKnown(v, &v.l3, nil, SourceL3, asks, "SQL has it", "SQL remembers a delete")
 	case l3None:
 		if v.waiting != nil {
-			return v.op(asks, "SQL has nothing")
+			return d.opAnswers(v, asks, "SQL has nothing")
 		}
-		return v.orKnown(&Record{}, ErrNotFound, SourceL3, asks, "", "SQL has nothing")
+		return d.orKnown(v, &Record{}, ErrNotFound, SourceL3, asks, "", "SQL has nothing")
 	case l3Silent:
-		return v.op(asks, "SQL can't be asked, or what it has can't be read")
+		return d.opAnswers(v, asks, "SQL can't be asked, or what it has can't be read")
 	case l3Corrupt:
 		if v.ent != nil {
-			return v.orKnown(&v.l3, v.l3Err, SourceNone, asks, "", "")
+			return d.orKnown(v, &v.l3, v.l3Err, SourceNone, asks, "", "")
 		}
 		return SourceNone, OutcomeCorrupt, asks + "; the row does not match its hash: healed if another tier has a sound copy of its version, else an error"
 	}
 	if v.ent != nil {
-		return v.orKnown(&v.l3, v.l3Err, SourceNone, asks, "", "")
+		return d.orKnown(v, &v.l3, v.l3Err, SourceNone, asks, "", "")
 	}
 	return SourceNone, OutcomeUnavailable, asks + "; unavailable: SQL can't be asked"
 }
 
 // orKnown decides between the L1 entry past its age and what a tier said.
-func (v *look) orKnown(r *Record, err error, from ReadSource, asks, live, none string) (ReadSource, ReadOutcome, string) {
+func (d *reader) orKnown(v *look, r *Record, err error, from ReadSource, asks, live, none string) (ReadSource, ReadOutcome, string) {
 	if v.ent != nil && !outdates(v.ent, r, err) {
 		rec := v.ent.record()
 		what := "nothing newer there, so memory answers"
-		if err != nil {
-			what = "no answer there, so memory answers"
+		switch {
+		case err != nil && d.tooStale(v.ent) && errors.Is(err, ErrCorruption):
+			return SourceNone, OutcomeCorrupt, asks + "; the row there does not match its hash, and the copy in memory is older than StaleFor allows"
+		case err != nil && d.tooStale(v.ent):
+			return SourceNone, OutcomeUnavailable, asks + "; no answer there, and the copy in memory is older than StaleFor allows"
+		case err != nil:
+			what = "no answer there, so memory answers, and says that it is stale"
 		}
-		return answered(&rec, SourceMemory, asks+"; "+what, asks+"; not found: "+what+" with a delete it remembers")
+		return d.answered(&rec, SourceMemory, asks+"; "+what, asks+"; not found: "+what+" with a delete it remembers")
 	}
 	if err != nil {
 		return from, OutcomeNotFound, asks + "; not found: " + none
 	}
-	return answered(r, from, asks+"; "+live, asks+"; not found: "+none)
+	return d.answered(r, from, asks+"; "+live, asks+"; not found: "+none)
 }
 
-// op is the answer of the op that waits in the WAL.
-func (v *look) op(asks, why string) (ReadSource, ReadOutcome, string) {
+// opAnswers is the answer of the op that waits in the WAL.
+func (d *reader) opAnswers(v *look, asks, why string) (ReadSource, ReadOutcome, string) {
 	rec := v.waiting.record()
-	return answered(&rec, SourceWAL, asks+"; "+why+", so the op in the WAL answers", asks+"; not found: "+why+", and the op in the WAL is a delete")
+	return d.answered(&rec, SourceWAL, asks+"; "+why+", so the op in the WAL answers", asks+"; not found: "+why+", and the op in the WAL is a delete")
 }
 
 // l2Words tells why L2 gave nothing.

@@ -77,6 +77,7 @@ var fieldTests = map[string]func(t *testing.T){
 	"GroupMaxBytes":  elsewhere("TestAGroupTooLargeToLandIsRefusedAndHurtsNobody"),
 	"MaxClockSkew":   elsewhere("TestINV02AWriteIsAboveASpooledOpNumberedFarAhead"),
 	"FactoryTimeout": elsewhere("TestAFactoryThatNeverReturnsIsLeftBehind"),
+	"DefaultTTL":     elsewhere("TestDefaultTTLIsOfPutsWithoutATimeOfTheirOwn"),
 	"Durability": func(t *testing.T) {
 		e := lab.Open(t, syncengine.Config{Durability: syncengine.Buffered, BatchFlushInterval: time.Hour})
 		lab.Put(t, e, "a", 1)
@@ -224,6 +225,8 @@ var fieldTests = map[string]func(t *testing.T){
 	},
 	"TombstoneRetention": elsewhere("TestTombstonesArePurgedAfterTheirRetention"),
 	"L1MaxAge":           elsewhere("TestINV15L1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen"),
+	"AbsentFor":          elsewhere("TestINV15AbsentForBoundsHowLongAnInsertIsUnseen"),
+	"StaleFor":           elsewhere("TestStaleForBoundsWhatIsServedWhileSQLIsAway"),
 	"PriorityFunc": func(t *testing.T) {
 		asked := make(chan syncengine.AccessStats, 10)
 		e := lab.Open(t, syncengine.Config{PriorityFunc: func(s syncengine.AccessStats) syncengine.Priority {

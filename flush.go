@@ -381,7 +381,7 @@ func (f *flusher) store(ctx context.Context, units []unit, a *outcome) error {
 	above, merged, err := f.trust.Apply(ctx, recs)
 	switch {
 	case err == nil:
-		a.see(units, recs, above, merged)
+		a.see(units, recs, f.becameOf(recs, above), merged)
 		return nil
 	case !errors.Is(err, ErrRefused):
 		return err
@@ -401,6 +401,22 @@ func (f *flusher) store(ctx context.Context, units []unit, a *outcome) error {
 		return err
 	}
 	return f.store(ctx, units[half:], a)
+}
+
+// becameOf drops from the rows above records those that the records have become: purged, since they
+// had landed before, and have expired. The record is that tombstone then.
+func (f *flusher) becameOf(recs []Record, above []Meta) []Meta {
+	return slices.DeleteFunc(above, func(m Meta) bool {
+		if !m.Deleted || isMerge(m.ID) {
+			return false
+		}
+		at, ok := slices.BinarySearchFunc(recs, m.ID, func(r Record, id string) int { return strings.Compare(r.ID, id) })
+		if !ok || recs[at].Version != m.Version || !recs[at].expired(f.trust.Time().Now) {
+			return false
+		}
+		recs[at].lapse(f.trust.Time().Now)
+		return true
+	})
 }
 
 // coalesce returns the highest op of each id, sorted by id: transactions that lock rows in

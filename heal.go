@@ -10,7 +10,8 @@ import (
 )
 
 // Heal looks for a good copy of a row of L3 that is corrupt and puts it there. It returns
-// the copy, or nil when there is none or L3 did not take it.
+// the copy, or nil when there is none or L3 did not take it. Of an item that has expired it is a
+// tombstone.
 func (r *repair) Heal(ctx context.Context, id string) *Record {
 	if !r.archive.Heals() {
 		return nil
@@ -18,6 +19,11 @@ func (r *repair) Heal(ctx context.Context, id string) *Record {
 	heads, err := r.archive.Heads(ctx, []string{id})
 	if err != nil || len(heads) != 1 || heads[0].Deleted {
 		return nil
+	}
+	if heads[0].expired(r.now) { // nothing to heal
+		rec := heads[0].record()
+		rec.lapse(r.now)
+		return &rec
 	}
 	rec := r.goodCopy(ctx, id, heads[0].Version)
 	if rec == nil {

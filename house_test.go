@@ -117,6 +117,8 @@ var wallTimes = map[string]string{
 	"l3compact.go foldDays":   "rows hold wall time",
 	"l3merge.go merge":        "rows hold wall time",
 	"entry.go newEntry":       "stored or shown as it is",
+	"expiry.go millis":        "stored or shown as it is",
+	"expiry.go expiryAt":      "stored or shown as it is",
 	"entry.go fill":           "stored or shown as it is",
 	"l2.go appendRest":        "stored or shown as it is",
 	"l2.go decodeEnvelope":    "stored or shown as it is",

@@ -15,8 +15,10 @@ func (e *writer) GetOrInsertWith(ctx context.Context, id string, factory func(co
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
-	if ent, ok := e.l1.Peek(id); ok && !ent.deleted && e.reader.Fresh(ent) {
-		return e.reader.Get(ctx, id)
+	if ent, ok := e.l1.Peek(id); ok && !ent.gone(e.now) && e.reader.Fresh(ent) {
+		if item, err = e.reader.Get(ctx, id); !errors.Is(err, ErrNotFound) {
+			return item, err
+		}
 	}
 	if err := e.reader.Enter(ctx); err != nil {
 		return Item{}, err
@@ -77,9 +79,11 @@ func (e *writer) findOrMake(values context.Context, id string, factory func(cont
 	if err := checkItem(&it, e.cfg.MaxItemBytes); err != nil {
 		return Record{}, err
 	}
-	o := writeOptions{durability: e.cfg.Durability, conditional: true}
+	o := writeOptions{durability: e.cfg.Durability, conditional: true, ttl: e.cfg.DefaultTTL}
 	c := o.call(1)
-	c.put(e, &it, &o)
+	if err := c.put(e, &it, &o); err != nil {
+		return Record{}, err
+	}
 	return e.insertMade(ctx, c, knownAs(&rec, failed[0]))
 }
 

@@ -74,6 +74,10 @@ type Item struct {
 	// UpdatedAt is stamped by the engine when zero on Submit. It is kept to the
 	// nanosecond and comes back in UTC.
 	UpdatedAt time.Time
+	// ExpiresAt is when the item ceases to exist, zero for never: from then on no call finds it.
+	// It is by the clock of L3, to the millisecond. Reads return it; writes ignore it and go by
+	// WithTTL and Config.DefaultTTL.
+	ExpiresAt time.Time
 	// Content is one valid JSON text, kept byte for byte.
 	Content json.RawMessage
 	// ContentHash is the SHA-256 of Content. The engine sets it; it is ignored on
@@ -97,6 +101,10 @@ type Item struct {
 	// 16 while there are more; the time is exact to a second.
 	AccessCount  uint64
 	LastAccessed time.Time
+	// Stale tells that this is what the engine knew before L3 went away: past Config.L1MaxAge, or
+	// an own op that waits for L3, when another engine may have written since. It is set on reads
+	// and ignored on Submit; see Config.StaleFor.
+	Stale bool
 }
 
 // NewItem marshals v with encoding/json and returns an item of that content. It

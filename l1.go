@@ -13,6 +13,7 @@ package syncengine
 import (
 	"hash/maphash"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -76,6 +77,10 @@ type l1 struct {
 	budget    int64
 	keepFree  atomic.Int64 // the part of the budget that is left free under pressure
 	lastHits  int64        // at the last tick
+	expiring  atomic.Int64 // entries in the map that expire
+
+	sweeping  sync.Mutex // held by DropExpired, guards the field below
+	sweepNext time.Time
 }
 
 func newL1(budget int64) *l1 {
@@ -89,6 +94,9 @@ func newL1(budget int64) *l1 {
 // Get returns the entry of id, perhaps a tombstone, and counts the access.
 func (c *l1) Get(id string) (*entry, bool) {
 	e, ok := c.m.Load(id)
+	if ok && e.version == 0 {
+		return nil, false // see KeepAbsent
+	}
 	if ok {
 		c.count(e)
 	}
@@ -130,7 +138,27 @@ func (c *l1) Tick() {
 }
 
 // Peek is get without counting.
-func (c *l1) Peek(id string) (*entry, bool) { return c.m.Load(id) }
+func (c *l1) Peek(id string) (*entry, bool) {
+	e, ok := c.m.Load(id)
+	if ok && e.version == 0 {
+		return nil, false
+	}
+	return e, ok
+}
+
+// KeepAbsent remembers that L3 has said that it has nothing of an id, after since was taken: as an
+// entry of version 0, which takes room and is evicted like any, but which nobody sees. A write of
+// the id, here or heard of, ends that.
+func (c *l1) KeepAbsent(id string, since stamp) {
+	c.Promote(newEntry(&Record{Item: Item{ID: id}, Deleted: true}), since)
+	c.Shrink()
+}
+
+// Absent reports whether L3 has said so less than a time ago.
+func (c *l1) Absent(id string, than time.Duration) bool {
+	e, ok := c.m.Load(id)
+	return ok && e.version == 0 && c.Young(e, than)
+}
 
 func (c *l1) Hash(id string) uint64 { return maphash.String(c.seed, id) }
 
@@ -153,7 +181,12 @@ func (c *l1) Written(id string, since stamp) bool {
 
 // Touch counts a write of an id that memory does not see: what was read before is not promoted, nor
 // shared with readers that come later.
-func (c *l1) Touch(id string) { c.writes[c.Hash(id)%stripes].Add(1) }
+func (c *l1) Touch(id string) {
+	c.writes[c.Hash(id)%stripes].Add(1)
+	if e, ok := c.m.Load(id); ok && e.version == 0 {
+		c.Drop(e)
+	}
+}
 
 // Used is what L1 and the queue hold together.
 func (c *l1) Used() int64 {
@@ -208,6 +241,9 @@ func (c *l1) Keep(e *entry) {
 func (c *l1) store(e *entry, checked uint32, still func() bool) (stored bool) {
 	c.m.Compute(e.id(), func(old *entry, loaded bool) (*entry, bool) {
 		if loaded {
+			if e.version == 0 && old.version != 0 {
+				return old, false // it says nothing of that
+			}
 			cmp := e.compare(old)
 			if still != nil && cmp <= 0 {
 				old.checked.Store(max(old.checked.Load(), checked))
@@ -224,7 +260,8 @@ func (c *l1) store(e *entry, checked uint32, still func() bool) (stored bool) {
 		if loaded {
 			e.lastAccess.Store(old.lastAccess.Load())
 			c.bytes.Add(e.size() - old.size())
-			c.live.Add(liveDelta(e) - liveDelta(old))
+			c.tally(e, 1)
+			c.tally(old, -1)
 			c.residents.Replace(old, e)
 			c.detach(old)
 			if still == nil && old.pinned() {
@@ -232,7 +269,7 @@ func (c *l1) store(e *entry, checked uint32, still func() bool) (stored bool) {
 			}
 		} else {
 			c.bytes.Add(e.size())
-			c.live.Add(liveDelta(e))
+			c.tally(e, 1)
 			c.residents.Add(e, c.Hash(e.id()), c.Over(0) > 0)
 		}
 		return e, false
@@ -240,11 +277,14 @@ func (c *l1) store(e *entry, checked uint32, still func() bool) (stored bool) {
 	return stored
 }
 
-func liveDelta(e *entry) int64 {
-	if e.deleted || e.isMerge() {
-		return 0
+// tally counts an entry that comes into the map, or leaves it.
+func (c *l1) tally(e *entry, n int64) {
+	if !e.deleted && !e.isMerge() {
+		c.live.Add(n)
 	}
-	return 1
+	if e.expires() != 0 {
+		c.expiring.Add(n)
+	}
 }
 
 // Hold accounts for an entry that the drain read from the WAL: it is in memory, not in
@@ -329,7 +369,7 @@ func (c *l1) Drop(e *entry) (dropped bool) {
 			return old, !loaded
 		}
 		c.bytes.Add(-e.size())
-		c.live.Add(-liveDelta(e))
+		c.tally(e, -1)
 		c.residents.Remove(e, c.Hash(e.id()))
 		// A write may be dropped before accept has counted it, and a reader that loaded the
 		// version before it must not promote that.
@@ -338,6 +378,26 @@ func (c *l1) Drop(e *entry) (dropped bool) {
 		return nil, true
 	})
 	return dropped
+}
+
+// DropExpired drops entries that have expired, but for those that wait for L3. While there are any
+// that expire it looks at all entries, at most a hundredth of the time.
+func (c *l1) DropExpired(clock func() time.Time) {
+	if c.expiring.Load() == 0 || !c.sweeping.TryLock() {
+		return
+	}
+	defer c.sweeping.Unlock()
+	if time.Now().Before(c.sweepNext) {
+		return
+	}
+	start := time.Now()
+	c.m.Range(func(_ string, e *entry) bool {
+		if e.expires() != 0 && e.expired(clock) {
+			c.Drop(e)
+		}
+		return true
+	})
+	c.sweepNext = time.Now().Add(100 * time.Since(start))
 }
 
 // Missed counts a read that memory could not answer.

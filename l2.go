@@ -5,7 +5,7 @@ package syncengine
 // The value is a JSON object whose fields stand in a fixed order:
 //
 //	{"rank":"<version, 16 hex>.<0|1 deleted>.<content hash, 64 hex>","sum":"<40 hex>",
-//	 "id":…,"version":…,"updated_at":…,[carried fields,]"content":<the very bytes>}
+//	 "id":…,"version":…,"updated_at":…,[carried fields,]["expires_at":…,]"content":<the very bytes>}
 //
 // or, for a tombstone, "deleted":true instead of content, kept for TombstoneRetention. The
 // rank has a fixed width and sorts as Record.Compare does, so a script compares it bytewise
@@ -51,13 +51,35 @@ const (
 type redisStore struct {
 	c      *rediskit.Client
 	prefix string
-	keep   time.Duration // of tombstones
-	owned  bool          // Close closes the client
+	keep   time.Duration    // of tombstones
+	owned  bool             // Close closes the client
+	clock  func() time.Time // the time of the fleet
 }
 
 func newRedisStore(c redis.UniversalClient, prefix string, tombstones time.Duration, owned bool) *redisStore {
-	return &redisStore{c: rediskit.New(c, rankPrefix, rankWidth), prefix: prefix, keep: tombstones, owned: owned}
+	return &redisStore{c: rediskit.New(c, rankPrefix, rankWidth), prefix: prefix, keep: tombstones, owned: owned, clock: time.Now}
 }
+
+// Follow sets the clock by which items expire.
+func (s *redisStore) Follow(clock func() time.Time) { s.clock = clock }
+
+// lifetime is what Redis keeps a record for, 0 for ever. One that has expired is written, so that
+// nothing below it stays, and is gone at once.
+func (s *redisStore) lifetime(r *Record) time.Duration {
+	switch {
+	case r.Deleted && !r.ExpiresAt.IsZero():
+		return min(s.keep, keepExpired)
+	case r.Deleted:
+		return s.keep
+	case r.ExpiresAt.IsZero():
+		return 0
+	}
+	return max(r.ExpiresAt.Sub(s.clock()), time.Millisecond)
+}
+
+// keepExpired is for how long Redis remembers the tombstone of an item that has expired, against
+// copies of older versions that are on their way. Such a tombstone has ExpiresAt set.
+const keepExpired = time.Minute
 
 func (s *redisStore) Get(ctx context.Context, id string) (Record, error) {
 	b, err := s.c.Get(ctx, s.prefix+id)
@@ -94,10 +116,7 @@ func (s *redisStore) Put(ctx context.Context, recs []Record) error {
 	vals := make([]rediskit.Value, len(recs))
 	for i := range recs {
 		r := &recs[i]
-		vals[i] = rediskit.Value{Key: s.prefix + r.ID, Bytes: encodeEnvelope(r)}
-		if r.Deleted {
-			vals[i].TTL = s.keep
-		}
+		vals[i] = rediskit.Value{Key: s.prefix + r.ID, Bytes: encodeEnvelope(r), TTL: s.lifetime(r)}
 	}
 	_, err := s.c.Put(ctx, vals)
 	return l2Error(err)
@@ -208,6 +227,11 @@ func appendRest(b []byte, r *Record) []byte {
 	if r.Deleted {
 		return append(b, `,"deleted":true}`...)
 	}
+	if ms := millis(r.ExpiresAt); ms != 0 {
+		b = append(b, `,"expires_at":"`...)
+		b = expiryAt(ms).AppendFormat(b, time.RFC3339Nano)
+		b = append(b, '"')
+	}
 	b = append(b, `,"content":`...)
 	b = append(b, r.Content...)
 	return append(b, '}')
@@ -253,6 +277,11 @@ func decodeEnvelope(id string, b []byte) (Record, error) {
 		r.Deleted = true
 		d.ok = d.ok && len(d.b) == 0
 	} else {
+		if d.has(`,"expires_at":"`) {
+			at, err := time.Parse(time.RFC3339Nano, string(d.until('"')))
+			d.ok = d.ok && err == nil
+			r.ExpiresAt = expiryAt(millis(at))
+		}
 		d.literal(`,"content":`)
 		if n := len(d.b) - 1; n > 0 && d.b[n] == '}' {
 			r.Content = d.b[:n:n]

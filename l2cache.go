@@ -52,6 +52,13 @@ func (c *cache) Use(store CacheStore, closes bool) {
 	c.messenger, _ = store.(messenger)
 }
 
+// Follow sets the clock by which items expire, for a store that wants to know.
+func (c *cache) Follow(clock func() time.Time) {
+	if s, ok := c.store.(interface{ Follow(func() time.Time) }); ok {
+		s.Follow(clock)
+	}
+}
+
 // On reports whether there is an L2.
 func (c *cache) On() bool { return c.store != nil }
 

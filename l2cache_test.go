@@ -74,7 +74,9 @@ func TestWhatOthersWriteIsBelievedOnceL2HasIt(t *testing.T) {
 	ctx := context.Background()
 	c := syncengine.NewCacheOf(t, storetest.NewCache(), syncengine.NewJournal(t, t.TempDir(), 100, 1<<20), syncengine.Events{})
 	lab.Must(t, c.Load(ctx))
-	believes := func(id string, version uint64) bool { return c.Believes(&syncengine.Record{Item: syncengine.Item{ID: id, Version: version}}) }
+	believes := func(id string, version uint64) bool {
+		return c.Believes(&syncengine.Record{Item: syncengine.Item{ID: id, Version: version}})
+	}
 	c.Told("before", 5, true)
 	for _, id := range []string{"before", "after", "never", "copy"} {
 		c.Others(id, 5)

@@ -109,7 +109,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 		engine  VARBINARY(64) NOT NULL,
 		at      BIGINT NOT NULL COMMENT 'unix microseconds',
 		changes MEDIUMBLOB NOT NULL
-	) ENGINE=InnoDB`, `INSERT IGNORE INTO sync_meta (name, value) VALUES ('log_trimmed', '0')`}},
+	) ENGINE=InnoDB`, `INSERT IGNORE INTO sync_meta (name, value) VALUES ('log_trimmed', '0')`},
+		{`ALTER TABLE sync_items ADD COLUMN expires_at BIGINT NULL COMMENT 'unix milliseconds; NULL for never',
+		ADD KEY sync_items_expires (expires_at)`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -143,7 +145,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 			`INSERT OR IGNORE INTO sync_meta (name, value) VALUES ('identity', lower(hex(randomblob(16))))`},
 		{`ALTER TABLE sync_deltas ADD COLUMN changes BLOB NULL`, `ALTER TABLE sync_deltas ADD COLUMN at INTEGER NULL`,
 			`CREATE TABLE IF NOT EXISTS sync_log (id INTEGER PRIMARY KEY, engine TEXT NOT NULL, at INTEGER NOT NULL, changes BLOB NOT NULL)`,
-			`INSERT OR IGNORE INTO sync_meta (name, value) VALUES ('log_trimmed', '0')`}},
+			`INSERT OR IGNORE INTO sync_meta (name, value) VALUES ('log_trimmed', '0')`},
+		{`ALTER TABLE sync_items ADD COLUMN expires_at INTEGER NULL`, // unix milliseconds; NULL for never
+			`CREATE INDEX IF NOT EXISTS sync_items_expires ON sync_items (expires_at) WHERE expires_at IS NOT NULL`}},
 }
 
 // Schema returns the statements that make the tables of L3 in an empty database, in order, for a
@@ -159,7 +163,7 @@ func Schema(d Dialect) []string {
 	return sqlkit.Script(schemaTable, migrations[sqlkit.Dialect(d)])
 }
 
-const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"
+const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance, expires_at"
 
 // sqlStore is an ArchiveStore.
 type sqlStore struct {
@@ -178,6 +182,7 @@ type sqlStore struct {
 	identity string
 	stmts    map[stmtKey]*sql.Stmt
 
+	clock  func() time.Time       // the time of the fleet
 	self   string                 // see engine
 	fence  atomic.Pointer[string] // the engine whose row Apply demands
 	asker  atomic.Pointer[string] // the engine of the last ApplyIf
@@ -189,8 +194,11 @@ type sqlStore struct {
 }
 
 func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sqlStore {
-	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow, self: newEngineID(), logFor: changesKept}
+	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow, clock: time.Now, self: newEngineID(), logFor: changesKept}
 }
+
+// Follow sets the clock by which items expire.
+func (s *sqlStore) Follow(clock func() time.Time) { s.clock = clock }
 
 func (s *sqlStore) Prepare(ctx context.Context) error {
 	s.mu.Lock()
@@ -430,7 +438,7 @@ func (s *sqlStore) query(ctx context.Context, op, text string, args []any, fn fu
 	})
 }
 
-const headColumns = "id, version, deleted, content_hash"
+const headColumns = "id, version, deleted, content_hash, expires_at"
 
 func (s *sqlStore) Heads(ctx context.Context, ids []string) ([]Meta, error) {
 	seen := make(map[string]Meta, len(ids))
@@ -490,6 +498,20 @@ func (s *sqlStore) PurgeTombstones(ctx context.Context, before time.Time, limit 
 		return err
 	})
 	return n, err
+}
+
+// Expired implements ExpiringStore.
+func (s *sqlStore) Expired(ctx context.Context, at time.Time, limit int) (out []Meta, err error) {
+	const text = "SELECT " + headColumns + " FROM sync_items WHERE expires_at <= ? AND deleted = 0 ORDER BY expires_at LIMIT ?"
+	err = s.run(ctx, "expired", func() error {
+		out = out[:0] // not again after a retry
+		return s.query(ctx, "expired", text, []any{millis(at), limit}, func(rows *sql.Rows) error {
+			m, err := scanHead(rows)
+			out = append(out, m)
+			return err
+		})
+	})
+	return out, err
 }
 
 func (s *sqlStore) Ping(ctx context.Context) error {

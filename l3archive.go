@@ -41,6 +41,7 @@ type archive struct {
 	cond    ConditionalStore // these seven: nil when the store can't
 	listing ListingStore
 	merging MergingStore
+	expires ExpiringStore
 	compact compacter // nil: the store can't
 	digest  archiveDigester
 	healer  healer
@@ -129,11 +130,19 @@ func (a *archive) Use(store ArchiveStore, closes, private bool) {
 	a.cond, _ = store.(ConditionalStore)
 	a.listing, _ = store.(ListingStore)
 	a.merging, _ = store.(MergingStore)
+	a.expires, _ = store.(ExpiringStore)
 	a.compact, _ = store.(compacter)
 	a.digest, _ = store.(archiveDigester)
 	a.healer, _ = store.(healer)
 	a.members, _ = store.(registrar)
 	a.log, _ = store.(changeLog)
+}
+
+// Follow sets the clock by which items expire, for a store that wants to know.
+func (a *archive) Follow(clock func() time.Time) {
+	if s, ok := a.store.(interface{ Follow(func() time.Time) }); ok {
+		s.Follow(clock)
+	}
 }
 
 // Close closes the store, if it is this engine's own.
@@ -384,6 +393,18 @@ func (a *archive) PurgeTombstones(ctx context.Context, before time.Time, limit i
 		return err
 	})
 	return n, err
+}
+
+// Expires reports whether L3 finds what has expired.
+func (a *archive) Expires() bool { return a.expires != nil }
+
+// Expired returns some of the live rows whose time has come.
+func (a *archive) Expired(ctx context.Context, at time.Time, limit int) (rows []Meta, err error) {
+	err = a.Call(ctx, "expired", func(ctx context.Context) (err error) {
+		rows, err = a.expires.Expired(ctx, at, limit)
+		return err
+	})
+	return rows, err
 }
 
 // Heals reports whether damaged rows can be replaced.

@@ -326,7 +326,8 @@ func (u *unresolved) forgive(recs []Record, above []Meta) []Meta {
 	mine := make(map[string]Meta)
 	for i := range recs {
 		id := recs[i].ID
-		if m, ok := u.landed[id]; ok && m == recs[i].meta() {
+		as := recs[i].meta()
+		if m, ok := u.landed[id]; ok && m.same(&as) {
 			mine[id] = m
 		}
 		delete(u.landed, id)

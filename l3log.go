@@ -38,7 +38,8 @@ const (
 
 // Flags of a change in the log.
 const (
-	loggedDelete = 1
+	loggedDelete = 1 + iota
+	loggedExpiry // the delete of an item that was due (expiry.go)
 )
 
 // changeLog is an L3 that keeps a log.
@@ -75,7 +76,10 @@ func (p *plan) changes() []byte {
 	b := make([]byte, 0, 16*len(rows))
 	for _, r := range rows {
 		c := changelog.Change{Key: r.ID, Version: r.Version}
-		if r.Deleted {
+		switch {
+		case p.expired[r.ID]:
+			c.Flags = loggedExpiry
+		case r.Deleted:
 			c.Flags = loggedDelete
 		}
 		b = a.Append(b, c)

@@ -171,14 +171,15 @@ type mergingItem struct {
 
 // merge adds to a plan what becomes of the item. over is a record that was to be written first.
 func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
-	row, live, floor := m.row, m.exists && !m.was.Deleted, m.base.version
+	row, live, floor := m.row, m.exists && !m.was.gone(), m.base.version
 	version, kind := m.was.Version, m.was.kind
-	if m.exists && m.was.Deleted && !m.base.empties(m.was.Version) {
+	if m.exists && m.was.gone() && !m.base.empties(m.was.Version) {
 		floor = m.was.Version
 	}
 	if over != nil {
-		row, live, version, kind = *over.Record, !over.Deleted, over.Version, over.CRDT
-		if over.Deleted && !m.base.empties(over.Version) {
+		overLives := !over.Deleted && !over.expired(s.clock)
+		row, live, version, kind = *over.Record, overLives, over.Version, over.CRDT
+		if !overLives && !m.base.empties(over.Version) {
 			floor = over.Version
 		}
 	}

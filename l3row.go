@@ -12,15 +12,18 @@ import (
 
 // appendArgs appends the values of the columns in written.
 func appendArgs(args []any, r *storedRow) []any {
-	var content, deletedAt any
+	var content, deletedAt, expires any
 	deleted := int64(0)
 	if r.Deleted {
 		deleted, deletedAt = 1, r.UpdatedAt.UnixNano()
 	} else {
 		content = r.content
+		if ms := millis(r.ExpiresAt); ms != 0 {
+			expires = ms
+		}
 	}
 	return append(args, r.ID, int64(r.Version), r.UpdatedAt.UnixNano(), deleted, r.ContentHash[:], content, int64(r.Priority),
-		r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID, deletedAt, r.encoding)
+		r.CRDT, r.TraceParent, r.TraceState, r.HomeInstanceID, expires, deletedAt, r.encoding)
 }
 
 // storedTime is a time as it is stored.
@@ -42,9 +45,12 @@ func scanLocked(rows *sql.Rows) (m lockedHead, err error) {
 func scanMeta(rows *sql.Rows, m *Meta, more ...any) error {
 	var hash sql.RawBytes
 	var version, deleted number
-	err := rows.Scan(append([]any{&m.ID, &version, &deleted, &hash}, more...)...)
+	var expires optional
+	err := rows.Scan(append([]any{&m.ID, &version, &deleted, &hash, &expires}, more...)...)
 	copy(m.ContentHash[:], hash)
-	m.Version, m.Deleted = uint64(max(version.value, 0)), deleted.value != 0
+	if m.Version, m.Deleted = uint64(max(version.value, 0)), deleted.value != 0; !m.Deleted {
+		m.ExpiresAt = expiryAt(expires.value)
+	}
 	return err
 }
 
@@ -53,10 +59,11 @@ type scanned struct {
 	id, hash, content                     []byte
 	crdt, parent, state, home             []byte
 	version, updatedAt, priority, deleted number
+	expires                               optional
 }
 
 func (r *scanned) fields() []any {
-	return []any{&r.id, &r.version, &r.updatedAt, &r.deleted, &r.hash, &r.content, &r.priority, &r.crdt, &r.parent, &r.state, &r.home}
+	return []any{&r.id, &r.version, &r.updatedAt, &r.deleted, &r.hash, &r.content, &r.priority, &r.crdt, &r.parent, &r.state, &r.home, &r.expires}
 }
 
 // number scans an integer. What is none does not fail the row, since that would fail the
@@ -87,17 +94,31 @@ func (n *number) Scan(src any) (err error) {
 	return nil
 }
 
+// optional is a number that may be NULL, which is 0.
+type optional struct{ number }
+
+// Scan implements sql.Scanner.
+func (n *optional) Scan(src any) error {
+	if src == nil {
+		*n = optional{}
+		return nil
+	}
+	return n.number.Scan(src)
+}
+
 // head returns the row without content, unchecked.
 func (r *scanned) head() (m Meta) {
 	copy(m.ContentHash[:], r.hash)
-	m.ID, m.Version, m.Deleted = string(r.id), uint64(max(r.version.value, 0)), r.deleted.value != 0
+	if m.ID, m.Version, m.Deleted = string(r.id), uint64(max(r.version.value, 0)), r.deleted.value != 0; !m.Deleted {
+		m.ExpiresAt = expiryAt(r.expires.value)
+	}
 	return m
 }
 
 // record unpacks content and checks the row against its hash.
 func (r *scanned) record(c codec) (Record, error) {
 	if r.version.bad || r.version.value < 1 || r.updatedAt.bad || r.priority.bad || !Priority(r.priority.value).valid() ||
-		r.deleted.bad || r.deleted.value&^1 != 0 {
+		r.deleted.bad || r.deleted.value&^1 != 0 || r.expires.bad {
 		return Record{}, &CorruptionError{ID: string(r.id), Tier: "L3", Expected: "a row of this engine", Actual: "unreadable"}
 	}
 	rec := Record{Deleted: r.deleted.value == 1, Item: Item{
@@ -111,7 +132,7 @@ func (r *scanned) record(c codec) (Record, error) {
 	if err != nil {
 		return Record{}, &CorruptionError{ID: string(r.id), Tier: "L3", Expected: hex.EncodeToString(r.hash), Actual: err.Error(), Err: err}
 	}
-	rec.Content, rec.ContentHash = content, hashOf(content)
+	rec.Content, rec.ContentHash, rec.ExpiresAt = content, hashOf(content), expiryAt(r.expires.value)
 	if string(r.hash) != string(rec.ContentHash[:]) {
 		expected := "none"
 		if len(r.hash) > 0 {

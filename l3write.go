@@ -33,7 +33,7 @@ import (
 // written are the columns of a row.
 const (
 	written      = columns + ", deleted_at, encoding"
-	writtenCount = 13
+	writtenCount = 14
 )
 
 // overwrite ends a multi-row INSERT of rows that exist and are locked. VALUES(c) is
@@ -186,6 +186,7 @@ type plan struct {
 	fresh, over []*storedRow // to insert, to overwrite
 	above       []Meta       // rows that stay, since they compare above their records
 	delta       digest.Delta
+	expired     map[string]bool // ids of over that are purged
 
 	merged  []Record     // what items are that were merged into
 	covered []*storedRow // applied before those merges, which leave nothing of them
@@ -199,8 +200,12 @@ type plan struct {
 // lockedHead is a row of sync_items without content, which the transaction has locked.
 type lockedHead struct {
 	Meta
-	kind string
+	kind   string
+	lapsed bool // it is live, and has expired
 }
+
+// gone reports whether there is no item.
+func (h *lockedHead) gone() bool { return h.Deleted || h.lapsed }
 
 // planOf compares the records of a batch with the rows of their ids. One of an id that is also
 // merged into is noted in heads instead of being written.
@@ -228,7 +233,7 @@ func planOf(recs []storedRow, merges []itemMerges, heads map[string]lockedHead) 
 			case c == 0:
 				continue
 			}
-			if !m.Deleted && (m.kind != "" || crdtBuilt) {
+			if !m.gone() && (m.kind != "" || crdtBuilt) {
 				if err := mayReplace(m.kind, r.Record); err != nil {
 					return nil, err
 				}
@@ -252,6 +257,12 @@ func (p *plan) write(r *storedRow, exists bool, was *Meta) {
 		p.fresh = append(p.fresh, r)
 	} else if p.over = append(p.over, r); !was.Deleted {
 		p.delta.Remove(was.ID, digest.LeafOf(was.ID, was.Version, was.ContentHash))
+	}
+	if exists && r.Deleted && r.Version == was.Version && !was.ExpiresAt.IsZero() {
+		if p.expired == nil {
+			p.expired = make(map[string]bool)
+		}
+		p.expired[r.ID] = true
 	}
 	if !r.Deleted {
 		p.delta.Add(r.ID, digest.LeafOf(r.ID, r.Version, r.ContentHash))
@@ -304,6 +315,7 @@ func (s *sqlStore) lockHeads(ctx context.Context, tx *sql.Tx, recs []Record) (ma
 		for rows.Next() && err == nil {
 			var m lockedHead
 			if m, err = scanLocked(rows); err == nil {
+				m.lapsed = m.expired(s.clock)
 				heads[m.ID] = m
 			}
 		}

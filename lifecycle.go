@@ -129,6 +129,7 @@ func (e *Engine) retire(ctx context.Context) {
 	if !e.archive.Ready() || ctx.Err() != nil || e.archive.Down() {
 		return
 	}
+	_, _ = e.repair.Expire(ctx) // the next engine does what is left
 	e.purgeTombstones(ctx)
 	e.tail.End(ctx)
 	e.trust.Leave(ctx)

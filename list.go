@@ -150,6 +150,7 @@ func (l *listing) addRow(ctx context.Context) {
 	if f.Err != nil {
 		f.Record, f.Err = l.d.repair.HealedOr(ctx, f.Record.ID, f.Err)
 	}
+	f.Record.lapse(l.d.now)
 	if f.Err != nil || !f.Record.Deleted {
 		l.items = append(l.items, listed{f.Record.Item, f.Err})
 	}
@@ -220,7 +221,7 @@ func (d *reader) firstIDs(ctx context.Context, prefix string) (refused, ids []st
 	if err != nil {
 		return nil, nil, unavailableUnless(ctx, err)
 	}
-	if len(heads) > 0 && !heads[0].Deleted {
+	if len(heads) > 0 && !heads[0].Deleted && !heads[0].expired(d.now) {
 		ids = append(ids, prefix)
 	}
 	return refused, ids, nil
@@ -240,7 +241,7 @@ func (d *reader) idsAbove(ctx context.Context, prefix, after string, refused []s
 		if !strings.HasPrefix(rows[i].ID, prefix) {
 			return ids, "", false, nil // those with it stand together, right above it
 		}
-		if _, found := slices.BinarySearch(refused, rows[i].ID); !found && !rows[i].Deleted {
+		if _, found := slices.BinarySearch(refused, rows[i].ID); !found && !rows[i].Deleted && !rows[i].expired(d.now) {
 			ids = append(ids, rows[i].ID)
 		}
 		last = rows[i].ID

@@ -53,6 +53,9 @@ func checkMerge(id, kind string, delta json.RawMessage, o *writeOptions) (string
 	if o.conditional {
 		return "", refuse("WithIfVersion", "a delta has no condition: it changes what is there")
 	}
+	if o.givenTTL && o.ttl > 0 {
+		return "", refuse("WithTTL", "is not for items with a CRDT kind: they don't expire")
+	}
 	name, err := kindName(kind)
 	if err != nil {
 		return "", refuse("CRDT", "must name a kind: "+err.Error())
@@ -67,7 +70,7 @@ func checkMerge(id, kind string, delta json.RawMessage, o *writeOptions) (string
 func (e *writer) afterMerge(op *entry) Item {
 	if rec, known, waiting := e.queue.View(op.item()); known {
 		return rec.Item
-	} else if ent, ok := e.l1.Peek(op.item()); ok && !waiting && !ent.deleted && ent.version >= op.version {
+	} else if ent, ok := e.l1.Peek(op.item()); ok && !waiting && !ent.gone(e.now) && ent.version >= op.version {
 		return ent.record().Item // it has landed
 	}
 	it := op.record().Item
@@ -110,13 +113,13 @@ func (e *writer) checkKinds(ops []*entry) error {
 			group[op.item()] = op
 		}
 		if before != nil {
-			if err := mayReplace(before.kind(), &rec); err != nil && !before.deleted {
+			if err := mayReplace(before.kind(), &rec); err != nil && !before.gone(e.now) {
 				return err.Err
 			}
 			continue
 		}
 		ent, ok := e.l1.Peek(op.item())
-		if !ok || ent.deleted || op.deleted && crdtBuilt || !e.reader.Fresh(ent) {
+		if !ok || ent.gone(e.now) || op.deleted && crdtBuilt || !e.reader.Fresh(ent) {
 			continue
 		}
 		if err := mayReplace(ent.kind(), &rec); err != nil {

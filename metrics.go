@@ -175,6 +175,7 @@ func newEngineCollector(stats func() Stats, circuit func(string) string, retries
 	add("memory_pressure", "See Engine.MemoryPressure.", gauge, func(s *Stats) float64 { return s.Pressure })
 	add("backpressure_level", "0 normal to 5 shutdown.", gauge, func(s *Stats) float64 { return float64(s.Level) })
 	add("quarantined_ops", "Ops that L3 refuses.", gauge, func(s *Stats) float64 { return float64(s.Quarantined) })
+	add("expired_items_total", "Items purged from SQL by this engine, their time being past.", counter, func(s *Stats) float64 { return float64(s.Expired) })
 	add("superseded_ops_total", "Accepted ops that lost to a later one of another engine.", counter, func(s *Stats) float64 { return float64(s.Superseded) })
 	add("healed_total", "Corrupt copies that were replaced.", counter, func(s *Stats) float64 { return float64(s.Healed) })
 	add("push_told_ids_total", "Ids announced to other engines.", counter, func(s *Stats) float64 { return float64(s.PushTold) })

@@ -23,6 +23,7 @@ func (e *Engine) Stats() Stats {
 	e.trust.Stats(&s)
 	e.push.Stats(&s)
 	e.archive.Stats(&s)
+	e.repair.Stats(&s)
 	e.news.Stats(&s)
 	return s
 }
@@ -69,7 +70,8 @@ func (e *Engine) Verify(ctx context.Context, opts VerifyOptions) (report VerifyR
 // the XOR of the leaves of its items and their count (internal/digest). Equal contents have
 // equal roots, whoever wrote them in whatever order. It is that of one moment, and reading it
 // costs the same however many items there are; only an L3 of the caller's own is read whole.
-// XOR detects accidents, not an adversary who picks contents.
+// XOR detects accidents, not an adversary who picks contents. An item that has expired is in it
+// until some engine has purged it, a second or two later.
 func (e *Engine) MerkleRoot(ctx context.Context) (root [32]byte, err error) {
 	if err := e.door.Enter(); err != nil {
 		return [32]byte{}, err

@@ -19,6 +19,7 @@ type LoggedOp struct {
 	ID        string    `json:"id"`
 	Version   uint64    `json:"version,string"` // text in JSON: many readers round such numbers
 	UpdatedAt time.Time `json:"updated_at"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
 	Deleted   bool      `json:"deleted,omitempty"`
 	Merge     bool      `json:"merge,omitempty"` // of a CRDT item: Content is a delta or a state
 	CRDT      string    `json:"crdt,omitempty"`
@@ -149,7 +150,7 @@ func (st *DirStatus) readOps(ctx context.Context, snap *oplog.Snapshot, last int
 
 func loggedOp(e *entry, segment int64, unit int, discarded bool) LoggedOp {
 	rec := e.record()
-	return LoggedOp{Segment: segment, Unit: unit, ID: e.item(), Version: e.version, UpdatedAt: rec.UpdatedAt, Deleted: e.deleted, Merge: e.isMerge(),
+	return LoggedOp{Segment: segment, Unit: unit, ID: e.item(), Version: e.version, UpdatedAt: rec.UpdatedAt, ExpiresAt: rec.ExpiresAt, Deleted: e.deleted, Merge: e.isMerge(),
 		CRDT: rec.CRDT, Priority: e.priority, Home: rec.HomeInstanceID, Content: rec.Content, Discarded: discarded}
 }
 

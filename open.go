@@ -67,10 +67,10 @@ func newEngine(cfg Config) *Engine {
 	e.trust.Time().OnHost(hostTime(cfg.InstanceID))
 	e.flush = newFlusher(e.queue, e.numbers, e.wal, e.cache, e.archive, e.trust, e.push, e.pressure, e.door, e.news, up, cfg.FlushConcurrency)
 	e.bad = newQuarantine(e.wal, e.l1, e.queue, e.numbers, e.archive, e.pressure, e.door, e.news)
-	e.repair = newRepair(e.l1, e.cache, e.archive, e.bad, e.news)
-	e.verifier = newVerifier(e.cache, e.archive, e.queue, e.repair, e.news, cfg.VerifyInterval)
+	e.repair = newRepair(e.l1, e.cache, e.archive, e.trust, e.bad, e.news)
+	e.verifier = newVerifier(e.cache, e.archive, e.trust, e.queue, e.repair, e.news, cfg.VerifyInterval)
 	e.compact = newCompaction(&cfg, e.archive, e.l1, e.cache, e.queue, e.flush, e.numbers, e.bad, e.repair, e.news)
-	e.reader = newReader(e.l1, e.wal, e.queue, e.flush, e.bad, e.trust, e.cache, e.archive, e.repair, e.push, e.pressure, e.door, e.news, cfg.L1MaxAge)
+	e.reader = newReader(e.l1, e.wal, e.queue, e.flush, e.bad, e.trust, e.cache, e.archive, e.repair, e.push, e.pressure, e.door, e.news, ages{cfg.L1MaxAge, cfg.AbsentFor, cfg.StaleFor})
 	e.writer = newWriter(&cfg, e.l1, e.wal, e.queue, e.flush, e.numbers, e.pressure, e.cache, e.archive, e.trust, e.push, e.bad, e.repair, e.reader, e.door, e.news)
 	up.quarantine, up.repair, up.writer = e.bad, e.repair, e.writer
 	return e
@@ -100,6 +100,8 @@ func (e *Engine) openStores() error {
 	if err := e.openL3(); err != nil {
 		return err
 	}
+	e.cache.Follow(e.trust.Time().Now)
+	e.archive.Follow(e.trust.Time().Now)
 	return nil
 }
 

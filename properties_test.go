@@ -61,13 +61,16 @@ func genRecord() *rapid.Generator[Record] {
 		if !r.Deleted {
 			r.Content = genContent().Draw(t, "content")
 			r.ContentHash = hashOf(r.Content)
+			if rapid.Bool().Draw(t, "expires") {
+				r.ExpiresAt = expiryAt(rapid.Int64Range(1, 250_000_000_000_000).Draw(t, "at")) // to the year 9892
+			}
 		}
 		return r
 	})
 }
 
 func sameRecord(a, b *Record) bool {
-	return a.ID == b.ID && a.Version == b.Version && a.Deleted == b.Deleted && a.UpdatedAt.Equal(b.UpdatedAt) && bytes.Equal(a.Content, b.Content) &&
+	return a.ExpiresAt.Equal(b.ExpiresAt) && a.ID == b.ID && a.Version == b.Version && a.Deleted == b.Deleted && a.UpdatedAt.Equal(b.UpdatedAt) && bytes.Equal(a.Content, b.Content) &&
 		a.ContentHash == b.ContentHash && a.Priority == b.Priority && a.CRDT == b.CRDT && a.TraceParent == b.TraceParent &&
 		a.TraceState == b.TraceState && a.HomeInstanceID == b.HomeInstanceID
 }

@@ -34,12 +34,20 @@ type reader struct {
 	pressure *pressure
 	door     *door
 	news     *news
-	maxAge   time.Duration // of a copy in memory, while other engines may write
+	now      func() time.Time // of the fleet
+	ages     ages
 	loads    flight.Group[string, Record]
 }
 
-func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *trust, c *cache, a *archive, r *repair, push *push, p *pressure, d *door, news *news, maxAge time.Duration) *reader {
-	return &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: r, push: push, pressure: p, door: d, news: news, maxAge: maxAge}
+// ages are how long what memory knows counts, from Config.
+type ages struct {
+	max    time.Duration // of a copy, while other engines may write
+	absent time.Duration // of L3's word that there is nothing; 0: it is not remembered
+	stale  time.Duration // of a copy beyond max, while L3 can't be asked; 0: no limit, less: never
+}
+
+func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *trust, c *cache, a *archive, r *repair, push *push, p *pressure, d *door, news *news, lim ages) *reader {
+	return &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: r, push: push, pressure: p, door: d, news: news, now: t.Time().Now, ages: lim}
 }
 
 func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {
@@ -49,7 +57,7 @@ func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {
 			err = d.show(ent, &it)
 			return it, err
 		}
-		if !ok && d.Denies(id) {
+		if !ok && (d.Denies(id) || d.knowsAbsent(id)) {
 			d.l1.Missed()
 			return it, ErrNotFound
 		}
@@ -57,16 +65,29 @@ func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {
 	return d.getSlow(ctx, id)
 }
 
+// knowsAbsent reports whether L3 has lately said that there is nothing of a valid id that was not
+// in L1. Nobody who decides by it may write.
+func (d *reader) knowsAbsent(id string) bool {
+	return d.ages.absent > 0 && d.l1.Absent(id, d.ages.absent) && !d.waits(id) && !d.trust.Trusted()
+}
+
+// sawNone notes that L3 has nothing of an id.
+func (d *reader) sawNone(id string, since stamp) {
+	if d.ages.absent > 0 && !d.trust.Trusted() {
+		d.l1.KeepAbsent(id, since)
+	}
+}
+
+// waits reports whether ops of an id may wait that L1 does not show.
+func (d *reader) waits(id string) bool {
+	_, spooled := d.wal.Spooled(d.l1.Hash(id))
+	return spooled || d.bad.Has(id) || d.queue.Merging(id)
+}
+
 // Denies reports, without I/O, that a valid id that was not in L1 does not exist. The filter
 // is asked last: an op leaves L1 and the WAL only after the filter got its id.
 func (d *reader) Denies(id string) bool {
-	if checkID(id) != nil {
-		return false
-	}
-	if _, spooled := d.wal.Spooled(d.l1.Hash(id)); spooled || d.bad.Has(id) {
-		return false
-	}
-	if d.queue.Merging(id) || d.trust.MayContain(id) {
+	if checkID(id) != nil || d.waits(id) || d.trust.MayContain(id) {
 		return false
 	}
 	_, retried := d.l1.Peek(id) // it may just have left quarantine, where it was not any more
@@ -92,7 +113,7 @@ const (
 
 func (d *reader) freshness(ent *entry) freshness {
 	switch {
-	case d.l1.Young(ent, d.maxAge):
+	case d.l1.Young(ent, d.ages.max):
 		return checked
 	case ent.pinned():
 		return notInL3
@@ -126,7 +147,7 @@ func (d *reader) asksL2(id string, waiting *entry) bool { return waiting == nil 
 
 // show sets what a caller sees of an entry: in place, since an item is 200 bytes to copy.
 func (d *reader) show(ent *entry, it *Item) error {
-	if ent.deleted {
+	if ent.gone(d.now) {
 		return ErrNotFound
 	}
 	ent.fill(it)
@@ -173,8 +194,14 @@ func (r *Record) item() (Item, error) {
 	return r.Item, nil
 }
 
-// Find looks for id in all tiers. A tombstone is a result.
+// Find looks for id in all tiers. A tombstone is a result; so is an item that has expired, as one.
 func (d *reader) Find(ctx context.Context, id string) (Record, error) {
+	rec, err := d.find(ctx, id)
+	rec.lapse(d.now)
+	return rec, err
+}
+
+func (d *reader) find(ctx context.Context, id string) (Record, error) {
 	// The stamp is taken before L1 is asked: a write that L1 does not show has not been
 	// counted yet, and will be.
 	since := d.l1.Stamp(id)
@@ -194,7 +221,7 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 	case err != nil:
 		return Record{}, err
 	case refused && waiting == nil && !ok && d.l1.Written(id, since): // it may just have left quarantine
-		return d.Find(ctx, id)
+		return d.find(ctx, id)
 	}
 	switch d.way(id, ok, waiting, askL3) {
 	case fromWAL:
@@ -214,13 +241,26 @@ func (d *reader) Find(ctx context.Context, id string) (Record, error) {
 
 // refreshed decides between an L1 entry past its age and what the tiers below said.
 func (d *reader) refreshed(ent *entry, rec Record, err error) (Record, error) {
-	if !outdates(ent, &rec, err) {
+	switch {
+	case outdates(ent, &rec, err):
+		if err != nil {
+			d.l1.Drop(ent)
+		}
+		return rec, err
+	case err == nil:
 		return ent.record(), nil
+	case d.tooStale(ent):
+		return Record{}, err
 	}
-	if err != nil {
-		d.l1.Drop(ent)
-	}
-	return rec, err
+	rec = ent.record()
+	rec.Stale = true
+	return rec, nil
+}
+
+// tooStale reports whether an L1 entry past its age is not to be served, though nobody can be
+// asked.
+func (d *reader) tooStale(ent *entry) bool {
+	return d.ages.stale < 0 || d.ages.stale > 0 && d.l1.Age(ent)-d.ages.max > d.ages.stale
 }
 
 // outdates reports whether what the tiers below said counts, and not the L1 entry. When nobody
@@ -266,9 +306,12 @@ func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entr
 		if waiting != nil {
 			return d.higher(Record{}, waiting, since), nil
 		}
+		d.sawNone(id, since)
 		return Record{}, ErrNotFound
 	case l3Silent:
-		return waiting.record(), nil // not promoted: L3 will be asked again
+		rec := waiting.record() // not promoted: L3 will be asked again
+		rec.Stale = true
+		return rec, nil
 	case l3Corrupt:
 		if rec, err = d.repair.HealedOr(ctx, id, err); err == nil {
 			d.Promote(&rec, since, true)
@@ -361,7 +404,7 @@ func (d *reader) GetVerified(ctx context.Context, id string) (item Item, err err
 		if !ok || !d.Fresh(ent) || d.mayMerge(ent) {
 			break
 		}
-		if ent.deleted {
+		if ent.gone(d.now) {
 			return Item{}, ErrNotFound
 		}
 		if hashOf(ent.content()) == ent.hash {
@@ -377,6 +420,9 @@ func (d *reader) GetVerified(ctx context.Context, id string) (item Item, err err
 	}
 	if err := d.pressure.AdmitRead(); err != nil && !d.Denies(id) {
 		return Item{}, err
+	}
+	if _, ok := d.l1.Peek(id); !ok && d.knowsAbsent(id) {
+		return Item{}, ErrNotFound
 	}
 	rec, err := d.Find(ctx, id) // L2 and L3 check hashes on every read
 	if err != nil {

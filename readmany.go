@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 )
 
 func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err error) {
@@ -25,7 +26,7 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 	refusal := d.pressure.AdmitRead()
 	var refused error // refusal, once it has met an id
 	out := make([]*Item, len(ids))
-	m := &manyLoad{at: make(map[string][]int), out: out}
+	m := &manyLoad{at: make(map[string][]int), out: out, now: d.now}
 	for i, id := range ids {
 		if at, ok := m.at[id]; ok { // asked for twice
 			m.at[id] = append(at, i)
@@ -76,6 +77,7 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			rec := waiting.record()
 			d.Promote(&rec, since, false)
 			m.answer(id, &rec)
+		case waiting == nil && !ok && d.knowsAbsent(id):
 		case waiting != nil || ok || d.trust.MayContain(id):
 			m.asks = append(m.asks, ask{id, since, waiting, known})
 		}
@@ -92,6 +94,7 @@ type manyLoad struct {
 	at   map[string][]int // places of an id in out
 	out  []*Item
 	errs []error
+	now  func() time.Time
 }
 
 // ask is one id of a manyLoad.
@@ -113,7 +116,7 @@ func (m *manyLoad) ids() []string {
 func (m *manyLoad) answer(id string, rec *Record) {
 	for _, i := range m.at[id] {
 		m.out[i] = nil
-		if !rec.Deleted {
+		if !rec.Deleted && !rec.expired(m.now) {
 			it := rec.Item
 			m.out[i] = &it
 		}
@@ -151,9 +154,12 @@ func (d *reader) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found
 	if f.OK || a.waiting != nil {
 		rec := d.higher(f.Record, a.waiting, a.since)
 		d.answerMany(m, a, &rec)
-	} else if a.known != nil {
+		return
+	}
+	if a.known != nil {
 		d.l1.Drop(a.known)
 	}
+	d.sawNone(a.id, a.since)
 }
 
 // answerMany answers with what a lower tier said, or what memory knows that is above it.
@@ -173,13 +179,16 @@ func (d *reader) withoutL3(ctx context.Context, m *manyLoad, err error) error {
 		a := &m.asks[i]
 		op := a.waiting
 		if op == nil || op.state.Load()&stateLate != 0 { // see load
-			op = a.known
+			if op = a.known; op != nil && d.tooStale(op) {
+				op = nil
+			}
 		}
 		if op == nil {
 			unanswered = true
 			continue
 		}
 		rec := op.record()
+		rec.Stale = true
 		m.answer(a.id, &rec)
 	}
 	switch {

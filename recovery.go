@@ -75,6 +75,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	}
 	e.door.Spawn("flusher", func() { e.flush.Run(e.door.Context()) })
 	e.door.Spawn("housekeeping", func() { e.housekeep(e.door.Context()) })
+	e.door.Spawn("expiry", func() { e.expire(e.door.Context()) })
 	e.door.Spawn("l3 watch", func() { e.watchL3(e.door.Context()) })
 	e.setState(StateReady)
 	e.setState(StateRunning)

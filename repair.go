@@ -1,12 +1,14 @@
 package syncengine
 
 // repair.go makes the tiers agree: L2 with L3, which is the truth (here); a corrupt row of L3 with
-// a good copy (heal.go); and L2 with what reads have found in L3 (promote.go).
+// a good copy (heal.go); L2 with what reads have found in L3 (promote.go); and all of them with the
+// time, when items expire (purge.go).
 
 import (
 	"context"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // repair is that department.
@@ -14,15 +16,18 @@ type repair struct {
 	l1      *l1
 	cache   *cache
 	archive *archive
+	trust   *trust
 	bad     *quarantine
 	news    *news
+	now     func() time.Time // of the fleet
 
 	promotes  chan promotion
 	promoting atomic.Int64 // bytes in promotes
+	expired   atomic.Uint64
 }
 
-func newRepair(mem *l1, c *cache, a *archive, bad *quarantine, news *news) *repair {
-	return &repair{l1: mem, cache: c, archive: a, bad: bad, news: news, promotes: make(chan promotion, promoteRoom)}
+func newRepair(mem *l1, c *cache, a *archive, t *trust, bad *quarantine, news *news) *repair {
+	return &repair{l1: mem, cache: c, archive: a, trust: t, bad: bad, news: news, now: t.Time().Now, promotes: make(chan promotion, promoteRoom)}
 }
 
 // Replace makes L2 hold what L3 holds of ids, also where L2 is ahead or holds garbage: L3 is
@@ -62,7 +67,7 @@ func (r *repair) copy(ctx context.Context, ids []string, lower bool) error {
 	for i := range found {
 		r.refresh(ids[i], &found[i], lower)
 		switch f := &found[i]; {
-		case f.OK:
+		case f.OK && !f.Record.expired(r.now):
 			recs = append(recs, f.Record)
 		case f.Err == nil:
 			gone = append(gone, ids[i])

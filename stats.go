@@ -78,7 +78,7 @@ type Stats struct {
 	Pressure float64 // see MemoryPressure
 	Level    BackpressureLevel
 
-	L1Items       int    // live items in memory, tombstones not counted
+	L1Items       int    // items in memory; not tombstones, but what has expired within the last seconds
 	L1Bytes       int64  // what L1 and the queue hold, with overhead
 	L1Pinned      int64  // the part of L1Bytes that can't be evicted: ops not yet in L3 or spooled
 	L1Hits        uint64 // an estimate after 10,000, while there are over 1000 for each item that comes in: counting each would slow Get
@@ -98,6 +98,7 @@ type Stats struct {
 	// Superseded counts accepted ops of which L3 held a later op of another engine: they were
 	// not stored (INV-1). An Archived one counts only if its caller has left.
 	Superseded   uint64
+	Expired      uint64 // items that this engine has purged from L3, their time being past
 	FlushBatches uint64
 	FlushErrors  uint64
 

@@ -12,7 +12,7 @@ func (d *reader) Contains(id string) bool {
 		return false
 	}
 	if ent, ok := d.l1.Peek(id); ok && d.Fresh(ent) && !d.mayMerge(ent) {
-		return !ent.deleted
+		return !ent.gone(d.now)
 	}
 	return !d.Denies(id)
 }
@@ -28,6 +28,7 @@ func (d *reader) Status(ctx context.Context, id string) (status ItemStatus, err 
 	defer d.door.Exit(ctx, &err)
 	newest := Record{}
 	see := func(r *Record) {
+		r.lapse(d.now)
 		if newest.Version == 0 || r.Compare(&newest) > 0 {
 			newest = *r
 		}
@@ -36,8 +37,8 @@ func (d *reader) Status(ctx context.Context, id string) (status ItemStatus, err 
 	errs := []error{err}
 	if ent, ok := d.l1.Peek(id); ok {
 		rec := ent.record()
-		st.InL1 = !ent.deleted
-		if see(&rec); ent.pinned() {
+		see(&rec)
+		if st.InL1 = !rec.Deleted; ent.pinned() {
 			waiting = ent
 		}
 	}
@@ -48,14 +49,14 @@ func (d *reader) Status(ctx context.Context, id string) (status ItemStatus, err 
 	if d.cache.On() {
 		rec, err := there(d.cache.Get(ctx, "status", id))
 		if errs = append(errs, err); rec.Version > 0 {
-			st.InL2, st.VersionL2 = !rec.Deleted, rec.Version
 			see(&rec)
+			st.InL2, st.VersionL2 = !rec.Deleted, rec.Version
 		}
 	}
 	rec, err := there(d.archive.GetOnce(ctx, "status", id))
 	if errs = append(errs, err); rec.Version > 0 {
-		st.InL3, st.VersionL3 = !rec.Deleted, rec.Version
 		see(&rec)
+		st.InL3, st.VersionL3 = !rec.Deleted, rec.Version
 	}
 	if err == nil && waiting == nil { // L3 is the truth: copies above it are of what it has lost
 		newest = rec

@@ -7,7 +7,9 @@ import (
 )
 
 // Record is what a tier holds for one id: an item, or a tombstone (a delete that is
-// remembered, with the version of the delete and no content).
+// remembered, with the version of the delete and no content). A store keeps all fields of Item but
+// AccessCount, LastAccessed and Stale, of a tombstone without ExpiresAt. It need not do anything
+// when an item expires: engines don't show it any more. A cache may drop it then.
 type Record struct {
 	Item
 	Deleted bool
@@ -75,16 +77,17 @@ type Meta struct {
 	Version     uint64
 	Deleted     bool
 	ContentHash [32]byte
+	ExpiresAt   time.Time // of a live row that expires, else zero; in UTC
 }
 
 // record returns what a comparison needs of a row.
 func (m *Meta) record() Record {
-	return Record{Item: Item{ID: m.ID, Version: m.Version, ContentHash: m.ContentHash}, Deleted: m.Deleted}
+	return Record{Item: Item{ID: m.ID, Version: m.Version, ContentHash: m.ContentHash, ExpiresAt: m.ExpiresAt}, Deleted: m.Deleted}
 }
 
 // meta returns what a comparison needs of a record.
 func (r *Record) meta() Meta {
-	return Meta{ID: r.ID, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash}
+	return Meta{ID: r.ID, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash, ExpiresAt: r.ExpiresAt}
 }
 
 // ArchiveStore is L3, the ground truth. The engine brings one for MySQL/MariaDB and
@@ -130,6 +133,9 @@ type Conditional struct {
 	IfVersion uint64
 	// Always waives IfVersion: what decides is only that the record is not below the row.
 	Always bool
+	// Now is the time by which a row that expires counts as none. Zero: no live row
+	// does.
+	Now time.Time
 }
 
 // Decision is what became of a unit of conditional records.
@@ -197,6 +203,15 @@ type ListingStore interface {
 	List(ctx context.Context, prefix, after string, limit int, maxBytes int64) (page []Found, more bool, err error)
 }
 
+// ExpiringStore is an ArchiveStore that finds the rows whose time has come. WithTTL and
+// Config.DefaultTTL need it; without it they are a *ConfigError.
+type ExpiringStore interface {
+	ArchiveStore
+	// Expired returns up to limit live rows whose ExpiresAt is not after a time, in any order. It
+	// changes nothing: the engine then applies a delete of the same version to each.
+	Expired(ctx context.Context, at time.Time, limit int) ([]Meta, error)
+}
+
 // Judge decides units by the rows of their ids, in order, each in sight of what those before it
 // have stored. It returns what is to be written, of each id once. It is for writers of a
 // ConditionalStore; rows is not changed.
@@ -218,7 +233,8 @@ func Judge(rows map[string]Meta, units [][]Conditional) (verdicts []Verdict, wri
 		}
 		for i := range unit {
 			r := &unit[i].Record
-			if row := at(r.ID); row == r.meta() {
+			row, as := at(r.ID), r.meta()
+			if row.same(&as) {
 				continue // an identical repetition
 			}
 			id := itemOf(r.ID)
@@ -239,7 +255,7 @@ func judgeUnit(at func(id string) Meta, unit []Conditional) Verdict {
 	for i := range unit {
 		c, row := &unit[i], at(unit[i].ID)
 		live := row.Version
-		if row.Deleted {
+		if row.Deleted || !c.Now.IsZero() && row.expired(func() time.Time { return c.Now }) {
 			live = 0
 		}
 		if !c.Always && live != c.IfVersion {

@@ -170,7 +170,9 @@ func (t *tail) follow(ctx context.Context, log *logReader) error {
 // outdate makes what is known of ids older than what others have written.
 func (t *tail) outdate(row logRow) {
 	err := changelog.Read(row.Changes, func(c changelog.Change) bool {
-		t.cache.Others(c.Key, c.Version) // first: who finds no copy reads L2
+		if c.Flags != loggedExpiry { // nobody needs to be told of that
+			t.cache.Others(c.Key, c.Version) // first: who finds no copy reads L2
+		}
 		t.l1.Outdate(c.Key, c.Version)
 		return true
 	})

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"iter"
+	"time"
 )
 
 // Store is a typed view of the items whose ids begin with a prefix: what follows it is the key, and
@@ -219,6 +220,11 @@ func (s *Store[T]) GetOrInsertWith(ctx context.Context, key string, factory func
 	}
 	err = s.decode(&it, &v)
 	return v, err
+}
+
+// Touch gives the item of a key another expiry, and none with a ttl of 0.
+func (s *Store[T]) Touch(ctx context.Context, key string, ttl time.Duration) error {
+	return s.e.Touch(ctx, s.prefix+key, ttl)
 }
 
 // Delete removes a key.

@@ -49,6 +49,20 @@ func (e *writer) Update(ctx context.Context, id string, fn func(cur Item, exists
 	}
 }
 
+// Touch is an Update that changes nothing but the expiry.
+func (e *writer) Touch(ctx context.Context, id string, ttl time.Duration) error {
+	_, err := e.Update(ctx, id, func(cur Item, exists bool) (Item, error) {
+		switch {
+		case !exists:
+			return cur, ErrNotFound
+		case cur.CRDT != "":
+			return cur, &InvalidItemError{ID: id, Field: "ttl", Rule: "is not for items with a CRDT kind: they don't expire"}
+		}
+		return cur, nil
+	}, WithTTL(ttl))
+	return err
+}
+
 // errAgain: what fn was given is not what is there.
 var errAgain = errors.New("the item has changed")
 
@@ -148,6 +162,7 @@ func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (res
 		}
 		b.rec = recs[0]
 	}
+	b.rec.lapse(u.e.now)
 	at := knownAs(&b.rec, failed)
 	it, exists, why := u.run(&b.rec, &at)
 	if why != nil {
@@ -195,7 +210,10 @@ func (u *update) run(rec *Record, at *known) (it Item, exists bool, err error) {
 	if def(&it.ID, u.id); it.ID != u.id {
 		return cur, exists, &InvalidItemError{ID: it.ID, Field: "ID", Rule: fmt.Sprintf("of Update's item must be %q", u.id)}
 	}
-	return it, exists, checkItem(&it, u.e.cfg.MaxItemBytes)
+	if err := checkItem(&it, u.e.cfg.MaxItemBytes); err != nil {
+		return it, exists, err
+	}
+	return it, exists, u.o.mayExpire(&it)
 }
 
 // callFn calls fn. While it runs Shutdown waits no longer than its context allows.
@@ -253,7 +271,9 @@ func (u *update) start(ctx context.Context, it *Item, at *known) (w *handed, err
 	o := u.o
 	o.ifVersion = at.Live()
 	c := o.call(1)
-	c.put(e, it, &o)
+	if err := c.put(e, it, &o); err != nil {
+		return nil, err
+	}
 	if err := e.checkSize(c.ops); err != nil {
 		return nil, err
 	}

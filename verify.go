@@ -29,10 +29,11 @@ type verifier struct {
 	repair  *repair
 	news    *news
 	every   time.Duration
+	now     func() time.Time // of the fleet
 }
 
-func newVerifier(c *cache, a *archive, q *queue, r *repair, news *news, every time.Duration) *verifier {
-	return &verifier{c, a, q, r, news, every}
+func newVerifier(c *cache, a *archive, t *trust, q *queue, r *repair, news *news, every time.Duration) *verifier {
+	return &verifier{c, a, q, r, news, every, t.Time().Now}
 }
 
 // Verify compares the tiers, and with Repair makes them agree.
@@ -45,6 +46,9 @@ func (w *verifier) Verify(ctx context.Context, opts VerifyOptions) (VerifyReport
 
 func (w *verifier) verify(ctx context.Context, opts VerifyOptions, background bool) (VerifyReport, error) {
 	v := &verification{e: w, background: background, r: VerifyReport{Branches: digest.Branches}}
+	for more, err := true, error(nil); more && err == nil; { // see expiry.go; if it can't be done, look knows
+		more, err = w.repair.Expire(ctx)
+	}
 	if opts.Deep {
 		if err := v.deep(ctx, opts.Repair); err != nil {
 			return v.r, err
@@ -229,7 +233,7 @@ func (v *verification) list2(ctx context.Context) error {
 			switch f := &found[i]; {
 			case f.Err != nil:
 				v.unreadable = append(v.unreadable, ids[i])
-			case f.OK && !f.Record.Deleted:
+			case f.OK && !f.Record.Deleted && !f.Record.expired(v.e.now):
 				v.all2 = append(v.all2, f.Record.meta())
 			}
 		}
@@ -245,7 +249,7 @@ func differing(a, b []Meta) (ids []string) {
 		in[m.ID] = m
 	}
 	for _, m := range a {
-		if other, ok := in[m.ID]; !ok || other != m {
+		if other, ok := in[m.ID]; !ok || !other.same(&m) {
 			ids = append(ids, m.ID)
 		}
 	}
@@ -311,6 +315,8 @@ func (v *verification) look(ctx context.Context, ids []string) (out []difference
 	for i, id := range ids {
 		row, ok := heads[id]
 		row.ID, row.Deleted = id, row.Deleted || !ok
+		row.lapse(v.e.now)
+		found[i].Record.lapse(v.e.now)
 		if !agree(&row, &found[i]) && !v.e.queue.Waits(id) {
 			out = append(out, difference{row, found[i]})
 		}
@@ -343,7 +349,7 @@ func (v *verification) settled(ctx context.Context, found []difference) (left []
 		}
 		moving := found[:0]
 		for _, d := range found {
-			if d.row == rows[d.row.ID] && try > 1 { // for 60 ms at least
+			if was := rows[d.row.ID]; d.row.same(&was) && try > 1 { // for 60 ms at least
 				left = append(left, d)
 			} else {
 				moving = append(moving, d)

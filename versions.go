@@ -325,13 +325,19 @@ func (n *numbers) Judge(op *entry, k *known, want uint64, always bool) (restsOn 
 	if m.failed != k.failed {
 		return nil, errUnsettled
 	}
+	live := func(e *entry) uint64 {
+		if e.expired(n.time) {
+			return 0
+		}
+		return liveVersion(e)
+	}
 	cur, underWay := k.at, false
-	if m.op != nil && m.op.compare(cur) >= 0 {
+	if m.op != nil && (m.op.compare(cur) >= 0 || m.op.version == cur.version && m.op.expires() != 0) { // cur may be what it has lapsed to
 		cur, underWay = m.op, m.underWay()
 	}
 	switch {
-	case !always && liveVersion(cur) != want:
-		err = &ConflictError{ID: op.id(), Want: want, Have: liveVersion(cur)}
+	case !always && live(cur) != want:
+		err = &ConflictError{ID: op.id(), Want: want, Have: live(cur)}
 	case op.version != 0 && (op.compare(cur) < 0 || !always && op.version <= cur.version):
 		err = staleError(op, cur.version)
 	}
@@ -373,7 +379,11 @@ type known struct {
 }
 
 func knownAs(rec *Record, failed uint64) known {
-	return known{at: &entry{version: rec.Version, deleted: rec.Deleted, hash: rec.ContentHash}, failed: failed, Merging: rec.CRDT != "" && !rec.Deleted}
+	at := &entry{version: rec.Version, deleted: rec.Deleted, hash: rec.ContentHash}
+	if ms := millis(rec.ExpiresAt); ms != 0 {
+		at.meta = &carried{expires: ms}
+	}
+	return known{at: at, failed: failed, Merging: rec.CRDT != "" && !rec.Deleted}
 }
 
 // Version returns its version, a tombstone's, too.

@@ -8,8 +8,10 @@ package syncengine
 // Format of a unit: uvarint number of ops, then each op: flags byte, priority byte, uvarint
 // version, varint updated-at (unix ns), uvarint-prefixed id, content, and, if flagged, crdt kind,
 // traceparent, tracestate, home instance, and, if flagged, a byte that tells how often L3 has
-// refused the op, and, if flagged, the hash. Hashes are not stored but for content that no longer
-// matches its own (sound.go): the log's checksum guards the bytes and the hash is computed again.
+// refused the op, and, if flagged, the hash, and, if flagged, varint expiry (unix ms). Hashes are
+// not stored but for content that no longer matches its own (sound.go): the log's checksum guards
+// the bytes and the hash is computed again.
+//
 // Two more flags tell of an op in quarantine that it is superseded, and of one in the log that a
 // later one of its id was there before it.
 
@@ -25,7 +27,8 @@ const (
 	opHashed
 	opSuperseded
 	opLate
-	opKnown = opDeleted | opCarried | opRetried | opHashed | opSuperseded | opLate
+	opExpires
+	opKnown = opDeleted | opCarried | opRetried | opHashed | opSuperseded | opLate | opExpires
 )
 
 var errBadPayload = errors.New("payload can't be decoded")
@@ -39,8 +42,11 @@ func encodeUnit(b []byte, ops []*entry, check bool) []byte {
 		if e.deleted {
 			flags |= opDeleted
 		}
-		if e.meta != nil {
+		if e.meta != nil && e.meta.strings() {
 			flags |= opCarried
+		}
+		if e.expires() != 0 {
+			flags |= opExpires
 		}
 		if e.attempts > 0 {
 			flags |= opRetried
@@ -60,7 +66,7 @@ func encodeUnit(b []byte, ops []*entry, check bool) []byte {
 		b = binary.AppendUvarint(b, uint64(e.idLen))
 		b = binary.AppendUvarint(b, uint64(len(e.content())))
 		b = append(append(b, e.id()...), e.content()...)
-		if m := e.meta; m != nil {
+		if m := e.meta; flags&opCarried != 0 {
 			for _, s := range [...]string{m.crdt, m.traceParent, m.traceState, m.home} {
 				b = binary.AppendUvarint(b, uint64(len(s)))
 				b = append(b, s...)
@@ -72,6 +78,9 @@ func encodeUnit(b []byte, ops []*entry, check bool) []byte {
 		if flags&opHashed != 0 {
 			b = append(b, e.hash[:]...)
 		}
+		if flags&opExpires != 0 {
+			b = binary.AppendVarint(b, e.meta.expires)
+		}
 	}
 	return b
 }
@@ -82,7 +91,7 @@ func unitSize(ops []*entry) int {
 	for _, e := range ops {
 		n += 3 + 4*binary.MaxVarintLen64 + len(e.hash) + e.bytes()
 		if m := e.meta; m != nil {
-			n += 4*binary.MaxVarintLen64 + len(m.crdt) + len(m.traceParent) + len(m.traceState) + len(m.home)
+			n += 5*binary.MaxVarintLen64 + len(m.crdt) + len(m.traceParent) + len(m.traceState) + len(m.home)
 		}
 	}
 	return n
@@ -199,6 +208,13 @@ func (d *decoder) op() *entry {
 	} else if !e.deleted && !d.bad {
 		e.hash = hashOf(e.content())
 	}
+	if head[0]&opExpires != 0 {
+		ms := d.varint()
+		if d.bad = d.bad || ms == 0 || e.deleted; e.meta == nil {
+			e.meta = &carried{}
+		}
+		e.meta.expires = ms
+	}
 	if d.bad {
 		return nil
 	}
@@ -218,6 +234,9 @@ func (d *decoder) skip(contentLen uint64, flags byte) {
 	}
 	if flags&opHashed != 0 {
 		d.take(32)
+	}
+	if flags&opExpires != 0 {
+		d.varint()
 	}
 }
 

@@ -281,7 +281,10 @@ func (w *watching) tell(ctx context.Context, t *told, f *Found) found {
 	if f.OK {
 		c.Version = f.Record.Version
 	}
-	if f.OK && !f.Record.Deleted {
+	switch {
+	case f.OK && f.Record.expired(w.d.now), t.Flags == loggedExpiry && c.Version == t.Version:
+		c.Kind = ChangeExpire
+	case f.OK && !f.Record.Deleted:
 		c.Kind, c.Item = ChangePut, f.Record.Item
 	}
 	return found{change: c}

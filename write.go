@@ -44,6 +44,7 @@ type writer struct {
 	reader     *reader
 	door       *door
 	news       *news
+	now        func() time.Time // of the fleet
 	conditions conditions
 	lines      lines
 	makers     flight.Group[string, Record] // factories under way, by id
@@ -52,7 +53,7 @@ type writer struct {
 func newWriter(cfg *Config, mem *l1, w *journal, q *queue, f *flusher, n *numbers, p *pressure, c *cache, a *archive, t *trust, push *push, bad *quarantine, r *repair, rd *reader, d *door, news *news) *writer {
 	return &writer{
 		cfg: *cfg, l1: mem, wal: w, queue: q, flush: f, numbers: n, pressure: p, cache: c, archive: a, trust: t, push: push, bad: bad, repair: r,
-		reader: rd, door: d, news: news, conditions: conditions{wake: make(chan struct{}, 1)},
+		reader: rd, door: d, news: news, now: t.Time().Now, conditions: conditions{wake: make(chan struct{}, 1)},
 	}
 }
 
@@ -62,6 +63,7 @@ type WriteOption struct {
 	durability Durability
 	priority   Priority
 	version    uint64
+	ttl        time.Duration
 }
 
 type optionKind uint8
@@ -73,6 +75,7 @@ const (
 	optionVersion
 	optionIfVersion
 	optionIfUnchanged
+	optionTTL
 )
 
 // WithDurability overrides Config.Durability for one call. DefaultDurability changes
@@ -107,6 +110,17 @@ func WithIfVersion(v uint64) WriteOption { return WriteOption{kind: optionIfVers
 // Delete has no item: there it is ErrInvalidItem.
 func IfUnchanged() WriteOption { return WriteOption{kind: optionIfUnchanged} }
 
+// WithTTL makes the items of one call expire after a time, counted from the call by the clock of
+// L3, which engines share: from then on no call finds them, and they count as absent. It is exact
+// to a millisecond, rounded up. 0 is never, whatever Config.DefaultTTL says; less is
+// ErrInvalidItem. The expiry is that of this write: what is written over the item later has its
+// own, or none. Engine.Touch changes it alone.
+//
+// An item with a CRDT kind does not expire: with it, and with Merge, a time above 0 is
+// ErrInvalidItem; so is any in a delete. A Config.L3 has to be an ExpiringStore, else the error is
+// a *ConfigError.
+func WithTTL(d time.Duration) WriteOption { return WriteOption{kind: optionTTL, ttl: d} }
+
 // writeOptions are the options of a call with the config's defaults.
 type writeOptions struct {
 	durability  Durability
@@ -115,10 +129,12 @@ type writeOptions struct {
 	conditional bool
 	unchanged   bool   // the condition is the version of each item,
 	ifVersion   uint64 // else this one
+	ttl         time.Duration
+	givenTTL    bool // by the call
 }
 
 func (e *writer) options(opts []WriteOption) (writeOptions, error) {
-	o := writeOptions{durability: e.cfg.Durability}
+	o := writeOptions{durability: e.cfg.Durability, ttl: e.cfg.DefaultTTL}
 	for i := range opts {
 		switch opt := &opts[i]; opt.kind {
 		case optionDurability:
@@ -142,6 +158,14 @@ func (e *writer) options(opts []WriteOption) (writeOptions, error) {
 			o.version = opt.version
 		case optionIfVersion, optionIfUnchanged:
 			o.conditional, o.unchanged, o.ifVersion = true, opt.kind == optionIfUnchanged, opt.version
+		case optionTTL:
+			if opt.ttl < 0 {
+				return o, &InvalidItemError{Field: "WithTTL", Rule: "must not be negative"}
+			}
+			if opt.ttl > 0 && !e.archive.Expires() {
+				return o, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be an ExpiringStore for items that expire"}
+			}
+			o.ttl, o.givenTTL = opt.ttl, true
 		}
 	}
 	return o, nil
@@ -170,7 +194,10 @@ func (o *writeOptions) call(n int) *call {
 }
 
 // put adds the put of a checked item.
-func (c *call) put(e *writer, it *Item, o *writeOptions) {
+func (c *call) put(e *writer, it *Item, o *writeOptions) error {
+	if err := o.mayExpire(it); err != nil {
+		return err
+	}
 	c.ops = append(c.ops, e.newPut(it, o))
 	switch {
 	case o.unchanged:
@@ -178,12 +205,24 @@ func (c *call) put(e *writer, it *Item, o *writeOptions) {
 	case o.conditional:
 		c.want = append(c.want, o.ifVersion)
 	}
+	return nil
+}
+
+// mayExpire refuses a time to live for an item that can't have one.
+func (o *writeOptions) mayExpire(it *Item) error {
+	if o.givenTTL && o.ttl > 0 && it.CRDT != "" {
+		return &InvalidItemError{ID: it.ID, Field: "WithTTL", Rule: "is not for items with a CRDT kind: they don't expire"}
+	}
+	return nil
 }
 
 // remove adds the delete of a checked id.
 func (c *call) remove(e *writer, id string, o *writeOptions) error {
 	if o.unchanged {
 		return &InvalidItemError{ID: id, Field: "IfUnchanged", Rule: "needs an item: use WithIfVersion to delete an id at a version"}
+	}
+	if o.givenTTL {
+		return &InvalidItemError{ID: id, Field: "WithTTL", Rule: "is for items that are put: a delete does not expire"}
 	}
 	c.ops = append(c.ops, e.newDelete(id, o))
 	if o.conditional {
@@ -214,7 +253,9 @@ func (e *writer) submit(ctx context.Context, item *Item, o *writeOptions) error 
 		return err
 	}
 	c := o.call(1)
-	c.put(e, item, o)
+	if err := c.put(e, item, o); err != nil {
+		return err
+	}
 	return e.write(ctx, c)
 }
 
@@ -237,8 +278,7 @@ func (e *writer) SubmitMany(ctx context.Context, items []Item, opts ...WriteOpti
 	return e.writeMany(ctx, opts, len(items), func(i int) error {
 		return checkItem(&items[i], e.cfg.MaxItemBytes)
 	}, func(c *call, i int, o *writeOptions) error {
-		c.put(e, &items[i], o)
-		return nil
+		return c.put(e, &items[i], o)
 	})
 }
 
@@ -378,9 +418,11 @@ func (e *writer) checkSize(ops []*entry) error {
 // newPut copies a checked item.
 func (e *writer) newPut(it *Item, o *writeOptions) *entry {
 	rec := Record{Item: *it}
-	rec.Version = o.version
+	rec.Version, rec.ExpiresAt = o.version, time.Time{}
 	if it.CRDT != "" {
 		e.asMerge(&rec, false)
+	} else if o.ttl > 0 {
+		rec.ExpiresAt = expiryIn(e.now(), o.ttl)
 	}
 	if rec.UpdatedAt.IsZero() {
 		rec.UpdatedAt = time.Now()

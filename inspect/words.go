@@ -81,7 +81,7 @@ type tier struct {
 // tiers are the copies of an id, with what else is known of them.
 func tiers(x *syncengine.Explanation) []tier {
 	l1 := tier{Name: "L1 memory", TierCopy: x.L1}
-	if x.L1.State == syncengine.TierLive || x.L1.State == syncengine.TierTombstone {
+	if x.L1.State == syncengine.TierLive || x.L1.State == syncengine.TierTombstone || x.L1.State == syncengine.TierExpired {
 		fresh := "not fresh: the tiers below are asked"
 		if x.L1Fresh {
 			fresh = "fresh"

@@ -7,15 +7,17 @@ import (
 	"github.com/syncengine-go/syncengine/internal/storetest"
 )
 
-// TestArchiveStore holds an ArchiveStore against its interface, and against that of a
-// ConditionalStore if it is one; the log of the test says which. What a MergingStore adds is not
-// tested. open returns an empty store, not yet prepared, and closes by t.Cleanup what it opened.
+// TestArchiveStore holds an ArchiveStore against its interface, and against those of a
+// ConditionalStore and an ExpiringStore if it is one; the log of the test says which. What a
+// MergingStore adds is not tested. open returns an empty store, not yet prepared, and closes by
+// t.Cleanup what it opened.
 func TestArchiveStore(t *testing.T, open func(t *testing.T) syncengine.ArchiveStore) {
 	t.Run("parts", func(t *testing.T) {
 		s := open(t)
 		_, conditional := s.(syncengine.ConditionalStore)
 		_, merging := s.(syncengine.MergingStore)
-		t.Logf("%T: ArchiveStore tested, ConditionalStore tested: %t, MergingStore (not tested): %t", s, conditional, merging)
+		_, expiring := s.(syncengine.ExpiringStore)
+		t.Logf("%T: ArchiveStore tested, ConditionalStore tested: %t, ExpiringStore tested: %t, MergingStore (not tested): %t", s, conditional, expiring, merging)
 	})
 	storetest.RunArchive(t, open)
 }

@@ -232,13 +232,14 @@ func TestExportAndImportCarryAllBytes(t *testing.T) {
 	} {
 		lab.Must(t, e.Submit(ctx, it))
 	}
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "expires", Content: []byte("1")}, syncengine.WithTTL(time.Hour)))
 	for i := range 1200 { // more than two pages
 		lab.Put(t, e, fmt.Sprintf("many-%04d", i), i, syncengine.WithDurability(syncengine.Buffered))
 	}
 	lab.Put(t, e, "deleted", 1)
 	lab.Must(t, e.Delete(ctx, "deleted"))
 	lab.Must(t, e.Flush(ctx))
-	ids := []string{"plain", "spaced", "<html> & \u2028", "carried", "many-0000", "many-1199", "deleted"}
+	ids := []string{"plain", "spaced", "<html> & \u2028", "carried", "expires", "many-0000", "many-1199", "deleted"}
 	read := func(e *syncengine.Engine) map[string]syncengine.Item {
 		t.Helper()
 		out := map[string]syncengine.Item{}
@@ -254,16 +255,17 @@ func TestExportAndImportCarryAllBytes(t *testing.T) {
 	}
 	want := read(e)
 	file := filepath.Join(t.TempDir(), "items.ndjson")
-	run(t, []string{"SYNCENGINE_SQL=" + from}, "", "export", "-file", file).want(t, 0, "1204 items exported") // beside a running service
+	run(t, []string{"SYNCENGINE_SQL=" + from}, "", "export", "-file", file).want(t, 0, "1205 items exported") // beside a running service
 	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("the file: %v, %v", st, err)
 	}
 	text, err := os.ReadFile(file)
 	lab.Must(t, err)
-	if n := bytes.Count(text, []byte("\n")); n != 1204 {
+	if n := bytes.Count(text, []byte("\n")); n != 1205 {
 		t.Errorf("%d lines", n)
 	}
-	run(t, nil, string(text), "import", "-json", to).want(t, 0, `{"imported":1204,"older":0}`)
+	over := `{"id":"over","version":"7","updated_at":"2020-01-01T00:00:00Z","expires_at":"2020-01-01T00:00:00Z","content":1}`
+	run(t, nil, string(text)+over, "import", "-json", to).want(t, 0, `{"expired":1,"imported":1205,"older":0}`)
 	again := lab.Open(t, syncengine.Config{Dir: to})
 	got := read(again)
 	for id, it := range got {
@@ -271,22 +273,31 @@ func TestExportAndImportCarryAllBytes(t *testing.T) {
 		if it.Version == w.Version {
 			t.Errorf("%s has the version of the file", id)
 		}
-		it.Version = w.Version
+		if d := it.ExpiresAt.Sub(w.ExpiresAt).Abs(); d > 100*time.Millisecond {
+			t.Errorf("%s expires at %v, want %v", id, it.ExpiresAt, w.ExpiresAt)
+		}
+		it.Version, it.ExpiresAt = w.Version, w.ExpiresAt
 		if !reflect.DeepEqual(it, w) {
 			t.Errorf("%s: %+v, want %+v", id, it, w)
 		}
 	}
-	if len(got) != len(want) || len(got) != 6 {
+	if len(got) != len(want) || len(got) != 7 {
 		t.Errorf("%d items, want %d", len(got), len(want))
 	}
 	lab.Must(t, again.Close())
 	kept := t.TempDir()
-	run(t, nil, "", "import", "-keep-versions", "-file", file, kept).want(t, 0, "1204 items imported")
+	run(t, nil, "", "import", "-keep-versions", "-file", file, kept).want(t, 0, "1205 items imported")
 	run(t, nil, "", "import", "-keep-versions", "-file", file, kept).want(t, 0)
-	if got := read(lab.Open(t, syncengine.Config{Dir: kept})); !reflect.DeepEqual(got, want) {
+	got = read(lab.Open(t, syncengine.Config{Dir: kept}))
+	it, w := got["expires"], want["expires"]
+	if d := it.ExpiresAt.Sub(w.ExpiresAt).Abs(); d > 100*time.Millisecond {
+		t.Errorf("it expires at %v, want %v", it.ExpiresAt, w.ExpiresAt)
+	}
+	it.ExpiresAt = w.ExpiresAt
+	if got["expires"] = it; !reflect.DeepEqual(got, want) {
 		t.Errorf("with versions: %+v, want %+v", got, want)
 	}
-	run(t, nil, string(text), "import", "-keep-versions", to).want(t, 0, "1204 items were older")
+	run(t, nil, string(text), "import", "-keep-versions", to).want(t, 0, "1205 items were older")
 }
 
 func TestImportEndsAtALineThatCanNotBe(t *testing.T) {

@@ -24,6 +24,7 @@ type line struct {
 	ID          string              `json:"id"`
 	Version     uint64              `json:"version,string"`
 	UpdatedAt   time.Time           `json:"updated_at"`
+	ExpiresAt   time.Time           `json:"expires_at,omitzero"`
 	Content     json.RawMessage     `json:"content,omitempty"`
 	Text        string              `json:"content_text,omitempty"` // instead of Content
 	Priority    syncengine.Priority `json:"priority,omitempty"`
@@ -34,7 +35,7 @@ type line struct {
 }
 
 func lineOf(it *syncengine.Item) line {
-	l := line{ID: it.ID, Version: it.Version, UpdatedAt: it.UpdatedAt, Priority: it.Priority, CRDT: it.CRDT,
+	l := line{ID: it.ID, Version: it.Version, UpdatedAt: it.UpdatedAt, ExpiresAt: it.ExpiresAt, Priority: it.Priority, CRDT: it.CRDT,
 		TraceParent: it.TraceParent, TraceState: it.TraceState, Home: it.HomeInstanceID}
 	var compact bytes.Buffer
 	// The encoder of a line compacts a json.RawMessage, and turns U+2028 into an escape.
@@ -47,7 +48,7 @@ func lineOf(it *syncengine.Item) line {
 }
 
 func (l *line) item() syncengine.Item {
-	it := syncengine.Item{ID: l.ID, UpdatedAt: l.UpdatedAt, Content: l.Content, Priority: l.Priority, CRDT: l.CRDT,
+	it := syncengine.Item{ID: l.ID, UpdatedAt: l.UpdatedAt, ExpiresAt: l.ExpiresAt, Content: l.Content, Priority: l.Priority, CRDT: l.CRDT,
 		TraceParent: l.TraceParent, TraceState: l.TraceState, HomeInstanceID: l.Home}
 	if l.Text != "" {
 		it.Content = json.RawMessage(l.Text)
@@ -167,7 +168,7 @@ func (t *tool) imports(ctx context.Context, o *options) error {
 			return err
 		}
 		was := e.Stats().Superseded
-		im := &importer{e: e, keep: o.keepVersions, p: t.progress(o, "items imported")}
+		im := &importer{e: e, keep: o.keepVersions, offset: e.Health(ctx).ClockOffset, p: t.progress(o, "items imported")}
 		err := im.read(ctx, from)
 		if flushed := e.Flush(ctx); flushed != nil {
 			err = errors.Join(err, fmt.Errorf("waiting for SQL: %w", flushed))
@@ -176,9 +177,14 @@ func (t *tool) imports(ctx context.Context, o *options) error {
 		im.n, im.older = im.n-older, im.older+older
 		im.p.end(im.n)
 		if o.json {
-			err = errors.Join(err, writeJSON(t.out, map[string]int{"imported": im.n, "older": im.older}))
-		} else if im.older > 0 {
+			err = errors.Join(err, writeJSON(t.out, map[string]int{"imported": im.n, "older": im.older, "expired": im.expired}))
+			return err
+		}
+		if im.older > 0 {
 			fmt.Fprintf(t.out, "%d items were older than what is there, and were left out\n", im.older)
+		}
+		if im.expired > 0 {
+			fmt.Fprintf(t.out, "%d items have expired, and were left out\n", im.expired)
 		}
 		return err
 	})
@@ -186,13 +192,20 @@ func (t *tool) imports(ctx context.Context, o *options) error {
 
 // importer submits lines in groups. A group is stored as a whole or not at all.
 type importer struct {
-	e        *syncengine.Engine
-	keep     bool
-	p        *progress
-	group    []syncengine.Item
-	lines    []int // of the group
-	bytes    int
-	n, older int
+	e      *syncengine.Engine
+	keep   bool
+	p      *progress
+	group  []syncengine.Item
+	lines  []int // of the group
+	bytes  int
+	offset time.Duration // by which this host's clock is ahead
+
+	n, older, expired int
+}
+
+// ttl returns for how long an item with an expiry still lives, 0 or less if it does not.
+func (im *importer) ttl(it *syncengine.Item) time.Duration {
+	return time.Until(it.ExpiresAt) + im.offset
 }
 
 // read ends at the first line that can't be imported; those before it are.
@@ -228,7 +241,17 @@ func (im *importer) read(ctx context.Context, r io.Reader) error {
 
 func (im *importer) add(ctx context.Context, l *line, number int) error {
 	it := l.item()
-	it.Version = l.Version // of no effect but with keep
+	it.Version = l.Version                  // of no effect but with keep
+	if !it.ExpiresAt.IsZero() && !im.keep { // each has a time of its own
+		if err := im.submit(ctx); err != nil {
+			return err
+		}
+		if err := im.submitOne(ctx, &it); err != nil {
+			return lineError(number, err)
+		}
+		im.p.at(im.n)
+		return nil
+	}
 	im.group, im.lines, im.bytes = append(im.group, it), append(im.lines, number), im.bytes+len(it.ID)+len(it.Content)
 	if len(im.group) >= importGroup || im.bytes >= groupBytes {
 		return im.submit(ctx)
@@ -279,9 +302,7 @@ func (im *importer) submitEach(ctx context.Context, group []syncengine.Item, lin
 			im.older++
 			continue
 		}
-		err := im.patiently(ctx, func() error { // a Flush follows
-			return im.e.Submit(ctx, it, syncengine.WithVersion(it.Version), syncengine.WithDurability(syncengine.Buffered))
-		})
+		err := im.submitOne(ctx, &it, syncengine.WithVersion(it.Version))
 		if errors.Is(err, syncengine.ErrStaleVersion) {
 			im.older++
 			continue
@@ -289,10 +310,30 @@ func (im *importer) submitEach(ctx context.Context, group []syncengine.Item, lin
 		if err != nil {
 			return lineError(lines[i], err)
 		}
-		im.n++
 	}
 	im.p.at(im.n)
 	return nil
+}
+
+// submitOne stores an item, unless it has expired. A Flush follows.
+func (im *importer) submitOne(ctx context.Context, it *syncengine.Item, opts ...syncengine.WriteOption) error {
+	opts = append(opts, syncengine.WithDurability(syncengine.Buffered))
+	return im.patiently(ctx, func() error {
+		with := opts
+		if !it.ExpiresAt.IsZero() {
+			ttl := im.ttl(it)
+			if ttl <= 0 {
+				im.expired++
+				return nil
+			}
+			with = append(with, syncengine.WithTTL(ttl))
+		}
+		err := im.e.Submit(ctx, *it, with...)
+		if err == nil {
+			im.n++
+		}
+		return err
+	})
 }
 
 // badLine is a line that can't be imported for its own sake.

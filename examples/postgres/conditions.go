@@ -21,7 +21,7 @@ import (
 
 const (
 	lockIDs = `INSERT INTO sync_items (` + columns + `)
-SELECT id, 0, 0, false, '', NULL, 0, '', '', '', '' FROM unnest($1::bytea[]) AS u(id)
+SELECT id, 0, 0, false, '', NULL, 0, '', '', '', '', NULL FROM unnest($1::bytea[]) AS u(id)
 ON CONFLICT (id) DO UPDATE SET version = excluded.version WHERE false`
 	unlockIDs   = "DELETE FROM sync_items WHERE id = ANY($1::bytea[]) AND version = 0"
 	insertNonce = "INSERT INTO sync_nonces (store, nonce, landed) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"

@@ -36,8 +36,11 @@ var schema = []string{
 	crdt          BYTEA NOT NULL,
 	trace_parent  BYTEA NOT NULL,
 	trace_state   BYTEA NOT NULL,
-	home_instance BYTEA NOT NULL
+	home_instance BYTEA NOT NULL,
+	expires_at    BIGINT           -- unix milliseconds, NULL for never
 )`,
+	"ALTER TABLE sync_items ADD COLUMN IF NOT EXISTS expires_at BIGINT", // of tables of before
+	`CREATE INDEX IF NOT EXISTS sync_items_expires ON sync_items (expires_at) WHERE expires_at IS NOT NULL`,
 	`CREATE INDEX IF NOT EXISTS sync_items_deleted ON sync_items (updated_at) WHERE deleted`,
 	`CREATE TABLE IF NOT EXISTS sync_nonces (
 	store  BYTEA NOT NULL,
@@ -48,16 +51,17 @@ var schema = []string{
 }
 
 const (
-	columns     = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance"
-	headColumns = "id, version, deleted, content_hash"
+	columns     = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance, expires_at"
+	headColumns = "id, version, deleted, content_hash, expires_at"
 
 	// upsert returns the ids it wrote. It locks the other rows too, although it leaves them alone.
 	upsert = `INSERT INTO sync_items (` + columns + `)
 SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::boolean[], $5::bytea[], $6::bytea[], $7::smallint[],
-	$8::bytea[], $9::bytea[], $10::bytea[], $11::bytea[])
+	$8::bytea[], $9::bytea[], $10::bytea[], $11::bytea[], $12::bigint[])
 ON CONFLICT (id) DO UPDATE SET version = excluded.version, updated_at = excluded.updated_at, deleted = excluded.deleted,
 	content_hash = excluded.content_hash, content = excluded.content, priority = excluded.priority, crdt = excluded.crdt,
-	trace_parent = excluded.trace_parent, trace_state = excluded.trace_state, home_instance = excluded.home_instance
+	trace_parent = excluded.trace_parent, trace_state = excluded.trace_state, home_instance = excluded.home_instance,
+	expires_at = excluded.expires_at
 WHERE (sync_items.version, sync_items.deleted, sync_items.content_hash) < (excluded.version, excluded.deleted, excluded.content_hash)
 RETURNING id`
 
@@ -74,7 +78,10 @@ type Store struct {
 	self []byte // whose nonces are ours
 }
 
-var _ syncengine.ConditionalStore = (*Store)(nil)
+var (
+	_ syncengine.ConditionalStore = (*Store)(nil)
+	_ syncengine.ExpiringStore    = (*Store)(nil)
+)
 
 // New returns a store on a URL like postgres://user:password@host:5432/database. It does not
 // connect: Prepare does. An error means that the URL is not understood.
@@ -176,6 +183,19 @@ func (s *Store) Scan(ctx context.Context, after string, limit int) (page []synce
 	return page, err
 }
 
+// Expired returns live rows whose time has come.
+func (s *Store) Expired(ctx context.Context, at time.Time, limit int) (due []syncengine.Meta, err error) {
+	err = s.run(ctx, "expired", func() error {
+		due = nil
+		return query(ctx, s.db, func(r *sql.Rows) error {
+			m, err := scanHead(r)
+			due = append(due, m)
+			return err
+		}, "SELECT "+headColumns+" FROM sync_items WHERE expires_at <= $1 AND NOT deleted ORDER BY expires_at LIMIT $2", at.UnixMilli(), limit)
+	})
+	return due, err
+}
+
 // PurgeTombstones removes old tombstones. It leaves alone those that somebody writes over just now.
 func (s *Store) PurgeTombstones(ctx context.Context, before time.Time, limit int) (n int, err error) {
 	err = s.run(ctx, "purge", func() error {
@@ -254,15 +274,20 @@ func arrays(recs []syncengine.Record) []any {
 	bin := func() [][]byte { return make([][]byte, n) }
 	id, hash, content, crdt, parent, state, home := bin(), bin(), bin(), bin(), bin(), bin(), bin()
 	version, updated, priority, deleted := make([]int64, n), make([]int64, n), make([]int16, n), make([]bool, n)
+	expires := make([]*int64, n)
 	for i := range recs {
 		r := &recs[i]
 		id[i], version[i], updated[i], deleted[i], priority[i] = []byte(r.ID), int64(r.Version), r.UpdatedAt.UnixNano(), r.Deleted, int16(r.Priority)
 		crdt[i], parent[i], state[i], home[i] = []byte(r.CRDT), []byte(r.TraceParent), []byte(r.TraceState), []byte(r.HomeInstanceID)
 		if hash[i] = make([]byte, sha256.Size); !r.Deleted {
 			hash[i], content[i] = r.ContentHash[:], r.Content
+			if !r.ExpiresAt.IsZero() {
+				ms := r.ExpiresAt.UnixMilli()
+				expires[i] = &ms
+			}
 		}
 	}
-	return []any{id, version, updated, deleted, hash, content, priority, crdt, parent, state, home}
+	return []any{id, version, updated, deleted, hash, content, priority, crdt, parent, state, home, expires}
 }
 
 // querier is a database or a transaction.
@@ -302,10 +327,19 @@ func keys(ids []string) [][]byte {
 func scanHead(r *sql.Rows) (m syncengine.Meta, err error) {
 	var id, hash []byte
 	var version int64
-	err = r.Scan(&id, &version, &m.Deleted, &hash)
+	var expires sql.NullInt64
+	err = r.Scan(&id, &version, &m.Deleted, &hash, &expires)
+	m.ExpiresAt = expiry(expires)
 	copy(m.ContentHash[:], hash)
 	m.ID, m.Version = string(id), uint64(max(version, 0))
 	return m, err
+}
+
+func expiry(ms sql.NullInt64) time.Time {
+	if !ms.Valid {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms.Int64).UTC()
 }
 
 // scanRecord reads a row and compares its content with its hash.
@@ -313,11 +347,13 @@ func scanRecord(r *sql.Rows) (f syncengine.Found, err error) {
 	var id, hash, content, crdt, parent, state, home []byte
 	var version, updated int64
 	var priority int16
+	var expires sql.NullInt64
 	rec := &f.Record
-	if err = r.Scan(&id, &version, &updated, &rec.Deleted, &hash, &content, &priority, &crdt, &parent, &state, &home); err != nil {
+	if err = r.Scan(&id, &version, &updated, &rec.Deleted, &hash, &content, &priority, &crdt, &parent, &state, &home, &expires); err != nil {
 		return f, err
 	}
 	rec.ID, rec.Version, rec.UpdatedAt, rec.Priority = string(id), uint64(version), time.Unix(0, updated).UTC(), syncengine.Priority(priority)
+	rec.ExpiresAt = expiry(expires)
 	rec.CRDT, rec.TraceParent, rec.TraceState, rec.HomeInstanceID = string(crdt), string(parent), string(state), string(home)
 	if !rec.Deleted {
 		rec.Content, rec.ContentHash = content, sha256.Sum256(content)

@@ -110,6 +110,13 @@ func (a *AroundArchive) Scan(ctx context.Context, after string, limit int) ([]sy
 	return answer(ctx, a.Fn, "L3", "Scan", func() ([]syncengine.Meta, error) { return a.In.Scan(ctx, after, limit) })
 }
 
+// Expired needs an ExpiringStore within.
+func (a *AroundArchive) Expired(ctx context.Context, at time.Time, limit int) ([]syncengine.Meta, error) {
+	return answer(ctx, a.Fn, "L3", "Expired", func() ([]syncengine.Meta, error) {
+		return a.In.(syncengine.ExpiringStore).Expired(ctx, at, limit)
+	})
+}
+
 func (a *AroundArchive) PurgeTombstones(ctx context.Context, before time.Time, limit int) (int, error) {
 	return answer(ctx, a.Fn, "L3", "PurgeTombstones", func() (int, error) { return a.In.PurgeTombstones(ctx, before, limit) })
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/storetest"
@@ -66,6 +67,13 @@ func (f *FaultyArchive) err() error {
 
 func (f *FaultyArchive) Prepare(ctx context.Context) error {
 	return errors.Join(f.err(), f.ArchiveStore.Prepare(ctx))
+}
+
+func (f *FaultyArchive) Expired(ctx context.Context, at time.Time, limit int) ([]syncengine.Meta, error) {
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	return f.ArchiveStore.(syncengine.ExpiringStore).Expired(ctx, at, limit)
 }
 
 func (f *FaultyArchive) Apply(ctx context.Context, recs []syncengine.Record) ([]syncengine.Meta, error) {

@@ -98,6 +98,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"Submit": m.submit, "Submit (again)": m.submit, "Submit (once more)": m.submit,
 		"SubmitMany": m.submitMany, "Delete": m.delete, "DeleteMany": m.deleteMany,
 		"Insert": m.insert, "Update": m.update, "Submit unchanged": m.submitUnchanged,
+		"Submit for a time": m.submitForATime, "Touch": m.touch,
 		"Submit numbered": m.submitNumbered, "GetOrInsertWith": m.getOrInsert,
 		"Get": m.get, "Get (again)": m.get, "GetMany": m.getMany, "Status": m.status,
 		"Flush": m.flush, "Verify": m.verify,
@@ -201,6 +202,47 @@ func (m *machine) insert(t *rapid.T) {
 			t.Fatalf("Insert of %s, which exists, succeeds", id)
 		}
 		m.wrote(id, content, m.away3.Load())
+	}
+}
+
+// drawTTL draws how long an item lives: no time, or a long one.
+func drawTTL(t *rapid.T) time.Duration {
+	return rapid.SampledFrom([]time.Duration{time.Millisecond, time.Hour}).Draw(t, "ttl")
+}
+
+// outlived waits until what has a short time has expired, and returns what is left.
+func outlived(ttl time.Duration, content []byte) []byte {
+	if ttl == time.Hour {
+		return content
+	}
+	time.Sleep(2 * ttl)
+	return nil
+}
+
+func (m *machine) submitForATime(t *rapid.T) {
+	id, ttl := rapid.SampledFrom(plainIDs).Draw(t, "id"), drawTTL(t)
+	content := m.content(t, id)
+	d, opts := drawOptions(t)
+	err := m.e.Submit(context.Background(), syncengine.Item{ID: id, Content: content}, append(opts, syncengine.WithTTL(ttl))...)
+	if m.accepted(t, "Submit for a time", err, d, false) {
+		m.wrote(id, outlived(ttl, content), m.away3.Load())
+	}
+}
+
+// touch changes the expiry of what is there, and nothing else.
+func (m *machine) touch(t *rapid.T) {
+	id, ttl := rapid.SampledFrom(plainIDs).Draw(t, "id"), drawTTL(t)
+	was := m.held[id].now
+	err := m.e.Touch(context.Background(), id, ttl)
+	if errors.Is(err, syncengine.ErrNotFound) {
+		if was != "" {
+			t.Fatalf("Touch of %s, which exists: %v", id, err)
+		}
+	} else if m.accepted(t, "Touch", err, syncengine.DefaultDurability, true) {
+		if was == "" {
+			t.Fatalf("Touch of absent %s succeeds", id)
+		}
+		m.wrote(id, outlived(ttl, []byte(was)), m.away3.Load())
 	}
 }
 

@@ -82,6 +82,33 @@ func TestWatchTellsOfWhatThisAndOtherEnginesWrite(t *testing.T) {
 	})
 }
 
+func TestWatchTellsWhatExpires(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		e := lab.Open(t, cfg)
+		changes := follow(ctx, e, "")
+		submit(t, e, "x", "1", archived, syncengine.WithTTL(200*time.Millisecond))
+		put := next(t, changes)
+		for put.Kind != syncengine.ChangeExpire { // at once, on a slow machine
+			if put.Kind != syncengine.ChangePut || put.Item.ExpiresAt.IsZero() {
+				t.Fatalf("told of %+v", put)
+			}
+			expiry := next(t, changes)
+			if expiry.Kind != syncengine.ChangeExpire || expiry.Version != put.Version || expiry.Item.ID != "" {
+				t.Fatalf("told of %+v, and then of %+v", put, expiry)
+			}
+			put = expiry
+		}
+		submit(t, e, "x", "2", archived)
+		for c := next(t, changes); c.Kind != syncengine.ChangePut; c = next(t, changes) {
+			if c.Kind == syncengine.ChangeDelete {
+				t.Errorf("told of %+v", c)
+			}
+		}
+	})
+}
+
 // TestWatchMissesNothing: whoever lists, watches from before the list, breaks off and goes on from
 // the last token, on this engine or another one, again and again, ends with what L3 holds; and
 // versions of an id never go down.

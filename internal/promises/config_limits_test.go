@@ -42,6 +42,7 @@ var limits = map[string]limit{
 	"GroupMaxBytes":   {from: 1, to: anyInt},
 	"MaxClockSkew":    {from: 1, to: anyInt},
 	"FactoryTimeout":  {from: 1, to: anyInt},
+	"DefaultTTL":      {from: 1, to: anyInt},
 	"Durability":      {from: int64(syncengine.Buffered), to: int64(syncengine.Archived)},
 	"BatchFlushCount": {from: 1, to: 100_000},
 	"BatchFlushBytes": {from: 1, to: anyInt, with: func(c *syncengine.Config) {
@@ -67,6 +68,8 @@ var limits = map[string]limit{
 	"CompactionInterval":   {from: 1, to: anyInt},
 	"TombstoneRetention":   {from: 1, to: anyInt},
 	"L1MaxAge":             {from: 1, to: anyInt},
+	"AbsentFor":            {from: 1, to: anyInt},
+	"StaleFor":             {from: math.MinInt64, to: anyInt},
 	"LockWait":             {from: 0, to: anyInt},
 	"ChangeRetention":      {from: int64(10 * time.Second), to: anyInt},
 	"VerifyInterval":       {from: int64(time.Millisecond), to: anyInt},
@@ -201,7 +204,7 @@ func (w *worker) note(err error, group, exists bool, ids ...string) bool {
 		return false
 	}
 	for _, id := range ids {
-		w.acked[id] = exists
+		w.acked[id] = exists && w.cfg.DefaultTTL != 1
 	}
 	return true
 }
@@ -229,6 +232,9 @@ func (w *worker) work(e *syncengine.Engine, name string, n int) (accepted int) {
 	}
 	_, err := e.SubmitMany(lab.Bounded(w.t), group, logged)
 	w.note(err, true, true, group[0].ID, group[1].ID, group[2].ID)
+	if w.cfg.DefaultTTL == 1 {
+		time.Sleep(2 * time.Millisecond) // what was put last expires
+	}
 	return accepted
 }
 

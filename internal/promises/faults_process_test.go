@@ -20,6 +20,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/lab"
@@ -45,6 +46,7 @@ func publicCalls(e *syncengine.Engine) map[string]func(ctx context.Context) erro
 			_, err := e.Update(ctx, "new", func(syncengine.Item, bool) (syncengine.Item, error) { return item, nil })
 			return err
 		},
+		"Touch":       func(ctx context.Context) error { return e.Touch(ctx, "unknown-9", time.Hour) },
 		"Delete":      func(ctx context.Context) error { return e.Delete(ctx, "new", archived) },
 		"DeleteMany":  func(ctx context.Context) error { _, err := e.DeleteMany(ctx, []string{"new"}, archived); return err },
 		"Get":         func(ctx context.Context) error { _, err := e.Get(ctx, "unknown-1"); return err },

@@ -207,6 +207,9 @@ func testContents(t *testing.T, k *keeper) {
 	k.wantAll(t, recs)
 }
 
+// far is a time that tests don't reach.
+var far = time.Date(2200, 2, 29, 23, 59, 59, 998e6, time.UTC)
+
 // testFields writes each field at its edges, as a put and as a tombstone.
 func testFields(t *testing.T, k *keeper) {
 	odd := "quote \" backslash \\ tab \t line \n\r bell \a \x01\x1f delete \x7f NUL \x00 sep \u2028 \U0001f600 {}:,"
@@ -237,10 +240,17 @@ func testFields(t *testing.T, k *keeper) {
 	} {
 		changes = append(changes, func(r *syncengine.Record) { r.UpdatedAt = at })
 	}
+	for _, at := range []time.Time{far, far.Add(time.Millisecond), far.AddDate(200, 0, 0)} {
+		changes = append(changes, func(r *syncengine.Record) { r.ExpiresAt = at })
+		changes = append(changes, func(r *syncengine.Record) { r.ExpiresAt, r.HomeInstanceID = at, "h" })
+	}
 	for i, change := range changes {
 		for _, r := range []syncengine.Record{Put(fmt.Sprint("put", i), 9, `{"x":1}`), Tombstone(fmt.Sprint("delete", i), 9)} {
 			change(&r)
 			k.mustPut(t, r)
+			if r.Deleted {
+				r.ExpiresAt = time.Time{} // a tombstone has none
+			}
 			k.want(t, r)
 			k.wantAll(t, []syncengine.Record{r})
 		}

@@ -78,6 +78,8 @@ func Diff(got, want *syncengine.Record) string {
 		return "ContentHash"
 	case !got.UpdatedAt.Equal(want.UpdatedAt) || got.UpdatedAt.Location() != time.UTC:
 		return "UpdatedAt"
+	case !got.ExpiresAt.Equal(want.ExpiresAt) || got.ExpiresAt.Location() != time.UTC:
+		return "ExpiresAt"
 	case got.Priority != want.Priority:
 		return "Priority"
 	case got.CRDT != want.CRDT:

@@ -114,8 +114,8 @@ func testCacheScan(t *testing.T, s syncengine.CacheStore) {
 	}
 }
 
-// RunArchive holds an ArchiveStore against its interface, and against that of a
-// ConditionalStore if it is one. open returns an empty store,
+// RunArchive holds an ArchiveStore against its interface, and against those of a ConditionalStore
+// and an ExpiringStore if it is one. open returns an empty store,
 // not yet prepared; it closes what it opened by t.Cleanup.
 func RunArchive(t *testing.T, open func(t *testing.T) syncengine.ArchiveStore) {
 	prepared := func(t *testing.T) syncengine.ArchiveStore {
@@ -166,6 +166,9 @@ func RunArchive(t *testing.T, open func(t *testing.T) syncengine.ArchiveStore) {
 	t.Run("Scan pages in byte order of the id", func(t *testing.T) { testArchiveScan(t, prepared(t)) })
 	t.Run("PurgeTombstones removes only old tombstones", func(t *testing.T) { testPurge(t, prepared(t)) })
 	t.Run("PurgeTombstones removes at most limit", func(t *testing.T) { testPurgeLimit(t, prepared(t)) })
+	if _, ok := open(t).(syncengine.ExpiringStore); ok {
+		RunExpiring(t, func(t *testing.T) syncengine.ExpiringStore { return prepared(t).(syncengine.ExpiringStore) })
+	}
 	if _, ok := open(t).(syncengine.ConditionalStore); ok {
 		RunConditional(t, func(t *testing.T) syncengine.ConditionalStore { return prepared(t).(syncengine.ConditionalStore) })
 	}

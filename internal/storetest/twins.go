@@ -20,11 +20,11 @@ type rows map[string]syncengine.Record
 // stored is r as a store gives it back.
 func stored(r *syncengine.Record) syncengine.Record {
 	out := *r
-	out.AccessCount, out.LastAccessed = 0, time.Time{}
+	out.AccessCount, out.LastAccessed, out.Stale = 0, time.Time{}, false
 	out.UpdatedAt = time.Unix(0, r.UpdatedAt.UnixNano()).UTC()
 	out.Content = bytes.Clone(r.Content)
 	if r.Deleted {
-		out.Content, out.ContentHash = nil, [32]byte{}
+		out.Content, out.ContentHash, out.ExpiresAt = nil, [32]byte{}, time.Time{}
 	}
 	return out
 }
@@ -144,7 +144,7 @@ type archive struct {
 	sorted bool
 }
 
-// NewArchive returns an empty L3 in memory. It is a ConditionalStore.
+// NewArchive returns an empty L3 in memory. It is a ConditionalStore and an ExpiringStore.
 func NewArchive() syncengine.ArchiveStore {
 	return &archive{rows: rows{}, landed: make(map[uint64]bool)}
 }
@@ -191,7 +191,7 @@ func (a *archive) apply(recs []syncengine.Record) (above []syncengine.Meta) {
 }
 
 func metaOf(r *syncengine.Record) syncengine.Meta {
-	return syncengine.Meta{ID: r.ID, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash}
+	return syncengine.Meta{ID: r.ID, Version: r.Version, Deleted: r.Deleted, ContentHash: r.ContentHash, ExpiresAt: r.ExpiresAt}
 }
 
 // sort puts ids in order; a.mu is held.
@@ -239,6 +239,20 @@ func (a *archive) PurgeTombstones(ctx context.Context, before time.Time, limit i
 	clear(a.ids[len(kept):])
 	a.ids = kept
 	return n, nil
+}
+
+func (a *archive) Expired(ctx context.Context, at time.Time, limit int) (out []syncengine.Meta, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	for _, r := range a.rows {
+		if len(out) < limit && !r.Deleted && !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(at) {
+			out = append(out, metaOf(&r))
+		}
+	}
+	return out, nil
 }
 
 func (a *archive) Ping(ctx context.Context) error { return ctx.Err() }
