@@ -114,6 +114,21 @@ func (s *redisStore) Beat(ctx context.Context) (int64, error) {
 	return n, l2Error(err)
 }
 
+// Masters asks for INFO, which an account may not have the right to; then nothing is known.
+func (s *redisStore) Masters(ctx context.Context) ([]string, error) {
+	servers, err := s.c.Info(ctx, "replication")
+	if rediskit.Forbidden(err) {
+		return nil, nil
+	}
+	var ids []string
+	for _, server := range servers {
+		if server.ReplicationID != "" {
+			ids = append(ids, server.ReplicationID)
+		}
+	}
+	return ids, l2Error(err)
+}
+
 func (s *redisStore) Remove(ctx context.Context, ids []string) error {
 	return l2Error(s.c.Delete(ctx, s.keys(ids)))
 }

@@ -31,7 +31,8 @@ type cache struct {
 	wal       *journal
 	news      *news
 	missed    l2Missed
-	known     l2Servers
+	known     l2Servers // run ids
+	masters   l2Servers // replication ids
 	owner     l2Owner
 	unsure    atomic.Bool   // the WAL file says that a crash may leave L2 behind L3
 	back      chan struct{} // cap 1: L2 was away
@@ -39,6 +40,7 @@ type cache struct {
 
 func newCache(s *server, wal *journal, news *news) *cache {
 	c := &cache{server: s, wal: wal, news: news, back: make(chan struct{}, 1)}
+	c.known.key, c.masters.key = serversKey, mastersKey
 	c.missed.note = c.noteMissed
 	return c
 }

@@ -18,11 +18,12 @@ type l2Missed struct {
 	some atomic.Bool                                       // the set is not empty, or all is set; so that readers need no lock
 	note func(ctx context.Context, dirty bool) (err error) // keeps the mark in the WAL file
 
-	mu   sync.Mutex // guards the fields below
-	ids  map[string]uint64
-	gen  uint64 // of the last add
-	all  bool
-	mark bool // what the WAL file says
+	mu    sync.Mutex // guards the fields below
+	ids   map[string]uint64
+	gen   uint64 // of the last add
+	all   bool
+	whole uint64 // gen when all was set last
+	mark  bool   // what the WAL file says
 }
 
 func (m *l2Missed) has(id string) bool {
@@ -46,7 +47,7 @@ func (m *l2Missed) add(ctx context.Context, recs []Record) error {
 		m.ids[recs[i].ID] = m.gen
 	}
 	if len(m.ids) > maxMissed {
-		m.all, m.ids = true, make(map[string]uint64)
+		m.all, m.whole, m.ids = true, m.gen, make(map[string]uint64)
 	}
 	m.some.Store(true)
 	marked := m.mark
@@ -67,7 +68,7 @@ func (m *l2Missed) add(ctx context.Context, recs []Record) error {
 func (m *l2Missed) addAll() {
 	m.mu.Lock()
 	m.gen++
-	m.all, m.mark = true, true
+	m.all, m.whole, m.mark = true, m.gen, true
 	m.some.Store(true)
 	m.mu.Unlock()
 }
@@ -93,7 +94,7 @@ func (m *l2Missed) repaired(ctx context.Context, ids []string, all bool, gen uin
 			delete(m.ids, id)
 		}
 	}
-	if all && m.gen == gen {
+	if all && m.whole <= gen { // what was missed since is in ids
 		m.all = false
 	}
 	clean := len(m.ids) == 0 && !m.all

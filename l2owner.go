@@ -36,6 +36,9 @@ type claimer interface {
 	Claim(ctx context.Context, owner string) (held string, err error)
 	// Beat counts, and returns to where.
 	Beat(ctx context.Context) (int64, error)
+	// Masters returns ids of the masters, none if it can't know. A master that was restarted, or
+	// was a replica before, has another one.
+	Masters(ctx context.Context) ([]string, error)
 }
 
 // l2Owner is what is known of it.
@@ -65,13 +68,18 @@ func (c *cache) Claim(ctx context.Context, identity string) error {
 	}
 	var held string
 	var beat int64
+	var masters []string
 	mine := o.identity + "/" + newNode()
 	err := c.DoFor(ctx, "claim", min(c.Timeout, loopTime), func(ctx context.Context) (err error) {
 		if held, err = claims.Claim(ctx, mine); err == nil {
 			beat, err = claims.Beat(ctx)
 		}
+		if err == nil {
+			masters, err = claims.Masters(ctx)
+		}
 		return err
 	})
+	c.meet(ctx, &c.masters, masters...)
 	if err != nil {
 		return err
 	}

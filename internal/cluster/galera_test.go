@@ -1,0 +1,266 @@
+//go:build cluster
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// TestGalera has one cluster for all that needs one.
+func TestGalera(t *testing.T) {
+	began := time.Now()
+	c := testserver.Galera(t)
+	t.Logf("three nodes are up after %v", time.Since(began).Round(100*time.Millisecond))
+	for name, test := range map[string]func(*testing.T, *testserver.GaleraCluster){
+		"six open at once": sixOpen, "read on another node": readElsewhere, "a lagging node": lagging,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, c) })
+	}
+	t.Run("a node is killed", func(t *testing.T) { killed(t, c) }) // last
+}
+
+// nodes are URLs of an empty database, one for each node.
+func nodes(t *testing.T, c *testserver.GaleraCluster) (urls []string) {
+	t.Helper()
+	first := c.Nodes[0].NewDatabase(t)
+	for _, node := range c.Nodes {
+		url := onNode(t, first, node.Addr())
+		db := testserver.OpenSQL(t, url)
+		lab.Eventually(t, "each node has the database", func() bool { return db.Ping() == nil })
+		urls = append(urls, url)
+	}
+	return urls
+}
+
+// sixOpen opens six engines on an empty database, two on each node, again and again.
+func sixOpen(t *testing.T, c *testserver.GaleraCluster) {
+	const rounds = 12
+	opens, failed := 0, 0
+	var longest time.Duration
+	for round := range rounds {
+		urls, causes := nodes(t, c), make([]atomic.Value, 6)
+		engines := make([]*syncengine.Engine, 6)
+		var tasks sync.WaitGroup
+		began := time.Now()
+		for n := range engines {
+			tasks.Go(func() {
+				e, err := syncengine.Open(context.Background(), syncengine.Config{Dir: t.TempDir(), SQLURL: urls[n%3],
+					OnEvent: syncengine.Events{L3Outage: func(_ bool, err error) { causes[n].Store(fmt.Sprint(err)) }}})
+				if err != nil {
+					t.Errorf("round %d, engine %d: %v", round, n, err)
+					return
+				}
+				t.Cleanup(func() { _ = e.Close() })
+				engines[n] = e
+			})
+		}
+		tasks.Wait()
+		longest = max(longest, time.Since(began))
+		for n, e := range engines {
+			opens++
+			if e == nil || e.Stats().L3Down || e.Submit(lab.Bounded(t), syncengine.Item{ID: fmt.Sprint(n), Content: []byte("1")}, archived) != nil {
+				failed++
+				t.Log(causes[n].Load())
+			}
+		}
+		for _, e := range engines {
+			for n := range engines {
+				if e == nil {
+					continue
+				}
+				if _, err := e.Get(lab.Bounded(t), fmt.Sprint(n)); err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			}
+		}
+		for _, e := range engines {
+			if e != nil {
+				_ = e.Close()
+			}
+		}
+	}
+	t.Logf("%d opened, %d failed; six took %v at most", opens, failed, longest.Round(time.Millisecond))
+	if failed > 0 {
+		t.Errorf("%d of %d failed", failed, opens)
+	}
+}
+
+// on opens an engine on each node.
+func on(t *testing.T, urls []string, cfg syncengine.Config) (engines []*syncengine.Engine) {
+	t.Helper()
+	for _, url := range urls {
+		cfg.SQLURL, cfg.Dir = url, t.TempDir()
+		engines = append(engines, lab.Open(t, cfg))
+	}
+	return engines
+}
+
+// readElsewhere writes at Archived on one node, and reads on the next one as soon as that is
+// acknowledged.
+func readElsewhere(t *testing.T, c *testserver.GaleraCluster) {
+	engines := on(t, nodes(t, c), syncengine.Config{L1MaxAge: time.Nanosecond})
+	ctx := context.Background()
+	var acked, stale, reads atomic.Int64
+	var tasks sync.WaitGroup
+	for part := range 3 {
+		tasks.Go(func() {
+			for i := range 500 {
+				writer, reader, again := engines[(part+i)%3], engines[(part+i+1)%3], engines[(part+i+2)%3]
+				id := fmt.Sprint("x", part, "-", i)
+				for n, e := range []*syncengine.Engine{reader, again} {
+					if err := writer.Submit(ctx, syncengine.Item{ID: id, Content: content(int64(n + 1))}, archived); err != nil {
+						t.Error(err)
+						return
+					}
+					acked.Add(1)
+					it, err := e.Get(ctx, id)
+					reads.Add(1)
+					if err != nil && !isAbsent(err) {
+						t.Error(err)
+					} else if number(it) < int64(n+1) {
+						stale.Add(1)
+					}
+				}
+			}
+		})
+	}
+	tasks.Wait()
+	t.Logf("%d acknowledged, %d read, stale %d", acked.Load(), reads.Load(), stale.Load())
+	if n := stale.Load(); n > 0 {
+		t.Errorf("%d of %d reads are stale", n, reads.Load())
+	}
+}
+
+// lagging holds up one node: what engines read there is right, or an error; and a repair through it
+// leaves newer copies in Redis alone.
+func lagging(t *testing.T, c *testserver.GaleraCluster) {
+	ctx := context.Background()
+	redis := testserver.SharedRedis(t)
+	cfg := syncengine.Config{RedisURL: redis.URL(), KeyPrefix: lab.NewPrefix(), L1MaxAge: time.Nanosecond, L3Timeout: time.Second}
+	urls := nodes(t, c)
+	engines := on(t, urls, cfg)
+	bare := lab.Open(t, syncengine.Config{SQLURL: urls[2], L1MaxAge: time.Nanosecond, L3Timeout: time.Second})
+	const ids = 100
+	put := func(n int64) {
+		t.Helper()
+		for i := range ids {
+			lab.Must(t, engines[0].Submit(ctx, syncengine.Item{ID: fmt.Sprint("x", i), Content: content(n)}, archived))
+		}
+	}
+	put(1)
+	for i := 3; i < ids; i++ { // what memory holds is served while L3 does not answer
+		if it, err := bare.Get(ctx, fmt.Sprint("x", i)); err != nil || number(it) != 1 {
+			t.Fatalf("before: %v %v", it.Version, err)
+		}
+	}
+	slow := testserver.OpenSQL(t, urls[2])
+	slow.SetMaxOpenConns(1) // who locks unlocks
+	exec := func(text string) {
+		t.Helper()
+		_, err := slow.Exec(text)
+		lab.NoError(t, text, err)
+	}
+	exec("SET GLOBAL wsrep_desync = ON; FLUSH TABLES WITH READ LOCK")
+	put(2)
+	late := lab.RedisAt(t, redis.URL())
+	stale, refused, right := 0, 0, 0
+	judge := func(it syncengine.Item, err error) {
+		switch {
+		case err != nil && !isAbsent(err):
+			refused++
+		case err != nil || number(it) < 2:
+			stale++
+		default:
+			right++
+		}
+	}
+	for i := range 3 {
+		it, err := bare.Get(ctx, fmt.Sprint("x", i))
+		judge(it, err)
+	}
+	_, repaired := engines[2].Verify(ctx, syncengine.VerifyOptions{Repair: true})
+	for i := range ids {
+		// What Redis holds, and what those read who ask it first.
+		if text, err := late.Get(ctx, cfg.KeyPrefix+fmt.Sprint("x", i)).Result(); err == nil && !strings.Contains(text, string(content(2))) {
+			stale++
+		}
+		it, err := engines[1].Get(ctx, fmt.Sprint("x", i))
+		judge(it, err)
+	}
+	began := time.Now()
+	exec("UNLOCK TABLES; SET GLOBAL wsrep_desync = OFF")
+	for _, e := range append(engines, bare) {
+		lab.Eventually(t, "all is well", func() bool {
+			if r, err := e.Verify(ctx, syncengine.VerifyOptions{Repair: true}); e != bare && (err != nil || !r.InSync) {
+				return false
+			}
+			it, err := e.GetVerified(ctx, "x7")
+			return err == nil && number(it) == 2
+		})
+	}
+	t.Logf("%d acknowledged, read %d right, %d refused, stale %d; the repair: %v; recovered after %v",
+		2*ids, right, refused, stale, repaired != nil, time.Since(began).Round(10*time.Millisecond))
+	if stale > 0 {
+		t.Errorf("%d stale", stale)
+	}
+}
+
+// killed kills a node under load, and counts with Update on all nodes meanwhile.
+func killed(t *testing.T, c *testserver.GaleraCluster) {
+	engines := on(t, nodes(t, c), syncengine.Config{L1MaxAge: maxAge, L3Timeout: 2 * time.Second})
+	l := start(engines, 300, archived)
+	ctx, stop := context.WithCancel(context.Background())
+	var counted, unknown atomic.Int64
+	var tasks sync.WaitGroup
+	for _, e := range engines {
+		tasks.Go(func() {
+			for ctx.Err() == nil {
+				_, err := e.Update(context.WithoutCancel(ctx), "counter", func(it syncengine.Item, _ bool) (syncengine.Item, error) {
+					it.Content = content(number(it) + 1)
+					return it, nil
+				})
+				switch {
+				case err == nil:
+					counted.Add(1)
+				case errors.Is(err, syncengine.ErrUnknownOutcome):
+					unknown.Add(1)
+				default:
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+		})
+	}
+	l.run(t, 1000)
+	l.away.Store(3)
+	c.Nodes[2].Kill()
+	l.run(t, 1000)
+	c.Nodes[2].Restart()
+	began := time.Now()
+	lab.Eventually(t, "the engine on that node writes", func() bool {
+		return engines[2].Submit(ctx, syncengine.Item{ID: "again", Content: []byte("1")}, archived) == nil
+	})
+	took := time.Since(began)
+	time.Sleep(seenAfter)
+	l.away.Store(0)
+	l.run(t, 1000)
+	stop()
+	tasks.Wait()
+	l.end(t, took)
+	it, err := engines[0].GetVerified(context.Background(), "counter")
+	lab.Must(t, err)
+	t.Logf("counted %d, %d unknown; the counter is %d", counted.Load(), unknown.Load(), number(it))
+	if n := number(it); n < counted.Load() || n > counted.Load()+unknown.Load() {
+		t.Errorf("the counter is %d", n)
+	}
+}
