@@ -103,6 +103,11 @@ func (s *redisStore) Put(ctx context.Context, recs []Record) error {
 	return l2Error(err)
 }
 
+func (s *redisStore) Rights(ctx context.Context) (needed, wanted string, err error) {
+	needed, wanted, err = s.c.Rights(ctx, s.prefix, s.channel())
+	return needed, wanted, l2Error(err)
+}
+
 // Claim and Beat: see l2owner.go. No id has a byte 0.
 func (s *redisStore) Claim(ctx context.Context, owner string) (held string, err error) {
 	held, err = s.c.Claim(ctx, s.prefix+"\x00owner", owner)

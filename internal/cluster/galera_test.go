@@ -24,6 +24,7 @@ func TestGalera(t *testing.T) {
 	t.Logf("three nodes are up after %v", time.Since(began).Round(100*time.Millisecond))
 	for name, test := range map[string]func(*testing.T, *testserver.GaleraCluster){
 		"six open at once": sixOpen, "read on another node": readElsewhere, "a lagging node": lagging,
+		"what waiting costs": cost, "a pool of one's own": ownPool,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, c) })
 	}
@@ -142,6 +143,62 @@ func readElsewhere(t *testing.T, c *testserver.GaleraCluster) {
 	}
 }
 
+// ownPool opens an engine on a pool whose sessions don't wait, which is refused, and on one whose
+// sessions do.
+func ownPool(t *testing.T, c *testserver.GaleraCluster) {
+	dsn := testserver.DSN(t, nodes(t, c)[1])
+	cfg := syncengine.Config{Dir: t.TempDir(), Dialect: syncengine.DialectMySQL, DB: lab.OpenDriver(t, "mysql", dsn)}
+	if e, err := syncengine.Open(context.Background(), cfg); !errors.Is(err, syncengine.ErrSetup) || !strings.Contains(err.Error(), "wsrep_sync_wait=1") {
+		_ = e.Close()
+		t.Fatal(err)
+	}
+	cfg.DB = lab.OpenDriver(t, "mysql", dsn+"?wsrep_sync_wait=1")
+	lab.Put(t, lab.Open(t, cfg), "x", 1, archived)
+}
+
+// cost measures reads of rows on one node, and transactions that write one, while another node is
+// written to, with the wait for what is committed there and without.
+func cost(t *testing.T, c *testserver.GaleraCluster) {
+	urls := nodes(t, c)
+	db := testserver.OpenSQL(t, urls[1])
+	_, err := db.Exec("CREATE TABLE t (id INT PRIMARY KEY, n INT); INSERT INTO t VALUES (1, 0), (2, 0)")
+	lab.Must(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	var tasks sync.WaitGroup
+	other := testserver.OpenSQL(t, urls[0])
+	tasks.Go(func() {
+		for ctx.Err() == nil {
+			_, _ = other.Exec("UPDATE t SET n = n + 1 WHERE id = 2")
+		}
+	})
+	for _, wait := range []string{"0", "1", "0", "1"} {
+		conn, err := db.Conn(ctx)
+		lab.Must(t, err)
+		_, err = conn.ExecContext(ctx, "SET SESSION wsrep_sync_wait = "+wait)
+		lab.Must(t, err)
+		read, err := conn.PrepareContext(ctx, "SELECT n FROM t WHERE id = ?")
+		lab.Must(t, err)
+		const rounds = 1000
+		n, began := 0, time.Now()
+		for range rounds {
+			lab.Must(t, read.QueryRowContext(ctx, 1).Scan(&n))
+		}
+		reads := time.Since(began) / rounds
+		began = time.Now()
+		for range rounds {
+			tx, err := conn.BeginTx(ctx, nil)
+			lab.Must(t, err)
+			_, err = tx.Exec("UPDATE t SET n = n + 1 WHERE id = 1")
+			lab.Must(t, errors.Join(err, tx.Commit()))
+		}
+		t.Logf("wsrep_sync_wait = %s: a read %v, a transaction %v", wait, reads, time.Since(began)/rounds)
+		lab.Must(t, errors.Join(read.Close(), conn.Close()))
+	}
+	stop()
+	tasks.Wait()
+}
+
 // lagging holds up one node: what engines read there is right, or an error; and a repair through it
 // leaves newer copies in Redis alone.
 func lagging(t *testing.T, c *testserver.GaleraCluster) {
@@ -218,7 +275,7 @@ func lagging(t *testing.T, c *testserver.GaleraCluster) {
 
 // killed kills a node under load, and counts with Update on all nodes meanwhile.
 func killed(t *testing.T, c *testserver.GaleraCluster) {
-	engines := on(t, nodes(t, c), syncengine.Config{L1MaxAge: maxAge, L3Timeout: 2 * time.Second})
+	engines := on(t, nodes(t, c), syncengine.Config{L1MaxAge: maxAge, L3Timeout: l3Timeout})
 	l := start(engines, 300, archived)
 	ctx, stop := context.WithCancel(context.Background())
 	var counted, unknown atomic.Int64
@@ -243,7 +300,11 @@ func killed(t *testing.T, c *testserver.GaleraCluster) {
 	}
 	l.run(t, 1000)
 	l.away.Store(3)
+	// No node answers until those that are left agree on who they are; what memory knows is served.
+	l.forgiven.Store(time.Now().Add(time.Minute).UnixNano())
 	c.Nodes[2].Kill()
+	l.run(t, 1000)
+	l.forgiven.Store(time.Now().Add(seenAfter).UnixNano())
 	l.run(t, 1000)
 	c.Nodes[2].Restart()
 	began := time.Now()

@@ -28,6 +28,7 @@ const (
 	// slow machine takes.
 	maxAge    = 100 * time.Millisecond
 	seenAfter = maxAge + time.Second + time.Second
+	l3Timeout = 2 * time.Second
 	// noticed is when a failover of Redis must be: with the next beat, which is a call that a
 	// dead node may hold up.
 	noticed = 3 * time.Second
@@ -113,15 +114,17 @@ func (l *load) read(ctx context.Context, engine int) {
 				floor = 0
 			}
 		}
+		began := time.Now()
 		it, err := l.engines[engine].Get(ctx, l.id(n))
 		l.reads.Add(1)
-		l.judge(engine, n, floor, it, err)
+		l.judge(engine, n, floor, it, err, time.Since(began))
 		time.Sleep(100 * time.Microsecond)
 	}
 }
 
-// judge notes a read that answers with something older than floor. An error is no answer.
-func (l *load) judge(engine, n int, floor int64, it syncengine.Item, err error) {
+// judge notes a read that answers with something older than floor. An error is no answer; and while
+// L3 does not answer what is known is served.
+func (l *load) judge(engine, n int, floor int64, it syncengine.Item, err error, took time.Duration) {
 	got := int64(0)
 	if err == nil {
 		got = number(it)
@@ -131,12 +134,13 @@ func (l *load) judge(engine, n int, floor int64, it syncengine.Item, err error) 
 	if got >= floor {
 		return
 	}
-	if time.Now().UnixNano() < l.forgiven.Load() {
+	l3 := l.engines[engine].Health(context.Background()).L3
+	if time.Now().UnixNano() < l.forgiven.Load() || n/l.ids != engine && (took >= l3Timeout || !l3.OK || l3.Circuit != "closed") {
 		l.brief.Add(1)
 		return
 	}
 	l.stale.Add(1)
-	text := fmt.Sprintf("engine %d reads %d of %s, acknowledged was %d (%v)", engine, got, l.id(n), floor, err)
+	text := fmt.Sprintf("engine %d reads %d of %s, acknowledged was %d (%v, after %v, %+v)", engine, got, l.id(n), floor, err, took, l3)
 	l.first.CompareAndSwap(nil, &text)
 }
 
@@ -216,7 +220,7 @@ func (l *load) end(t testing.TB, recovered time.Duration) {
 	if text := l.first.Load(); text != nil {
 		t.Error(*text)
 	}
-	t.Logf("%d acknowledged, %d refused, %d read; lost %d, stale %d (and %d until it was noticed); recovered after %v",
+	t.Logf("%d acknowledged, %d refused, %d read; lost %d, stale %d (and %d while a server was away); recovered after %v",
 		l.writes.Load(), l.refused.Load(), l.reads.Load(), lost, l.stale.Load(), l.brief.Load(), recovered.Round(10*time.Millisecond))
 }
 

@@ -20,7 +20,7 @@ const redisIDs = 2000
 // it.
 func pair(t *testing.T, redis string) []*syncengine.Engine {
 	t.Helper()
-	cfg := syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: redis, KeyPrefix: lab.NewPrefix(), L1MaxAge: maxAge, L1MaxBytes: 1 << 20}
+	cfg := syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: redis, KeyPrefix: lab.NewPrefix(), L3Timeout: l3Timeout, L1MaxAge: maxAge, L1MaxBytes: 1 << 20}
 	return []*syncengine.Engine{lab.Open(t, cfg), lab.Open(t, cfg)}
 }
 

@@ -64,6 +64,9 @@ func startGalera(t testing.TB, extra []string) (*GaleraCluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := find("rsync"); err != nil { // nodes send each other data with it
+		return nil, err
+	}
 	template, err := prepareMariaDB(bin)
 	if err != nil {
 		return nil, err
