@@ -111,6 +111,7 @@ type schemaLock struct {
 	conn  *sql.Conn
 	table string // "" for SQLite, where it is a transaction
 	until int64
+	tried int64 // what the row may hold by now, instead
 }
 
 // lockSchema makes the table of records, if there is none, and waits for the lock.
@@ -135,8 +136,12 @@ func lockSchema(ctx context.Context, conn *sql.Conn, d Dialect, table string) (*
 	patience := time.NewTimer(leaseWait)
 	defer patience.Stop()
 	for {
-		if taken, err := l.lease(ctx, "applied_at < ?"); taken || err != nil {
-			return l, err
+		taken, err := l.lease(ctx, "applied_at < ?")
+		if err != nil {
+			return nil, errors.Join(err, l.release(ctx, false))
+		}
+		if taken {
+			return l, nil
 		}
 		select {
 		case <-time.After(leasePoll):
@@ -160,6 +165,7 @@ func (l *schemaLock) lease(ctx context.Context, condition string) (taken bool, e
 		than = l.until
 	}
 	until := now + int64(leaseTime) + rand.Int64N(int64(time.Second)) // no two are equal
+	l.tried = until
 	_, err = l.conn.ExecContext(ctx, "UPDATE "+l.table+" SET applied_at = ? WHERE version = ? AND "+condition, until, leaseRow, than)
 	if err != nil && Classify(err) != Conflict { // another node's process was first, or so it says
 		return false, err
@@ -187,13 +193,19 @@ func (l *schemaLock) renew(ctx context.Context) error {
 	return err
 }
 
-// release works after ctx has ended.
+// release works after ctx has ended. It is tried again after a conflict: nobody else could migrate
+// until the lease ends.
 func (l *schemaLock) release(ctx context.Context, ok bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTime)
 	defer cancel()
 	if l.table != "" {
-		_, err := l.conn.ExecContext(ctx, "UPDATE "+l.table+" SET applied_at = 0 WHERE version = ? AND applied_at = ?", leaseRow, l.until)
-		return err
+		for {
+			_, err := l.conn.ExecContext(ctx, "UPDATE "+l.table+" SET applied_at = 0 WHERE version = ? AND applied_at IN (?, ?)", leaseRow, l.until, l.tried)
+			if err == nil || Classify(err) != Conflict || ctx.Err() != nil {
+				return err
+			}
+			time.Sleep(leasePoll)
+		}
 	}
 	end := "ROLLBACK"
 	if ok {
