@@ -4,7 +4,10 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +88,39 @@ func TestRedisClusterFailsOverToALaggingReplica(t *testing.T) {
 			time.Sleep(noticed)
 			l.end(t, healthy(t, l.engines, began)-noticed)
 		})
+	}
+}
+
+// TestRedisClusterAccount: what README lists is enough, with what a Cluster needs beside it; and
+// what lacks is named.
+func TestRedisClusterAccount(t *testing.T) {
+	c := testserver.RedisCluster(t, 3)
+	rights := "+get +set +incr +unlink +scan +exists +getrange +mset +eval +evalsha +ping +hello +publish +subscribe"
+	if readme, err := os.ReadFile("../../README.md"); err != nil || !strings.Contains(string(readme), rights) {
+		t.Errorf("README does not list the rights: %v", err)
+	}
+	for _, node := range c.Nodes {
+		node.Do(t, append([]string{"ACL", "SETUSER", "service", "on", ">pw", "~sync:*", "&sync:!changes", "+spublish", "+ssubscribe", "+cluster"}, strings.Fields(rights)...)...)
+	}
+	ctx := context.Background()
+	cfg := syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: "redis://service:pw@" + strings.Join(c.Addrs(), ",")}
+	a, b := lab.Open(t, cfg), lab.Open(t, cfg)
+	lab.Eventually(t, "both listen", func() bool { return a.Stats().PushListens && b.Stats().PushListens })
+	for n := range 100 {
+		lab.Put(t, a, strconv.Itoa(n), 1, archived)
+		lab.WantContent(t, b, strconv.Itoa(n), 1)
+	}
+	lab.Must(t, a.Delete(ctx, "7", archived))
+	if r, err := b.Verify(ctx, syncengine.VerifyOptions{Repair: true}); err != nil || !r.InSync || !a.Health(ctx).L2.OK {
+		t.Errorf("%+v %v", r, err)
+	}
+	for _, node := range c.Nodes {
+		node.Do(t, "ACL", "SETUSER", "service", "-evalsha", "-spublish")
+	}
+	cfg.Dir = t.TempDir()
+	if e, err := syncengine.Open(ctx, cfg); !errors.Is(err, syncengine.ErrSetup) || !strings.Contains(err.Error(), "ACL SETUSER service +evalsha") {
+		_ = e.Close()
+		t.Error(err)
 	}
 }
 
