@@ -84,6 +84,11 @@ ci: lint servers gcc ## everything CI runs (.ci/run calls this)
 postgres: ## vet and test the example of a store on Postgres, a module of its own
 	cd examples/postgres && go vet ./... && go test -count=1 ./...
 
+.PHONY: cluster
+cluster: servers ## test against Redis Cluster, Sentinel and MariaDB Galera, and print what was counted; four minutes
+	go vet -tags=cluster ./internal/cluster
+	SYNCENGINE_REQUIRE_SERVERS=1 go test -count=1 -timeout=20m -v -tags=cluster $(TESTFLAGS) ./internal/cluster
+
 .PHONY: bench
 bench: servers ## run the benchmarks, those of the nested module too
 	go test -run '^$$' -bench . -benchmem ./...

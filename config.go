@@ -111,7 +111,8 @@ type Config struct {
 	Dir string
 	// SQLURL names L3: "" is SQLite in Dir; "sqlite:PATH";
 	// "mysql://user:pass@host:3306/db?tls=true" for MySQL and MariaDB. Options: tls
-	// (true, false, skip-verify, preferred), max_open_conns.
+	// (true, false, skip-verify, preferred), ca_file (of an authority to believe, with
+	// tls=true), max_open_conns.
 	SQLURL string
 	// RedisURL names L2: "" is no L2; "redis://user:pass@host:6379/0", "rediss://" for
 	// TLS. Several comma-separated hosts, or ?cluster=true, are a Cluster;

@@ -210,7 +210,7 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 		}
 		return err
 	}))
-	for _, name := range []string{"README.md", "ROADMAP.md"} {
+	for _, name := range []string{"README.md", "ROADMAP.md", "docs/clusters.md"} {
 		text, err := os.ReadFile(name)
 		lab.Must(t, err)
 		for _, test := range regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(text, -1) {

@@ -122,6 +122,11 @@ func (s *redisStore) Put(ctx context.Context, recs []Record) error {
 	return l2Error(err)
 }
 
+func (s *redisStore) Rights(ctx context.Context) (needed, wanted string, err error) {
+	needed, wanted, err = s.c.Rights(ctx, s.prefix, s.channel())
+	return needed, wanted, l2Error(err)
+}
+
 // Claim and Beat: see l2owner.go. No id has a byte 0.
 func (s *redisStore) Claim(ctx context.Context, owner string) (held string, err error) {
 	held, err = s.c.Claim(ctx, s.prefix+"\x00owner", owner)
@@ -131,6 +136,21 @@ func (s *redisStore) Claim(ctx context.Context, owner string) (held string, err 
 func (s *redisStore) Beat(ctx context.Context) (int64, error) {
 	n, err := s.c.Count(ctx, s.prefix+"\x00beat")
 	return n, l2Error(err)
+}
+
+// Masters asks for INFO, which an account may not have the right to; then nothing is known.
+func (s *redisStore) Masters(ctx context.Context) ([]string, error) {
+	servers, err := s.c.Info(ctx, "replication")
+	if rediskit.Forbidden(err) {
+		return nil, nil
+	}
+	var ids []string
+	for _, server := range servers {
+		if server.ReplicationID != "" {
+			ids = append(ids, server.ReplicationID)
+		}
+	}
+	return ids, l2Error(err)
 }
 
 func (s *redisStore) Remove(ctx context.Context, ids []string) error {

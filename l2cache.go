@@ -32,7 +32,8 @@ type cache struct {
 	news      *news
 	missed    l2Missed
 	under     underWay
-	known     l2Servers
+	known     l2Servers // run ids
+	masters   l2Servers // replication ids
 	owner     l2Owner
 	unsure    atomic.Bool   // the WAL file says that a crash may leave L2 behind L3
 	unread    atomic.Bool   // what others wrote before is not known yet
@@ -41,6 +42,7 @@ type cache struct {
 
 func newCache(s *server, wal *journal, news *news) *cache {
 	c := &cache{server: s, wal: wal, news: news, back: make(chan struct{}, 1)}
+	c.known.key, c.masters.key = serversKey, mastersKey
 	c.missed.note = c.noteMissed
 	return c
 }

@@ -61,8 +61,15 @@ func TestWhatL2MissedIsNotReadUntilItIsPaid(t *testing.T) {
 		if !all {
 			t.Errorf("owed are %v", ids)
 		}
+		away = lab.ErrAway
+		write(c, "missed since") // in a busy engine something always is
+		away = nil
 		lab.Must(t, c.Paid(ctx, nil, true, gen))
-		if !c.MayRead("well") || c.Owes() {
+		if !c.MayRead("well") || c.MayRead("missed since") {
+			t.Error("what was missed since is owed, and nothing else")
+		}
+		lab.Must(t, c.Paid(ctx, []string{"missed since"}, false, gen+1))
+		if c.Owes() {
 			t.Error("all is paid, and not read")
 		}
 	})

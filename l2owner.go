@@ -32,10 +32,16 @@ var errForeign = errors.New("it holds the documents of another database")
 
 // claimer is an L2 that can be claimed.
 type claimer interface {
+	// Rights returns the statement that gives the account what it lacks, "" if that is nothing, and
+	// the same for what can be done without.
+	Rights(ctx context.Context) (needed, wanted string, err error)
 	// Claim makes owner the owner, unless there is one, and returns whose L2 is.
 	Claim(ctx context.Context, owner string) (held string, err error)
 	// Beat counts, and returns to where.
 	Beat(ctx context.Context) (int64, error)
+	// Masters returns ids of the masters, none if it can't know. A master that was restarted, or
+	// was a replica before, has another one.
+	Masters(ctx context.Context) ([]string, error)
 }
 
 // l2Owner is what is known of it.
@@ -43,6 +49,8 @@ type l2Owner struct {
 	foreign atomic.Bool // L2 is another database's
 
 	mu       sync.Mutex // held by Claim
+	allowed  bool       // the account may do all that is needed
+	refused  bool       // it was told that it may not
 	identity string     // of L3
 	stored   bool       // in the WAL file
 	text     string     // the owner as it was last
@@ -51,7 +59,7 @@ type l2Owner struct {
 
 // Claim makes sure that L2 is that of the L3 with an identity, "" while L3 has not told it, and has
 // not gone back. It is called now and then. The error is a *SetupError when L2 is another
-// database's; another one means that nobody knows.
+// database's, or may not be used as it must; another one means that nobody knows.
 func (c *cache) Claim(ctx context.Context, identity string) error {
 	claims, ok := c.store.(claimer)
 	if !ok {
@@ -63,15 +71,23 @@ func (c *cache) Claim(ctx context.Context, identity string) error {
 	if err := o.know(ctx, c.wal, identity); err != nil || o.identity == "" {
 		return err
 	}
+	if err := c.allowed(ctx, claims); err != nil {
+		return err
+	}
 	var held string
 	var beat int64
+	var masters []string
 	mine := o.identity + "/" + newNode()
 	err := c.DoFor(ctx, "claim", min(c.Timeout, loopTime), func(ctx context.Context) (err error) {
 		if held, err = claims.Claim(ctx, mine); err == nil {
 			beat, err = claims.Beat(ctx)
 		}
+		if err == nil {
+			masters, err = claims.Masters(ctx)
+		}
 		return err
 	})
+	c.meet(ctx, &c.masters, masters...)
 	if err != nil {
 		return err
 	}
@@ -89,6 +105,34 @@ func (c *cache) Claim(ctx context.Context, identity string) error {
 	}
 	o.text, o.beat = held, beat
 	c.foreign(false)
+	return nil
+}
+
+// allowed makes sure, once, that the account may do what is needed. The error is a *SetupError if
+// not.
+func (c *cache) allowed(ctx context.Context, claims claimer) error {
+	o := &c.owner
+	if o.allowed {
+		return nil
+	}
+	var needed, wanted string
+	err := c.DoFor(ctx, "rights", min(c.Timeout, loopTime), func(ctx context.Context) (err error) {
+		needed, wanted, err = claims.Rights(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if needed != "" {
+		if !o.refused {
+			o.refused = true
+			c.news.Log().Error("the Redis account lacks a right", "mend", needed)
+		}
+		return &SetupError{Server: "redis", Problem: "the account lacks a right", Mend: needed}
+	}
+	if o.allowed = true; wanted != "" {
+		c.news.Log().Warn("the Redis account lacks a right that is useful: INFO tells of failovers, messages tell of what other engines write", "mend", wanted)
+	}
 	return nil
 }
 

@@ -406,6 +406,26 @@ func describeSchema(t testing.TB, srv *lab.SQLServer, raw *sql.DB) string {
 	return b.String()
 }
 
+// TestAMigrationThatWasKilledIsWaitedFor, until its lease ends, and no longer.
+func TestAMigrationThatWasKilledIsWaitedFor(t *testing.T) {
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	raw := testserver.OpenSQL(t, url)
+	_, err := raw.Exec("CREATE TABLE sync_schema (version INTEGER NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)")
+	lab.NoError(t, "create", err)
+	_, err = raw.Exec("INSERT INTO sync_schema VALUES (0, 1000 * (400000 + TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))))")
+	lab.NoError(t, "insert", err)
+	began := time.Now()
+	lab.ArchiveAt(t, url)
+	if took := time.Since(began); took < 300*time.Millisecond {
+		t.Errorf("it took %v: nobody waited", took)
+	}
+	var lease int64
+	lab.NoError(t, "look", raw.QueryRow("SELECT applied_at FROM sync_schema WHERE version = 0").Scan(&lease))
+	if lease != 0 {
+		t.Error("the lock was not given back")
+	}
+}
+
 func TestNewerSchemaIsRefused(t *testing.T) {
 	for _, srv := range lab.SQLServers {
 		t.Run(srv.Name, func(t *testing.T) {

@@ -161,6 +161,7 @@ func configFaults() []configFault {
 	for _, u := range []string{
 		"mysql:", "mysql:/", "mysql://", "MYSQL://h/db", "mysql://h", "mysql://h/", "mysql:///db", "mysql://h:0/db", "mysql://h:65536/db", "mysql://h:x/db",
 		"mysql://h:-1/db", "mysql://h:/db/x", "mysql://h/d`b", "mysql://h/db?unknown=1", "mysql://h/db?tls=maybe", "mysql://h/db?max_open_conns=0",
+		"mysql://h/db?ca_file=/missing", "mysql://h/db?tls=true&ca_file=/missing",
 		"mysql://h/db?max_open_conns=x", "mysql://h/db#f", "mysql://[::1/db", "postgres://h/db", "h/db", "/a/file", "sqlite", "sqlite:", "sqlite:///missing/dir/x.db",
 		"sqlite::memory:", "sqlite:/", "sqlite:a\x00b", " mysql://h/db", "mysql://h/db\x00", "mysql://a b/db", "mysql://h/%zz",
 	} {

@@ -258,3 +258,6 @@ func judgeReply(text string) (string, Class) {
 	}
 	return "server", Other
 }
+
+// Forbidden reports whether an account has no right to a command.
+func Forbidden(err error) bool { return err != nil && Reason(err) == "noperm" }

@@ -182,6 +182,7 @@ type Server struct {
 	Role                  string // master or slave
 	UsedMemory, MaxMemory uint64 // bytes; MaxMemory 0 is no limit
 	MaxMemoryPolicy       string
+	ReplicationID         string // of what it holds and sends its replicas: another one after a restart or a failover
 	Uptime                time.Duration
 	Loading               bool
 }
@@ -192,21 +193,24 @@ func (s Server) Evicts() bool {
 	return s.MaxMemory > 0 && s.MaxMemoryPolicy != "noeviction" && s.UsedMemory > s.MaxMemory/10*9
 }
 
-// Info asks the server, every master of a Cluster, what it is.
-func (c *Client) Info(ctx context.Context) ([]Server, error) {
+// Info asks the server, every master of a Cluster, what it is: all, or some sections of INFO.
+// Servers that answered are returned beside an error of others.
+func (c *Client) Info(ctx context.Context, sections ...string) ([]Server, error) {
 	nodes, err := c.nodes(ctx)
 	if err != nil {
 		return nil, wrap("info", err)
 	}
 	servers := make([]Server, 0, len(nodes))
+	var failed failures
 	for _, node := range nodes {
-		text, err := node.Info(ctx).Result()
+		text, err := node.Info(ctx, sections...).Result()
 		if err != nil {
-			return servers, wrap("info", err)
+			failed.add(wrap("info", err))
+			continue
 		}
 		servers = append(servers, parseInfo(text))
 	}
-	return servers, nil
+	return servers, failed.err(len(nodes))
 }
 
 func parseInfo(text string) Server {
@@ -218,6 +222,8 @@ func parseInfo(text string) Server {
 			s.Version = value
 		case "role":
 			s.Role = value
+		case "master_replid":
+			s.ReplicationID = value
 		case "used_memory":
 			s.UsedMemory, _ = strconv.ParseUint(value, 10, 64)
 		case "maxmemory":

@@ -276,5 +276,5 @@ func (f *failures) err(of int) error {
 	if f.n == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d keys: %w", f.n, of, errors.Join(f.errs...))
+	return fmt.Errorf("%d of %d: %w", f.n, of, errors.Join(f.errs...))
 }

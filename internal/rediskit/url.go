@@ -51,7 +51,7 @@ func Open(rawURL string) (redis.UniversalClient, error) { return OpenWatched(raw
 // OpenWatched is Open with a function that is told the run id of the server on each new
 // connection, before the connection serves its first command. A server that was restarted, or
 // another one that took its place, has another run id: it may have forgotten the latest writes.
-// watch must not call the client.
+// watch must not call the client. It is told nothing if the account may not ask for INFO.
 func OpenWatched(rawURL string, watch func(ctx context.Context, runID string)) (redis.UniversalClient, error) {
 	t, err := parse(rawURL)
 	if err != nil {
@@ -60,6 +60,9 @@ func OpenWatched(rawURL string, watch func(ctx context.Context, runID string)) (
 	if watch != nil {
 		t.opts.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
 			info, err := cn.Info(ctx, "server").Result()
+			if Forbidden(err) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}

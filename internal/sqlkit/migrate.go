@@ -5,13 +5,25 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 )
 
 // ErrNewer means that the database records a migration this build does not know.
 var ErrNewer = errors.New("schema is newer than this build")
 
-const migrationLock = "syncengine_schema"
+// The lock of a schema is a row of its own table, the one numbered 0: a lease, until when is in
+// applied_at, by the server's clock. It is taken by an UPDATE with a condition, which holds among
+// the nodes of a Galera cluster, too; a named lock is of one node, and DDL ends a transaction that
+// has locked a row. Who is killed with it is waited for until it ends. Each statement of a
+// migration begins a new one; if a statement takes longer, two processes may run it, which does no
+// harm (see Migrate).
+const (
+	leaseRow  = 0
+	leaseTime = 10 * time.Second
+	leaseWait = 15 * time.Second
+	leasePoll = 20 * time.Millisecond
+)
 
 // Migrate brings the database to the last of the migrations and records each in the table named by
 // table. Migrations are numbered from 1 by their place; one that has landed never changes. Each is
@@ -31,31 +43,39 @@ func Migrate(ctx context.Context, db *sql.DB, d Dialect, table string, migration
 	if have == len(migrations) {
 		return nil // the usual case costs no lock
 	}
-	unlock, err := lockSchema(ctx, conn, d)
+	if have > len(migrations) {
+		return tooNew(have, len(migrations))
+	}
+	lock, err := lockSchema(ctx, conn, d, table)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, unlock(err == nil)) }()
+	defer func() { err = errors.Join(err, lock.release(ctx, err == nil)) }()
 	if have, err = recorded(ctx, conn, d, table); err != nil {
 		return err
 	}
 	if have > len(migrations) {
-		return fmt.Errorf("%w: the database has version %d, this build knows %d", ErrNewer, have, len(migrations))
-	}
-	if _, err = conn.ExecContext(ctx, recordTable(table)); err != nil {
-		return err
+		return tooNew(have, len(migrations))
 	}
 	for n := have; n < len(migrations); n++ {
 		for _, stmt := range migrations[n] {
+			if err = lock.renew(ctx); err != nil {
+				return err
+			}
 			if _, err = conn.ExecContext(ctx, stmt); err != nil && !isThere(err) {
 				return fmt.Errorf("migration %d: %w", n+1, err)
 			}
 		}
-		if _, err = conn.ExecContext(ctx, "INSERT INTO "+table+" (version, applied_at) VALUES (?, ?)", n+1, time.Now().UnixNano()); err != nil {
+		_, err = conn.ExecContext(ctx, "INSERT INTO "+table+" (version, applied_at) VALUES (?, ?)", n+1, time.Now().UnixNano())
+		if err != nil && !(d == MySQL && IsDuplicate(err)) { // recorded by another process whose lease was over
 			return fmt.Errorf("migration %d: %w", n+1, err)
 		}
 	}
 	return nil
+}
+
+func tooNew(have, known int) error {
+	return fmt.Errorf("%w: the database has version %d, this build knows %d", ErrNewer, have, known)
 }
 
 func recordTable(table string) string {
@@ -86,32 +106,111 @@ func recorded(ctx context.Context, conn *sql.Conn, d Dialect, table string) (int
 	return n, err
 }
 
-// lockSchema keeps other processes from migrating at the same time. unlock commits when
-// ok; it works after ctx has ended.
-func lockSchema(ctx context.Context, conn *sql.Conn, d Dialect) (unlock func(ok bool) error, err error) {
-	bg := context.WithoutCancel(ctx)
+// schemaLock keeps other processes from migrating at the same time.
+type schemaLock struct {
+	conn  *sql.Conn
+	table string // "" for SQLite, where it is a transaction
+	until int64
+	tried int64 // what the row may hold by now, instead
+}
+
+// lockSchema makes the table of records, if there is none, and waits for the lock.
+func lockSchema(ctx context.Context, conn *sql.Conn, d Dialect, table string) (*schemaLock, error) {
+	l := &schemaLock{conn: conn}
 	if d == SQLite {
 		if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
 			return nil, err
 		}
-		return func(ok bool) error {
-			end := "ROLLBACK"
-			if ok {
-				end = "COMMIT"
-			}
-			_, err := conn.ExecContext(bg, end)
-			return err
-		}, nil
+		if _, err := conn.ExecContext(ctx, recordTable(table)); err != nil {
+			return nil, errors.Join(err, l.release(ctx, false))
+		}
+		return l, nil
 	}
-	var got sql.NullInt64
-	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 10)", migrationLock).Scan(&got); err != nil {
+	l.table = table
+	if _, err := conn.ExecContext(ctx, recordTable(table)); err != nil {
 		return nil, err
 	}
-	if got.Int64 != 1 {
-		return nil, errors.New("another process holds the schema lock")
+	if _, err := conn.ExecContext(ctx, "INSERT IGNORE INTO "+table+" (version, applied_at) VALUES (?, 0)", leaseRow); err != nil {
+		return nil, err
 	}
-	return func(bool) error {
-		_, err := conn.ExecContext(bg, "DO RELEASE_LOCK(?)", migrationLock)
-		return err
-	}, nil
+	patience := time.NewTimer(leaseWait)
+	defer patience.Stop()
+	for {
+		taken, err := l.lease(ctx, "applied_at < ?")
+		if err != nil {
+			return nil, errors.Join(err, l.release(ctx, false))
+		}
+		if taken {
+			return l, nil
+		}
+		select {
+		case <-time.After(leasePoll):
+		case <-patience.C:
+			return nil, errors.New("another process holds the schema lock")
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// lease begins a lease if what is in the row meets a condition on the present time, or, where that
+// is of this process, on its end.
+func (l *schemaLock) lease(ctx context.Context, condition string) (taken bool, err error) {
+	var now int64
+	if err := l.conn.QueryRowContext(ctx, "SELECT 1000 * TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))").Scan(&now); err != nil {
+		return false, err
+	}
+	than := now
+	if l.until != 0 {
+		than = l.until
+	}
+	until := now + int64(leaseTime) + rand.Int64N(int64(time.Second)) // no two are equal
+	l.tried = until
+	_, err = l.conn.ExecContext(ctx, "UPDATE "+l.table+" SET applied_at = ? WHERE version = ? AND "+condition, until, leaseRow, than)
+	if err != nil && Classify(err) != Conflict { // another node's process was first, or so it says
+		return false, err
+	}
+	// What the reply says is not always so: a node that repeats the statement, after another one's
+	// was first, may have changed the row, and says that it did not.
+	var is int64
+	if err = l.conn.QueryRowContext(ctx, "SELECT applied_at FROM "+l.table+" WHERE version = ?", leaseRow).Scan(&is); err != nil {
+		return false, err
+	}
+	if taken = is == until; taken {
+		l.until = until
+	}
+	return taken, nil
+}
+
+func (l *schemaLock) renew(ctx context.Context) error {
+	if l.table == "" {
+		return nil
+	}
+	mine, err := l.lease(ctx, "applied_at = ?")
+	if err == nil && !mine {
+		err = errors.New("another process has taken over the schema lock")
+	}
+	return err
+}
+
+// release works after ctx has ended. It is tried again after a conflict: nobody else could migrate
+// until the lease ends.
+func (l *schemaLock) release(ctx context.Context, ok bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTime)
+	defer cancel()
+	if l.table != "" {
+		for {
+			_, err := l.conn.ExecContext(ctx, "UPDATE "+l.table+" SET applied_at = 0 WHERE version = ? AND applied_at IN (?, ?)", leaseRow, l.until, l.tried)
+			if err == nil || Classify(err) != Conflict || ctx.Err() != nil {
+				return err
+			}
+			time.Sleep(leasePoll)
+		}
+	}
+	end := "ROLLBACK"
+	if ok {
+		end = "COMMIT"
+	}
+	_, err := l.conn.ExecContext(ctx, end)
+	return err
 }

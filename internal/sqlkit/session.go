@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,6 +19,9 @@ const (
 	sqlMode   = "STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION"
 	isolation = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 	lockWait  = 3 * time.Second // below any lease: who waits longer should not
+	// On a node of a Galera cluster a read, or the begin of a transaction, waits until the node has
+	// what was committed on others before. Other servers have no such variable, or no use for it.
+	syncWait = "SET SESSION wsrep_sync_wait = 1"
 )
 
 // pinned sets a session up when it is made.
@@ -36,8 +40,15 @@ func (p pinned) Connect(ctx context.Context) (driver.Conn, error) {
 		return c, nil
 	}
 	_, err = x.ExecContext(ctx, isolation, nil)
-	if err == nil && p.idle > 0 {
-		_, err = x.ExecContext(ctx, fmt.Sprintf("SET SESSION idle_transaction_timeout = %d", int((p.idle+time.Second-1)/time.Second)), nil)
+	optional := []string{syncWait}
+	if p.idle > 0 {
+		optional = append(optional, fmt.Sprintf("SET SESSION idle_transaction_timeout = %d", int((p.idle+time.Second-1)/time.Second)))
+	}
+	for _, text := range optional {
+		if err != nil {
+			break
+		}
+		_, err = x.ExecContext(ctx, text, nil)
 		if me, ok := errors.AsType[*mysql.MySQLError](err); ok && me.Number == unknownVariable {
 			err = nil
 		}
@@ -91,6 +102,30 @@ func CheckSession(ctx context.Context, db *sql.DB, d Dialect) error {
 		return &Unfit{Problem: "sessions have autocommit = 0: nothing that is written by itself would last", Mend: "add autocommit=1 to the DSN, or SET GLOBAL autocommit = 1"}
 	case null != 0:
 		return &Unfit{Problem: "sql_mode has EMPTY_STRING_IS_NULL", Mend: "add sql_mode='" + sqlMode + "' to the DSN"}
+	}
+	return checkGalera(ctx, db)
+}
+
+// checkGalera is about sessions on a node of a Galera cluster: see syncWait.
+func checkGalera(ctx context.Context, db *sql.DB) error {
+	rows, err := db.QueryContext(ctx, "SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_sync_wait')")
+	if err != nil {
+		return err
+	}
+	on, wait := "", "0"
+	for rows.Next() && err == nil {
+		var name, value string
+		if err = rows.Scan(&name, &value); name == "wsrep_on" {
+			on = value
+		} else {
+			wait = value
+		}
+	}
+	if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
+		return err
+	}
+	if bits, _ := strconv.Atoi(wait); strings.EqualFold(on, "ON") && bits&1 == 0 {
+		return &Unfit{Problem: "sessions on this Galera node read what other nodes have overwritten", Mend: "add wsrep_sync_wait=1 to the DSN"}
 	}
 	return nil
 }

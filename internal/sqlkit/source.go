@@ -7,6 +7,8 @@ package sqlkit
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -81,10 +83,17 @@ func Parse(raw string) (*Source, error) {
 		return nil, err
 	}
 	s := &Source{Dialect: MySQL, mysql: cfg, conns: defaultConns}
-	for name, values := range u.Query() {
+	query := u.Query()
+	for name, values := range query {
 		if err := s.option(name, values[len(values)-1]); err != nil {
 			return nil, err
 		}
+	}
+	if query.Has("ca_file") {
+		if cfg.TLSConfig != "true" {
+			return nil, errors.New("option ca_file needs tls=true")
+		}
+		cfg.TLSConfig = ""
 	}
 	cfg.Timeout = dialTimeout
 	cfg.Collation = "utf8mb4_bin"
@@ -145,6 +154,17 @@ func (s *Source) option(name, value string) error {
 			return nil
 		}
 		return errors.New("option tls must be true, false, skip-verify or preferred")
+	case "ca_file":
+		text, err := os.ReadFile(value)
+		if err != nil {
+			return errors.New("option ca_file must name a file that can be read")
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(text) {
+			return errors.New("option ca_file must hold certificates in PEM form")
+		}
+		s.mysql.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+		return nil
 	case "max_open_conns":
 		n, err := strconv.Atoi(value)
 		if err != nil || n < 2 || n > 1000 {
@@ -153,7 +173,7 @@ func (s *Source) option(name, value string) error {
 		s.conns = n
 		return nil
 	}
-	return fmt.Errorf("unknown option %.40q: tls and max_open_conns are known", name)
+	return fmt.Errorf("unknown option %.40q: tls, ca_file and max_open_conns are known", name)
 }
 
 // splitUser cuts "user:password@" off. The last "@" ends it, so a raw password may hold

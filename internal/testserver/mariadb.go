@@ -66,19 +66,23 @@ func startMariaDB(extra []string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{kind: kindMariaDB, bin: bin, ready: mariaReady, args: func(s *Server) []string {
-		args := append(mariaBaseArgs(filepath.Join(s.dir, "data")),
-			"--skip-networking=0", "--bind-address=127.0.0.1", "--port="+strconv.Itoa(s.port),
-			"--socket="+filepath.Join(s.dir, "sock"), "--pid-file="+s.mariaPidFile(),
-			"--tmpdir="+s.dir, "--skip-name-resolve", "--max-connections=400",
-			"--innodb-temp-data-file-path=ibtmp1:2M:autoextend", // else 12 MB written at each start
-			// Nothing is gained from warming a cache that dies with the test.
-			"--innodb-buffer-pool-load-at-startup=0", "--innodb-buffer-pool-dump-at-shutdown=0",
-		)
-		return append(args, extra...)
+		return append(mariaServerArgs(s), extra...)
 	}}
 	return newServer(s, func(dir string) error {
 		return os.CopyFS(filepath.Join(dir, "data"), os.DirFS(template))
 	})
+}
+
+// mariaServerArgs are those of each server that runs.
+func mariaServerArgs(s *Server) []string {
+	return append(mariaBaseArgs(filepath.Join(s.dir, "data")),
+		"--skip-networking=0", "--bind-address=127.0.0.1", "--port="+strconv.Itoa(s.port),
+		"--socket="+filepath.Join(s.dir, "sock"), "--pid-file="+s.mariaPidFile(),
+		"--tmpdir="+s.dir, "--skip-name-resolve", "--max-connections=400",
+		"--innodb-temp-data-file-path=ibtmp1:2M:autoextend", // else 12 MB written at each start
+		// Nothing is gained from warming a cache that dies with the test.
+		"--innodb-buffer-pool-load-at-startup=0", "--innodb-buffer-pool-dump-at-shutdown=0",
+	)
 }
 
 // mariaBaseArgs are common to preparing and running. The log size is among

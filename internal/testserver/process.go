@@ -23,6 +23,9 @@ type process struct {
 	err  error         // why it ended; read only after done is closed
 }
 
+// account is a user of the system.
+type account struct{ uid, gid int }
+
 type spawnRequest struct {
 	cmd   *exec.Cmd
 	reply chan error
@@ -46,8 +49,9 @@ func spawnLoop(requests <-chan spawnRequest) {
 
 // startProcess runs bin with its output appended to the file logPath. The
 // child dies with this program, however this program ends (Linux only;
-// elsewhere a killed test binary leaves its servers behind).
-func startProcess(bin string, args []string, logPath string) (*process, error) {
+// elsewhere a killed test binary leaves its servers behind). It runs as the
+// account as, nil for this program's.
+func startProcess(bin string, args []string, logPath string, as *account) (*process, error) {
 	spawner.once.Do(func() {
 		spawner.requests = make(chan spawnRequest)
 		go spawnLoop(spawner.requests)
@@ -60,7 +64,7 @@ func startProcess(bin string, args []string, logPath string) (*process, error) {
 
 	cmd := exec.Command(bin, args...)
 	cmd.Stdout, cmd.Stderr = log, log // files: exec needs no copying goroutines
-	cmd.SysProcAttr = childAttributes()
+	cmd.SysProcAttr = become(childAttributes(), as)
 	r := spawnRequest{cmd: cmd, reply: make(chan error)}
 	spawner.requests <- r
 	if err := <-r.reply; err != nil {

@@ -23,3 +23,15 @@ func tryLock(f *os.File, wait bool) error {
 		}
 	}
 }
+
+// become makes a child run as an account, nil for this program's.
+func become(attr *syscall.SysProcAttr, as *account) *syscall.SysProcAttr {
+	if as == nil {
+		return attr
+	}
+	if attr == nil {
+		attr = &syscall.SysProcAttr{}
+	}
+	attr.Credential = &syscall.Credential{Uid: uint32(as.uid), Gid: uint32(as.gid)}
+	return attr
+}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -160,10 +161,12 @@ func readReply(in *bufio.Reader) (string, error) {
 	return strings.Join(parts, "\n"), nil
 }
 
-// Cluster is a Redis Cluster of masters without replicas.
+// Cluster is a Redis Cluster of masters, without replicas unless some are added.
 type Cluster struct {
 	// Nodes are the cluster's servers; each can be killed, frozen and restarted.
 	Nodes []*Server
+	// Replicas are those that AddReplica made.
+	Replicas []*Server
 }
 
 // Addrs lists the nodes' host:port.
@@ -182,9 +185,7 @@ func RedisCluster(t testing.TB, n int) *Cluster {
 	t.Helper()
 	c := &Cluster{}
 	for range n {
-		// The long timeout keeps a busy machine from looking like a dead node.
-		c.Nodes = append(c.Nodes, Redis(t, "--cluster-enabled", "yes",
-			"--cluster-announce-ip", "127.0.0.1", "--cluster-node-timeout", "5000"))
+		c.Nodes = append(c.Nodes, clusterNode(t))
 	}
 	for i, node := range c.Nodes {
 		// Equal epochs would be sorted out by the nodes, but slowly.
@@ -207,8 +208,8 @@ func RedisCluster(t testing.TB, n int) *Cluster {
 // healthy, for example after one was restarted.
 func (c *Cluster) WaitHealthy(t testing.TB) {
 	t.Helper()
-	known := fmt.Sprintf("cluster_known_nodes:%d\r", len(c.Nodes))
-	for _, node := range c.Nodes {
+	known := fmt.Sprintf("cluster_known_nodes:%d\r", len(c.Nodes)+len(c.Replicas))
+	for _, node := range append(slices.Clone(c.Nodes), c.Replicas...) {
 		err := pollUntil(nil, func(ctx context.Context) error {
 			info, err := node.command(ctx, "CLUSTER", "INFO")
 			if err != nil {
@@ -223,6 +224,125 @@ func (c *Cluster) WaitHealthy(t testing.TB) {
 			t.Fatalf("testserver: %v", err)
 		}
 	}
+}
+
+func clusterNode(t testing.TB) *Server {
+	t.Helper()
+	// The long timeout keeps a busy machine from looking like a dead node.
+	return Redis(t, "--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1", "--cluster-node-timeout", "5000")
+}
+
+// AddReplica starts a replica of one of the nodes, and returns once it has what that has.
+func (c *Cluster) AddReplica(t testing.TB, of *Server) *Server {
+	t.Helper()
+	s := clusterNode(t)
+	c.Replicas = append(c.Replicas, s)
+	host, port, _ := net.SplitHostPort(of.Addr()) // built by JoinHostPort
+	s.Do(t, "CLUSTER", "MEET", host, port)
+	c.WaitHealthy(t)
+	id := of.Do(t, "CLUSTER", "MYID")
+	eventually(t, func(ctx context.Context) error { // it may not know yet that this is a master
+		_, err := s.command(ctx, "CLUSTER", "REPLICATE", id)
+		return err
+	})
+	eventually(t, s.inStep)
+	return s
+}
+
+// inStep is nil of a replica that has its master's data, and gets what is written.
+func (s *Server) inStep(ctx context.Context) error {
+	info, err := s.command(ctx, "INFO", "replication")
+	if err == nil && !strings.Contains(info, "master_link_status:up") {
+		err = fmt.Errorf("%s is not in step:\n%s", s.Addr(), info)
+	}
+	return err
+}
+
+// CutReplica makes a replica miss what is written to its master from now on.
+func CutReplica(t testing.TB, replica, master *Server) {
+	t.Helper()
+	replica.Do(t, "CONFIG", "SET", "masterauth", "wrong")
+	master.Do(t, "CLIENT", "KILL", "TYPE", "replica")
+	eventually(t, func(ctx context.Context) error {
+		if replica.inStep(ctx) == nil {
+			return errors.New("the replica is still in step")
+		}
+		return nil
+	})
+}
+
+func eventually(t testing.TB, check func(context.Context) error) {
+	t.Helper()
+	if err := pollUntil(nil, check); err != nil {
+		t.Fatalf("testserver: %v", err)
+	}
+}
+
+// SentinelGroup is a master with two replicas, and three sentinels that choose another master when
+// two of them see the first one dead for a second.
+type SentinelGroup struct {
+	// MasterName is what clients ask sentinels for.
+	MasterName string
+	// Nodes are the servers, the first master first; Sentinels the others. All can be killed.
+	Nodes, Sentinels []*Server
+}
+
+// RedisSentinels starts a group, and returns once it could do without its master.
+func RedisSentinels(t testing.TB) *SentinelGroup {
+	t.Helper()
+	g := &SentinelGroup{MasterName: sentinelGroup, Nodes: []*Server{Redis(t)}}
+	host, port, _ := net.SplitHostPort(g.Nodes[0].Addr()) // built by JoinHostPort
+	for range 2 {
+		g.Nodes = append(g.Nodes, Redis(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0"))
+	}
+	for _, replica := range g.Nodes[1:] {
+		eventually(t, replica.inStep)
+	}
+	for range 3 {
+		s, err := startSentinel(g.Nodes[0], 2, time.Second)
+		g.Sentinels = append(g.Sentinels, giveTo(t, s, err))
+	}
+	for _, s := range g.Sentinels {
+		eventually(t, func(ctx context.Context) error {
+			text, err := s.command(ctx, "SENTINEL", "MASTER", sentinelGroup)
+			if f := strings.Split(text, "\n"); err == nil && (field(f, "num-slaves") != "2" || field(f, "num-other-sentinels") != "2") {
+				err = fmt.Errorf("a sentinel does not know all: %q", f)
+			}
+			return err
+		})
+	}
+	return g
+}
+
+// field returns the value of a name in a list of names and values.
+func field(list []string, name string) string {
+	for i := 0; i+1 < len(list); i += 2 {
+		if list[i] == name {
+			return list[i+1]
+		}
+	}
+	return ""
+}
+
+// URL has the addresses of the sentinels.
+func (g *SentinelGroup) URL() string {
+	addrs := make([]string, len(g.Sentinels))
+	for i, s := range g.Sentinels {
+		addrs[i] = s.Addr()
+	}
+	return "redis://" + strings.Join(addrs, ",") + "?master_name=" + g.MasterName
+}
+
+// Master is the master that the sentinels name now.
+func (g *SentinelGroup) Master(t testing.TB) *Server {
+	t.Helper()
+	_, port, _ := strings.Cut(g.Sentinels[0].Do(t, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", g.MasterName), "\n")
+	for _, s := range g.Nodes {
+		if strconv.Itoa(s.port) == port {
+			return s
+		}
+	}
+	return nil
 }
 
 // Sentinel is one Redis Sentinel that watches one master.
@@ -241,7 +361,7 @@ func (s *Sentinel) Addr() string { return s.Process.Addr() }
 func RedisSentinel(t testing.TB) *Sentinel {
 	t.Helper()
 	master := Redis(t)
-	process, err := startSentinel(master)
+	process, err := startSentinel(master, 1, 5*time.Second)
 	s := &Sentinel{MasterName: sentinelGroup, Master: master, Process: giveTo(t, process, err)}
 	err = pollUntil(nil, func(ctx context.Context) error {
 		_, err := process.command(ctx, "SENTINEL", "CKQUORUM", sentinelGroup)
@@ -253,7 +373,7 @@ func RedisSentinel(t testing.TB) *Sentinel {
 	return s
 }
 
-func startSentinel(master *Server) (*Server, error) {
+func startSentinel(master *Server, quorum int, dead time.Duration) (*Server, error) {
 	bin, err := find("redis-server")
 	if err != nil {
 		return nil, err
@@ -264,9 +384,9 @@ func startSentinel(master *Server) (*Server, error) {
 	}}
 	return newServer(s, func(dir string) error {
 		host, port, _ := net.SplitHostPort(master.Addr()) // built by JoinHostPort
-		conf := fmt.Sprintf("bind 127.0.0.1\ndir %s\nsentinel monitor %s %s %s 1\n"+
-			"sentinel down-after-milliseconds %s %d\n", dir, sentinelGroup, host, port,
-			sentinelGroup, (5 * time.Second).Milliseconds())
+		conf := fmt.Sprintf("bind 127.0.0.1\ndir %s\nsentinel monitor %s %s %s %d\n"+
+			"sentinel down-after-milliseconds %s %d\nsentinel failover-timeout %s 10000\n", dir, sentinelGroup, host, port, quorum,
+			sentinelGroup, dead.Milliseconds(), sentinelGroup)
 		return os.WriteFile(filepath.Join(dir, "sentinel.conf"), []byte(conf), 0o600)
 	})
 }

@@ -51,6 +51,8 @@ type Server struct {
 	port  int
 	pass  string // Redis only: the value of --requirepass
 	owner *os.File
+	as    *account // whom the process runs as; nil: this program's
+	slow  bool     // it may take four times startDeadline
 
 	shared bool
 	t      testing.TB // nil when shared: no single test owns the server
@@ -200,11 +202,15 @@ func (s *Server) start() error {
 	if info, err := os.Stat(s.logPath()); err == nil {
 		logged = info.Size()
 	}
-	p, err := startProcess(s.bin, s.args(s), s.logPath())
+	p, err := startProcess(s.bin, s.args(s), s.logPath(), s.as)
 	if err != nil {
 		return err
 	}
-	err = pollUntil(p.done, func(ctx context.Context) error { return s.ready(ctx, s, p.pid()) })
+	within := startDeadline
+	if s.slow {
+		within *= 4
+	}
+	err = pollFor(within, p.done, func(ctx context.Context) error { return s.ready(ctx, s, p.pid()) })
 	if err != nil {
 		p.kill()
 		tail := s.logTail(logged)
@@ -220,7 +226,11 @@ func (s *Server) start() error {
 // pollUntil calls check until it succeeds, the process ends (ended is closed;
 // nil means nothing to watch), or startDeadline has passed.
 func pollUntil(ended <-chan struct{}, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), startDeadline)
+	return pollFor(startDeadline, ended, check)
+}
+
+func pollFor(within time.Duration, ended <-chan struct{}, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -234,7 +244,7 @@ func pollUntil(ended <-chan struct{}, check func(context.Context) error) error {
 		case <-ended:
 			return fmt.Errorf("the process ended: %w", err)
 		case <-ctx.Done():
-			return fmt.Errorf("not ready after %v: %w", startDeadline, err)
+			return fmt.Errorf("not ready after %v: %w", within, err)
 		}
 	}
 }
