@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/syncengine-go/syncengine/internal/dotset"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
@@ -36,9 +37,9 @@ type opRow struct {
 	version uint64 // of a base: of the item's last delete
 	at      int64
 	kind    string
-	hash    []byte // nil: no content
+	hash    []byte // nil: no content. Of a merge: it changed nothing
 	content []byte
-	applied []byte // of a base: see dots
+	applied []byte // of a base: a dotset.Set of merges
 }
 
 const opColumns = "op, ord, version, updated_at, crdt, content_hash, content, applied"
@@ -149,7 +150,7 @@ func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merg
 				return nil, err
 			}
 		}
-		if err := m.merge(p, covered[id], s); err != nil {
+		if err := m.merge(ctx, tx, p, covered[id], s); err != nil {
 			return nil, err
 		}
 	}
@@ -159,18 +160,19 @@ func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merg
 // mergingItem is an item that is merged into.
 type mergingItem struct {
 	itemMerges
-	was    lockedHead // its row
-	exists bool
-	row    Record           // the same with its content, of a live row
-	known  map[string]opRow // see readMerged
-	base   opRow            // zero: none
-	ever   bool             // see plan
-	cut    *storedRow       // a late delete that was taken out of the state
-	kept   *merged          // what it left, nil for nothing
+	was     lockedHead // its row
+	exists  bool
+	row     Record           // the same with its content, of a live row
+	known   map[string]opRow // see readMerged
+	base    opRow            // zero: none
+	applied dotset.Set       // of base
+	ever    bool             // see plan
+	cut     *storedRow       // a late delete that was taken out of the state
+	kept    *merged          // what it left, nil for nothing
 }
 
 // merge adds to a plan what becomes of the item. over is a record that was to be written first.
-func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
+func (m *mergingItem) merge(ctx context.Context, tx *sql.Tx, p *plan, over *storedRow, s *sqlStore) error {
 	row, live, floor := m.row, m.exists && !m.was.Deleted, m.base.version
 	version, kind := m.was.Version, m.was.kind
 	if m.exists && m.was.Deleted && !m.base.empties(m.was.Version) {
@@ -184,13 +186,13 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 	}
 	version = max(version, m.base.ord)
 	var state *merged
+	var err error
 	if live && kind != "" {
-		var err error
 		if state, err = openState(kind, row.Content); err != nil {
 			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
 		}
 	}
-	applied, err := parseDots(m.base.applied)
+	m.applied, err = dotset.Parse(m.base.applied)
 	if err != nil {
 		return fmt.Errorf("base of item %q: %w: %w", m.id, ErrCorruption, err)
 	}
@@ -199,7 +201,11 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 	}
 	var ops []*Record
 	for _, op := range m.ops {
-		if _, ok := m.known[op.ID]; (ok || applied.has(op.ID)) && op.Version > floor && !m.ever {
+		key, err := ParseMergeKey(op.ID)
+		if err != nil {
+			return err
+		}
+		if _, ok := m.known[op.ID]; (ok || m.applied.Has(key.Node, key.Seq)) && op.Version > floor && !m.ever {
 			continue
 		}
 		if op.Version <= floor {
@@ -211,12 +217,27 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 				return err
 			}
 		}
-		changed, err := m.mergeOne(&state, live, op)
+		seen := false
+		if live {
+			seen, err = state.Seen(op)
+		}
+		if seen {
+			late, err := m.late(ctx, tx, key)
+			if err != nil {
+				return err
+			}
+			seen = !late
+		}
+		changed := false
+		if err == nil && !seen {
+			changed, err = m.mergeOne(&state, live, op)
+		}
 		if err != nil {
 			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
 		}
 		if !changed {
-			continue // it has all of that
+			p.ops = append(p.ops, opRow{key: op.ID, ord: version, version: op.Version, at: op.UpdatedAt.UnixNano(), kind: op.CRDT})
+			continue
 		}
 		live, kind = true, op.CRDT
 		ops = append(ops, op)
@@ -306,6 +327,16 @@ func (s *sqlStore) cut(ctx context.Context, tx *sql.Tx, m *mergingItem, r *store
 		m.kept, err = openState(rec.CRDT, rec.Content)
 	}
 	return err
+}
+
+// late reports whether a later merge of the node was applied before.
+func (m *mergingItem) late(ctx context.Context, tx *sql.Tx, key MergeKey) (late bool, err error) {
+	if m.applied.HasAbove(key.Node, key.Seq) {
+		return true, nil
+	}
+	text := "SELECT EXISTS (SELECT 1 FROM sync_ops WHERE op > ? AND op < ?)"
+	err = tx.QueryRowContext(ctx, text, []byte(key.String()), []byte(baseKey(m.id)+key.Node+"0")).Scan(&late) // "0" follows "/"
+	return late, err
 }
 
 // mergeOne merges an op into a state, which it opens if the item is not live.

@@ -177,7 +177,13 @@ func fold(view *entry, ops []*entry) *entry {
 		if op.CRDT != kind {
 			return nil
 		}
-		err = state.Merge(&op)
+		seen := false
+		if ops[i].attempts == 0 { // else it comes late
+			seen, err = state.Seen(&op)
+		}
+		if err == nil && !seen {
+			err = state.Merge(&op)
+		}
 		op.ID, op.Version = rec.ID, max(rec.Version+1, op.Version)
 		if rec.UpdatedAt.After(op.UpdatedAt) {
 			op.UpdatedAt = rec.UpdatedAt
