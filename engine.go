@@ -93,7 +93,8 @@ func (e *Engine) levelChanged(from, to BackpressureLevel) {
 	e.news.Level(from, to)
 }
 
-// Len returns how many items L1 holds. Deleted ids do not count.
+// Len returns how many items L1 holds. Deleted ids do not count, nor do CRDT items of which it has
+// only merges that wait for L3.
 func (e *Engine) Len() int { return e.l1.Len() }
 
 // IsEmpty reports whether L1 holds no item.
