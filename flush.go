@@ -508,7 +508,13 @@ func (f *flusher) AwaitChange(ctx context.Context, id string) error {
 	f.q.force()
 	defer f.q.unforce()
 	f.tryNow()
-	return f.await(ctx, change, failed)
+	err := f.await(ctx, change, failed)
+	select {
+	case <-failed: // merges that go back to wait have changed, too
+		return unavailable("flush", f.q.whyFailed())
+	default:
+		return err
+	}
 }
 
 // LogRest waits until the log has what it takes of all that is in memory alone. The loop has ended.

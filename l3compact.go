@@ -63,6 +63,7 @@ type opHead struct {
 	ord     uint64
 	version uint64
 	at      int64
+	wrong   bool // see opRow
 }
 
 // age is when a merge was made.
@@ -134,8 +135,12 @@ func (s *sqlStore) heads(ctx context.Context, id string) (out []opHead, err erro
 	text := fmt.Sprintf("SELECT op, ord, version, updated_at FROM sync_ops WHERE op >= ? AND op < ? ORDER BY ord LIMIT %d", compactHeads)
 	err = s.query(ctx, "op heads", text, []any{from, below}, func(rows *sql.Rows) error {
 		var h opHead
+		var r opRow
 		var key []byte
-		err := rows.Scan(&key, &h.ord, &h.version, &h.at)
+		var ord, version int64
+		err := rows.Scan(&key, &ord, &version, &h.at)
+		r.number(ord, version)
+		h.ord, h.version, h.wrong = r.ord, r.version, r.wrong
 		if h.key = string(key); !seen[h.key] {
 			seen[h.key] = true
 			out = append(out, h)
@@ -158,9 +163,9 @@ func (s *sqlStore) Settle(ctx context.Context, node string, upTo uint64) (map[st
 	settled := make(map[string]uint64)
 	err := s.query(ctx, "settled", "SELECT op, ord FROM sync_ops WHERE op > ? AND op < ?", []any{[]byte(claimKey), []byte("\x01")}, func(rows *sql.Rows) error {
 		var key []byte
-		var n uint64
+		var n int64
 		err := rows.Scan(&key, &n)
-		settled[string(key[min(1, len(key)):])] = n
+		settled[string(key[min(1, len(key)):])] = uint64(max(0, n))
 		return err
 	})
 	return settled, err
@@ -168,7 +173,7 @@ func (s *sqlStore) Settle(ctx context.Context, node string, upTo uint64) (map[st
 
 // emptiedAt returns up to where the rows of an item are of no use but for their dots, 0 for none.
 func (s *sqlStore) emptiedAt(ctx context.Context, id string) (ord uint64, err error) {
-	text := "SELECT ord FROM sync_ops WHERE op = ? AND content_hash IS NULL"
+	text := "SELECT ord FROM sync_ops WHERE op = ? AND content_hash IS NULL AND ord >= 0"
 	err = s.query(ctx, "base", text, []any{[]byte(baseKey(id))}, func(rows *sql.Rows) error { return rows.Scan(&ord) })
 	return ord, err
 }
@@ -177,6 +182,9 @@ func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays
 	heads, err := s.heads(ctx, id)
 	if err != nil {
 		return r, false, err
+	}
+	if slices.ContainsFunc(heads, func(h opHead) bool { return h.wrong }) {
+		return CompactReport{Damaged: 1}, false, nil
 	}
 	emptied, err := s.emptiedAt(ctx, id)
 	if err != nil {
@@ -253,8 +261,8 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 		return r, nil // its merges are on their way out
 	}
 	applied, err := dotset.Parse(base.applied)
-	if err != nil || damagedRows(ops)+damagedRows(snapshots) > 0 {
-		return CompactReport{Damaged: max(1, damagedRows(ops)+damagedRows(snapshots))}, nil
+	if n := damagedRows(slices.Concat(ops, snapshots), head.kind); err != nil || n > 0 {
+		return CompactReport{Damaged: max(1, n)}, nil
 	}
 	for i := range ops {
 		if k, err := ParseMergeKey(ops[i].key); err == nil {
@@ -366,9 +374,17 @@ func (r *opRow) record() Record {
 	return Record{Item: Item{ID: r.key, Version: r.version, UpdatedAt: storedTime(r.at), Content: r.content, CRDT: r.kind}}
 }
 
-func damagedRows(rows []opRow) (n int) {
+// damagedRows counts rows of an item of a kind that are not what was stored. Those that a delete
+// has taken may be of another kind.
+func damagedRows(rows []opRow, kind string) (n int) {
+	emptied := uint64(0)
 	for i := range rows {
-		if rows[i].damaged() {
+		if r := &rows[i]; r.hash == nil && isSnapshot(r.key) {
+			emptied = r.ord
+		}
+	}
+	for i := range rows {
+		if r := &rows[i]; r.damaged() || r.kind != kind && r.hash != nil && r.ord > emptied {
 			n++
 		}
 	}
@@ -378,7 +394,7 @@ func damagedRows(rows []opRow) (n int) {
 // damaged reports whether a row is not what its hash says.
 func (r *opRow) damaged() bool {
 	sum := hashOf(r.content)
-	return r.hash != nil && !bytes.Equal(sum[:], r.hash)
+	return r.wrong || r.hash == nil && r.content != nil || r.hash != nil && !bytes.Equal(sum[:], r.hash)
 }
 
 // exec1 runs a statement that is not worth to be prepared for ever.
@@ -411,8 +427,10 @@ func (s *sqlStore) readRows(ctx context.Context, tx *sql.Tx, where string, args 
 	for rows.Next() && err == nil {
 		var r opRow
 		var key []byte
-		err = rows.Scan(&key, &r.ord, &r.version, &r.at, &r.kind, &r.hash, &r.content, &r.applied)
+		var ord, version int64
+		err = rows.Scan(&key, &ord, &version, &r.at, &r.kind, &r.hash, &r.content, &r.applied)
 		r.key = string(key)
+		r.number(ord, version)
 		out = append(out, r)
 	}
 	return out, errors.Join(err, rows.Err(), rows.Close())
@@ -488,7 +506,7 @@ func (s *sqlStore) rebuildIn(ctx context.Context, tx *sql.Tx, head *lockedHead, 
 	if err != nil {
 		return err
 	}
-	*damaged = damagedRows(rows)
+	*damaged = damagedRows(rows, head.kind)
 	made, ok := replay(head.ID, rows)
 	switch {
 	case !ok && why != nil:
@@ -527,13 +545,13 @@ func replay(id string, rows []opRow) (rec Record, ok bool) {
 	var state *merged
 	for i := range rows {
 		r := &rows[i]
+		if r.damaged() {
+			continue
+		}
 		if r.hash == nil {
 			if isSnapshot(r.key) { // all that was there was deleted
 				state, rec = nil, Record{}
 			}
-			continue
-		}
-		if r.damaged() {
 			continue
 		}
 		op := r.record()

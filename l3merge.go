@@ -40,6 +40,12 @@ type opRow struct {
 	hash    []byte // nil: no content. Of a merge: it changed nothing
 	content []byte
 	applied []byte // of a base: a dotset.Set of merges
+	wrong   bool   // its numbers are none
+}
+
+// number sets the numbers of a row.
+func (r *opRow) number(ord, version int64) {
+	r.ord, r.version, r.wrong = uint64(max(0, ord)), uint64(max(0, version)), ord < 0 || version < 0
 }
 
 const opColumns = "op, ord, version, updated_at, crdt, content_hash, content, applied"
@@ -192,10 +198,7 @@ func (m *mergingItem) merge(ctx context.Context, tx *sql.Tx, p *plan, over *stor
 			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
 		}
 	}
-	m.applied, err = dotset.Parse(m.base.applied)
-	if err != nil {
-		return fmt.Errorf("base of item %q: %w: %w", m.id, ErrCorruption, err)
-	}
+	m.applied, _ = dotset.Parse(m.base.applied) // without them only what comes again is counted again
 	if m.cut != nil {
 		state, live, floor = m.kept, m.kept != nil, m.cut.Version
 	}
@@ -309,7 +312,7 @@ func (s *sqlStore) cut(ctx context.Context, tx *sql.Tx, m *mergingItem, r *store
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(rows, func(o opRow) bool { return isSnapshot(o.key) && o.hash != nil && o.version > r.Version }) || damagedRows(rows) > 0 {
+	if slices.ContainsFunc(rows, func(o opRow) bool { return isSnapshot(o.key) && o.hash != nil && o.version > r.Version }) || damagedRows(rows, m.was.kind) > 0 {
 		p.above = append(p.above, m.was.Meta)
 		return nil
 	}
@@ -384,11 +387,14 @@ func (s *sqlStore) readMerged(ctx context.Context, tx *sql.Tx, merges []itemMerg
 	err := s.inChunks(ctx, tx, keys, selectOps, func(rows *sql.Rows) error {
 		var key []byte
 		var r opRow
-		if err := rows.Scan(&key, &r.ord, &r.version, &r.hash, &r.applied); err != nil {
+		var ord, version int64
+		if err := rows.Scan(&key, &ord, &version, &r.hash, &r.applied); err != nil {
 			return err
 		}
 		r.key = string(key)
-		out[r.key] = r
+		if r.number(ord, version); !r.wrong || r.key[len(r.key)-1] != 0 { // a base is left out
+			out[r.key] = r
+		}
 		return nil
 	})
 	return out, err

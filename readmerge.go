@@ -25,8 +25,9 @@ func (d *reader) merged(ctx context.Context, id string) (rec Record, known bool,
 		if known || !waiting {
 			return rec, known, nil
 		}
-		if err := d.flush.AwaitChange(ctx, id); err != nil {
+		if err != nil {
 			return rec, false, unavailableUnless(ctx, err)
 		}
+		err = d.flush.AwaitChange(ctx, id)
 	}
 }

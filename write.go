@@ -329,7 +329,8 @@ func (e *writer) write(ctx context.Context, c *call) (err error) {
 	if err := e.checkKinds(c.ops); err != nil {
 		return err
 	}
-	if c.want != nil || c.numbered && c.d == Archived && (e.archive.Private() || e.archive.Conditional()) {
+	judged := c.numbered && c.d == Archived && !c.merges() // a merge may be older than its item
+	if c.want != nil || judged && (e.archive.Private() || e.archive.Conditional()) {
 		return e.writeIf(ctx, c)
 	}
 	if err := e.lines.giveWay(ctx, c.ops); err != nil {
