@@ -109,14 +109,16 @@ func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) err
 // last read, Content is nil. A read then waits until L3 has all that this engine has merged, or is
 // ErrUnavailable.
 //
-// A state that was read may be submitted again at any time, changed or not, also while merges of
-// the item wait: a delta has its dot from the moment it is accepted, and merges of an item land in
-// that order, whatever their priority. Changes to it need a node of the caller's own. A state from
-// before a delete brings back what the merges since have not seen; of a counter, for each node the
-// larger amount. What a merge adds to a counter is counted twice if a state that was read while it
-// waited is given to another engine before it has landed, or if the merge went to quarantine and is
-// retried after such a state. What a retried merge adds to a set or a map is taken back by a state
-// that was read in between.
+// A state that was read may be submitted again at any time, changed or not, here or through another
+// engine, also while merges of the item wait: a delta has its dot from the moment it is accepted,
+// merges of an item land in that order, whatever their priority, and one that lands where a state
+// has brought it already changes nothing. Changes to it need a node of the caller's own. A state
+// from before a delete brings back what the merges since have not seen; of a counter, for each node
+// the larger amount.
+//
+// What was in quarantine and is retried comes late. To a set or a map it adds what a state that was
+// read in between takes back. To a counter it adds the same twice if a state that was read before
+// L3 refused it was submitted, and another merge of this engine has landed.
 //
 // Errors, beside Submit's: ErrKindMismatch when the item is of another kind, and, when only L3
 // knows that, ErrRefused at Archived: then the op is in quarantine. ErrFeatureNotBuilt without

@@ -48,7 +48,8 @@
 // clock (hlc), a loop of calls (eventloop), shared calls (flight), breaker and retries (guard), a
 // group-committing log (oplog), SQL dialects (sqlkit), conditional Redis writes (rediskit), set
 // digests (digest), an approximate set (cuckoo), who leaves a cache (evict) by a curve (tancurve)
-// and remembered frequencies (sketch), a JSON validator (jsonvalid).
+// and remembered frequencies (sketch), a JSON validator (jsonvalid), sets of numbered things
+// (dotset).
 //
 // # Where tests are
 //

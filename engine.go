@@ -98,7 +98,7 @@ func (e *Engine) levelChanged(from, to BackpressureLevel) {
 }
 
 // Len returns how many items L1 holds. Deleted ids do not count; what has expired may, for a second
-// or two.
+// or two; nor do CRDT items of which it has only merges that wait for L3.
 func (e *Engine) Len() int { return e.l1.Len() }
 
 // IsEmpty reports whether L1 holds no item.

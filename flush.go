@@ -519,6 +519,21 @@ func (f *flusher) FlushAll(ctx context.Context) (upTo int64, err error) {
 	return upTo, f.await(ctx, done, failed)
 }
 
+// AwaitChange waits until more may be known of an item whose merges wait, or tells why not.
+func (f *flusher) AwaitChange(ctx context.Context, id string) error {
+	change, failed := f.q.Changed(id) // before L3 is tried, which may fail at once
+	f.q.force()
+	defer f.q.unforce()
+	f.tryNow()
+	err := f.await(ctx, change, failed)
+	select {
+	case <-failed: // merges that go back to wait have changed, too
+		return unavailable("flush", f.q.whyFailed())
+	default:
+		return err
+	}
+}
+
 // LogRest waits until the log has what it takes of all that is in memory alone. The loop has ended.
 func (f *flusher) LogRest() {
 	f.logging.Wait() // what an outage has put on its way

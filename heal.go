@@ -2,17 +2,25 @@ package syncengine
 
 // heal.go replaces corrupt rows of L3 by good copies. A good copy matches its own hash and
 // has the version of the row; it is looked for in L1, in what waits in the WAL, and in L2.
-// The digest of L3 does not change by it: it still counts the row as it was written.
+// The digest of L3 does not change by it: it still counts the row as it was written. A CRDT item of
+// which there is none is made anew of its merges (l3compact.go).
 
 import (
 	"context"
 	"errors"
 )
 
-// Heal looks for a good copy of a row of L3 that is corrupt and puts it there. It returns
-// the copy, or nil when there is none or L3 did not take it. Of an item that has expired it is a
-// tombstone.
+// Heal looks for a good copy of a row of L3 that is corrupt and puts it there, or makes the row anew
+// of its merges. It returns what is there then, or nil when it can't be done; of an item that has
+// expired a tombstone.
 func (r *repair) Heal(ctx context.Context, id string) *Record {
+	if rec := r.fromCopy(ctx, id); rec != nil {
+		return rec
+	}
+	return r.rebuild(ctx, id)
+}
+
+func (r *repair) fromCopy(ctx context.Context, id string) *Record {
 	if !r.archive.Heals() {
 		return nil
 	}
@@ -74,6 +82,7 @@ func (r *repair) rebuild(ctx context.Context, id string) *Record {
 		return nil
 	}
 	r.news.Healed(id, "L3")
+	r.l1.Forget(newEntry(&rec))
 	if r.cache.On() && r.cache.Repair(ctx, []Record{rec}) != nil {
 		r.cache.Miss(ctx, []Record{rec})
 	}
@@ -87,9 +96,6 @@ func (r *repair) HealedOr(ctx context.Context, id string, err error) (Record, er
 	}
 	r.news.Corrupted(err)
 	if rec := r.Heal(ctx, id); rec != nil {
-		return *rec, nil
-	}
-	if rec := r.rebuild(ctx, id); rec != nil {
 		return *rec, nil
 	}
 	return Record{}, err

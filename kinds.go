@@ -56,10 +56,8 @@ func (m *merged) Merge(op *Record) (err error) {
 	if err != nil {
 		return err
 	}
-	if m.open == nil {
-		if m.open, err = crdt.Open(m.kind, m.bytes); err != nil {
-			return err
-		}
+	if err := m.decode(); err != nil {
+		return err
 	}
 	m.fresh = false
 	if key.Delta {
@@ -68,6 +66,22 @@ func (m *merged) Merge(op *Record) (err error) {
 		})
 	}
 	return m.open.Merge(op.Content)
+}
+
+func (m *merged) decode() (err error) {
+	if m.open == nil {
+		m.open, err = crdt.Open(m.kind, m.bytes)
+	}
+	return err
+}
+
+// Seen reports whether the state has a delta already, unless that comes late (l3merge.go).
+func (m *merged) Seen(op *Record) (bool, error) {
+	key, err := ParseMergeKey(op.ID)
+	if err == nil {
+		err = m.decode()
+	}
+	return err == nil && key.Delta && m.open.Seen(key.Node) >= key.Seq, err
 }
 
 // Bytes returns the state.

@@ -162,12 +162,17 @@ func (a *archive) Members() registrar { return a.members }
 // Prepare connects L3 and brings its schema up to date.
 func (a *archive) Prepare(ctx context.Context) error {
 	first := !a.Ready()
-	err := a.Probe(ctx, a.store.Prepare)
+	err := a.Probe(ctx, a.prepare)
+	if err == nil && first { // nothing may be written for long, and Health is about writes
+		a.tried(a.writable(ctx))
+	}
+	return err
+}
+
+func (a *archive) prepare(ctx context.Context) error {
+	err := a.store.Prepare(ctx)
 	if err == nil {
 		a.change(nil, func(s *l3State) { s.prepared = true })
-		if first { // nothing may be written for long, and Health is about writes
-			a.tried(a.writable(ctx))
-		}
 	}
 	return err
 }
@@ -520,7 +525,7 @@ func (a *archive) Recount(ctx context.Context, fix bool, bad func(error)) (wrong
 
 // Health asks L3 for a sign of life. It is not well while writes fail, as on a read-only server.
 func (a *archive) Health(ctx context.Context) Probe {
-	ping := a.store.Prepare
+	ping := a.prepare // or reads would fail where this says that it is well
 	if a.Ready() {
 		ping = a.store.Ping
 	}

@@ -25,15 +25,13 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
-	"math"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/syncengine-go/syncengine/internal/dotset"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
@@ -65,6 +63,7 @@ type opHead struct {
 	ord     uint64
 	version uint64
 	at      int64
+	wrong   bool // see opRow
 }
 
 // age is when a merge was made.
@@ -136,8 +135,12 @@ func (s *sqlStore) heads(ctx context.Context, id string) (out []opHead, err erro
 	text := fmt.Sprintf("SELECT op, ord, version, updated_at FROM sync_ops WHERE op >= ? AND op < ? ORDER BY ord LIMIT %d", compactHeads)
 	err = s.query(ctx, "op heads", text, []any{from, below}, func(rows *sql.Rows) error {
 		var h opHead
+		var r opRow
 		var key []byte
-		err := rows.Scan(&key, &h.ord, &h.version, &h.at)
+		var ord, version int64
+		err := rows.Scan(&key, &ord, &version, &h.at)
+		r.number(ord, version)
+		h.ord, h.version, h.wrong = r.ord, r.version, r.wrong
 		if h.key = string(key); !seen[h.key] {
 			seen[h.key] = true
 			out = append(out, h)
@@ -160,9 +163,9 @@ func (s *sqlStore) Settle(ctx context.Context, node string, upTo uint64) (map[st
 	settled := make(map[string]uint64)
 	err := s.query(ctx, "settled", "SELECT op, ord FROM sync_ops WHERE op > ? AND op < ?", []any{[]byte(claimKey), []byte("\x01")}, func(rows *sql.Rows) error {
 		var key []byte
-		var n uint64
+		var n int64
 		err := rows.Scan(&key, &n)
-		settled[string(key[min(1, len(key)):])] = n
+		settled[string(key[min(1, len(key)):])] = uint64(max(0, n))
 		return err
 	})
 	return settled, err
@@ -170,7 +173,7 @@ func (s *sqlStore) Settle(ctx context.Context, node string, upTo uint64) (map[st
 
 // emptiedAt returns up to where the rows of an item are of no use but for their dots, 0 for none.
 func (s *sqlStore) emptiedAt(ctx context.Context, id string) (ord uint64, err error) {
-	text := "SELECT ord FROM sync_ops WHERE op = ? AND content_hash IS NULL"
+	text := "SELECT ord FROM sync_ops WHERE op = ? AND content_hash IS NULL AND ord >= 0"
 	err = s.query(ctx, "base", text, []any{[]byte(baseKey(id))}, func(rows *sql.Rows) error { return rows.Scan(&ord) })
 	return ord, err
 }
@@ -179,6 +182,9 @@ func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays
 	heads, err := s.heads(ctx, id)
 	if err != nil {
 		return r, false, err
+	}
+	if slices.ContainsFunc(heads, func(h opHead) bool { return h.wrong }) {
+		return CompactReport{Damaged: 1}, false, nil
 	}
 	emptied, err := s.emptiedAt(ctx, id)
 	if err != nil {
@@ -254,16 +260,19 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 	if head.Deleted && !base.empties(head.Version) {
 		return r, nil // its merges are on their way out
 	}
-	applied, err := parseDots(base.applied)
-	if err != nil || damagedRows(ops)+damagedRows(snapshots) > 0 {
-		return CompactReport{Damaged: max(1, damagedRows(ops)+damagedRows(snapshots))}, nil
+	applied, err := dotset.Parse(base.applied)
+	if n := damagedRows(slices.Concat(ops, snapshots), head.kind); err != nil || n > 0 {
+		return CompactReport{Damaged: max(1, n)}, nil
 	}
 	for i := range ops {
-		applied.add(ops[i].key)
+		if k, err := ParseMergeKey(ops[i].key); err == nil {
+			applied.Add(k.Node, k.Seq)
+		}
 	}
 	folded := len(ops)
+	dead := func(o opRow) bool { return base.hash == nil && o.ord <= base.ord }
+	anyDead := slices.ContainsFunc(ops, dead)
 	if base.hash == nil { // those that a delete has taken leave their dots
-		dead := func(o opRow) bool { return o.ord <= base.ord }
 		for _, d := range snapshots {
 			if d.key != base.key && dead(d) {
 				keys = append(keys, d.key)
@@ -271,6 +280,7 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 		}
 		ops, snapshots = slices.DeleteFunc(ops, dead), slices.DeleteFunc(snapshots, dead)
 	}
+	ops = slices.DeleteFunc(ops, func(o opRow) bool { return o.hash == nil }) // they changed nothing
 	slices.SortFunc(ops, func(a, b opRow) int { return compareVersions(a.ord, b.ord) })
 	days := make(map[string]opRow) // snapshots to keep, by key
 	latest := base
@@ -293,7 +303,7 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 	// What is old of the snapshots becomes the base.
 	var gone []string
 	for key, d := range days {
-		if !storedTime(d.at).Before(keepDays) || len(ops) < folded { // the base stays empty while there are such below
+		if !storedTime(d.at).Before(keepDays) || anyDead { // the base stays empty while there are such below
 			continue
 		}
 		if d.ord > base.ord || base.hash == nil {
@@ -302,8 +312,8 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []
 		delete(days, key)
 		gone = append(gone, key)
 	}
-	applied.settle(settled)
-	base.applied = applied.append(nil)
+	applied.Settle(settled)
+	base.applied = applied.Append(nil)
 	for _, d := range days {
 		if err := s.exec1(ctx, tx, replaceOp, d.args(nil)...); err != nil {
 			return r, err
@@ -364,9 +374,17 @@ func (r *opRow) record() Record {
 	return Record{Item: Item{ID: r.key, Version: r.version, UpdatedAt: storedTime(r.at), Content: r.content, CRDT: r.kind}}
 }
 
-func damagedRows(rows []opRow) (n int) {
+// damagedRows counts rows of an item of a kind that are not what was stored. Those that a delete
+// has taken may be of another kind.
+func damagedRows(rows []opRow, kind string) (n int) {
+	emptied := uint64(0)
 	for i := range rows {
-		if rows[i].damaged() {
+		if r := &rows[i]; r.hash == nil && isSnapshot(r.key) {
+			emptied = r.ord
+		}
+	}
+	for i := range rows {
+		if r := &rows[i]; r.damaged() || r.kind != kind && r.hash != nil && r.ord > emptied {
 			n++
 		}
 	}
@@ -376,7 +394,7 @@ func damagedRows(rows []opRow) (n int) {
 // damaged reports whether a row is not what its hash says.
 func (r *opRow) damaged() bool {
 	sum := hashOf(r.content)
-	return r.hash != nil && !bytes.Equal(sum[:], r.hash)
+	return r.wrong || r.hash == nil && r.content != nil || r.hash != nil && !bytes.Equal(sum[:], r.hash)
 }
 
 // exec1 runs a statement that is not worth to be prepared for ever.
@@ -409,8 +427,10 @@ func (s *sqlStore) readRows(ctx context.Context, tx *sql.Tx, where string, args 
 	for rows.Next() && err == nil {
 		var r opRow
 		var key []byte
-		err = rows.Scan(&key, &r.ord, &r.version, &r.at, &r.kind, &r.hash, &r.content, &r.applied)
+		var ord, version int64
+		err = rows.Scan(&key, &ord, &version, &r.at, &r.kind, &r.hash, &r.content, &r.applied)
 		r.key = string(key)
+		r.number(ord, version)
 		out = append(out, r)
 	}
 	return out, errors.Join(err, rows.Err(), rows.Close())
@@ -486,7 +506,7 @@ func (s *sqlStore) rebuildIn(ctx context.Context, tx *sql.Tx, head *lockedHead, 
 	if err != nil {
 		return err
 	}
-	*damaged = damagedRows(rows)
+	*damaged = damagedRows(rows, head.kind)
 	made, ok := replay(head.ID, rows)
 	switch {
 	case !ok && why != nil:
@@ -517,107 +537,6 @@ func (s *sqlStore) rebuildIn(ctx context.Context, tx *sql.Tx, head *lockedHead, 
 	return s.noteDelta(ctx, tx, p, nonce)
 }
 
-// dots are numbers of merges, by node.
-type dots map[string]*nodeDots
-
-type nodeDots struct {
-	upTo uint64   // all up to this one are settled: what comes once more of them was applied, or is not wanted
-	some []uint64 // others, sorted
-}
-
-var errBadDots = errors.New("a set of merges can't be read")
-
-// parseDots reads what append wrote: for each node its name, its bound, and its numbers, each as
-// the distance from the one before.
-func parseDots(b []byte) (dots, error) {
-	d := make(dots)
-	for len(b) > 0 {
-		var head [3]uint64 // length of the name, bound, count; the name is behind its length
-		var name string
-		for i := range head {
-			v, n := binary.Uvarint(b)
-			if n <= 0 {
-				return nil, errBadDots
-			}
-			if head[i], b = v, b[n:]; i == 0 {
-				if v == 0 || v > uint64(len(b)) {
-					return nil, errBadDots
-				}
-				name, b = string(b[:v]), b[v:]
-			}
-		}
-		if head[2] > uint64(len(b)) { // each has a byte at least
-			return nil, errBadDots
-		}
-		of := &nodeDots{upTo: head[1], some: make([]uint64, 0, head[2])}
-		last := of.upTo
-		for range head[2] {
-			by, n := binary.Uvarint(b)
-			if n <= 0 || by > math.MaxUint64-last {
-				return nil, errBadDots
-			}
-			last, b = last+by, b[n:]
-			of.some = append(of.some, last)
-		}
-		d[name] = of
-	}
-	return d, nil
-}
-
-func (d dots) append(b []byte) []byte {
-	for _, name := range slices.Sorted(maps.Keys(d)) {
-		of := d[name]
-		b = binary.AppendUvarint(b, uint64(len(name)))
-		b = append(b, name...)
-		b = binary.AppendUvarint(b, of.upTo)
-		b = binary.AppendUvarint(b, uint64(len(of.some)))
-		last := of.upTo
-		for _, n := range of.some {
-			b = binary.AppendUvarint(b, n-last)
-			last = n
-		}
-	}
-	return b
-}
-
-// has reports whether a merge is in the set.
-func (d dots) has(key string) bool {
-	if len(d) == 0 {
-		return false
-	}
-	k, err := ParseMergeKey(key)
-	if err != nil || d[k.Node] == nil {
-		return false
-	}
-	_, found := slices.BinarySearch(d[k.Node].some, k.Seq)
-	return found || k.Seq <= d[k.Node].upTo
-}
-
-func (d dots) add(key string) {
-	k, err := ParseMergeKey(key)
-	if err != nil {
-		return
-	}
-	of := d[k.Node]
-	if of == nil {
-		of = &nodeDots{}
-		d[k.Node] = of
-	}
-	if at, found := slices.BinarySearch(of.some, k.Seq); !found && k.Seq > of.upTo {
-		of.some = slices.Insert(of.some, at, k.Seq)
-	}
-}
-
-// settle forgets the numbers that are settled.
-func (d dots) settle(upTo map[string]uint64) {
-	for node, of := range d {
-		if n := upTo[node]; n > of.upTo {
-			at, _ := slices.BinarySearch(of.some, n+1)
-			of.upTo, of.some = n, of.some[at:]
-		}
-	}
-}
-
 // replay returns the state that the rows of an item make: the newest snapshot, and the merges above
 // it in the order in which they were applied. Damaged rows are left out. ok tells whether there was
 // any.
@@ -626,11 +545,13 @@ func replay(id string, rows []opRow) (rec Record, ok bool) {
 	var state *merged
 	for i := range rows {
 		r := &rows[i]
-		if r.hash == nil { // all that was there was deleted
-			state, rec = nil, Record{}
+		if r.damaged() {
 			continue
 		}
-		if r.damaged() {
+		if r.hash == nil {
+			if isSnapshot(r.key) { // all that was there was deleted
+				state, rec = nil, Record{}
+			}
 			continue
 		}
 		op := r.record()

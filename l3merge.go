@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/syncengine-go/syncengine/internal/dotset"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
@@ -36,9 +37,15 @@ type opRow struct {
 	version uint64 // of a base: of the item's last delete
 	at      int64
 	kind    string
-	hash    []byte // nil: no content
+	hash    []byte // nil: no content. Of a merge: it changed nothing
 	content []byte
-	applied []byte // of a base: see dots
+	applied []byte // of a base: a dotset.Set of merges
+	wrong   bool   // its numbers are none
+}
+
+// number sets the numbers of a row.
+func (r *opRow) number(ord, version int64) {
+	r.ord, r.version, r.wrong = uint64(max(0, ord)), uint64(max(0, version)), ord < 0 || version < 0
 }
 
 const opColumns = "op, ord, version, updated_at, crdt, content_hash, content, applied"
@@ -149,7 +156,7 @@ func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merg
 				return nil, err
 			}
 		}
-		if err := m.merge(p, covered[id], s); err != nil {
+		if err := m.merge(ctx, tx, p, covered[id], s); err != nil {
 			return nil, err
 		}
 	}
@@ -159,18 +166,19 @@ func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merg
 // mergingItem is an item that is merged into.
 type mergingItem struct {
 	itemMerges
-	was    lockedHead // its row
-	exists bool
-	row    Record           // the same with its content, of a live row
-	known  map[string]opRow // see readMerged
-	base   opRow            // zero: none
-	ever   bool             // see plan
-	cut    *storedRow       // a late delete that was taken out of the state
-	kept   *merged          // what it left, nil for nothing
+	was     lockedHead // its row
+	exists  bool
+	row     Record           // the same with its content, of a live row
+	known   map[string]opRow // see readMerged
+	base    opRow            // zero: none
+	applied dotset.Set       // of base
+	ever    bool             // see plan
+	cut     *storedRow       // a late delete that was taken out of the state
+	kept    *merged          // what it left, nil for nothing
 }
 
 // merge adds to a plan what becomes of the item. over is a record that was to be written first.
-func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
+func (m *mergingItem) merge(ctx context.Context, tx *sql.Tx, p *plan, over *storedRow, s *sqlStore) error {
 	row, live, floor := m.row, m.exists && !m.was.gone(), m.base.version
 	version, kind := m.was.Version, m.was.kind
 	if m.exists && m.was.gone() && !m.base.empties(m.was.Version) {
@@ -185,22 +193,23 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 	}
 	version = max(version, m.base.ord)
 	var state *merged
+	var err error
 	if live && kind != "" {
-		var err error
 		if state, err = openState(kind, row.Content); err != nil {
 			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
 		}
 	}
-	applied, err := parseDots(m.base.applied)
-	if err != nil {
-		return fmt.Errorf("base of item %q: %w: %w", m.id, ErrCorruption, err)
-	}
+	m.applied, _ = dotset.Parse(m.base.applied) // without them only what comes again is counted again
 	if m.cut != nil {
 		state, live, floor = m.kept, m.kept != nil, m.cut.Version
 	}
 	var ops []*Record
 	for _, op := range m.ops {
-		if _, ok := m.known[op.ID]; (ok || applied.has(op.ID)) && op.Version > floor && !m.ever {
+		key, err := ParseMergeKey(op.ID)
+		if err != nil {
+			return err
+		}
+		if _, ok := m.known[op.ID]; (ok || m.applied.Has(key.Node, key.Seq)) && op.Version > floor && !m.ever {
 			continue
 		}
 		if op.Version <= floor {
@@ -212,12 +221,27 @@ func (m *mergingItem) merge(p *plan, over *storedRow, s *sqlStore) error {
 				return err
 			}
 		}
-		changed, err := m.mergeOne(&state, live, op)
+		seen := false
+		if live {
+			seen, err = state.Seen(op)
+		}
+		if seen {
+			late, err := m.late(ctx, tx, key)
+			if err != nil {
+				return err
+			}
+			seen = !late
+		}
+		changed := false
+		if err == nil && !seen {
+			changed, err = m.mergeOne(&state, live, op)
+		}
 		if err != nil {
 			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
 		}
 		if !changed {
-			continue // it has all of that
+			p.ops = append(p.ops, opRow{key: op.ID, ord: version, version: op.Version, at: op.UpdatedAt.UnixNano(), kind: op.CRDT})
+			continue
 		}
 		live, kind = true, op.CRDT
 		ops = append(ops, op)
@@ -289,7 +313,7 @@ func (s *sqlStore) cut(ctx context.Context, tx *sql.Tx, m *mergingItem, r *store
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(rows, func(o opRow) bool { return isSnapshot(o.key) && o.hash != nil && o.version > r.Version }) || damagedRows(rows) > 0 {
+	if slices.ContainsFunc(rows, func(o opRow) bool { return isSnapshot(o.key) && o.hash != nil && o.version > r.Version }) || damagedRows(rows, m.was.kind) > 0 {
 		p.above = append(p.above, m.was.Meta)
 		return nil
 	}
@@ -307,6 +331,16 @@ func (s *sqlStore) cut(ctx context.Context, tx *sql.Tx, m *mergingItem, r *store
 		m.kept, err = openState(rec.CRDT, rec.Content)
 	}
 	return err
+}
+
+// late reports whether a later merge of the node was applied before.
+func (m *mergingItem) late(ctx context.Context, tx *sql.Tx, key MergeKey) (late bool, err error) {
+	if m.applied.HasAbove(key.Node, key.Seq) {
+		return true, nil
+	}
+	text := "SELECT EXISTS (SELECT 1 FROM sync_ops WHERE op > ? AND op < ?)"
+	err = tx.QueryRowContext(ctx, text, []byte(key.String()), []byte(baseKey(m.id)+key.Node+"0")).Scan(&late) // "0" follows "/"
+	return late, err
 }
 
 // mergeOne merges an op into a state, which it opens if the item is not live.
@@ -354,11 +388,14 @@ func (s *sqlStore) readMerged(ctx context.Context, tx *sql.Tx, merges []itemMerg
 	err := s.inChunks(ctx, tx, keys, selectOps, func(rows *sql.Rows) error {
 		var key []byte
 		var r opRow
-		if err := rows.Scan(&key, &r.ord, &r.version, &r.hash, &r.applied); err != nil {
+		var ord, version int64
+		if err := rows.Scan(&key, &ord, &version, &r.hash, &r.applied); err != nil {
 			return err
 		}
 		r.key = string(key)
-		out[r.key] = r
+		if r.number(ord, version); !r.wrong || r.key[len(r.key)-1] != 0 { // a base is left out
+			out[r.key] = r
+		}
 		return nil
 	})
 	return out, err

@@ -73,6 +73,7 @@ func (q *queue) dropAwaited(ops []*entry) {
 	for _, e := range ops {
 		if e.isMerge() {
 			q.wal.DropSpooledMerge(q.l1.Hash(e.item()))
+			q.endMerging(e.item())
 		}
 	}
 }

@@ -21,12 +21,13 @@ import "slices"
 
 // merging is what waits for one item.
 type merging struct {
-	ops    []*entry // in memory, in the order of acceptance
-	seen   int      // how many of them the view has
-	view   *entry   // shadow of the view in L1; nil: there is none
-	floor  uint64   // version of a later plain op or delete: what is below does not count
-	newest uint64   // version
-	gen    int      // counts what changes, but for ops that come at the end
+	ops    []*entry      // in memory, in the order of acceptance
+	seen   int           // how many of them the view has
+	view   *entry        // shadow of the view in L1; nil: there is none
+	floor  uint64        // version of a later plain op or delete: what is below does not count
+	newest uint64        // version
+	change chan struct{} // closed and dropped when some have landed, or L3 failed; nil: nobody waits
+	gen    int           // counts what changes, but for ops that come at the end
 }
 
 // viewKey is where the view of an item is in L1.
@@ -177,7 +178,13 @@ func fold(view *entry, ops []*entry) *entry {
 		if op.CRDT != kind {
 			return nil
 		}
-		err = state.Merge(&op)
+		seen := false
+		if ops[i].attempts == 0 { // else it comes late
+			seen, err = state.Seen(&op)
+		}
+		if err == nil && !seen {
+			err = state.Merge(&op)
+		}
 		op.ID, op.Version = rec.ID, max(rec.Version+1, op.Version)
 		if rec.UpdatedAt.After(op.UpdatedAt) {
 			op.UpdatedAt = rec.UpdatedAt
@@ -336,9 +343,32 @@ func (q *queue) landed(rec Record) {
 	}
 }
 
-// endMerging forgets an item of which nothing waits.
+// Changed returns a channel that is closed when more may be known of an item whose merges wait, and
+// the one that tells of failures of L3.
+func (q *queue) Changed(id string) (change, failed chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m := q.merges[id]
+	switch {
+	case m == nil && q.wal.SpooledMerges(q.l1.Hash(id)) > 0: // until the drain has them
+		return q.moved, q.failed
+	case m == nil:
+		change = make(chan struct{})
+		close(change)
+		return change, q.failed
+	case m.change == nil:
+		m.change = make(chan struct{})
+	}
+	return m.change, q.failed
+}
+
+// endMerging tells that merges of an item have left the queue, and forgets it when nothing waits.
 func (q *queue) endMerging(id string) {
 	m := q.merges[id]
+	if m != nil && m.change != nil {
+		close(m.change)
+		m.change = nil
+	}
 	if m == nil || len(m.ops) > 0 || q.wal.SpooledMerges(q.l1.Hash(id)) > 0 {
 		return
 	}

@@ -16,6 +16,8 @@ func openState(kind string, _ []byte) (*merged, error) { return nil, noKinds(kin
 
 func (*merged) Merge(*Record) error { return noKinds("") }
 
+func (*merged) Seen(*Record) (bool, error) { return false, noKinds("") }
+
 func (*merged) Bytes() ([]byte, error) { return nil, noKinds("") }
 
 func noKinds(kind string) error {

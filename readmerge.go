@@ -18,15 +18,16 @@ func (d *reader) mayMerge(ent *entry) bool {
 }
 
 // merged returns what an item is of which merges wait for L3. When nobody here knows, it waits
-// until none does, and lets the tiers answer; known is false then.
+// until somebody does, or none waits, and lets the tiers answer; known is false then.
 func (d *reader) merged(ctx context.Context, id string) (rec Record, known bool, err error) {
 	for {
 		rec, known, waiting := d.queue.View(id)
 		if known || !waiting {
 			return rec, known, nil
 		}
-		if _, err := d.flush.FlushAll(ctx); err != nil {
+		if err != nil {
 			return rec, false, unavailableUnless(ctx, err)
 		}
+		err = d.flush.AwaitChange(ctx, id)
 	}
 }

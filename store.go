@@ -185,9 +185,11 @@ type ConditionalStore interface {
 type MergingStore interface {
 	ConditionalStore
 	// ApplyMerges is Apply for records some of which are merges. Each changes its item, in the
-	// order of versions, unless the same merge was applied before, or the item's tombstone is not
-	// below it: then above has the tombstone, under the key of the merge. merged is what the items
-	// hold then that a merge of recs is about, as records with the ids of items.
+	// order of keys, unless the same merge was applied before, or the item's tombstone is not
+	// below it: then above has the tombstone, under the key of the merge. Nor does a delta change a
+	// state whose clock has its number, unless a later merge of its node was applied already:
+	// somebody has read a state with it where it waited, and submitted that. merged is what the
+	// items hold then that a merge of recs is about, as records with the ids of items.
 	ApplyMerges(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error)
 }
 

@@ -6,6 +6,10 @@ package syncengine
 // is there. So a line of callers is decided in one transaction, or in one commit of the log;
 // and if the first write of a chain is not made, none is, and all read again.
 //
+// Other writes don't stand in that line, and could change the item before each decision. To a
+// caller that has tried in vain a few times they give way, but not for long: its function may be
+// who makes them.
+//
 // What a function says without a write (an error, ErrNoChange) counts only once what it was
 // given is known to be there.
 
@@ -16,6 +20,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -39,6 +44,9 @@ func (e *writer) Update(ctx context.Context, id string, fn func(cur Item, exists
 	l := e.lines.enter(id)
 	defer e.lines.leave(id, l)
 	for try := 0; ; try++ {
+		if try == triesBesideOthers {
+			defer e.lines.quiet(l)()
+		}
 		it, err := u.try(ctx, l)
 		if !errors.Is(err, errAgain) {
 			return it, err
@@ -66,6 +74,13 @@ func (e *writer) Touch(ctx context.Context, id string, ttl time.Duration) error 
 // errAgain: what fn was given is not what is there.
 var errAgain = errors.New("the item has changed")
 
+// triesBesideOthers is how often an Update tries before other writes of its id give way, and
+// longestWay for how long each of them does.
+const (
+	triesBesideOthers = 3
+	longestWay        = time.Second
+)
+
 // pause waits a random while, longer with every try: engines that met once should not meet again.
 func pause(ctx context.Context, try int) error {
 	return sleep(ctx, rand.N(min(time.Millisecond<<min(try, 10), 50*time.Millisecond)))
@@ -73,13 +88,17 @@ func pause(ctx context.Context, try int) error {
 
 // lines are the callers of Update, by id.
 type lines struct {
-	mu sync.Mutex // guards m, and callers of each
+	eager atomic.Int64 // callers that others give way to
+
+	mu sync.Mutex // guards m, and of each line what it says
 	m  map[string]*line
 }
 
 type line struct {
-	callers int
-	turn    chan baton // cap 1: whoever takes the baton puts one back
+	callers int           // under lines.mu
+	eager   int           // under lines.mu
+	over    chan struct{} // under lines.mu; closed when none is eager any more
+	turn    chan baton    // cap 1: whoever takes the baton puts one back
 }
 
 // baton is what the caller before leaves: the result of its write, which is decided by after.
@@ -116,6 +135,50 @@ func (ls *lines) leave(id string, l *line) {
 	if l.callers--; l.callers == 0 {
 		delete(ls.m, id)
 	}
+}
+
+// quiet makes other writes of a line's id give way until it is over.
+func (ls *lines) quiet(l *line) (over func()) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l.eager++; l.eager == 1 {
+		l.over = make(chan struct{})
+	}
+	ls.eager.Add(1)
+	return func() {
+		ls.mu.Lock()
+		defer ls.mu.Unlock()
+		ls.eager.Add(-1)
+		if l.eager--; l.eager == 0 {
+			close(l.over)
+		}
+	}
+}
+
+// giveWay waits for Updates of the ids of ops that have tried in vain.
+func (ls *lines) giveWay(ctx context.Context, ops []*entry) error {
+	if ls.eager.Load() == 0 {
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, longestWay)
+	defer cancel()
+	for _, op := range ops {
+		ls.mu.Lock()
+		over := (chan struct{})(nil)
+		if l := ls.m[op.item()]; l != nil && l.eager > 0 {
+			over = l.over
+		}
+		ls.mu.Unlock()
+		if over == nil {
+			continue
+		}
+		select {
+		case <-over:
+		case <-wait.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // update is one call.

@@ -102,8 +102,9 @@ func WithVersion(v uint64) WriteOption { return WriteOption{kind: optionVersion,
 // transaction that stores the ops, whatever durability was asked for: then the call fails with
 // ErrUnavailable while L3 is away, and nothing was sent; with ErrUnknownOutcome when the
 // connection broke, or ctx ended, while the commit was under way; and with ErrRefused when L3
-// refuses the op, or this engine's own last op of the id, which is in quarantine. On the SQLite
-// file in Dir, which this engine alone writes, durability is that of the call.
+// refuses the op, or this engine's own last op of the id, which is in quarantine; merges of a CRDT
+// item that are there count for nothing, as in reads. On the SQLite file in Dir, which this engine
+// alone writes, durability is that of the call, but for CRDT items: those L3 decides there, too.
 func WithIfVersion(v uint64) WriteOption { return WriteOption{kind: optionIfVersion, version: v} }
 
 // IfUnchanged is WithIfVersion(item.Version) for each item of the call: compare and set. A
@@ -368,8 +369,12 @@ func (e *writer) write(ctx context.Context, c *call) (err error) {
 	if err := e.checkKinds(c.ops); err != nil {
 		return err
 	}
-	if c.want != nil || c.numbered && c.d == Archived && (e.archive.Private() || e.archive.Conditional()) {
+	judged := c.numbered && c.d == Archived && !c.merges() // a merge may be older than its item
+	if c.want != nil || judged && (e.archive.Private() || e.archive.Conditional()) {
 		return e.writeIf(ctx, c)
+	}
+	if err := e.lines.giveWay(ctx, c.ops); err != nil {
+		return err
 	}
 	if err := e.pressure.Admit(ctx, c.ops); err != nil {
 		return err

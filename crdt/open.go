@@ -59,3 +59,32 @@ func (s *State) Apply(delta []byte, op Op) error {
 
 // Bytes returns the state in canonical form.
 func (s *State) Bytes() ([]byte, error) { return s.limits.encode(s.state, s.bytes) }
+
+// Seen returns the highest number of an operation of node that the state has seen, 0 for none; for
+// a node that gives its operations Numbers that is one of these. An operation that changes nothing,
+// or that removes from an ORSet or ORMap and adds nothing, leaves no trace there.
+func (s *State) Seen(node string) uint64 {
+	switch s := s.state.(type) {
+	case *GCounter:
+		return s.clock.counter(node)
+	case *PNCounter:
+		return max(s.positive.clock.counter(node), s.negative.clock.counter(node))
+	case *GSet:
+		return s.clock.counter(node)
+	case *ORSet:
+		return s.store.clock.counter(node)
+	case *LWWSet:
+		return s.clock.counter(node)
+	case *LWWRegister:
+		return s.register.clock.counter(node)
+	case *FWWRegister:
+		return s.register.clock.counter(node)
+	case *MVRegister:
+		return s.store.clock.counter(node)
+	case *LWWMap:
+		return s.clock.counter(node)
+	case *ORMap:
+		return s.store.clock.counter(node)
+	}
+	return 0
+}

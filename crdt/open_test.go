@@ -72,3 +72,29 @@ func TestAnOpenStateIsThatOfTheSameSequence(t *testing.T) {
 		}
 	}
 }
+
+// TestSeenIsTheLastNumberOfANode of each kind, and through a merge.
+func TestSeenIsTheLastNumberOfANode(t *testing.T) {
+	deltas := map[crdt.Kind]string{
+		crdt.KindGCounter: "1", crdt.KindPNCounter: "-2", crdt.KindGSet: `["x"]`, crdt.KindORSet: `{"add":["x"]}`, crdt.KindLWWSet: `{"remove":["x"]}`,
+		crdt.KindLWWRegister: `{"value":"a"}`, crdt.KindFWWRegister: `{"value":"a"}`, crdt.KindMVRegister: `"a"`, crdt.KindLWWMap: `{"set":{"k":"1"}}`,
+		crdt.KindORMap: `{"set":{"k":"1"}}`,
+	}
+	for _, k := range crdt.Kinds() {
+		with, err := crdt.Apply(k, nil, []byte(deltas[k]), crdt.Op{Node: "a", Number: 7, Time: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := crdt.Open(k, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := s.Seen("a")
+		if err := s.Merge(with); err != nil {
+			t.Fatal(err)
+		}
+		if a, b := s.Seen("a"), s.Seen("b"); before != 0 || a != 7 || b != 0 {
+			t.Errorf("%s: %d, then %d, and of another node %d", k, before, a, b)
+		}
+	}
+}

@@ -82,6 +82,17 @@ func TestAMergeOlderThanADeleteIsNotShown(t *testing.T) {
 	}
 }
 
+// TestAMergeMayBeOlderThanItsItem, whatever its durability: it is no older form of it.
+func TestAMergeMayBeOlderThanItsItem(t *testing.T) {
+	for _, cfg := range []syncengine.Config{{Dir: t.TempDir()}, {SQLURL: l3s["SQLite"](t)}} {
+		e := lab.Open(t, cfg)
+		for n, d := range []syncengine.Durability{syncengine.Archived, syncengine.Buffered, syncengine.Logged, syncengine.Archived} {
+			merge(t, e, "c", "GCounter", "1", syncengine.WithDurability(d), daysAgo(n))
+		}
+		wantValue(t, e, "c", "4")
+	}
+}
+
 func TestKindsAreKnownOfWhatWaits(t *testing.T) {
 	ctx := context.Background()
 	e := lab.Open(t, syncengine.Config{Dir: t.TempDir(), BatchFlushInterval: time.Hour})

@@ -135,6 +135,13 @@ func TestADamagedRowIsRebuiltFromItsMerges(t *testing.T) {
 			return *items[0], nil
 		},
 		"Rebuild": func(e *syncengine.Engine) (syncengine.Item, error) { return e.Rebuild(ctx, "c") },
+		"Verify": func(e *syncengine.Engine) (syncengine.Item, error) {
+			r, err := e.Verify(ctx, syncengine.VerifyOptions{Deep: true, Repair: true})
+			if err != nil || r.Healed != 1 {
+				t.Errorf("Verify: %+v, %v", r, err)
+			}
+			return e.Get(ctx, "c")
+		},
 		"Merge": func(e *syncengine.Engine) (syncengine.Item, error) {
 			return e.Merge(ctx, "c", "GCounter", json.RawMessage("0"), syncengine.WithDurability(syncengine.Archived))
 		},

@@ -178,6 +178,19 @@ func (m *machine) again(t *rapid.T) {
 	noError(t, m.e.Submit(context.Background(), syncengine.Item{ID: id, CRDT: "PNCounter", Content: m.read[id]}, syncengine.WithDurability(d), priority(t)))
 }
 
+// given submits a state that was read, perhaps where merges wait, through the other engine.
+func (m *machine) given(t *rapid.T) {
+	id := rapid.SampledFrom(machineIDs).Draw(t, "id")
+	if m.read[id] == nil {
+		return
+	}
+	archived := syncengine.WithDurability(syncengine.Archived)
+	noError(t, m.other.Submit(context.Background(), syncengine.Item{ID: id, CRDT: "PNCounter", Content: m.read[id]}, archived))
+	for at := time.Now(); time.Since(at) < 2*time.Millisecond; { // what comes next is later
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func (m *machine) judge(t *rapid.T, call, id string, it syncengine.Item, err error) {
 	if errors.Is(err, syncengine.ErrUnavailable) && m.away() {
 		return
@@ -367,7 +380,7 @@ func TestINV02MergedItemsAreNumbersWhateverHappens(t *testing.T) {
 		noError(t, err)
 		defer func() { _ = m.other.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
-			"add": m.add, "add (again)": m.add, "add (once more)": m.add, "a state": m.state, "a state again": m.again, "get": m.get, "get (again)": m.get,
+			"add": m.add, "add (again)": m.add, "add (once more)": m.add, "a state": m.state, "a state again": m.again, "a state is given to the other": m.given, "get": m.get, "get (again)": m.get,
 			"get many": m.getMany, "remove": m.remove, "update": m.update, "flush": m.flush, "another engine adds": m.others,
 			"L3 goes or comes": func(t *rapid.T) {
 				m.mode.Store(rapid.SampledFrom([]int32{gateOpen, gateOpen, gateShut, gateMute}).Draw(t, "gate"))

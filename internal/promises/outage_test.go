@@ -439,3 +439,19 @@ func TestINV06EvictionNeverTakesAnOpThatIsNowhereElse(t *testing.T) {
 		lab.WantContent(t, e, fmt.Sprint("new-", n), n)
 	}
 }
+
+// TestWhereHealthSaysThatL3IsWellReadsAreServed, also the first time that it is there.
+func TestWhereHealthSaysThatL3IsWellReadsAreServed(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	l3.Away.Store(true)
+	e := lab.Open(t, syncengine.Config{L3: l3})
+	l3.Away.Store(false)
+	lab.Eventually(t, "it is well", func() bool {
+		h := e.Health(ctx)
+		return h.L3.OK && h.L3.Circuit == "closed"
+	})
+	if _, err := e.Get(ctx, "x"); !errors.Is(err, syncengine.ErrNotFound) {
+		t.Errorf("Get: %v", err)
+	}
+}
