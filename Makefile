@@ -80,6 +80,10 @@ ci: lint servers gcc ## everything CI runs (.ci/run calls this)
 	done
 	@if [ -f bench/go.mod ]; then echo "== bench"; cd bench && go vet ./...; fi
 
+.PHONY: reference
+reference: ## write docs/reference.md from the comments of Config and Events
+	go run ./internal/docs
+
 .PHONY: postgres
 postgres: ## vet and test the example of a store on Postgres, a module of its own
 	cd examples/postgres && go vet ./... && go test -count=1 ./...

@@ -5,16 +5,16 @@ package syncengine
 // in order; a slow one delays the next events, not reads or writes. A panic in one is
 // recovered and logged.
 type Events struct {
-	StateChanged        func(from, to State)
-	BackpressureChanged func(from, to BackpressureLevel)
-	CircuitChanged      func(tier, from, to string)  // "L2" or "L3"
-	L3Outage            func(down bool, cause error) // writes to L3 began or ceased to fail
-	L2Outage            func(down bool, cause error) // writes to L2 began or ceased to fail
-	Quarantined         func(op QuarantinedOp)       // an op went to quarantine
-	Corrupted           func(err *CorruptionError)   // a copy did not match its hash
-	Superseded          func(op SupersededOp)        // an accepted op lost to a later one of another engine
-	Healed              func(id, tier string)        // a corrupt copy was replaced
-	Verified            func(report VerifyReport)    // a background verification ended
+	StateChanged        func(from, to State)             // the engine is in another state
+	BackpressureChanged func(from, to BackpressureLevel) // the level has changed
+	CircuitChanged      func(tier, from, to string)      // the breaker of "L2" or "L3" opened or closed
+	L3Outage            func(down bool, cause error)     // writes to L3 began or ceased to fail
+	L2Outage            func(down bool, cause error)     // writes to L2 began or ceased to fail
+	Quarantined         func(op QuarantinedOp)           // an op went to quarantine
+	Corrupted           func(err *CorruptionError)       // a copy did not match its hash
+	Superseded          func(op SupersededOp)            // an accepted op lost to a later one of another engine
+	Healed              func(id, tier string)            // a corrupt copy was replaced
+	Verified            func(report VerifyReport)        // a background verification ended
 
 	// Compacted tells of a Compact under way, by a call or in the background, how far it is, some
 	// thousand merges apart, and that it is done.
