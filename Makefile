@@ -88,6 +88,10 @@ reference: ## write docs/reference.md from the comments of Config and Events
 postgres: ## vet and test the example of a store on Postgres, a module of its own
 	cd examples/postgres && go vet ./... && go test -count=1 ./...
 
+.PHONY: otel
+otel: ## vet and test the spans of OpenTelemetry, a module of its own
+	cd otelsyncengine && go vet ./... && go test -count=1 ./...
+
 .PHONY: bench
 bench: servers ## run the benchmarks, those of the nested module too
 	go test -run '^$$' -bench . -benchmem ./...

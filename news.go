@@ -217,6 +217,20 @@ func (n *news) Wrote(d Durability, conditional bool, start time.Time, err error)
 	n.meters.wrote(d, conditional, start, err)
 }
 
+// FlushStart is when a batch begins that the user is told of; zero when nobody wants to know.
+func (n *news) FlushStart() (t time.Time) {
+	if n.on.Flushed != nil {
+		t = time.Now()
+	}
+	return t
+}
+
+// Flushed tells what became of a batch. It is called only after a FlushStart that was not zero.
+func (n *news) Flushed(b FlushedBatch) {
+	fn := n.on.Flushed
+	n.loop.Send(func() { fn(b) })
+}
+
 // Batch counts a batch that has landed.
 func (n *news) Batch(ops int, bytes int64) { n.meters.batch(ops, bytes) }
 

@@ -6,17 +6,20 @@ package promises
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
@@ -94,6 +97,48 @@ func TestAllSeriesAreThereFromTheStart(t *testing.T) {
 		if got := after[name] - before[name]; got != want {
 			t.Errorf("%s rose by %v, want %v", name, got, want)
 		}
+	}
+}
+
+// TestABatchIsToldWithTheTracesInIt: when it goes back, and when it has landed.
+func TestABatchIsToldWithTheTracesInIt(t *testing.T) {
+	ctx := context.Background()
+	l3 := &lab.FaultyArchive{ArchiveStore: storetest.NewArchive()}
+	told := make(chan syncengine.FlushedBatch, 100)
+	e := lab.Open(t, syncengine.Config{L3: &lab.HookedArchive{ArchiveStore: l3, OnApply: lab.RefusePoison}, BatchFlushInterval: time.Hour,
+		OnEvent: syncengine.Events{Flushed: func(b syncengine.FlushedBatch) { told <- b }}})
+	traces := []string{"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-0af7651916cd43dd8448eb211c80319d-b7ad6b7169203332-01"}
+	for n, trace := range []string{traces[0], "", traces[1], traces[0]} {
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("id-", n), Content: lab.Doc("x", n), TraceParent: trace}))
+	}
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "bad", Content: lab.Poison}))
+	l3.Away.Store(true)
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	next := func() (b syncengine.FlushedBatch) {
+		t.Helper()
+		select {
+		case b = <-told:
+		case <-lab.Bounded(t).Done():
+			t.Fatal("nothing is told")
+		}
+		return b
+	}
+	back := next()
+	slices.Sort(back.TraceParents)
+	if back.Err == nil || back.Ops != 5 || !slices.Equal(back.TraceParents, traces) {
+		t.Errorf("went back: %+v", back)
+	}
+	l3.Away.Store(false)
+	lab.Eventually(t, "it has landed", func() bool { return errors.Is(e.Flush(ctx), syncengine.ErrRefused) })
+	landed := next()
+	for landed.Err != nil {
+		landed = next()
+	}
+	slices.Sort(landed.TraceParents)
+	if landed.Ops != 5 || landed.Refused != 1 || !slices.Equal(landed.TraceParents, traces) || landed.Took <= 0 || time.Since(landed.Start) > time.Minute {
+		t.Errorf("landed: %+v", landed)
 	}
 }
 
