@@ -80,6 +80,10 @@ ci: lint servers gcc ## everything CI runs (.ci/run calls this)
 	done
 	@if [ -f bench/go.mod ]; then echo "== bench"; cd bench && go vet ./...; fi
 
+.PHONY: reference
+reference: ## write docs/reference.md from the comments of Config and Events
+	go run ./internal/docs
+
 .PHONY: postgres
 postgres: ## vet and test the example of a store on Postgres, a module of its own
 	cd examples/postgres && go vet ./... && go test -count=1 ./...
@@ -88,6 +92,9 @@ postgres: ## vet and test the example of a store on Postgres, a module of its ow
 cluster: servers ## test against Redis Cluster, Sentinel and MariaDB Galera, and print what was counted; four minutes
 	go vet -tags=cluster ./internal/cluster
 	SYNCENGINE_REQUIRE_SERVERS=1 go test -count=1 -timeout=20m -v -tags=cluster $(TESTFLAGS) ./internal/cluster
+.PHONY: otel
+otel: ## vet and test the spans of OpenTelemetry, a module of its own
+	cd otelsyncengine && go vet ./... && go test -count=1 ./...
 
 .PHONY: bench
 bench: servers ## run the benchmarks, those of the nested module too

@@ -163,20 +163,20 @@ type Config struct {
 	// .95 .98].
 	BackpressureWarn, BackpressureThrottle, BackpressureCritical, BackpressureEmergency, BackpressureShutdown float64
 
-	WALPath     string // [Dir/wal.db]
+	WALPath     string // the file of the log [Dir/wal.db]
 	WALMaxItems int64  // ops the WAL holds at most; at least BatchFlushCount [1,000,000]
 	WALMaxBytes int64  // bytes of ops the WAL holds at most; at least BatchFlushBytes and 1 KiB [1 GiB]
 	WALNoSync   bool   // do not fsync the WAL: Logged survives a killed process, not power loss [false]
 
 	FilterWarmupBatch      int           // rows a filter rebuild reads at a time, at most 1,000,000 [10,000]
-	FilterSnapshotInterval time.Duration // [30 s]
-	FilterSnapshotInserts  int           // [10,000]
+	FilterSnapshotInterval time.Duration // age at which a changed filter is saved in the WAL file [30 s]
+	FilterSnapshotInserts  int           // new ids that make it due before [10,000]
 
 	L2Timeout    time.Duration // bound on one L2 call; from 1 ms [500 ms]
 	L3Timeout    time.Duration // bound on one L3 call; from 1 ms [5 s]
 	CloseTimeout time.Duration // bound on Close [30 s]
-	L2Breaker    BreakerPreset // [BreakerDefault]
-	L3Breaker    BreakerPreset // [BreakerDefault]
+	L2Breaker    BreakerPreset // when calls to L2 are given up for a while [BreakerDefault]
+	L3Breaker    BreakerPreset // the same of L3 [BreakerDefault]
 	// LockWait is for how long Open waits while another engine has the WAL open, as the one before
 	// has in a rolling update until it has ended. Then, and if it is 0, the error is ErrLocked. The
 	// context of Open bounds it as well [0].
@@ -219,7 +219,7 @@ type Config struct {
 	// also done soon after Open, and when L2 is back from an outage; from 1 ms [1 h].
 	VerifyInterval time.Duration
 
-	Compression      Compression // [off]
+	Compression      Compression // of contents in L3, with -tags compression [CompressionOff]
 	CompressionLevel int         // zstd's, from 1, the fastest, to 22; more than 6 means the same as 6 [1]
 
 	// PriorityFunc decides the flush priority of a put whose id is in L1. It runs on the

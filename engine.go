@@ -44,7 +44,7 @@ import (
 type Engine struct {
 	cfg Config
 
-	// The departments, lowest first; doc.go has their files.
+	// The departments, lowest first; CONTRIBUTING.md has their files.
 	news     *news
 	door     *door
 	l1       *l1

@@ -159,3 +159,6 @@ func VersionOf(e *OpEntry) uint64 { return e.version }
 
 // Compacter is what an L3 of ours can do with merges.
 type Compacter = compacter
+
+// MetricOperations are the operations whose series are made at Open, by tier.
+func MetricOperations() map[string][]string { return operations }

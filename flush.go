@@ -187,6 +187,7 @@ func (f *flusher) refill(ctx context.Context) error {
 
 // flush writes one batch.
 func (f *flusher) flush(ctx context.Context, b *batch) {
+	start := f.news.FlushStart()
 	if b.memory {
 		f.cache.Unsure(ctx)
 	}
@@ -200,6 +201,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	if err != nil {
 		f.errs.Add(1)
 		f.fail(ctx, err)
+		f.tell(b, a, start, err)
 		f.q.giveBack(b, a, err)
 		return
 	}
@@ -208,6 +210,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	if err := f.decided(ctx, b, a); err != nil { // the WAL can't be written; nothing is let go of
 		f.errs.Add(1)
 		f.fail(ctx, err)
+		f.tell(b, a, start, err)
 		f.q.giveBack(b, a, err)
 		return
 	}
@@ -219,6 +222,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) {
 	}
 	failpoint.Hit(failpoint.L2Written)
 	f.count(b, a) // first: complete wakes Flush, whose caller may look at Stats
+	f.tell(b, a, start, nil)
 	f.q.complete(b, a)
 	f.landedOne.Store(true)
 }

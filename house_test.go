@@ -35,7 +35,8 @@ func rootFiles(t *testing.T) map[string]*ast.File {
 // testOnly are packages that only tests import, and programs.
 var testOnly = []string{
 	"internal/testserver", "internal/faultproxy", "internal/storetest", "internal/lab", "internal/promises", "internal/machines",
-	"internal/crash", "internal/neighbours", "internal/merging", "internal/testreport", "examples", "bench",
+	"internal/crash", "internal/neighbours", "internal/merging", "internal/testreport", "internal/docs", "examples", "bench",
+	"otelsyncengine",
 }
 
 // libraryFiles parses all files that end up in a user's program.
@@ -196,8 +197,7 @@ func TestEachPromiseHasATest(t *testing.T) {
 	}
 }
 
-// TestDocumentsNameTestsThatExist: what the README and ROADMAP say is shown by tests that are
-// there.
+// TestDocumentsNameTestsThatExist: what documents say is shown by tests that are there.
 func TestDocumentsNameTestsThatExist(t *testing.T) {
 	there := make(map[string]bool)
 	lab.Must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
@@ -210,7 +210,11 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 		}
 		return err
 	}))
-	for _, name := range []string{"README.md", "ROADMAP.md", "docs/clusters.md"} {
+	names, err := filepath.Glob("*.md")
+	lab.Must(t, err)
+	more, err := filepath.Glob("docs/*.md")
+	lab.Must(t, err)
+	for _, name := range append(names, more...) {
 		text, err := os.ReadFile(name)
 		lab.Must(t, err)
 		for _, test := range regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(text, -1) {

@@ -1,6 +1,7 @@
 package syncengine_test
 
-// house_walls_test.go keeps the walls between the departments that doc.go lists, lowest first:
+// house_walls_test.go keeps the walls between the departments, which CONTRIBUTING.md lists, lowest
+// first:
 //
 //   - a lower-case member of a department's type is used in that department's files only;
 //   - names go downwards only: a file may name what is declared in its own department and below.
@@ -32,24 +33,25 @@ type house struct {
 	names []string       // of departments, lowest first
 }
 
-// departments reads the table of doc.go.
+// departments reads the table of CONTRIBUTING.md.
 func (h *house) departments(t *testing.T) {
-	text, err := os.ReadFile("doc.go")
+	text, err := os.ReadFile("CONTRIBUTING.md")
 	lab.Must(t, err)
-	_, table, ok := strings.Cut(string(text), "# Reading the source")
+	_, table, ok := strings.Cut(string(text), "## How the source is laid out")
 	if !ok {
-		t.Fatal("doc.go has no table of departments")
+		t.Fatal("CONTRIBUTING.md has no table of departments")
 	}
-	table, _, _ = strings.Cut(table, "\n//\n// A test")
+	_, table, _ = strings.Cut(table, "```")
+	table, _, _ = strings.Cut(table, "```")
 	h.rank = make(map[string]int)
-	name := regexp.MustCompile(`^//\t([a-z]+)\s`)
+	name := regexp.MustCompile(`^([a-z]+)\s`)
 	for line := range strings.Lines(table) {
 		if m := name.FindStringSubmatch(line); m != nil {
 			h.names = append(h.names, m[1])
 		}
 		for _, f := range regexp.MustCompile(`\b[a-z0-9]+\.go\b`).FindAllString(line, -1) {
 			if _, twice := h.rank[f]; twice {
-				t.Errorf("doc.go names %s twice", f)
+				t.Errorf("CONTRIBUTING.md names %s twice", f)
 			}
 			h.rank[f] = len(h.names) - 1
 		}
@@ -81,12 +83,12 @@ func buildHouse(t *testing.T) *house {
 		h.files = append(h.files, f)
 		there[name] = true
 		if _, ok := h.rank[name]; !ok {
-			t.Errorf("%s has no department in doc.go", name)
+			t.Errorf("%s has no department in CONTRIBUTING.md", name)
 		}
 	}
 	for name := range h.rank {
 		if !there[name] {
-			t.Errorf("doc.go names %s, which does not exist", name)
+			t.Errorf("CONTRIBUTING.md names %s, which does not exist", name)
 		}
 	}
 	conf := types.Config{Importer: nothing{}, FakeImportC: true, Error: func(error) {}} // of what the empty packages lack

@@ -201,6 +201,36 @@ func (n *news) Compacted(r CompactReport, done bool) {
 // Call counts a call to a tier.
 func (n *news) Call(tier, op string, start time.Time, err error) { n.meters.call(tier, op, start, err) }
 
+// Start is when a call begins that is timed; zero when nobody wants to know.
+func (n *news) Start() (t time.Time) {
+	if n.meters != nil {
+		t = time.Now()
+	}
+	return t
+}
+
+// Got counts a Get that memory did not answer at once.
+func (n *news) Got(by answerer, start time.Time, err error) { n.meters.got(by, start, err) }
+
+// Wrote counts a write that succeeded.
+func (n *news) Wrote(d Durability, conditional bool, start time.Time, err error) {
+	n.meters.wrote(d, conditional, start, err)
+}
+
+// FlushStart is when a batch begins that the user is told of; zero when nobody wants to know.
+func (n *news) FlushStart() (t time.Time) {
+	if n.on.Flushed != nil {
+		t = time.Now()
+	}
+	return t
+}
+
+// Flushed tells what became of a batch. It is called only after a FlushStart that was not zero.
+func (n *news) Flushed(b FlushedBatch) {
+	fn := n.on.Flushed
+	n.loop.Send(func() { fn(b) })
+}
+
 // Batch counts a batch that has landed.
 func (n *news) Batch(ops int, bytes int64) { n.meters.batch(ops, bytes) }
 

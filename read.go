@@ -36,7 +36,7 @@ type reader struct {
 	news     *news
 	now      func() time.Time // of the fleet
 	ages     ages
-	loads    flight.Group[string, Record]
+	loads    flight.Group[string, loaded]
 }
 
 // ages are how long what memory knows counts, from Config.
@@ -179,7 +179,9 @@ func (d *reader) getSlow(ctx context.Context, id string) (item Item, err error) 
 		return Item{}, err
 	}
 	defer d.door.Exit(ctx, &err)
-	rec, err := d.Find(ctx, id)
+	start := d.news.Start()
+	rec, by, err := d.find(ctx, id)
+	d.news.Got(by, start, err)
 	if err != nil {
 		return Item{}, err
 	}
@@ -196,21 +198,27 @@ func (r *Record) item() (Item, error) {
 
 // Find looks for id in all tiers. A tombstone is a result; so is an item that has expired, as one.
 func (d *reader) Find(ctx context.Context, id string) (Record, error) {
-	rec, err := d.find(ctx, id)
-	rec.lapse(d.now)
+	rec, _, err := d.find(ctx, id)
 	return rec, err
 }
 
-func (d *reader) find(ctx context.Context, id string) (Record, error) {
+// find also tells who answered.
+func (d *reader) find(ctx context.Context, id string) (rec Record, by answerer, err error) {
+	rec, by, err = d.look(ctx, id)
+	rec.lapse(d.now)
+	return rec, by, err
+}
+
+func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, err error) {
 	// The stamp is taken before L1 is asked: a write that L1 does not show has not been
 	// counted yet, and will be.
 	since := d.l1.Stamp(id)
 	if rec, known, err := d.merged(ctx, id); known || err != nil {
-		return rec, err
+		return rec, byL1, err
 	}
 	ent, ok := d.l1.Get(id)
 	if ok && d.Fresh(ent) {
-		return ent.record(), nil
+		return ent.record(), byL1, nil
 	}
 	if !ok {
 		d.l1.Missed()
@@ -219,7 +227,7 @@ func (d *reader) find(ctx context.Context, id string) (Record, error) {
 	waiting, askL3, err := d.bad.Waiting(ctx, id)
 	switch {
 	case err != nil:
-		return Record{}, err
+		return Record{}, byWAL, err
 	case refused && waiting == nil && !ok && d.l1.Written(id, since): // it may just have left quarantine
 		return d.find(ctx, id)
 	}
@@ -227,16 +235,23 @@ func (d *reader) find(ctx context.Context, id string) (Record, error) {
 	case fromWAL:
 		rec := waiting.record()
 		d.Promote(&rec, since, false)
-		return rec, nil
+		return rec, byWAL, nil
 	case fromDenial:
-		return Record{}, ErrNotFound
+		return Record{}, byFilter, ErrNotFound
 	}
 	shared := d.door.Background(ctx)
-	rec, err := d.loads.Do(ctx, id, since.Writes, func(f func()) { d.door.Spawn("load", f) }, func() (Record, error) { return d.load(shared, id, since, waiting) })
+	got, err := d.loads.Do(ctx, id, since.Writes, func(f func()) { d.door.Spawn("load", f) }, func() (loaded, error) { return d.load(shared, id, since, waiting) })
 	if ok {
-		return d.refreshed(ent, rec, err)
+		rec, err = d.refreshed(ent, got.Record, err)
+		return rec, got.by, err
 	}
-	return rec, err
+	return got.Record, got.by, err
+}
+
+// loaded is a record, and the tier that had it.
+type loaded struct {
+	Record
+	by answerer
 }
 
 // refreshed decides between an L1 entry past its age and what the tiers below said.
@@ -286,13 +301,13 @@ func (d *reader) Invalidate(ids []string) {
 // load asks L2, then L3, and promotes what it found. With an op in quarantine, or recovered from
 // the WAL, it asks L3 alone and returns the higher of the two; when L3 can't be asked, the op is
 // the newest this engine can know, unless it is known that there was a later one.
-func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entry) (Record, error) {
+func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entry) (loaded, error) {
 	if d.asksL2(id, waiting) {
 		rec, err := d.cache.Lookup(ctx, id)
 		if err == nil {
 			d.cache.Saw(true, 1)
 			d.Promote(&rec, since, false)
-			return rec, nil
+			return loaded{rec, byL2}, nil
 		}
 		d.l2Failed(err, id)
 	}
@@ -300,25 +315,25 @@ func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entr
 	switch verdictOfL3(err, waiting) {
 	case l3Row:
 		d.archive.Saw(true, 1)
-		return d.higher(rec, waiting, since), nil
+		return loaded{d.higher(rec, waiting, since), byL3}, nil
 	case l3None:
 		d.archive.Saw(false, 1)
 		if waiting != nil {
-			return d.higher(Record{}, waiting, since), nil
+			return loaded{d.higher(Record{}, waiting, since), byL3}, nil
 		}
 		d.sawNone(id, since)
-		return Record{}, ErrNotFound
+		return loaded{by: byL3}, ErrNotFound
 	case l3Silent:
 		rec := waiting.record() // not promoted: L3 will be asked again
 		rec.Stale = true
-		return rec, nil
+		return loaded{rec, byWAL}, nil
 	case l3Corrupt:
 		if rec, err = d.repair.HealedOr(ctx, id, err); err == nil {
 			d.Promote(&rec, since, true)
 		}
-		return rec, err
+		return loaded{rec, byL3}, err
 	}
-	return Record{}, unavailable("syncengine: get", err)
+	return loaded{}, unavailable("syncengine: get", err)
 }
 
 // l3Verdict is what a read makes of what L3 said.

@@ -43,12 +43,14 @@ func (e *writer) Update(ctx context.Context, id string, fn func(cur Item, exists
 	u.o.conditional, u.o.unchanged = true, false
 	l := e.lines.enter(id)
 	defer e.lines.leave(id, l)
+	start := e.news.Start()
 	for try := 0; ; try++ {
 		if try == triesBesideOthers {
 			defer e.lines.quiet(l)()
 		}
 		it, err := u.try(ctx, l)
 		if !errors.Is(err, errAgain) {
+			e.news.Wrote(u.o.durability, true, start, err)
 			return it, err
 		}
 		if err := pause(ctx, try); err != nil {

@@ -363,6 +363,8 @@ func (e *writer) write(ctx context.Context, c *call) (err error) {
 	if len(c.ops) == 0 {
 		return ctx.Err()
 	}
+	start := e.news.Start()
+	defer func() { e.news.Wrote(c.d, c.want != nil, start, err) }()
 	if err := e.checkSize(c.ops); err != nil {
 		return err
 	}

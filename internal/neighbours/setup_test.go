@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -77,34 +78,58 @@ func TestOpenNamesTheRightThatIsMissing(t *testing.T) {
 	}
 }
 
-// TestTheRightsThatAreDocumentedAreEnough, with those to make the tables and, once they are there,
-// without.
+// TestTheRightsThatAreDocumentedAreEnough, to make the tables and, once they are there, without,
+// and in Redis: the statements are those of docs/operations.md.
 func TestTheRightsThatAreDocumentedAreEnough(t *testing.T) {
 	ctx := context.Background()
+	doc, err := os.ReadFile("../../docs/operations.md")
+	lab.Must(t, err)
+	grants := regexp.MustCompile(`(?m)^GRANT (.*) ON .app.\.\* TO 'service'@'%';$`).FindAllStringSubmatch(string(doc), -1)
+	acl := regexp.MustCompile(`(?m)^ACL SETUSER service .*$`).FindString(string(doc))
+	if len(grants) != 2 || acl == "" {
+		t.Fatalf("%q, %q", grants, acl)
+	}
 	dbURL := testserver.SharedMariaDB(t).NewDatabase(t)
 	admin := testserver.OpenSQL(t, dbURL)
-	for name, rights := range map[string]string{"makes": "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX", "uses": "SELECT, INSERT, UPDATE, DELETE"} {
-		if name == "uses" {
-			continue
-		}
-		lab.Must(t, lab.Open(t, syncengine.Config{SQLURL: account(t, admin, dbURL, name, rights)}).Close())
-	}
-	e := lab.Open(t, syncengine.Config{SQLURL: account(t, admin, dbURL, "uses", "SELECT, INSERT, UPDATE, DELETE")})
+	lab.Must(t, lab.Open(t, syncengine.Config{SQLURL: account(t, admin, dbURL, "makes", grants[1][1])}).Close())
+	redis := testserver.Redis(t)
+	redis.Do(t, strings.Fields(acl)...)
+	redisURL := mustParse(t, redis.URL())
+	redisURL.User = url.UserPassword("service", "secret")
+	cfg := syncengine.Config{SQLURL: account(t, admin, dbURL, "uses", grants[0][1]), RedisURL: redisURL.String()}
+	e, other := lab.Open(t, cfg), lab.Open(t, cfg)
+	lab.Eventually(t, "they listen, and Redis was compared", func() bool {
+		return e.Stats().PushListens && other.Stats().PushListens && e.Stats().L2Missed == 0 && other.Stats().L2Missed == 0
+	})
+	var ids []string
 	for n := range 100 {
-		submit(t, e, fmt.Sprint("x", n), "1", archived)
+		ids = append(ids, fmt.Sprint("x", n))
+		submit(t, e, ids[n], "1", archived)
 	}
-	_, err := e.Update(ctx, "x1", func(it syncengine.Item, _ bool) (syncengine.Item, error) {
+	_, err = e.Update(ctx, "x1", func(it syncengine.Item, _ bool) (syncengine.Item, error) {
 		it.Content = []byte("2")
 		return it, nil
 	})
 	lab.Must(t, err)
-	if _, err := e.Verify(ctx, syncengine.VerifyOptions{Deep: true, Repair: true}); err != nil {
-		t.Error(err)
-	}
-	readme, err := os.ReadFile("../../README.md")
+	lab.Must(t, e.Delete(ctx, "x2", archived))
+	redis.Do(t, "SET", "sync:x3", "garbage")
+	redis.Do(t, "DEL", "sync:x4", "sync:x5")
+	other.Invalidate(ids...)
+	_, err = other.GetMany(ctx, ids[:50])
 	lab.Must(t, err)
-	if !strings.Contains(string(readme), "`SELECT, INSERT, UPDATE, DELETE`") {
-		t.Error("README does not list the rights")
+	if got := reads["Get"](other, "x60"); got != "1" {
+		t.Error(got)
+	}
+	for _, e := range []*syncengine.Engine{e, other} {
+		if _, err := e.Verify(ctx, syncengine.VerifyOptions{Deep: true, Repair: true}); err != nil {
+			t.Error(err)
+		}
+		if h := e.Health(ctx); !h.L2.OK || !h.L3.OK {
+			t.Errorf("%+v", h)
+		}
+	}
+	if denied := redis.Do(t, "ACL", "LOG"); denied != "" {
+		t.Errorf("Redis has denied: %s", denied)
 	}
 }
 

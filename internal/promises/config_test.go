@@ -442,6 +442,7 @@ func (l *listener) config(cfg syncengine.Config) syncengine.Config {
 		Quarantined:         func(op syncengine.QuarantinedOp) { l.note("quarantined", op) },
 		Corrupted:           func(err *syncengine.CorruptionError) { l.noteErr("corrupted", err) },
 		Verified:            func(r syncengine.VerifyReport) { l.note("verified", r) },
+		Flushed:             func(b syncengine.FlushedBatch) { l.noteErr("flushed", b.Err) },
 	}
 	return cfg
 }

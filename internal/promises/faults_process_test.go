@@ -264,6 +264,7 @@ func everyEvent(count func(name string)) syncengine.Events {
 		Healed:              func(string, string) { ouch("Healed") },
 		Verified:            func(syncengine.VerifyReport) { ouch("Verified") },
 		Compacted:           func(syncengine.CompactReport, bool) { ouch("Compacted") },
+		Flushed:             func(syncengine.FlushedBatch) { ouch("Flushed") },
 	}
 }
 
