@@ -91,13 +91,13 @@ func TestRedisClusterFailsOverToALaggingReplica(t *testing.T) {
 	}
 }
 
-// TestRedisClusterAccount: what README lists is enough, with what a Cluster needs beside it; and
+// TestRedisClusterAccount: what docs/operations.md lists is enough, with what a Cluster needs beside it; and
 // what lacks is named.
 func TestRedisClusterAccount(t *testing.T) {
 	c := testserver.RedisCluster(t, 3)
 	rights := "+get +set +incr +unlink +scan +exists +getrange +mset +eval +evalsha +ping +hello +publish +subscribe"
-	if readme, err := os.ReadFile("../../README.md"); err != nil || !strings.Contains(string(readme), rights) {
-		t.Errorf("README does not list the rights: %v", err)
+	if doc, err := os.ReadFile("../../docs/operations.md"); err != nil || !strings.Contains(string(doc), rights) {
+		t.Errorf("docs/operations.md does not list the rights: %v", err)
 	}
 	for _, node := range c.Nodes {
 		node.Do(t, append([]string{"ACL", "SETUSER", "service", "on", ">pw", "~sync:*", "&sync:!changes", "+spublish", "+ssubscribe", "+cluster"}, strings.Fields(rights)...)...)

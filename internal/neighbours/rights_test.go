@@ -16,7 +16,7 @@ import (
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
-// redisRights are those of README.md.
+// redisRights are those of docs/operations.md.
 const redisRights = "+get +set +incr +unlink +scan +exists +getrange +mset +eval +evalsha +ping +hello +publish +subscribe"
 
 // redisAccount makes an account of a Redis, and returns a URL for it.
@@ -33,10 +33,10 @@ func redisAccount(t testing.TB, server *testserver.Server, name, prefix, rights 
 func TestTheRedisRightsThatAreDocumentedAreEnough(t *testing.T) {
 	ctx := context.Background()
 	server := testserver.SharedRedis(t)
-	readme, err := os.ReadFile("../../README.md")
+	doc, err := os.ReadFile("../../docs/operations.md")
 	lab.Must(t, err)
-	if !strings.Contains(string(readme), redisRights) {
-		t.Error("README does not list the rights")
+	if !strings.Contains(string(doc), redisRights) {
+		t.Error("docs/operations.md does not list the rights")
 	}
 	for name, rights := range map[string]string{"documented": redisRights, "nodanger": "+@all -@dangerous"} {
 		t.Run(name, func(t *testing.T) {
