@@ -229,6 +229,12 @@ func (c *cache) Told(id string, version uint64, has bool) {
 	}
 }
 
+// Promote is Put for copies of what L3 held a moment ago.
+func (c *cache) Promote(ctx context.Context, recs []Record) error {
+	c.missed.copied(recs)
+	return c.Put(ctx, "promote", recs)
+}
+
 // LogRead is told that all of the log has been read that was there at the last call.
 func (c *cache) LogRead() { c.missed.turn() }
 

@@ -108,6 +108,13 @@ func TestWhatOthersWriteIsBelievedOnceL2HasIt(t *testing.T) {
 	if ids, all, _ := c.Owed(10); all || !slices.Equal(ids, []string{"missed"}) {
 		t.Errorf("owed are %v: what may still be told is waited for", ids)
 	}
+	copied := []syncengine.Record{{Item: syncengine.Item{ID: "undone", Version: 4, Content: []byte("1")}}}
+	lab.Must(t, c.Promote(ctx, copied))
+	if c.Told("undone", 5, true); c.MayRead("undone") {
+		t.Error("a copy of before a write, that L2 has forgotten since, is read")
+	}
+	ids, _, gen := c.Owed(10)
+	lab.Must(t, c.Paid(ctx, ids, false, gen))
 	c.LogRead()
 	c.Others("before", 5)
 	if !believes("before", 4) {

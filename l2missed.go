@@ -42,6 +42,7 @@ type l2Missed struct {
 	mark  bool                 // what the WAL file says
 	told  [2]map[string]uint64 // versions that L2 has, as other engines say: lately, and before
 	later int                  // of ids, those that are waited for
+	put   [2]map[string]uint64 // versions of copies that this engine has put there, the same
 }
 
 // lack is what L2 lacks of an id, or may lack.
@@ -115,7 +116,11 @@ func (m *l2Missed) add(ctx context.Context, recs []Record, least uint64) error {
 	m.mu.Lock()
 	m.gen++
 	for i := range recs {
-		m.lacks(recs[i].ID, lack{least: max(least, recs[i].Version)})
+		l := lack{least: max(least, recs[i].Version)}
+		if l.least == 0 { // nobody knows
+			l.least = whole
+		}
+		m.lacks(recs[i].ID, l)
 	}
 	marked := m.mark
 	m.mu.Unlock()
@@ -146,6 +151,9 @@ func (m *l2Missed) wrote(id string, version uint64, lacks bool) {
 	defer m.mu.Unlock()
 	m.gen++
 	l := lack{least: version}
+	if m.mayHaveUndone(id, version) {
+		lacks = true
+	}
 	if !lacks {
 		if m.told[0][id] >= version || m.told[1][id] >= version {
 			return
@@ -163,15 +171,46 @@ func (m *l2Missed) has(id string, version uint64) {
 		m.told[0] = make(map[string]uint64) // what is forgotten is asked for once more
 	}
 	m.told[0][id] = max(m.told[0][id], version)
+	if m.mayHaveUndone(id, version) {
+		m.gen++
+		m.lacks(id, lack{least: version})
+	}
 	if l, ok := m.ids[id]; ok && version >= l.least && !l.until.IsZero() {
 		m.forget(id)
 	}
 }
 
-// turn forgets what was told before the last turn: the log was read since.
+// copied notes copies that go to L2. A write that came to L2 before one of them, and that L2 has
+// forgotten by then, has no say there: whoever hears of such a write looks here.
+func (m *l2Missed) copied(recs []Record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.put[0] == nil {
+		m.put[0] = make(map[string]uint64)
+	}
+	for i := range recs {
+		if len(m.put[0]) < maxMissed {
+			m.put[0][recs[i].ID] = recs[i].Version
+		}
+	}
+}
+
+// mayHaveUndone reports whether this engine has put something below a version there lately. mu is
+// held.
+func (m *l2Missed) mayHaveUndone(id string, version uint64) bool {
+	for _, put := range m.put {
+		if v, ok := put[id]; ok && v < version {
+			return true
+		}
+	}
+	return false
+}
+
+// turn forgets what was told and put before the last turn: the log was read since.
 func (m *l2Missed) turn() {
 	m.mu.Lock()
 	m.told = [2]map[string]uint64{nil, m.told[0]}
+	m.put = [2]map[string]uint64{nil, m.put[0]}
 	m.mu.Unlock()
 }
 

@@ -104,9 +104,9 @@ func (m *metrics) call(tier, op string, start time.Time, err error) {
 
 // operations are the calls to each tier.
 var operations = map[string][]string{
-	"l2": {"claim", "digest", "evicts", "explain", "get", "get_many", "leaves", "promote", "publish", "put", "remove", "repair", "scan", "status"},
-	"l3": {"apply", "apply_if", "beat", "compact", "digest", "evict", "explain", "get", "get_many", "heads", "heal", "join", "landed", "leave",
-		"leaves", "list", "members", "purge", "rebuild", "recount", "scan", "status", "warmup"},
+	"l2": {"claim", "digest", "evicts", "explain", "get", "get_many", "leaves", "place", "promote", "publish", "put", "remove", "repair", "rights", "scan", "status"},
+	"l3": {"apply", "apply_if", "beat", "compact", "digest", "evict", "expired", "explain", "get", "get_many", "heads", "heal", "join", "landed", "leave",
+		"leaves", "list", "log", "members", "purge", "rebuild", "recount", "scan", "status", "warmup"},
 }
 
 // begin makes all series.

@@ -52,7 +52,7 @@ func (r *repair) promoteBatch(ctx context.Context, p promotion) {
 		r.promoting.Add(-int64(len(p.Rec.Content)) - entryOverhead)
 		if p.Heal != "" {
 			heal = append(heal, p.Heal)
-		} else if p.Rec.Deleted || hashOf(p.Rec.Content) == p.Rec.ContentHash { // readers share it
+		} else if !r.l1.Written(p.Rec.ID, p.Stamp) && (p.Rec.Deleted || hashOf(p.Rec.Content) == p.Rec.ContentHash) { // readers share it
 			recs, stamps = append(recs, p.Rec), append(stamps, p.Stamp)
 		}
 		select {
@@ -64,12 +64,12 @@ func (r *repair) promoteBatch(ctx context.Context, p promotion) {
 	}
 	// Errors are no concern of anybody: a copy that does not arrive is a miss. A write that
 	// L2 misses is remembered elsewhere.
-	_ = r.cache.Put(ctx, "promote", recs)
+	_ = r.cache.Promote(ctx, recs)
 	// An id that was written meanwhile is in L2 in its new version, unless L2 has forgotten it.
 	var late []Record
 	for i := range recs {
 		if r.l1.Written(recs[i].ID, stamps[i]) {
-			late = append(late, recs[i])
+			late = append(late, Record{Item: Item{ID: recs[i].ID}})
 		}
 	}
 	if len(late) > 0 {

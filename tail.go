@@ -121,6 +121,7 @@ func (t *tail) turn(ctx context.Context) {
 	}
 	ok := false
 	if t.trust.Alone() {
+		t.cache.LogRead() // there is nothing of others in it
 		if t.turns++; t.turns%tailAlone == 1 {
 			ok = t.skip(ctx)
 		}

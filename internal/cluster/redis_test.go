@@ -91,8 +91,8 @@ func TestRedisClusterFailsOverToALaggingReplica(t *testing.T) {
 	}
 }
 
-// TestRedisClusterAccount: what docs/operations.md lists is enough, with what a Cluster needs beside it; and
-// what lacks is named.
+// TestRedisClusterAccount: what docs/operations.md lists is enough, with what a Cluster needs
+// beside it; and what lacks is named.
 func TestRedisClusterAccount(t *testing.T) {
 	c := testserver.RedisCluster(t, 3)
 	rights := "+get +set +incr +unlink +scan +exists +getrange +mset +eval +evalsha +ping +hello +publish +subscribe"
