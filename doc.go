@@ -54,7 +54,8 @@
 // a benchmark. What is promised by the library as a whole is tested through the public API in
 // internal/promises, and against models in internal/machines; engines that share one L3 in
 // internal/neighbours, kills and failing disks in internal/crash, items with a CRDT kind in
-// internal/merging. What these share is in internal/lab; internal/backdoor lends them the stores.
+// internal/merging, servers that are several in internal/cluster. What these share is in
+// internal/lab; internal/backdoor lends them the stores.
 //
 // # Words
 //
