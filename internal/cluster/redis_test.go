@@ -51,7 +51,6 @@ func TestRedisClusterThatReshardsUnderLoad(t *testing.T) {
 	for _, node := range c.Nodes {
 		ids = append(ids, node.Do(t, "CLUSTER", "MYID"))
 	}
-	began := time.Now()
 	for round := range 6 {
 		out, err := exec.Command("redis-cli", "--cluster", "reshard", c.Nodes[0].Addr(), "--cluster-from", ids[round%3],
 			"--cluster-to", ids[(round+1)%3], "--cluster-slots", "1500", "--cluster-yes", "--cluster-pipeline", "5").CombinedOutput()
@@ -60,7 +59,7 @@ func TestRedisClusterThatReshardsUnderLoad(t *testing.T) {
 		}
 		l.run(t, 100)
 	}
-	l.end(t, healthy(t, l.engines, began))
+	l.end(t, healthy(t, l.engines, time.Now()))
 }
 
 // TestRedisClusterFailsOverToALaggingReplica, which the clients know already, and which does not
