@@ -89,7 +89,7 @@ postgres: ## vet and test the example of a store on Postgres, a module of its ow
 	cd examples/postgres && go vet ./... && go test -count=1 ./...
 
 .PHONY: cluster
-cluster: servers ## test against Redis Cluster, Sentinel and MariaDB Galera, and print what was counted; four minutes
+cluster: servers ## test against Redis Cluster, Sentinel and MariaDB Galera, and print what was counted; five minutes
 	go vet -tags=cluster ./internal/cluster
 	SYNCENGINE_REQUIRE_SERVERS=1 go test -count=1 -timeout=20m -v -tags=cluster $(TESTFLAGS) ./internal/cluster
 .PHONY: otel

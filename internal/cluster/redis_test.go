@@ -23,7 +23,7 @@ const redisIDs = 2000
 // it.
 func pair(t *testing.T, redis string) []*syncengine.Engine {
 	t.Helper()
-	cfg := syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: redis, KeyPrefix: lab.NewPrefix(), L3Timeout: l3Timeout, L1MaxAge: maxAge, L1MaxBytes: 1 << 20}
+	cfg := syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: redis, KeyPrefix: lab.NewPrefix(), L3Timeout: l3Timeout, BatchFlushInterval: 5 * time.Millisecond, L1MaxAge: maxAge, L1MaxBytes: 1 << 20}
 	return []*syncengine.Engine{lab.Open(t, cfg), lab.Open(t, cfg)}
 }
 
@@ -45,13 +45,12 @@ func healthy(t *testing.T, engines []*syncengine.Engine, began time.Time) time.D
 
 func TestRedisClusterThatReshardsUnderLoad(t *testing.T) {
 	c := testserver.RedisCluster(t, 3)
-	l := start(pair(t, "redis://"+strings.Join(c.Addrs(), ",")), redisIDs)
+	l := start(pair(t, "redis://"+strings.Join(c.Addrs(), ",")), redisIDs, archived)
 	l.run(t, 1000)
 	var ids []string
 	for _, node := range c.Nodes {
 		ids = append(ids, node.Do(t, "CLUSTER", "MYID"))
 	}
-	began := time.Now()
 	for round := range 6 {
 		out, err := exec.Command("redis-cli", "--cluster", "reshard", c.Nodes[0].Addr(), "--cluster-from", ids[round%3],
 			"--cluster-to", ids[(round+1)%3], "--cluster-slots", "1500", "--cluster-yes", "--cluster-pipeline", "5").CombinedOutput()
@@ -60,7 +59,7 @@ func TestRedisClusterThatReshardsUnderLoad(t *testing.T) {
 		}
 		l.run(t, 100)
 	}
-	l.end(t, healthy(t, l.engines, began))
+	l.end(t, healthy(t, l.engines, time.Now()))
 }
 
 // TestRedisClusterFailsOverToALaggingReplica, which the clients know already, and which does not
@@ -73,7 +72,7 @@ func TestRedisClusterFailsOverToALaggingReplica(t *testing.T) {
 	}
 	for name, lag := range map[string]time.Duration{"less than a beat": 300 * time.Millisecond, "seconds": 3 * time.Second} {
 		t.Run(name, func(t *testing.T) {
-			l := start(pair(t, "redis://"+strings.Join(c.Addrs(), ",")+"?cluster=true"), redisIDs)
+			l := start(pair(t, "redis://"+strings.Join(c.Addrs(), ",")+"?cluster=true"), redisIDs, archived)
 			l.run(t, 3000)
 			n := 1
 			if lag > time.Second {
@@ -126,7 +125,7 @@ func TestRedisClusterAccount(t *testing.T) {
 
 func TestSentinelsFailOverUnderLoad(t *testing.T) {
 	g := testserver.RedisSentinels(t)
-	l := start(pair(t, g.URL()), redisIDs)
+	l := start(pair(t, g.URL()), redisIDs, archived)
 	l.run(t, 3000)
 	began := time.Now()
 	l.forgiven.Store(began.Add(30 * time.Second).UnixNano())

@@ -13,6 +13,7 @@ import (
 // TestINV15AFailoverThatLosesLessThanABeatIsNoticed, by an engine whose client is the user's own
 // and keeps its connections: the server gets the data of its replica, and is a master again.
 func TestINV15AFailoverThatLosesLessThanABeatIsNoticed(t *testing.T) {
+	t.Parallel()
 	replicate := func(s, of *testserver.Server) {
 		t.Helper()
 		host, port, err := net.SplitHostPort(of.Addr())

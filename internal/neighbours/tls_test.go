@@ -15,6 +15,7 @@ import (
 // TestTLSToBothServers, with an authority of the user's own; an engine that does not know it gets
 // nothing.
 func TestTLSToBothServers(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	cert := testserver.NewCertificate(t)
 	maria := testserver.TLSMariaDB(t, cert)
