@@ -3,6 +3,7 @@ package syncengine_test
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/syncengine-go/syncengine"
 )
@@ -90,4 +91,46 @@ func ExampleEngine_SubmitEach() {
 	// Output:
 	// 2 1 <nil>
 	// line.2
+}
+
+// Watch tells of what this and other engines write. A token is where it goes on, also after a
+// restart.
+func ExampleEngine_WatchFrom() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	engine, done := exampleEngine()
+	defer done()
+
+	token, err := engine.WatchToken(ctx) // before the list, so that nothing is missed between the two
+	if err != nil {
+		panic(err)
+	}
+	_ = engine.Submit(ctx, syncengine.Item{ID: "user.1", Content: []byte(`{"name":"Ada"}`)})
+	_ = engine.Submit(ctx, syncengine.Item{ID: "session.1", Content: []byte(`{}`)})
+	for change, err := range engine.WatchFrom(ctx, "user.", token) {
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(change.Kind, change.ID, string(change.Item.Content))
+		break // and keep change.Token
+	}
+	// Output: put user.1 {"name":"Ada"}
+}
+
+// An item with a time to live is gone when that is over, for every call on every engine.
+func ExampleEngine_Touch() {
+	ctx := context.Background()
+	engine, done := exampleEngine()
+	defer done()
+
+	err := engine.Submit(ctx, syncengine.Item{ID: "session.1", Content: []byte(`{}`)}, syncengine.WithTTL(30*time.Minute))
+	if err != nil {
+		panic(err)
+	}
+	if err := engine.Touch(ctx, "session.1", time.Hour); err != nil { // an hour from now
+		panic(err)
+	}
+	it, err := engine.Get(ctx, "session.1")
+	fmt.Println(time.Until(it.ExpiresAt).Round(time.Hour), err)
+	// Output: 1h0m0s <nil>
 }
