@@ -509,11 +509,9 @@ func (e *writer) forgetCopies(ops []*entry) {
 func (e *writer) applyIf(ctx context.Context, qs []*question) ([]Verdict, error) {
 	units := make([][]Conditional, len(qs))
 	var recs []Record
-	now := e.now()
 	for i, q := range qs {
 		units[i] = q.unit
 		for k := range q.unit {
-			q.unit[k].Now = now
 			recs = append(recs, q.unit[k].Record)
 		}
 	}
@@ -522,6 +520,12 @@ func (e *writer) applyIf(ctx context.Context, qs []*question) ([]Verdict, error)
 	}
 	if err := e.numbers.KeepAhead(ctx, recs); err != nil {
 		return nil, err
+	}
+	now := e.now() // not before it has joined: then the time is L3's
+	for _, unit := range units {
+		for k := range unit {
+			unit[k].Now = now
+		}
 	}
 	e.cache.Unsure(ctx)
 	var verdicts []Verdict

@@ -10,8 +10,9 @@ package syncengine
 // So wherever two copies have one version they have one expiry, and neither the order of records
 // nor the content hash knows of it.
 //
-// Whoever looks decides, by the time of the fleet (fleettime.go), which engines agree on whatever
-// their hosts' clocks say. Nothing has to happen at that moment. What follows only makes room:
+// Whoever looks decides, by the clock of L3 (fleettime.go), which engines agree on whatever their
+// hosts' clocks say; not by the time of versions, which is ahead of it for good where a host was,
+// while L3 was away. Nothing has to happen at that moment. What follows only makes room:
 //
 //   - Redis drops its copy by itself. The copy carries its time as well, for a Redis that is late.
 //   - L1 drops its entries within a second or two (repair.Expire).

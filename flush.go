@@ -415,10 +415,10 @@ func (f *flusher) becameOf(recs []Record, above []Meta) []Meta {
 			return false
 		}
 		at, ok := slices.BinarySearchFunc(recs, m.ID, func(r Record, id string) int { return strings.Compare(r.ID, id) })
-		if !ok || recs[at].Version != m.Version || !recs[at].expired(f.trust.Time().Now) {
+		if !ok || recs[at].Version != m.Version || !recs[at].expired(f.trust.Time().L3) {
 			return false
 		}
-		recs[at].lapse(f.trust.Time().Now)
+		recs[at].lapse(f.trust.Time().L3)
 		return true
 	})
 }

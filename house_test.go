@@ -107,6 +107,7 @@ var wallTimes = map[string]string{
 	"l3row.go storedTime":     "rows hold wall time",
 	"l3fleet.go Members":      "the clock of L3",
 	"fleettime.go Now":        "the clock of L3",
+	"fleettime.go L3":         "the clock of L3",
 	"push.go encode":          "the clock of L3, which engines share",
 	"push.go hear":            "the clock of L3, which engines share",
 	"fleettime.go heard":      "the clock of L3",

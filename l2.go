@@ -53,7 +53,7 @@ type redisStore struct {
 	prefix string
 	keep   time.Duration    // of tombstones
 	owned  bool             // Close closes the client
-	clock  func() time.Time // the time of the fleet
+	clock  func() time.Time // the clock of L3
 }
 
 func newRedisStore(c redis.UniversalClient, prefix string, tombstones time.Duration, owned bool) *redisStore {

@@ -182,7 +182,7 @@ type sqlStore struct {
 	identity string
 	stmts    map[stmtKey]*sql.Stmt
 
-	clock  func() time.Time       // the time of the fleet
+	clock  func() time.Time       // the clock of L3
 	self   string                 // see engine
 	fence  atomic.Pointer[string] // the engine whose row Apply demands
 	asker  atomic.Pointer[string] // the engine of the last ApplyIf

@@ -100,8 +100,8 @@ func (e *Engine) openStores() error {
 	if err := e.openL3(); err != nil {
 		return err
 	}
-	e.cache.Follow(e.trust.Time().Now)
-	e.archive.Follow(e.trust.Time().Now)
+	e.cache.Follow(e.trust.Time().L3)
+	e.archive.Follow(e.trust.Time().L3)
 	return nil
 }
 

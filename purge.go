@@ -15,10 +15,11 @@ const purgeBatch = 1000 // rows that one transaction purges
 const expireMost = 20
 
 // Expire purges what has expired from L3, and drops it from L1. more tells that there is still some
-// in L3. Other engines may do the same.
+// in L3. Other engines may do the same. Nothing is purged before this engine has joined the others:
+// until then its time may be that of a host whose clock is wrong.
 func (r *repair) Expire(ctx context.Context) (more bool, err error) {
 	r.l1.DropExpired(r.now)
-	if !r.archive.Expires() || !r.archive.Ready() || r.archive.Down() {
+	if !r.archive.Expires() || !r.archive.Ready() || r.archive.Down() || !r.trust.Joined() {
 		return false, nil
 	}
 	for range expireMost {

@@ -34,7 +34,7 @@ type reader struct {
 	pressure *pressure
 	door     *door
 	news     *news
-	now      func() time.Time // of the fleet
+	now      func() time.Time // of L3, see fleettime.go
 	ages     ages
 	loads    flight.Group[string, loaded]
 }
@@ -47,7 +47,7 @@ type ages struct {
 }
 
 func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *trust, c *cache, a *archive, r *repair, push *push, p *pressure, d *door, news *news, lim ages) *reader {
-	return &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: r, push: push, pressure: p, door: d, news: news, now: t.Time().Now, ages: lim}
+	return &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: r, push: push, pressure: p, door: d, news: news, now: t.Time().L3, ages: lim}
 }
 
 func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {

@@ -19,7 +19,7 @@ type repair struct {
 	trust   *trust
 	bad     *quarantine
 	news    *news
-	now     func() time.Time // of the fleet
+	now     func() time.Time // of L3, see fleettime.go
 
 	promotes  chan promotion
 	promoting atomic.Int64 // bytes in promotes
@@ -27,7 +27,7 @@ type repair struct {
 }
 
 func newRepair(mem *l1, c *cache, a *archive, t *trust, bad *quarantine, news *news) *repair {
-	return &repair{l1: mem, cache: c, archive: a, trust: t, bad: bad, news: news, now: t.Time().Now, promotes: make(chan promotion, promoteRoom)}
+	return &repair{l1: mem, cache: c, archive: a, trust: t, bad: bad, news: news, now: t.Time().L3, promotes: make(chan promotion, promoteRoom)}
 }
 
 // Replace makes L2 hold what L3 holds of ids, also where L2 is ahead or holds garbage: L3 is

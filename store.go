@@ -210,7 +210,8 @@ type ListingStore interface {
 type ExpiringStore interface {
 	ArchiveStore
 	// Expired returns up to limit live rows whose ExpiresAt is not after a time, in any order. It
-	// changes nothing: the engine then applies a delete of the same version to each.
+	// changes nothing: the engine then applies a delete of the same version to each. On a store
+	// of your own engines go by the clocks of their hosts.
 	Expired(ctx context.Context, at time.Time, limit int) ([]Meta, error)
 }
 

@@ -87,6 +87,37 @@ func TestRedisStoreTombstonesExpire(t *testing.T) {
 	}
 }
 
+// Items end in L2 when they expire, and one that is put after its time leaves nothing below it.
+func TestRedisStoreItemsExpire(t *testing.T) {
+	rdb := lab.RedisAt(t, testserver.SharedRedis(t).URL())
+	prefix := lab.NewPrefix()
+	s := syncengine.NewRedisStore(rdb, prefix, time.Hour, false)
+	put := func(id string, version uint64, in time.Duration) syncengine.Record {
+		r := storetest.Put(id, version, `1`)
+		r.ExpiresAt = time.Now().Add(in).Truncate(time.Millisecond).UTC()
+		return r
+	}
+	lives, gone := put("lives", 1, time.Minute), storetest.Tombstone("gone", 2)
+	gone.ExpiresAt = time.Now()
+	lab.NoError(t, "put", s.Put(lab.Bounded(t), []syncengine.Record{
+		lives, storetest.Put("over", 1, `1`), put("back", 1, time.Minute), put("gone", 2, time.Minute), put("soon", 1, 300*time.Millisecond),
+	}))
+	lab.NoError(t, "put", s.Put(lab.Bounded(t), []syncengine.Record{put("over", 2, -time.Minute), storetest.Put("back", 2, `2`), gone}))
+	wantRecord(t, s, lives)
+	for id, most := range map[string]time.Duration{"lives": time.Minute, "gone": time.Minute} {
+		if ttl, err := rdb.PTTL(lab.Bounded(t), prefix+id).Result(); err != nil || ttl <= most-30*time.Second || ttl > most {
+			t.Errorf("%s lives for %v, %v", id, ttl, err)
+		}
+	}
+	if ttl := rdb.PTTL(lab.Bounded(t), prefix+"back").Val(); ttl >= 0 {
+		t.Errorf("what was put over an item that expires lives for %v", ttl)
+	}
+	lab.Eventually(t, "nothing is left of those whose time has come", func() bool {
+		n, err := rdb.Exists(lab.Bounded(t), prefix+"over", prefix+"soon").Result()
+		return err == nil && n == 0
+	})
+}
+
 func TestSQLStores(t *testing.T) {
 	t.Parallel()
 	for _, srv := range lab.SQLServers {

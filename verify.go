@@ -29,11 +29,11 @@ type verifier struct {
 	repair  *repair
 	news    *news
 	every   time.Duration
-	now     func() time.Time // of the fleet
+	now     func() time.Time // of L3, see fleettime.go
 }
 
 func newVerifier(c *cache, a *archive, t *trust, q *queue, r *repair, news *news, every time.Duration) *verifier {
-	return &verifier{c, a, q, r, news, every, t.Time().Now}
+	return &verifier{c, a, q, r, news, every, t.Time().L3}
 }
 
 // Verify compares the tiers, and with Repair makes them agree.

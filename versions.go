@@ -56,6 +56,7 @@ const (
 type numbers struct {
 	clock *hlc.Clock
 	time  func() time.Time // see fleettime.go
+	l3    func() time.Time // by which items expire
 	l1    *l1
 	wal   *journal
 	queue *queue
@@ -77,14 +78,14 @@ type numbers struct {
 }
 
 func newNumbers(mem *l1, w *journal, q *queue, up sink) *numbers {
-	n := &numbers{time: time.Now, l1: mem, wal: w, queue: q, up: up, marks: make(map[string]mark), logging: make(map[*entry]struct{}), ahead: make(map[string]uint64)}
+	n := &numbers{time: time.Now, l3: time.Now, l1: mem, wal: w, queue: q, up: up, marks: make(map[string]mark), logging: make(map[*entry]struct{}), ahead: make(map[string]uint64)}
 	n.clock = hlc.New(func() time.Time { return n.time() }, 0)
 	return n
 }
 
 // Follow makes the time of L3 that of versions.
 func (n *numbers) Follow(t *fleetTime) {
-	n.time = t.Now
+	n.time, n.l3 = t.Now, t.L3
 	t.Tell(n.clock.Last, n.clock.Raise)
 }
 
@@ -326,13 +327,13 @@ func (n *numbers) Judge(op *entry, k *known, want uint64, always bool) (restsOn 
 		return nil, errUnsettled
 	}
 	live := func(e *entry) uint64 {
-		if e.expired(n.time) {
+		if e.expired(n.l3) {
 			return 0
 		}
 		return liveVersion(e)
 	}
 	cur, underWay := k.at, false
-	if m.op != nil && (m.op.compare(cur) >= 0 || m.op.version == cur.version && m.op.expires() != 0) { // cur may be what it has lapsed to
+	if m.op != nil && (m.op.compare(cur) >= 0 || m.op.version == cur.version && m.op.expired(n.l3)) { // cur may be what it has lapsed to
 		cur, underWay = m.op, m.underWay()
 	}
 	switch {

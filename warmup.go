@@ -86,6 +86,9 @@ func (t *trust) AloneFor() time.Duration { return t.fleet.aloneFor() }
 // It waits for that, at most until ctx ends.
 func (t *trust) Join(ctx context.Context) error { return t.fleet.join(ctx) }
 
+// Joined reports whether it may, and whether the time is that of L3, if that tells.
+func (t *trust) Joined() bool { return t.fleet.reg == nil || t.fleet.joined.Load() }
+
 // Write calls fn, which writes records to L3. The filter knows their ids before, and after.
 func (t *trust) Write(recs []Record, fn func() error) error {
 	begun := t.filter.insert(recs, notBegun)

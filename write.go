@@ -44,7 +44,7 @@ type writer struct {
 	reader     *reader
 	door       *door
 	news       *news
-	now        func() time.Time // of the fleet
+	now        func() time.Time // of L3, see fleettime.go
 	conditions conditions
 	lines      lines
 	makers     flight.Group[string, Record] // factories under way, by id
@@ -53,7 +53,7 @@ type writer struct {
 func newWriter(cfg *Config, mem *l1, w *journal, q *queue, f *flusher, n *numbers, p *pressure, c *cache, a *archive, t *trust, push *push, bad *quarantine, r *repair, rd *reader, d *door, news *news) *writer {
 	return &writer{
 		cfg: *cfg, l1: mem, wal: w, queue: q, flush: f, numbers: n, pressure: p, cache: c, archive: a, trust: t, push: push, bad: bad, repair: r,
-		reader: rd, door: d, news: news, now: t.Time().Now, conditions: conditions{wake: make(chan struct{}, 1)},
+		reader: rd, door: d, news: news, now: t.Time().L3, conditions: conditions{wake: make(chan struct{}, 1)},
 	}
 }
 

@@ -100,7 +100,9 @@ func TestINV16AnEngineThatOpensInAnOutageKeepsItsPlaceInTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := testserver.MariaDB(t)
-			lab.Must(t, lab.Open(t, syncengine.Config{SQLURL: db.URL()}).Close())
+			first := lab.Open(t, syncengine.Config{SQLURL: db.URL()})
+			submit(t, first, "lives", "1", archived, ttl(30*time.Minute))
+			lab.Must(t, first.Close())
 			db.Kill()
 			e := lab.Open(t, syncengine.Config{SQLURL: db.URL(), InstanceID: name, L3Timeout: time.Second})
 			submit(t, e, "x", "1")
@@ -120,6 +122,12 @@ func TestINV16AnEngineThatOpensInAnOutageKeepsItsPlaceInTime(t *testing.T) {
 				}
 				if s := e.Stats(); s.Superseded > 0 {
 					t.Errorf("%d superseded", s.Superseded)
+				}
+				if _, err := e.Verify(ctx, syncengine.VerifyOptions{Deep: true}); err != nil { // which purges
+					t.Error(err)
+				}
+				if got := reads["Get"](e, "lives"); got != "1" || e.Stats().Expired > 0 {
+					t.Errorf("by its host's clock an item has expired: %s", got)
 				}
 			}
 		})
