@@ -67,10 +67,16 @@ lint: ## gofmt, go vet and staticcheck, without tags and with all: each file is 
 		echo "staticcheck -tags='$$tags' ./..."; go run $(STATICCHECK) -tags="$$tags" ./...; \
 	done
 
+# Types are checked for systems and processors that the tests don't run on. Building all for them
+# takes minutes, and finds no more.
+.PHONY: elsewhere
+elsewhere: ## check the types for Windows, macOS and 32 bits
+	go run ./internal/elsewhere -tags '$(lastword $(TAGSETS))' windows/amd64 darwin/arm64 linux/386
+
 # All tests run without tags, and, with fewer drawn cases (-short), with all tags and the race
 # detector, which takes several times as long. Between, those run that the tags of a set can reach.
 .PHONY: ci
-ci: lint servers gcc ## everything CI runs (.ci/run calls this)
+ci: lint elsewhere servers gcc ## everything CI runs (.ci/run calls this)
 	@set -e; for set in $(TAGSETS); do tags=$${set/#none/}; \
 		echo "== tags: $$set"; go build -tags="$$tags" ./...; \
 		how=test; packages=tagged; short=-short; \

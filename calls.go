@@ -137,7 +137,7 @@ func (e *Engine) Merge(ctx context.Context, id, kind string, delta json.RawMessa
 // Without -tags crdt the error is ErrFeatureNotBuilt.
 func (e *Engine) Compact(ctx context.Context) (report CompactReport, err error) {
 	if !crdtBuilt {
-		return report, fmt.Errorf("syncengine: compact: %w: build with -tags crdt", ErrFeatureNotBuilt)
+		return report, says(fmt.Errorf("compact: %w: build with -tags crdt", ErrFeatureNotBuilt))
 	}
 	if err := e.door.Enter(); err != nil {
 		return report, err
@@ -155,7 +155,7 @@ func (e *Engine) Compact(ctx context.Context) (report CompactReport, err error) 
 // read, ErrFeatureNotBuilt without -tags crdt.
 func (e *Engine) Rebuild(ctx context.Context, id string) (item Item, err error) {
 	if !crdtBuilt {
-		return Item{}, fmt.Errorf("syncengine: rebuild: %w: build with -tags crdt", ErrFeatureNotBuilt)
+		return Item{}, says(fmt.Errorf("rebuild: %w: build with -tags crdt", ErrFeatureNotBuilt))
 	}
 	if err := checkID(id); err != nil {
 		return Item{}, err

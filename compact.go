@@ -147,7 +147,7 @@ func (c *compaction) rebuilt(ctx context.Context, id string) (rec Record, err er
 		if errors.Is(err, ErrNotFound) {
 			return rec, ErrNotFound
 		}
-		return rec, fmt.Errorf("syncengine: rebuild: %w", err)
+		return rec, says(fmt.Errorf("rebuild: %w", err))
 	}
 	if changed {
 		c.news.Healed(id, "L3")

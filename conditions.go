@@ -545,7 +545,7 @@ func (e *writer) applyIfKnown(ctx context.Context, units [][]Conditional, recs [
 		landed, lerr := e.resolve(ctx)
 		switch {
 		case lerr != nil:
-			return nil, fmt.Errorf("%w; asking L3 about it: %w", err, lerr)
+			return nil, says(fmt.Errorf("%w; asking L3 about it: %w", err, lerr))
 		case landed:
 			return verdicts, nil
 		case time.Since(start) > e.cfg.L3Timeout: // it never tells how one ends; this is known now, so err is not passed on

@@ -486,5 +486,5 @@ func (v *faults) compression(c *Config) {
 }
 
 func (v *faults) unbuilt(field string, value any) {
-	v.errs = append(v.errs, fmt.Errorf("syncengine: config %s = %#v: %w: build with -tags compression", field, value, ErrFeatureNotBuilt))
+	v.errs = append(v.errs, says(fmt.Errorf("config %s = %#v: %w: build with -tags compression", field, value, ErrFeatureNotBuilt)))
 }

@@ -74,7 +74,7 @@ func (d *door) Exit(ctx context.Context, err *error) {
 	}
 	switch {
 	case errors.Is(*err, ErrUnknownOutcome):
-		*err = fmt.Errorf("%w: %w", ErrClosed, ErrUnknownOutcome)
+		*err = says(fmt.Errorf("%w: %w", ErrClosed, ErrUnknownOutcome))
 	case errors.Is(*err, context.Canceled), errors.Is(*err, ErrUnavailable):
 		*err = ErrClosed
 	}

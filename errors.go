@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
-// The errors a caller can test for with errors.Is. Each wraps more detail.
+// The errors a caller can test for with errors.Is. Most come with more detail. Their texts, and
+// those of all errors of this package, begin with "syncengine: ", once.
 var (
-	// ErrNotFound means L3 or a tombstone said that the id does not exist (with
-	// Config.AbsentFor, that L3 did lately), or that the item has expired. A tier that could
-	// not be asked never leads to it (INV-8).
+	// ErrNotFound means L3 or a tombstone said that the id does not exist (with Config.AbsentFor,
+	// that L3 did lately), or that the item has expired. A tier that could not be asked never
+	// leads to it (INV-8). It does not name the id: an error that does would be an allocation, and
+	// a Get that memory or the filter answers makes none. The caller knows what it asked for.
 	ErrNotFound = errors.New("syncengine: not found")
 	// ErrClosed means that the engine is shutting down or closed.
 	ErrClosed = errors.New("syncengine: engine is closed")
@@ -184,7 +187,7 @@ type RefusedError struct {
 	Err error // the store's own words
 }
 
-func (e *RefusedError) Error() string { return "syncengine: refused by L3: " + e.Err.Error() }
+func (e *RefusedError) Error() string { return "syncengine: refused by L3: " + plain(e.Err) }
 
 // Unwrap returns the store's error.
 func (e *RefusedError) Unwrap() error { return e.Err }
@@ -200,7 +203,7 @@ type PendingError struct {
 }
 
 func (e *PendingError) Error() string {
-	return fmt.Sprintf("syncengine: closed with %d ops left in the WAL for the next Open: %v", e.Ops, e.Err)
+	return fmt.Sprintf("syncengine: closed with %d ops left in the WAL for the next Open: %s", e.Ops, plain(e.Err))
 }
 
 // Unwrap returns the reason.
@@ -216,9 +219,29 @@ var errNoWrites = errors.New("takes no writes")
 // unavailable marks err as an outage unless it already says so.
 func unavailable(what string, err error) error {
 	if errors.Is(err, ErrUnavailable) {
-		return fmt.Errorf("%s: %w", what, err)
+		return says(fmt.Errorf("%s: %w", what, err))
 	}
-	return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
+	return says(fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err))
+}
+
+const packageName = "syncengine: "
+
+// worded is an error whose text begins with the package's name, which is in it once.
+type worded struct {
+	text string
+	err  error
+}
+
+func (e *worded) Error() string { return e.text }
+
+func (e *worded) Unwrap() error { return e.err }
+
+// says words an error that wraps others of this package.
+func says(err error) error { return &worded{packageName + plain(err), err} }
+
+// plain is the text of an error without the package's name, in one line.
+func plain(err error) string {
+	return strings.ReplaceAll(strings.ReplaceAll(err.Error(), packageName, ""), "\n", "; ")
 }
 
 // isOutage reports whether err is the store's and not the op's or the caller's fault.
@@ -241,7 +264,7 @@ type SetupError struct {
 func (e *SetupError) Error() string {
 	text := "syncengine: " + e.Server + ": " + e.Problem + "; to mend it: " + e.Mend
 	if e.Err != nil {
-		text += " (" + e.Err.Error() + ")"
+		text += " (" + plain(e.Err) + ")"
 	}
 	return text
 }

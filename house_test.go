@@ -35,7 +35,7 @@ func rootFiles(t *testing.T) map[string]*ast.File {
 // testOnly are packages that only tests import, and programs.
 var testOnly = []string{
 	"internal/testserver", "internal/faultproxy", "internal/storetest", "internal/lab", "internal/promises", "internal/machines",
-	"internal/crash", "internal/neighbours", "internal/merging", "internal/testreport", "internal/docs", "examples", "bench",
+	"internal/crash", "internal/neighbours", "internal/merging", "internal/testreport", "internal/docs", "internal/elsewhere", "examples", "bench",
 	"otelsyncengine",
 }
 

@@ -234,7 +234,7 @@ func checkCarried(it *Item) error {
 // checkKind checks the kind of an item, and that its content is a state of it.
 func checkKind(it *Item) error {
 	if !crdtBuilt {
-		return fmt.Errorf("item %q: CRDT kind %q: %w: build with -tags crdt", it.ID, it.CRDT, ErrFeatureNotBuilt)
+		return says(fmt.Errorf("item %q: CRDT kind %q: %w: build with -tags crdt", it.ID, it.CRDT, ErrFeatureNotBuilt))
 	}
 	if _, err := kindName(it.CRDT); err != nil {
 		return &InvalidItemError{ID: it.ID, Field: "CRDT", Rule: "must name a kind: " + err.Error()}

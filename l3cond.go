@@ -67,7 +67,7 @@ func (s *sqlStore) ApplyIf(ctx context.Context, nonce uint64, units [][]Conditio
 		return err
 	})
 	if ce, ok := errors.AsType[*commitError](err); ok && ce.unknown() {
-		return verdicts, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+		return verdicts, says(fmt.Errorf("%w: %w", ErrUnknownOutcome, err))
 	}
 	if err != nil {
 		return nil, err

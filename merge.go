@@ -48,7 +48,7 @@ func (e *writer) Merge(ctx context.Context, id, kind string, delta json.RawMessa
 func checkMerge(id, kind string, delta json.RawMessage, o *writeOptions) (string, error) {
 	refuse := func(field, rule string) error { return &InvalidItemError{ID: id, Field: field, Rule: rule} }
 	if !crdtBuilt {
-		return "", fmt.Errorf("item %q: CRDT kind %q: %w: build with -tags crdt", id, kind, ErrFeatureNotBuilt)
+		return "", says(fmt.Errorf("item %q: CRDT kind %q: %w: build with -tags crdt", id, kind, ErrFeatureNotBuilt))
 	}
 	if o.conditional {
 		return "", refuse("WithIfVersion", "a delta has no condition: it changes what is there")

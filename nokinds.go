@@ -21,5 +21,5 @@ func (*merged) Seen(*Record) (bool, error) { return false, noKinds("") }
 func (*merged) Bytes() ([]byte, error) { return nil, noKinds("") }
 
 func noKinds(kind string) error {
-	return fmt.Errorf("CRDT kind %q: %w: build with -tags crdt", kind, ErrFeatureNotBuilt)
+	return says(fmt.Errorf("CRDT kind %q: %w: build with -tags crdt", kind, ErrFeatureNotBuilt))
 }

@@ -162,5 +162,5 @@ func offlineError(err error) error {
 	if errors.Is(err, oplog.ErrLocked) || errors.Is(err, oplog.ErrCorrupt) {
 		return walError(err)
 	}
-	return fmt.Errorf("syncengine: reading the WAL: %w", err)
+	return says(fmt.Errorf("reading the WAL: %w", err))
 }

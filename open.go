@@ -148,7 +148,7 @@ func (e *Engine) openL3() error {
 		}
 		pools, err := src.Open(fleetLease)
 		if err != nil {
-			return fmt.Errorf("syncengine: opening %s: %w", sqlkit.Redact(url), err)
+			return says(fmt.Errorf("opening %s: %w", sqlkit.Redact(url), err))
 		}
 		e.archive.Use(newSQLStore(src.Dialect, pools, codec, true).KeepingChanges(e.cfg.ChangeRetention), true, private)
 	}

@@ -29,9 +29,9 @@ func (e *Engine) recover(ctx context.Context) error {
 		func() error { return e.archive.Prepare(ctx) })
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("syncengine: open: %w", errors.Join(ctx.Err(), err))
+		return says(fmt.Errorf("open: %w", errors.Join(ctx.Err(), err)))
 	case err != nil && !errors.Is(err, ErrUnavailable):
-		return fmt.Errorf("syncengine: open: %w", err)
+		return says(fmt.Errorf("open: %w", err))
 	case err != nil:
 		e.archive.Fail(err)
 	}
@@ -49,7 +49,7 @@ func (e *Engine) recover(ctx context.Context) error {
 			return err
 		}
 		if err := e.cache.Claim(ctx, e.archive.Identity()); errors.Is(err, ErrSetup) {
-			return fmt.Errorf("syncengine: open: %w", err)
+			return says(fmt.Errorf("open: %w", err))
 		}
 		e.door.Spawn("l2 repair", func() { e.verifier.RunRepair(e.door.Context()) })
 		e.door.Spawn("l2 verify", func() { e.verifier.Run(e.door.Context()) })
@@ -57,7 +57,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	}
 	e.setState(StateWarmingUp)
 	if err := e.trust.Load(ctx); err != nil {
-		return fmt.Errorf("syncengine: open: %w", err)
+		return says(fmt.Errorf("open: %w", err))
 	}
 	e.tail.Begin(ctx)
 	e.door.Spawn("fleet", func() { e.trust.KeepFleet(e.door.Context()) })

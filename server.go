@@ -68,7 +68,7 @@ func (s *server) DoFor(ctx context.Context, op string, timeout time.Duration, fn
 	err := s.cb.Do(ctx, timeout, fn)
 	switch {
 	case errors.Is(err, guard.ErrPanicked): // a store of the caller's
-		err = fmt.Errorf("%s: %w: the store %w", s.tier, ErrUnavailable, err)
+		err = says(fmt.Errorf("%s: %w: the store %w", s.tier, ErrUnavailable, err))
 	case errors.Is(err, guard.ErrOpen):
 		err = unavailable(s.tier, err)
 	}
@@ -140,7 +140,7 @@ func (s *server) Ask(ctx context.Context, ping func(context.Context) error) (p P
 	err := s.Probe(ctx, ping)
 	p = Probe{Configured: true, OK: err == nil, Latency: time.Since(start)}
 	if err != nil {
-		p.Error = err.Error()
+		p.Error = plain(err)
 	}
 	return p
 }

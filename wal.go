@@ -71,7 +71,7 @@ func (j *journal) Open(ctx context.Context, path string, sync bool, most int64, 
 	if errors.Is(err, oplog.ErrLocked) || errors.Is(err, oplog.ErrCorrupt) {
 		return walError(err)
 	}
-	return fmt.Errorf("syncengine: opening the WAL: %w", err)
+	return says(fmt.Errorf("opening the WAL: %w", err))
 }
 
 // lockPoll is how often a lock is tried: the operating system has no wait with an end for one.

@@ -15,7 +15,7 @@ const benchEntries = 100
 func benchState(t testing.TB, k Kind, from int) []byte {
 	s := newState(k)
 	for i := from; i < from+benchEntries; i++ {
-		c := change{node: fmt.Sprintf("node-%d", i%10), amount: int64(i), key: fmt.Sprintf("element-%04d", i), value: "some value", time: uint64(1700000000000 + i)}
+		c := change{node: fmt.Sprintf("node-%d", i%10), amount: int64(i), key: fmt.Sprintf("element-%04d", i), value: "some value", time: 1700000000000 + uint64(i)}
 		switch k {
 		case KindGCounter, KindPNCounter:
 			c.node = fmt.Sprintf("node-%04d", i)

@@ -85,7 +85,7 @@ func charts(samples []sample) []chart {
 	whole := func(f float64) string { return num(int64(f)) }
 	return []chart{
 		draw("reads / s", reads, 0, number), draw("ops into SQL / s", landed, 0, number),
-		draw("pending ops", pending, 0, whole), draw("reads answered by memory", ratios, 1, percent),
+		draw("pending ops", pending, 0, whole), draw("answered by memory", ratios, 1, percent),
 	}
 }
 

@@ -191,7 +191,8 @@ func TestServersThatAreAwayAndAClosedEngineAreShown(t *testing.T) {
 	lab.Put(t, e, "x", 1)
 	h := inspect.Handler(e)
 	r := get(t, h, "/?id=x")
-	for _, want := range []string{"L2 Redis: <span class=\"bad\">away</span>", "L3 SQL: <span class=\"bad\">away</span>", "not asked: SQL does not answer", "not yet in SQL"} {
+	for _, want := range []string{"L2 Redis: <span class=\"bad\">away</span>", "L3 SQL: <span class=\"bad\">away</span>", "not asked: SQL does not answer", "not yet in SQL",
+		"<span class=\"pill bad\">SQL away</span>", "<span class=\"pill warn\">Redis away</span>"} {
 		if !strings.Contains(r.body, want) {
 			t.Errorf("the page does not say %q", want)
 		}

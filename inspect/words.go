@@ -58,8 +58,8 @@ func ratio(part, rest uint64) string {
 
 // short is the beginning of a hash.
 func short(hash string) string {
-	if len(hash) > 16 {
-		return hash[:16] + "…"
+	if len(hash) > 12 {
+		return hash[:12] + "…"
 	}
 	return hash
 }
@@ -68,7 +68,7 @@ func when(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return t.Format("2006-01-02 15:04:05.000 MST")
+	return t.Format("2006-01-02 15:04:05.000Z07:00")
 }
 
 // tier is one copy of an id, with its name.

@@ -188,6 +188,9 @@ func wrap(snippet string, n int) (string, error) {
 // TestSnippetsCompileAndTheReadmesProgramRuns, in a module of a user, which has this one from the
 // checkout.
 func TestSnippetsCompileAndTheReadmesProgramRuns(t *testing.T) {
+	if testing.Short() { // the run without tags does it
+		return
+	}
 	abs, err := filepath.Abs(root)
 	if err != nil {
 		t.Fatal(err)

@@ -127,7 +127,7 @@ const (
 
 var damages = map[string]damage{
 	"nothing":                       remove(),
-	"main, bits":                    flipBits("", 0, 1<<40),
+	"main, bits":                    flipBits("", 0, 1<<30),
 	ofHeader:                        flipBits("", 0, 100),
 	"main, bits of the first pages": flipBits("", 0, 7*4096),
 	"main, cut":                     cut("", 1),
@@ -136,7 +136,7 @@ var damages = map[string]damage{
 	"main, a page twice":            misplace(""),
 	"main, removed":                 remove(""),
 	"main, an old copy":             oldCopy(""),
-	"-wal, bits":                    flipBits("-wal", 0, 1<<40),
+	"-wal, bits":                    flipBits("-wal", 0, 1<<30),
 	"-wal, bits of the header":      flipBits("-wal", 0, 32),
 	"-wal, bits of the first frame": flipBits("-wal", 32, 32+walFrame),
 	"-wal, cut":                     cut("-wal", 1),
@@ -149,7 +149,7 @@ var damages = map[string]damage{
 	"-wal, a checkpoint cut off":    checkpoint(remove()),
 	"-wal, also removed":            checkpoint(remove("-wal")),
 	"-wal, also cut":                checkpoint(cut("-wal", walFrame)),
-	"-shm, bits":                    flipBits("-shm", 0, 1<<40),
+	"-shm, bits":                    flipBits("-shm", 0, 1<<30),
 	"all, an old copy":              oldCopy("", "-wal", "-shm"),
 	"all but the lock removed":      remove("", "-wal", "-shm"),
 }
