@@ -20,6 +20,7 @@ import (
 	"encoding/json"
 	"errors"
 	"iter"
+	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -271,6 +272,14 @@ func (e *Engine) Merge(ctx context.Context, key, kind string, delta json.RawMess
 	it, err := e.Engine.Merge(ctx, key, kind, delta, opts...)
 	end(span, err)
 	return it, err
+}
+
+// Touch is syncengine.Engine.Touch.
+func (e *Engine) Touch(ctx context.Context, key string, ttl time.Duration) error {
+	ctx, span := e.start(ctx, "Touch", id(key))
+	err := e.Engine.Touch(ctx, key, ttl)
+	end(span, err)
+	return err
 }
 
 // Delete is syncengine.Engine.Delete. A delete carries no trace context.

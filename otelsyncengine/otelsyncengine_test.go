@@ -157,6 +157,7 @@ func TestEachCallIsASpanThatSaysHowItEnded(t *testing.T) {
 			return nil
 		}},
 		{"Merge", "error", func() error { _, err := e.Merge(ctx, "n", "PNCounter", []byte("1")); return err }},
+		{"Touch", "ok", func() error { return e.Touch(ctx, "a", time.Hour) }},
 		{"Delete", "ok", func() error { return e.Delete(ctx, "a") }},
 		{"DeleteMany", "ok", func() error { _, err := e.DeleteMany(ctx, []string{"b", "c"}); return err }},
 		{"DeletePrefix", "ok", func() error { _, err := e.DeletePrefix(ctx, "d"); return err }},
@@ -192,7 +193,8 @@ func TestEachCallIsASpanThatSaysHowItEnded(t *testing.T) {
 }
 
 // untraced are the calls that take a context and are left as they are.
-var untraced = []string{"Status", "Explain", "Health", "MerkleRoot", "Quarantined", "RetryQuarantined", "DiscardQuarantined", "Compact", "Rebuild", "Shutdown"}
+var untraced = []string{"Status", "Explain", "Health", "MerkleRoot", "Quarantined", "RetryQuarantined", "DiscardQuarantined", "Compact", "Rebuild", "Shutdown",
+	"Watch", "WatchFrom", "WatchToken"}
 
 func TestReadsAreLeftOutIfAsked(t *testing.T) {
 	e, exporter, _ := traced(t, WithoutReads())
