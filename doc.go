@@ -27,12 +27,13 @@
 //	pressure    backpressure.go
 //	cache       l2cache.go l2missed.go l2servers.go l2.go l2digest.go l2push.go l2owner.go
 //	archive     l3archive.go l3.go l3row.go l3write.go l3cond.go l3digest.go
-//	            l3fleet.go l3codec.go l3zstd.go l3nozstd.go l3merge.go l3compact.go l3list.go
+//	            l3fleet.go l3codec.go l3zstd.go l3nozstd.go l3merge.go l3ops.go l3compact.go
+//	            l3rebuild.go l3list.go
 //	trust       filter.go fleet.go fleettime.go warmup.go
 //	push        push.go
-//	pipeline    versions.go mergenumbers.go marks.go ahead.go log.go batch.go landing.go spool.go flush.go
-//	            sound.go merging.go settled.go
-//	quarantine  quarantine.go retry.go
+//	pipeline    versions.go mergenumbers.go marks.go ahead.go log.go batch.go flights.go landing.go
+//	            spool.go flush.go sound.go merging.go settled.go
+//	quarantine  quarantine.go discarded.go retry.go
 //	repair      repair.go heal.go promote.go
 //	verifier    verify.go compact.go
 //	reader      read.go readmany.go readmerge.go list.go status.go explain.go

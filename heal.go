@@ -10,8 +10,8 @@ import (
 	"errors"
 )
 
-// Heal looks for a good copy of a row of L3 that is corrupt and puts it there, or makes the row anew
-// of its merges. It returns what is there then, or nil when it can't be done.
+// Heal looks for a good copy of a row of L3 that is corrupt and puts it there, or makes the row
+// anew of its merges. It returns what is there then, or nil when it can't be done.
 func (r *repair) Heal(ctx context.Context, id string) *Record {
 	if rec := r.fromCopy(ctx, id); rec != nil {
 		return rec
