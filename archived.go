@@ -54,7 +54,7 @@ func (e *writer) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 		ops := make([]*entry, len(lost))
 		for i := range lost {
 			l := &lost[i]
-			if err := e.numbers.Settle(ctx, l.Op.ID); err != nil { // a later op may be on its way
+			if err := e.numbers.Settle(ctx, itemOf(l.Op.ID)); err != nil { // a later op may be on its way
 				return nil, err
 			}
 			rec := l.Op

@@ -51,6 +51,13 @@ func RebuildFilter(ctx context.Context, e *Engine) error {
 	return e.trust.warmFilter(ctx, roomNone)
 }
 
+// Marks counts the ids of which something is on its way into the log, or that somebody watches.
+func Marks(e *Engine) int {
+	e.numbers.mu.Lock()
+	defer e.numbers.mu.Unlock()
+	return len(e.numbers.marks)
+}
+
 // MakeDir creates Config.Dir as Open does.
 func MakeDir(dir string) error {
 	cfg := Config{Dir: dir}

@@ -22,13 +22,11 @@ package syncengine
 // would only do the same work twice, and therefore one at a time claims it (Claim).
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/dotset"
@@ -73,12 +71,6 @@ func (h *opHead) age() time.Time {
 		return byVersion
 	}
 	return at
-}
-
-// isSnapshot reports whether a key of sync_ops is that of a base or of a day.
-func isSnapshot(key string) bool {
-	_, dot, _ := strings.Cut(key, "\x00")
-	return dot == "" || dot[0] == '@'
 }
 
 func dayKey(id string, at time.Time) string { return id + "\x00@" + at.UTC().Format("2006-01-02") }
@@ -369,34 +361,6 @@ func foldDays(id string, ops []opRow, latest opRow, days map[string]opRow) (dama
 	return false, nil
 }
 
-// record is the merge that a row holds.
-func (r *opRow) record() Record {
-	return Record{Item: Item{ID: r.key, Version: r.version, UpdatedAt: storedTime(r.at), Content: r.content, CRDT: r.kind}}
-}
-
-// damagedRows counts rows of an item of a kind that are not what was stored. Those that a delete
-// has taken may be of another kind.
-func damagedRows(rows []opRow, kind string) (n int) {
-	emptied := uint64(0)
-	for i := range rows {
-		if r := &rows[i]; r.hash == nil && isSnapshot(r.key) {
-			emptied = r.ord
-		}
-	}
-	for i := range rows {
-		if r := &rows[i]; r.damaged() || r.kind != kind && r.hash != nil && r.ord > emptied {
-			n++
-		}
-	}
-	return n
-}
-
-// damaged reports whether a row is not what its hash says.
-func (r *opRow) damaged() bool {
-	sum := hashOf(r.content)
-	return r.wrong || r.hash == nil && r.content != nil || r.hash != nil && !bytes.Equal(sum[:], r.hash)
-}
-
 // exec1 runs a statement that is not worth to be prepared for ever.
 func (s *sqlStore) exec1(ctx context.Context, tx *sql.Tx, text string, args ...any) error {
 	_, err := tx.ExecContext(ctx, text, args...)
@@ -416,166 +380,4 @@ func (s *sqlStore) lockItem(ctx context.Context, tx *sql.Tx, id string) (*locked
 		head = &m
 	}
 	return head, errors.Join(err, rows.Err(), rows.Close())
-}
-
-// readRows returns rows of sync_ops, whole.
-func (s *sqlStore) readRows(ctx context.Context, tx *sql.Tx, where string, args ...any) (out []opRow, err error) {
-	rows, err := tx.QueryContext(ctx, "SELECT "+opColumns+" FROM sync_ops WHERE "+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	for rows.Next() && err == nil {
-		var r opRow
-		var key []byte
-		var ord, version int64
-		err = rows.Scan(&key, &ord, &version, &r.at, &r.kind, &r.hash, &r.content, &r.applied)
-		r.key = string(key)
-		r.number(ord, version)
-		out = append(out, r)
-	}
-	return out, errors.Join(err, rows.Err(), rows.Close())
-}
-
-// itemRows returns all rows of an item.
-func (s *sqlStore) itemRows(ctx context.Context, tx *sql.Tx, id string) ([]opRow, error) {
-	from, below := rangeOf(id)
-	return s.readRows(ctx, tx, "op >= ? AND op < ?", from, below)
-}
-
-// inKeys calls fn with conditions for keys, some at a time.
-func inKeys(keys []string, fn func(where string, args []any) error) error {
-	for part := range slices.Chunk(keys, 500) {
-		args := make([]any, len(part))
-		for i, key := range part {
-			args[i] = []byte(key)
-		}
-		if err := fn("op IN (?"+strings.Repeat(",?", len(part)-1)+")", args); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *sqlStore) readKeys(ctx context.Context, tx *sql.Tx, keys []string) (out []opRow, err error) {
-	err = inKeys(keys, func(where string, args []any) error {
-		rows, err := s.readRows(ctx, tx, where, args...)
-		out = append(out, rows...)
-		return err
-	})
-	return out, err
-}
-
-func (s *sqlStore) deleteKeys(ctx context.Context, tx *sql.Tx, keys []string) error {
-	return inKeys(keys, func(where string, args []any) error {
-		return s.exec1(ctx, tx, "DELETE FROM sync_ops WHERE "+where, args...)
-	})
-}
-
-func (s *sqlStore) Rebuild(ctx context.Context, id string) (rec Record, changed bool, damaged int, err error) {
-	if err := s.run(ctx, "prepare", func() error { return s.prepareWrites(ctx, []Record{{Item: Item{ID: id}, Deleted: true}}) }); err != nil {
-		return rec, false, 0, err
-	}
-	nonce, engine := s.plain.begin(), s.engine()
-	err = s.run(ctx, "rebuild", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
-			rec, changed, damaged = Record{}, false, 0
-			if err := s.demandFence(ctx, tx); err != nil {
-				return err
-			}
-			head, err := s.lockItem(ctx, tx, id)
-			if err != nil {
-				return err
-			}
-			if head == nil || head.Deleted {
-				return ErrNotFound
-			}
-			return s.rebuildIn(ctx, tx, head, nonce, &rec, &changed, &damaged)
-		})
-	})
-	s.plain.end(nonce, false, engine, nil)
-	return rec, changed, damaged, err
-}
-
-func (s *sqlStore) rebuildIn(ctx context.Context, tx *sql.Tx, head *lockedHead, nonce int64, rec *Record, changed *bool, damaged *int) error {
-	var row scanned
-	if err := tx.QueryRowContext(ctx, selectOne, head.ID).Scan(row.fields()...); err != nil {
-		return err
-	}
-	now, why := row.record(s.codec)
-	rows, err := s.itemRows(ctx, tx, head.ID)
-	if err != nil {
-		return err
-	}
-	*damaged = damagedRows(rows, head.kind)
-	made, ok := replay(head.ID, rows)
-	switch {
-	case !ok && why != nil:
-		return why
-	case !ok, why == nil && made.ContentHash == now.ContentHash, why == nil && *damaged > 0:
-		*rec = now // there is nothing better than this
-		return nil
-	}
-	// The columns beside the content may be damaged as well; what can be read of them stays.
-	made.Version, made.Priority = head.Version, PriorityNormal
-	if p := Priority(row.priority.value); !row.priority.bad && p.valid() {
-		made.Priority = p
-	}
-	made.TraceParent, made.TraceState, made.HomeInstanceID = string(row.parent), string(row.state), string(row.home)
-	if made.ContentHash != head.ContentHash {
-		if head.Version == MaxVersion {
-			return staleError(newEntry(&made), head.Version)
-		}
-		made.Version++
-	}
-	p := &plan{}
-	packed := rowsOf([]Record{made}, s.codec)
-	p.write(&packed[0], true, &head.Meta)
-	if err := s.writePlan(ctx, tx, p); err != nil {
-		return err
-	}
-	*rec, *changed = made, true
-	return s.noteDelta(ctx, tx, p, nonce)
-}
-
-// replay returns the state that the rows of an item make: the newest snapshot, and the merges above
-// it in the order in which they were applied. Damaged rows are left out. ok tells whether there was
-// any.
-func replay(id string, rows []opRow) (rec Record, ok bool) {
-	slices.SortStableFunc(rows, func(a, b opRow) int { return compareVersions(a.ord, b.ord) })
-	var state *merged
-	for i := range rows {
-		r := &rows[i]
-		if r.damaged() {
-			continue
-		}
-		if r.hash == nil {
-			if isSnapshot(r.key) { // all that was there was deleted
-				state, rec = nil, Record{}
-			}
-			continue
-		}
-		op := r.record()
-		if isSnapshot(r.key) {
-			if s, err := openState(r.kind, r.content); err == nil {
-				state, rec.CRDT, rec.UpdatedAt = s, r.kind, op.UpdatedAt
-			}
-			continue
-		}
-		if state == nil || rec.CRDT != r.kind {
-			var err error
-			if state, err = openState(r.kind, nil); err != nil {
-				continue
-			}
-		}
-		if state.Merge(&op) != nil {
-			return rec, false // it was merged once: this is not what was
-		}
-		rec.CRDT, rec.UpdatedAt = r.kind, op.UpdatedAt
-	}
-	if state == nil {
-		return rec, false
-	}
-	content, err := state.Bytes()
-	rec.ID, rec.Content, rec.ContentHash = id, content, hashOf(content)
-	return rec, err == nil
 }

@@ -21,34 +21,13 @@ package syncengine
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/syncengine-go/syncengine/internal/dotset"
-	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
-
-// opRow is a row of sync_ops.
-type opRow struct {
-	key     string
-	ord     uint64
-	version uint64 // of a base: of the item's last delete
-	at      int64
-	kind    string
-	hash    []byte // nil: no content. Of a merge: it changed nothing
-	content []byte
-	applied []byte // of a base: a dotset.Set of merges
-	wrong   bool   // its numbers are none
-}
-
-// number sets the numbers of a row.
-func (r *opRow) number(ord, version int64) {
-	r.ord, r.version, r.wrong = uint64(max(0, ord)), uint64(max(0, version)), ord < 0 || version < 0
-}
-
-const opColumns = "op, ord, version, updated_at, crdt, content_hash, content, applied"
 
 // itemMerges are the merges of one item, in the order of their dots.
 type itemMerges struct {
@@ -174,105 +153,135 @@ type mergingItem struct {
 	applied dotset.Set       // of base
 	ever    bool             // see plan
 	cut     *storedRow       // a late delete that was taken out of the state
-	kept    *merged          // what it left, nil for nothing
+
+	// What it is as merges are applied, one after the other.
+	live    bool
+	state   *merged // nil: it is not live, or plain
+	kind    string
+	version uint64
+	floor   uint64 // merges up to that version don't count
 }
 
 // merge adds to a plan what becomes of the item. over is a record that was to be written first.
 func (m *mergingItem) merge(ctx context.Context, tx *sql.Tx, p *plan, over *storedRow, s *sqlStore) error {
-	row, live, floor := m.row, m.exists && !m.was.gone(), m.base.version
-	version, kind := m.was.Version, m.was.kind
-	if m.exists && m.was.gone() && !m.base.empties(m.was.Version) {
-		floor = m.was.Version
+	if err := m.begin(over, s.clock); err != nil {
+		return err
 	}
-	if over != nil {
-		overLives := !over.Deleted && !over.expired(s.clock)
-		row, live, version, kind = *over.Record, overLives, over.Version, over.CRDT
-		if !overLives && !m.base.empties(over.Version) {
-			floor = over.Version
-		}
-	}
-	version = max(version, m.base.ord)
-	var state *merged
-	var err error
-	if live && kind != "" {
-		if state, err = openState(kind, row.Content); err != nil {
-			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
-		}
-	}
-	m.applied, _ = dotset.Parse(m.base.applied) // without them only what comes again is counted again
-	if m.cut != nil {
-		state, live, floor = m.kept, m.kept != nil, m.cut.Version
-	}
-	var ops []*Record
+	var ops []*Record // that change something
 	for _, op := range m.ops {
-		key, err := ParseMergeKey(op.ID)
+		changed, err := m.apply(ctx, tx, p, op)
 		if err != nil {
 			return err
 		}
-		if _, ok := m.known[op.ID]; (ok || m.applied.Has(key.Node, key.Seq)) && op.Version > floor && !m.ever {
-			continue
+		if changed {
+			ops = append(ops, op)
 		}
-		if op.Version <= floor {
-			p.above = append(p.above, Meta{ID: op.ID, Version: floor, Deleted: true})
-			continue
-		}
-		if live {
-			if err := mayReplace(kind, op); err != nil {
-				return err
-			}
-		}
-		seen := false
-		if live {
-			seen, err = state.Seen(op)
-		}
-		if seen {
-			late, err := m.late(ctx, tx, key)
-			if err != nil {
-				return err
-			}
-			seen = !late
-		}
-		changed := false
-		if err == nil && !seen {
-			changed, err = m.mergeOne(&state, live, op)
-		}
-		if err != nil {
-			return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
-		}
-		if !changed {
-			p.ops = append(p.ops, opRow{key: op.ID, ord: version, version: op.Version, at: op.UpdatedAt.UnixNano(), kind: op.CRDT})
-			continue
-		}
-		live, kind = true, op.CRDT
-		ops = append(ops, op)
 	}
-	if len(ops) == 0 && m.cut == nil {
+	switch steps := uint64(max(1, len(ops))); {
+	case len(ops) == 0 && m.cut == nil:
 		if over != nil { // written after all
 			p.write(over, m.exists, &m.was.Meta)
 			p.covered = slices.DeleteFunc(p.covered, func(r *storedRow) bool { return r == over })
 		}
-		if live {
-			row.ID = m.id
-			p.merged = append(p.merged, row)
+		if m.live {
+			m.row.ID = m.id
+			p.merged = append(p.merged, m.row)
 		}
 		return nil
-	}
-	rec, steps := m.row, uint64(max(1, len(ops)))
-	if MaxVersion-version < steps {
-		return &RefusedError{Err: staleError(&entry{version: version}, version)}
-	}
-	if !live { // a delete has left nothing
-		rec = *m.cut.Record
-		rec.Version = version + 1
+	case MaxVersion-m.version < steps:
+		return &RefusedError{Err: staleError(&entry{version: m.version}, m.version)}
+	case !m.live: // a delete has left nothing
+		rec := *m.cut.Record
+		rec.Version = m.version + 1
 		p.gone, p.merged = append(p.gone, m.id), append(p.merged, rec)
 		p.write(&storedRow{Record: &rec}, m.exists, &m.was.Meta)
 		return nil
 	}
-	content, err := state.Bytes()
-	if err != nil {
-		return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
+	return m.write(p, ops, s)
+}
+
+// begin sets what the merges meet.
+func (m *mergingItem) begin(over *storedRow, clock func() time.Time) (err error) {
+	m.live, m.floor = m.exists && !m.was.gone(), m.base.version
+	m.version, m.kind = m.was.Version, m.was.kind
+	if m.exists && m.was.gone() && !m.base.empties(m.was.Version) {
+		m.floor = m.was.Version
 	}
-	least := version + steps
+	if over != nil {
+		m.row, m.live, m.version, m.kind = *over.Record, !over.Deleted && !over.expired(clock), over.Version, over.CRDT
+		if !m.live && !m.base.empties(over.Version) {
+			m.floor = over.Version
+		}
+	}
+	m.version = max(m.version, m.base.ord)
+	m.applied, _ = dotset.Parse(m.base.applied) // without them only what comes again is counted again
+	if m.cut != nil {
+		m.live, m.floor = m.state != nil, m.cut.Version
+		return nil
+	}
+	if m.live && m.kind != "" {
+		m.state, err = openState(m.kind, m.row.Content)
+	}
+	return m.refused(err)
+}
+
+func (m *mergingItem) refused(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &RefusedError{Err: fmt.Errorf("item %q: %w", m.id, err)}
+}
+
+// apply applies a merge, and reports whether it has changed anything.
+func (m *mergingItem) apply(ctx context.Context, tx *sql.Tx, p *plan, op *Record) (changed bool, err error) {
+	key, err := ParseMergeKey(op.ID)
+	if err != nil {
+		return false, err
+	}
+	_, known := m.known[op.ID]
+	switch {
+	case op.Version <= m.floor:
+		p.above = append(p.above, Meta{ID: op.ID, Version: m.floor, Deleted: true})
+		return false, nil
+	case (known || m.applied.Has(key.Node, key.Seq)) && !m.ever:
+		return false, nil
+	}
+	seen := false
+	if m.live {
+		if err := mayReplace(m.kind, op); err != nil {
+			return false, err
+		}
+		if seen, err = m.state.Seen(op); err != nil {
+			return false, m.refused(err)
+		}
+	}
+	if seen {
+		late, err := m.late(ctx, tx, key)
+		if err != nil {
+			return false, err
+		}
+		seen = !late
+	}
+	if !seen {
+		if changed, err = m.mergeOne(op); err != nil {
+			return false, m.refused(err)
+		}
+	}
+	if !changed {
+		p.ops = append(p.ops, opRow{key: op.ID, ord: m.version, version: op.Version, at: op.UpdatedAt.UnixNano(), kind: op.CRDT})
+		return false, nil
+	}
+	m.live, m.kind = true, op.CRDT
+	return true, nil
+}
+
+// write adds the row of the item, and those of the merges that have made it.
+func (m *mergingItem) write(p *plan, ops []*Record, s *sqlStore) error {
+	content, err := m.state.Bytes()
+	if err != nil {
+		return m.refused(err)
+	}
+	rec, least := m.row, m.version+uint64(max(1, len(ops)))
 	for _, op := range ops { // above the version of any merge, so that what waits somewhere is never taken for this
 		rec = *op
 		least = max(least, min(op.Version+1, MaxVersion))
@@ -287,8 +296,8 @@ func (m *mergingItem) merge(ctx context.Context, tx *sql.Tx, p *plan, over *stor
 			rec.UpdatedAt = op.UpdatedAt
 		}
 	}
-	if m.cut != nil || floor > m.base.version {
-		base := opRow{key: baseKey(m.id), version: floor, kind: kind}
+	if m.cut != nil || m.floor > m.base.version {
+		base := opRow{key: baseKey(m.id), version: m.floor, kind: m.kind}
 		if m.base.hash == nil {
 			base.ord, base.applied = m.base.ord, m.base.applied
 		}
@@ -328,7 +337,7 @@ func (s *sqlStore) cut(ctx context.Context, tx *sql.Tx, m *mergingItem, r *store
 	}
 	m.cut = r
 	if rec, ok := replay(m.id, kept); ok {
-		m.kept, err = openState(rec.CRDT, rec.Content)
+		m.state, err = openState(rec.CRDT, rec.Content)
 	}
 	return err
 }
@@ -343,62 +352,22 @@ func (m *mergingItem) late(ctx context.Context, tx *sql.Tx, key MergeKey) (late 
 	return late, err
 }
 
-// mergeOne merges an op into a state, which it opens if the item is not live.
-func (m *mergingItem) mergeOne(state **merged, live bool, op *Record) (changed bool, err error) {
+// mergeOne merges an op into the state.
+func (m *mergingItem) mergeOne(op *Record) (changed bool, err error) {
 	var before []byte
-	if !live {
-		*state, err = openState(op.CRDT, nil)
+	if !m.live {
+		m.state, err = openState(op.CRDT, nil)
 	} else if !isDelta(op.ID) {
-		before, err = (*state).Bytes()
+		before, err = m.state.Bytes()
 	}
 	if err == nil {
-		err = (*state).Merge(op)
+		err = m.state.Merge(op)
 	}
-	if err != nil || !live || isDelta(op.ID) {
+	if err != nil || !m.live || isDelta(op.ID) {
 		return true, err
 	}
-	after, err := (*state).Bytes()
+	after, err := m.state.Bytes()
 	return string(after) != string(before), err
-}
-
-// baseKey is the key of an item's base.
-func baseKey(id string) string { return id + "\x00" }
-
-// emptied is a base after a delete at a version that has taken all there was.
-func (r opRow) emptied(id string, at uint64) opRow {
-	return opRow{key: baseKey(id), ord: at, version: r.version, applied: r.applied}
-}
-
-// empties reports whether a base was emptied by the delete at a version.
-func (r *opRow) empties(version uint64) bool { return r.hash == nil && r.ord == version && version > 0 }
-
-func isDelta(key string) bool { return strings.HasSuffix(key, "/d") }
-
-// readMerged returns the rows of sync_ops with the keys of merges, without content, and the bases
-// of their items.
-func (s *sqlStore) readMerged(ctx context.Context, tx *sql.Tx, merges []itemMerges) (map[string]opRow, error) {
-	var keys []string
-	for i := range merges {
-		keys = append(keys, baseKey(merges[i].id))
-		for _, op := range merges[i].ops {
-			keys = append(keys, op.ID)
-		}
-	}
-	out := make(map[string]opRow)
-	err := s.inChunks(ctx, tx, keys, selectOps, func(rows *sql.Rows) error {
-		var key []byte
-		var r opRow
-		var ord, version int64
-		if err := rows.Scan(&key, &ord, &version, &r.hash, &r.applied); err != nil {
-			return err
-		}
-		r.key = string(key)
-		if r.number(ord, version); !r.wrong || r.key[len(r.key)-1] != 0 { // a base is left out
-			out[r.key] = r
-		}
-		return nil
-	})
-	return out, err
 }
 
 // readStates returns the live rows with a kind of the items that are merged into.
@@ -422,127 +391,4 @@ func (s *sqlStore) readStates(ctx context.Context, tx *sql.Tx, merges []itemMerg
 	return out, err
 }
 
-// inChunks runs a prepared SELECT for many keys in a transaction.
-func (s *sqlStore) inChunks(ctx context.Context, tx *sql.Tx, keys []string, text func(n int) string, fn func(*sql.Rows) error) error {
-	for len(keys) > 0 {
-		n := min(len(keys), maxLookup)
-		args := make([]any, places(n))
-		for i := range args {
-			args[i] = keys[min(i, n-1)]
-			if text(1) == selectOps(1) {
-				args[i] = []byte(keys[min(i, n-1)]) // bytes in both dialects
-			}
-		}
-		st, err := s.stmt(ctx, s.pools.Write, text(n))
-		if err != nil {
-			return err
-		}
-		rows, err := tx.StmtContext(ctx, st).QueryContext(ctx, args...)
-		if err != nil {
-			return err
-		}
-		for rows.Next() && err == nil {
-			err = fn(rows)
-		}
-		if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
-			return err
-		}
-		keys = keys[n:]
-	}
-	return nil
-}
-
-func selectOps(n int) string {
-	return "SELECT op, ord, version, content_hash, applied FROM sync_ops WHERE op IN (?" + strings.Repeat(",?", places(n)-1) + ")"
-}
-
 func selectStates(n int) string { return selectMany(columns, n) }
-
-const (
-	opPlace   = "(?,?,?,?,?,?,?,?)"
-	replaceOp = "REPLACE INTO sync_ops (" + opColumns + ") VALUES " + opPlace
-	deleteOps = "DELETE FROM sync_ops WHERE op >= ? AND op < ?"
-)
-
-func insertOps(n int) string {
-	return "INSERT INTO sync_ops (" + opColumns + ") VALUES " + opPlace + strings.Repeat(","+opPlace, n-1)
-}
-
-// mergeTexts are the statements that a transaction of n records may need for merges.
-func (s *sqlStore) mergeTexts(n int) []string {
-	texts := []string{replaceOp, deleteOps}
-	for k := 1; ; k *= 2 {
-		texts = append(texts, selectOps(k), selectStates(k))
-		if k <= maxChunk {
-			texts = append(texts, insertOps(k))
-		}
-		if k >= 2*n || k >= maxLookup { // a key for each, and for each base
-			return texts
-		}
-	}
-}
-
-func (r *opRow) args(to []any) []any {
-	return append(to, []byte(r.key), int64(r.ord), int64(r.version), r.at, r.kind, r.hash, r.content, r.applied)
-}
-
-// rangeOf is where the rows of an item are in sync_ops.
-func rangeOf(id string) (from, below []byte) { return []byte(id + "\x00"), []byte(id + "\x01") }
-
-// writeOps writes what a batch changes in sync_ops.
-func (s *sqlStore) writeOps(ctx context.Context, tx *sql.Tx, p *plan) error {
-	for _, id := range p.gone {
-		from, below := rangeOf(id)
-		if err := s.exec(ctx, tx, deleteOps, from, below); err != nil {
-			return err
-		}
-	}
-	if err := s.deleteKeys(ctx, tx, p.drop); err != nil {
-		return err
-	}
-	for i := range p.bases {
-		if err := s.exec(ctx, tx, replaceOp, p.bases[i].args(nil)...); err != nil {
-			return err
-		}
-	}
-	rest := p.ops
-	for len(rest) > 0 {
-		n, size := 0, 0
-		for n < len(rest) && n < maxChunk {
-			if size += len(rest[n].content) + rowOverheadSQL; size > chunkBytes/4 && n > 0 {
-				break
-			}
-			n++
-		}
-		for n&(n-1) != 0 { // a power of two
-			n &= n - 1
-		}
-		args := make([]any, 0, 8*n)
-		for i := range rest[:n] {
-			args = rest[i].args(args)
-		}
-		if err := s.exec(ctx, tx, insertOps(n), args...); err != nil {
-			if sqlkit.IsDuplicate(err) { // of a transaction that began when the item was not there
-				return errors.Join(errRaced, err)
-			}
-			return err
-		}
-		rest = rest[n:]
-	}
-	return nil
-}
-
-// rebuild returns the live row of an item as its merges make it, for one that can't be read for a
-// reason.
-func (s *sqlStore) rebuild(ctx context.Context, tx *sql.Tx, id string, version uint64, why error) (rec Record, err error) {
-	ops, err := s.itemRows(ctx, tx, id)
-	if err != nil {
-		return rec, err
-	}
-	rec, ok := replay(id, ops)
-	if !ok {
-		return rec, &RefusedError{Err: fmt.Errorf("the state is damaged, and there are no merges to rebuild it from: %w", why)}
-	}
-	rec.Version = version
-	return rec, nil
-}

@@ -343,3 +343,18 @@ func TestMergesInL3AreThoseOfAModel(t *testing.T) {
 		})
 	}
 }
+
+// TestINV10NothingIsKeptOfMergesThatHaveLanded: what is noted while they are on their way is noted
+// by their item.
+func TestINV10NothingIsKeptOfMergesThatHaveLanded(t *testing.T) {
+	ctx := context.Background()
+	e := lab.Open(t, syncengine.Config{Dir: t.TempDir()})
+	for _, d := range []syncengine.Durability{syncengine.Buffered, syncengine.Logged, syncengine.Archived} {
+		for range 3 {
+			_, err := e.Merge(ctx, "c", "GCounter", []byte("1"), syncengine.WithDurability(d))
+			lab.Must(t, err)
+		}
+	}
+	lab.Must(t, e.Flush(ctx))
+	lab.Eventually(t, "all marks are gone", func() bool { return syncengine.Marks(e) == 0 })
+}

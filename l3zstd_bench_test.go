@@ -34,12 +34,14 @@ func packages(b *testing.B) (docs [][]byte) {
 func BenchmarkCompression(b *testing.B) {
 	var small [][]byte
 	for n := range 3000 {
-		small = append(small, small200(fmt.Sprint("user:", n), n))
+		doc := small200(fmt.Sprint("user:", n), n)
+		small = append(small, fmt.Appendf(doc[:len(doc)-1], `,"phone":"+49 30 %07d","locale":"de-DE","plan":"monthly","tags":["new","mail"],"last_seen":"2026-12-%02dT%02d:%02d:00Z"}`,
+			n*65_537%9_999_999, 1+n%31, n%24, n%59))
 	}
 	for _, kind := range []struct {
 		name string
 		docs [][]byte
-	}{{"go list -json std", packages(b)}, {"200 bytes", small}} {
+	}{{"go list -json std", packages(b)}, {"300 bytes", small}} {
 		for _, srv := range lab.SQLServers {
 			for _, c := range []syncengine.Compression{syncengine.CompressionOff, syncengine.CompressionZstd, syncengine.CompressionZstdDictionary} {
 				b.Run(fmt.Sprintf("%s/%s/%s", kind.name, srv.Name, cmp.Or(string(c), "off")), func(b *testing.B) {

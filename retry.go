@@ -170,3 +170,35 @@ func (q *quarantine) Discard(ctx context.Context, ids ...string) (n int, err err
 	}
 	return n, nil
 }
+
+// Public returns the ops of a unit as the user sees them.
+func (u *badUnit) Public() []QuarantinedOp {
+	var group []string
+	if len(u.Ops) > 1 {
+		for _, e := range u.Ops {
+			group = append(group, e.item())
+		}
+	}
+	out := make([]QuarantinedOp, len(u.Ops))
+	for i, e := range u.Ops {
+		out[i] = QuarantinedOp{
+			ID: e.item(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.Err,
+			Attempts: u.Attempts, At: time.Unix(0, u.At).UTC(), Superseded: e.state.Load()&stateSuperseded != 0,
+		}
+		if !e.deleted {
+			out[i].Content = slices.Clone(e.content())
+		}
+	}
+	return out
+}
+
+// Damaged returns the error of an op that is not what was submitted, nil when all are.
+func (u *badUnit) Damaged() error {
+	var errs []error
+	for _, e := range u.Ops {
+		if e.state.Load()&(stateDamaged|stateSuperseded) == stateDamaged {
+			errs = append(errs, e.damage("WAL"))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -484,7 +484,7 @@ func (e *writer) askPriority(op *entry) (p Priority) {
 func (e *writer) logAndWait(ctx context.Context, c *call, assign func(*entry) (*entry, error)) error {
 	ops := c.ops
 	if c.d == Archived { // to know what came later, if it is outranked
-		ids := idsOf(ops)
+		ids := itemsOf(ops)
 		e.numbers.Watch(ids)
 		defer e.numbers.Unwatch(ids)
 	}

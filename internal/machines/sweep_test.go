@@ -55,7 +55,8 @@ var (
 		"L3 Prepare": true, "L3 Get": false, "L3 GetMany": false, "L3 Heads": false, "L3 Apply": true, "L3 Scan": false,
 		"L3 ApplyIf": true,
 	}
-	repairCalls = map[string]bool{"L2 Ping": false, "L2 Remove": true, "L3 Ping": false, "L3 Landed": false, "L3 PurgeTombstones": true}
+	repairCalls = map[string]bool{"L2 Ping": false, "L2 Remove": true, "L3 Ping": false, "L3 Landed": false, "L3 PurgeTombstones": true,
+		"L3 Expired": false}
 )
 
 // injector makes the at-th call of a method go wrong, and those after it as far as the fault

@@ -2,9 +2,9 @@
 
 package merging
 
-// kill_test.go is the counter of two processes: each adds 1 again and again, and is killed again
-// and again, as are Redis and MariaDB. A line on its standard output before and after each call
-// tells the parent what was tried and what was acknowledged.
+// kill_test.go is the counter of two processes: each adds 1 again and again, compacts what is
+// there, and is killed again and again, as are Redis and MariaDB. A line on its standard output
+// before and after each call tells the parent what was tried and what was acknowledged.
 
 import (
 	"bufio"
@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 // addUntilTold adds until its standard input ends, then closes.
 func addUntilTold(cfg syncengine.Config) {
 	ctx := context.Background()
+	cfg.CompactionInterval = 20 * time.Millisecond
 	e, err := syncengine.Open(ctx, cfg)
 	if err != nil {
 		lab.Say("wrong open: %v", err)
@@ -53,7 +54,7 @@ func addUntilTold(cfg syncengine.Config) {
 	for n := 0; !told.Load(); n++ {
 		lab.Say("try")
 		d := []syncengine.Durability{syncengine.Logged, syncengine.Logged, syncengine.Archived}[n%3]
-		_, err := e.Merge(ctx, "counter", "GCounter", json.RawMessage("1"), syncengine.WithDurability(d))
+		_, err := e.Merge(ctx, "counter", "GCounter", json.RawMessage("1"), syncengine.WithDurability(d), daysAgo(10))
 		if err != nil && (d == syncengine.Logged || e.State() == syncengine.StateClosed) {
 			lab.Say("wrong merge: %v", err)
 			return
@@ -155,6 +156,9 @@ func TestINV01TheCounterOfTwoProcessesIsExactAfterKillsOfEverything(t *testing.T
 	}
 	if sum.closed.Load() != 2 {
 		t.Fatal("a child did not close")
+	}
+	if _, days, _ := rowsOf(t, db.URL(), "counter"); days == 0 {
+		t.Error("nothing was compacted")
 	}
 	for i := range cfgs {
 		e := lab.Open(t, cfgs[i])

@@ -442,6 +442,7 @@ func TestINV06EvictionNeverTakesAnOpThatIsNowhereElse(t *testing.T) {
 
 // TestWhereHealthSaysThatL3IsWellReadsAreServed, also the first time that it is there.
 func TestWhereHealthSaysThatL3IsWellReadsAreServed(t *testing.T) {
+	t.Parallel() // Open waits for a while
 	ctx := context.Background()
 	l3 := lab.NewChoosy(t)
 	l3.Away.Store(true)
