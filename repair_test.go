@@ -132,16 +132,21 @@ func TestINV02OfWhatWasOutrankedL2HoldsWhatL3Does(t *testing.T) {
 
 // TestINV02PromotionsWaitForNobodyAndHideNoLaterWrite: L2 may have forgotten that one.
 func TestINV02PromotionsWaitForNobodyAndHideNoLaterWrite(t *testing.T) {
-	l2 := storetest.NewCache()
+	var h *syncengine.House
+	l2 := &lab.HookedCache{CacheStore: storetest.NewCache(), OnPut: func(context.Context, []syncengine.Record) error {
+		h.Memory.Touch("written as it arrives")
+		return nil
+	}}
 	var healed []string // by the loop of events, until the house ends
-	h := syncengine.HouseOn(t, syncengine.Plan{L2: l2, L3: l3With(t, storetest.Put("unreadable", 5, "1")), Config: syncengine.Config{OnEvent: syncengine.Events{
+	h = syncengine.HouseOn(t, syncengine.Plan{L2: l2, L3: l3With(t, storetest.Put("unreadable", 5, "1")), Config: syncengine.Config{OnEvent: syncengine.Events{
 		Healed: func(id, tier string) { healed = append(healed, id+" in "+tier) },
 	}}})
-	storetest.Damage(l2, "unreadable")
+	storetest.Damage(l2.CacheStore, "unreadable")
 	promote := func(rec syncengine.Record) {
 		h.Repair.Promote(syncengine.Promotion{Rec: rec, Stamp: h.Memory.Stamp(rec.ID)})
 	}
 	promote(storetest.Put("x", 5, "1"))
+	promote(storetest.Put("written as it arrives", 5, "1"))
 	promote(storetest.Put("written meanwhile", 5, "1"))
 	h.Memory.Touch("written meanwhile")
 	changed := storetest.Put("changed by a reader", 5, "1")
@@ -156,8 +161,8 @@ func TestINV02PromotionsWaitForNobodyAndHideNoLaterWrite(t *testing.T) {
 		rec, err := l2.Get(context.Background(), "unreadable")
 		return err == nil && rec.Version == 5
 	})
-	want(t, "L2", l2, map[string]uint64{"x": 5, "changed by a reader": 0})
-	if !h.Cache.MayRead("x") || h.Cache.MayRead("written meanwhile") {
+	want(t, "L2", l2, map[string]uint64{"x": 5, "changed by a reader": 0, "written meanwhile": 0})
+	if !h.Cache.MayRead("x") || h.Cache.MayRead("written as it arrives") {
 		t.Error("a copy of an id is read that was written while the copy was on its way")
 	}
 	h.End()
