@@ -147,16 +147,22 @@ func TestINV02WhatWasAcknowledgedAndRefusedAnswersReads(t *testing.T) {
 	h := syncengine.HouseOn(t, syncengine.Plan{L2: l2With(t, below, above), L3: &lab.HookedArchive{
 		ArchiveStore: l3With(t, below, above, storetest.Put("deleted", 3, "1"), storetest.Put("away", 3, "1")), OnGet: func() error { return away },
 	}})
-	refuse(t, h, storetest.Put("below", 5, "1"), storetest.Put("above", 5, "1"), storetest.Put("nowhere", 5, "1"), storetest.Tombstone("deleted", 5), storetest.Put("away", 5, "1"))
+	refuse(t, h, storetest.Tombstone("later in memory", 5), storetest.Put("below", 5, "1"), storetest.Put("above", 5, "1"), storetest.Put("nowhere", 5, "1"), storetest.Tombstone("deleted", 5), storetest.Put("away", 5, "1"))
 	get := func(id string, want uint64) {
 		t.Helper()
 		if it, err := h.Reader.Get(ctx, id); versionOf(t, it, err) != want {
 			t.Errorf("%s: version %d, want %d", id, it.Version, want)
 		}
+		if items, err := h.Reader.GetMany(ctx, []string{id}); err != nil || items[0] == nil != (want == 0) || want != 0 && items[0].Version != want {
+			t.Errorf("%s of many: %v, %v, want version %d", id, items, err, want)
+		}
 	}
 	for id, want := range map[string]uint64{"below": 5, "above": 7, "nowhere": 5, "deleted": 0} {
 		get(id, want)
 	}
+	h.Memory.Promote(syncengine.NewEntry("later in memory", 7, "1"), h.Memory.Stamp("later in memory"))
+	h.Memory.Doubt()
 	away = lab.ErrAway
 	get("away", 5)
+	get("later in memory", 7)
 }

@@ -178,10 +178,11 @@ func (d *reader) withoutL3(ctx context.Context, m *manyLoad, err error) error {
 	for i := range m.asks {
 		a := &m.asks[i]
 		op := a.waiting
-		if op == nil || op.state.Load()&stateLate != 0 { // see load
-			if op = a.known; op != nil && d.tooStale(op) {
-				op = nil
-			}
+		if op != nil && op.state.Load()&stateLate != 0 { // see load
+			op = nil
+		}
+		if k := a.known; k != nil && !d.tooStale(k) && (op == nil || k.compare(op) > 0) {
+			op = k // what waits may be from before it
 		}
 		if op == nil {
 			unanswered = true
