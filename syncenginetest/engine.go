@@ -16,6 +16,9 @@ func New(t testing.TB, changes ...func(*syncengine.Config)) *syncengine.Engine {
 	for _, change := range changes {
 		change(&cfg)
 	}
+	if err := fill(&cfg); err != nil {
+		t.Fatalf("syncenginetest: making a database: %v", err)
+	}
 	e, err := syncengine.Open(context.Background(), cfg)
 	if err != nil {
 		t.Fatalf("syncenginetest: open: %v", err)
