@@ -32,7 +32,7 @@ set -o pipefail; packages=./...; [ $(PACKAGES) = all ] || packages=$$($(tagged))
 endef
 
 tagged = go list -tags='$(TAGS)' -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... \
-	| awk -v root=$$(go list -m) '{ for (i = 1; i <= NF; i++) if ($$i == root) { print $$1; next } }' | grep -v '/crash$$\|/neighbours$$\|/inspect$$\|/syncenginetest$$\|/examples/\|/cmd/'
+	| awk -v root=$$(go list -m) '{ for (i = 1; i <= NF; i++) if ($$i == root) { print $$1; next } }' | grep -v '/crash$$\|/neighbours$$\|/fleetsim$$\|/inspect$$\|/syncenginetest$$\|/examples/\|/cmd/'
 
 .PHONY: help
 help: ## this list
@@ -83,6 +83,11 @@ ci: lint servers gcc ## everything CI runs (.ci/run calls this)
 .PHONY: postgres
 postgres: ## vet and test the example of a store on Postgres, a module of its own
 	cd examples/postgres && go vet ./... && go test -count=1 ./...
+
+FLEETSIM ?= 10m
+.PHONY: fleetsim
+fleetsim: servers ## a fleet in trouble for FLEETSIM (10m), against a model
+	SYNCENGINE_REQUIRE_SERVERS=1 go test -count=1 -timeout=0 -v -run AFleetInTrouble ./internal/fleetsim -fleetsim.for=$(FLEETSIM)
 
 .PHONY: bench
 bench: servers ## run the benchmarks, those of the nested module too

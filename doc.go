@@ -55,8 +55,9 @@
 // A test file in the root stands beside the department it is about, checks the house itself, or is
 // a benchmark. What is promised by the library as a whole is tested through the public API in
 // internal/promises, and against models in internal/machines; engines that share one L3 in
-// internal/neighbours, kills and failing disks in internal/crash, items with a CRDT kind in
-// internal/merging. What these share is in internal/lab; internal/backdoor lends them the stores.
+// internal/neighbours, and as a fleet in trouble in internal/fleetsim; kills and failing disks in
+// internal/crash, items with a CRDT kind in internal/merging. What these share is in internal/lab;
+// internal/backdoor lends them the stores.
 //
 // # Words
 //

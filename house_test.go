@@ -35,7 +35,7 @@ func rootFiles(t *testing.T) map[string]*ast.File {
 // testOnly are packages that only tests import, and programs.
 var testOnly = []string{
 	"internal/testserver", "internal/faultproxy", "internal/storetest", "internal/lab", "internal/promises", "internal/machines",
-	"internal/crash", "internal/neighbours", "internal/merging", "internal/testreport", "examples", "bench",
+	"internal/crash", "internal/neighbours", "internal/fleetsim", "internal/merging", "internal/testreport", "examples", "bench",
 }
 
 // libraryFiles parses all files that end up in a user's program.
