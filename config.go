@@ -210,8 +210,8 @@ type Config struct {
 
 	// NoPush turns off messages between engines that share L3 and Redis, by which each drops its
 	// copies of what another one has written, within milliseconds [they are on]. Without them, and
-	// without Redis, each looks into the log of changes in L3 twice a second. An engine that is alone
-	// sends none.
+	// without Redis, each looks into the log of changes in L3 twice a second. An engine that is
+	// alone sends none.
 	NoPush bool
 
 	// VerifyInterval is how often L2 is compared with L3 in the background, and repaired. It is

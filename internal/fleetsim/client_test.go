@@ -5,6 +5,7 @@ package fleetsim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +46,7 @@ func (s *slot) step(n *node) {
 	case dice < 33:
 		s.increment(n, s.w.counters[s.rng.IntN(len(s.w.counters))])
 	case dice < 39:
-		s.insert(n)
+		s.insert(n, s.rng)
 	case dice < 46:
 		s.register(n, s.w.registers[s.rng.IntN(len(s.w.registers))])
 	case dice < 80:
@@ -53,7 +54,9 @@ func (s *slot) step(n *node) {
 	case dice < 86:
 		s.readCounter(n, s.w.counters[s.rng.IntN(len(s.w.counters))], s.rng)
 	case dice < 94:
-		s.readOnce(n)
+		if some := s.w.lately([]int{10, 300}[s.rng.IntN(2)]); len(some) > 0 {
+			s.readOnce(n, some[s.rng.IntN(len(some))], s.rng)
+		}
 	case dice < 97:
 		marks := s.marks()
 		if n.do(Request{Call: "flush"}).Outcome == done {
@@ -240,17 +243,17 @@ func (s *slot) readCounter(n *node, c *counter, rng *rand.Rand) {
 }
 
 // insert inserts an id that nobody has tried to, or that another client tries at the same time.
-func (s *slot) insert(n *node) {
+func (s *slot) insert(n *node, rng *rand.Rand) *once {
 	s.w.onceMu.Lock()
 	var o *once
-	if k := len(s.w.onces); k > 0 && s.rng.IntN(3) == 0 {
+	if k := len(s.w.onces); k > 0 && rng.IntN(3) == 0 {
 		o = s.w.onces[k-1]
 	} else {
 		o = &once{id: fmt.Sprintf("i:%06d", k)}
 		s.w.onces = append(s.w.onces, o)
 	}
 	s.w.onceMu.Unlock()
-	value := fmt.Sprintf("%d", int(s.w.nodes.Load())*1_000_000+s.rng.IntN(1_000_000))
+	value := fmt.Sprintf("%d", n.number*1_000_000+rng.IntN(1_000_000))
 	r := n.do(Request{Call: "insert", ID: o.id, Value: value})
 	s.w.count("insert " + r.Outcome)
 	o.mu.Lock()
@@ -264,24 +267,22 @@ func (s *slot) insert(n *node) {
 	case unsure:
 		o.unsure++
 	}
+	return o
 }
 
-// readOnce asks for an id that was inserted lately: nobody may say that it is not there.
-func (s *slot) readOnce(n *node) {
-	s.w.onceMu.Lock()
-	k := len(s.w.onces)
-	var o *once
-	if k > 0 {
-		o = s.w.onces[max(0, k-1-s.rng.IntN([]int{10, 300}[s.rng.IntN(2)]))]
-	}
-	s.w.onceMu.Unlock()
-	if o == nil {
-		return
-	}
+// lately are ids that were inserted, the last ones.
+func (w *world) lately(most int) []*once {
+	w.onceMu.Lock()
+	defer w.onceMu.Unlock()
+	return slices.Clone(w.onces[max(0, len(w.onces)-most):])
+}
+
+// readOnce asks for an id that was inserted: nobody may say that it is not there.
+func (s *slot) readOnce(n *node, o *once, rng *rand.Rand) {
 	o.mu.Lock()
 	by := o.by
 	o.mu.Unlock()
-	call := []string{"get", "contains", "many", "verified"}[s.rng.IntN(4)]
+	call := []string{"get", "contains", "many", "verified"}[rng.IntN(4)]
 	r := n.do(Request{Call: call, ID: o.id, IDs: []string{o.id}})
 	if by == "" {
 		return

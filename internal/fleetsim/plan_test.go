@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/faultproxy"
@@ -69,9 +70,37 @@ var faults = []struct {
 		w.db.Resume()
 		return nil
 	}},
-	{"one is left", func(w *world, s *slot, rng *rand.Rand) func() {
+	{"one is left", func(w *world, s *slot, rng *rand.Rand) func() { // often the one that was before
+		if rng.IntN(3) > 0 {
+			s = w.slots[0]
+		}
 		w.allGo(rng, s)
 		s.open(rng, false)
+		for range 20 { // it comes to trust itself again
+			w.until(100*time.Millisecond, func() bool { return false })
+			s.readLately(rng)
+		}
+		return nil
+	}},
+	{"taken for dead", func(w *world, s *slot, rng *rand.Rand) func() { // and it does not know that yet
+		other := w.slots[(s.number+1)%places]
+		if s.sqlBad || other.sqlBad {
+			return nil
+		}
+		w.allGo(rng, s, other)
+		s.open(rng, false)
+		other.open(rng, false)
+		s.sqlBad = true
+		s.setGood(false)
+		s.sql.Hold()
+		w.until(7*time.Second, func() bool { return false })
+		s.sql.Release()
+		s.sqlBad = false
+		s.setGood(true)
+		n, of := s.node.Load(), other.node.Load()
+		for began := time.Now(); n != nil && of != nil && time.Since(began) < time.Second; {
+			other.readOnce(of, s.insert(n, rng), rng)
+		}
 		return nil
 	}},
 	{"all come", func(w *world, s *slot, rng *rand.Rand) func() {
@@ -81,7 +110,7 @@ var faults = []struct {
 		return nil
 	}},
 	{"past Redis", func(w *world, s *slot, rng *rand.Rand) func() { // nobody sees what Redis misses
-		w.allGo(rng, nil)
+		w.allGo(rng)
 		s.openAs(rng, "")
 		w.until(bound+time.Second, func() bool { return false })
 		if rng.IntN(2) == 0 && !s.kill() {
@@ -92,12 +121,22 @@ var faults = []struct {
 	}},
 }
 
-// allGo closes all engines but one.
-func (w *world) allGo(rng *rand.Rand, but *slot) {
+// allGo closes all engines but some, and kills a few.
+func (w *world) allGo(rng *rand.Rand, but ...*slot) {
 	for _, s := range w.slots {
-		if s != but && (rng.IntN(2) == 0 || !s.kill()) {
+		if !slices.Contains(but, s) && (rng.IntN(4) > 0 || !s.kill()) {
 			s.close()
 		}
+	}
+}
+
+func (s *slot) readLately(rng *rand.Rand) {
+	n := s.node.Load()
+	if n == nil {
+		return
+	}
+	for _, o := range s.w.lately(30) {
+		s.readOnce(n, o, rng)
 	}
 }
 
