@@ -12,11 +12,13 @@ import (
 	"net/rpc"
 	"os"
 	"os/exec"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,7 +29,10 @@ import (
 	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
-const childEnv = "SYNCENGINE_FLEETSIM_CHILD"
+const (
+	childEnv   = "SYNCENGINE_FLEETSIM_CHILD"
+	closeLimit = 30 * time.Second
+)
 
 func TestMain(m *testing.M) {
 	useWrongClocks()
@@ -332,6 +337,23 @@ func start(t testing.TB, number int, inChild bool) *node {
 	lab.Must(t, cmd.Start())
 	n.here, n.child, n.remote = nil, cmd, rpc.NewClient(pipe{out, in})
 	return n
+}
+
+// close closes the engine. One that takes far longer than CloseTimeout shows what its goroutines do.
+func (n *node) close() (r Reply, ok bool) {
+	over := make(chan Reply, 1)
+	go func() { over <- n.do(Request{Call: "close", Within: time.Minute}) }()
+	select {
+	case r = <-over:
+		return r, true
+	case <-time.After(closeLimit):
+	}
+	if n.child != nil {
+		_ = n.child.Process.Signal(syscall.SIGQUIT) // it may have ended
+	} else {
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
+	}
+	return r, false
 }
 
 // kill ends a child, at once.

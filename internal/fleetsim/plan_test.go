@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/faultproxy"
@@ -144,8 +145,8 @@ func (s *slot) readLately(rng *rand.Rand) {
 // pace: all kinds at once would hide what one of them does.
 func (w *world) plan(rng *rand.Rand, until time.Time) {
 	var kinds []int
-	for i := range faults {
-		if rng.IntN(3) == 0 {
+	for i, f := range faults {
+		if *runOnly != "" && slices.Contains(strings.Split(*runOnly, ","), f.name) || *runOnly == "" && rng.IntN(3) == 0 {
 			kinds = append(kinds, i)
 		}
 	}

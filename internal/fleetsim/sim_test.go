@@ -16,6 +16,7 @@ const trouble = 4 * time.Second
 var (
 	runFor  = flag.Duration("fleetsim.for", trouble, "for how long trouble is made")
 	runSeed = flag.Uint64("fleetsim.seed", 0, "seed of the plan; 0: by the clock")
+	runOnly = flag.String("fleetsim.only", "", "kinds of faults, with commas; all others are left out")
 	runLog  = flag.Bool("fleetsim.log", false, "print all that was done")
 )
 
@@ -71,7 +72,9 @@ func TestINV14And15AFleetInTrouble(t *testing.T) {
 	work.Wait()
 	for _, s := range w.slots {
 		if n := s.node.Load(); n != nil {
-			n.do(Request{Call: "close", Within: time.Minute})
+			if _, ok := n.close(); !ok {
+				t.Errorf("%v was not closed after %v", n, closeLimit)
+			}
 			n.end()
 		}
 	}

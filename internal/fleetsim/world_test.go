@@ -197,7 +197,11 @@ func (s *slot) close() {
 	}
 	marks := s.marks()
 	s.look(n)
-	r := n.do(Request{Call: "close", Within: time.Minute})
+	r, ok := n.close()
+	if !ok {
+		s.w.wrong("INV-12: place %d: %v was not closed after %v: see what its goroutines do", s.number, n, closeLimit)
+		return
+	}
 	s.w.note("place %d: %v is closed: %s", s.number, n, r.Err)
 	s.w.count("closes")
 	switch {
