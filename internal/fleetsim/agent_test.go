@@ -339,7 +339,8 @@ func start(t testing.TB, number int, inChild bool) *node {
 	return n
 }
 
-// close closes the engine. One that takes far longer than CloseTimeout shows what its goroutines do.
+// close closes the engine. One that takes far longer than CloseTimeout shows what its goroutines
+// do.
 func (n *node) close() (r Reply, ok bool) {
 	over := make(chan Reply, 1)
 	go func() { over <- n.do(Request{Call: "close", Within: time.Minute}) }()
