@@ -18,21 +18,21 @@ TAGS ?=
 TESTFLAGS ?=
 
 # The packages that a test run is about, the longest first. PACKAGES=tagged stands for those that
-# test the root package, which alone has files with tags of its own; but for kills, several engines
-# and what stands on the engine, which run without tags and with all of them.
+# are about what tags change: the stores, and items that are merged into. The promises, kills,
+# several engines and what stands on the engine run without tags and with all of them.
 PACKAGES ?= all
 
 # tests FLAGS: runs all tests and reports on them; a skipped test is a failure
 # unless .ci/allowed-skips names it. go test's own verdict counts too (pipefail).
 define tests
-set -o pipefail; packages=./...; [ $(PACKAGES) = all ] || packages=$$($(tagged)); \
+set -o pipefail; packages="./internal/promises ./internal/machines ./..."; [ $(PACKAGES) = all ] || packages=$$($(tagged)); \
 	SYNCENGINE_REQUIRE_SERVERS=1 \
-	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) ./internal/promises ./internal/machines $$packages \
+	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) $$packages \
 	| go run ./internal/testreport -allow .ci/allowed-skips
 endef
 
 tagged = go list -tags='$(TAGS)' -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... \
-	| awk -v root=$$(go list -m) '{ for (i = 1; i <= NF; i++) if ($$i == root) { print $$1; next } }' | grep -v '/crash$$\|/neighbours$$\|/inspect$$\|/syncenginetest$$\|/examples/\|/cmd/'
+	| awk -v root=$$(go list -m) '{ for (i = 1; i <= NF; i++) if ($$i == root) { print $$1; next } }' | grep -v '/promises$$\|/machines$$\|/crash$$\|/neighbours$$\|/fleetsim$$\|/inspect$$\|/syncenginetest$$\|/examples/\|/cmd/'
 
 .PHONY: help
 help: ## this list
@@ -98,9 +98,16 @@ postgres: ## vet and test the example of a store on Postgres, a module of its ow
 cluster: servers ## test against Redis Cluster, Sentinel and MariaDB Galera, and print what was counted; five minutes
 	go vet -tags=cluster ./internal/cluster
 	SYNCENGINE_REQUIRE_SERVERS=1 go test -count=1 -timeout=20m -v -tags=cluster $(TESTFLAGS) ./internal/cluster
+
 .PHONY: otel
 otel: ## vet and test the spans of OpenTelemetry, a module of its own
 	cd otelsyncengine && go vet ./... && go test -count=1 ./...
+
+FLEETSIM ?= 10m
+
+.PHONY: fleetsim
+fleetsim: servers ## a fleet in trouble for FLEETSIM (10m), against a model
+	SYNCENGINE_REQUIRE_SERVERS=1 go test -count=1 -timeout=0 -v -run AFleetInTrouble ./internal/fleetsim -fleetsim.for=$(FLEETSIM)
 
 .PHONY: bench
 bench: servers ## run the benchmarks, those of the nested module too

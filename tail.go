@@ -6,7 +6,8 @@ package syncengine
 // (push.go), this finds nothing left to do.
 //
 // While the engine is alone there is nothing to follow. It only keeps its place near the end: from
-// there it reads when others come, whom it notices before they write.
+// there it reads when others come, whom it notices before they write. But they may have gone again
+// before it could read. So it goes to the end only if nobody came since it read last.
 //
 // # How far L2 is
 //
@@ -45,8 +46,9 @@ type tail struct {
 	log    *logReader
 	own    map[string]bool // names under which this engine has written
 	turns  int
-	began  bool // there may be copies in memory
-	behind bool // what L2 lacked before is not known yet
+	read   uint64 // how often others had come when the log was read last
+	began  bool   // there may be copies in memory
+	behind bool   // what L2 lacked before is not known yet
 	next   *goal
 }
 
@@ -119,8 +121,8 @@ func (t *tail) turn(ctx context.Context) {
 		t.behind = false
 		t.cache.Withhold(false)
 	}
-	ok := false
-	if t.trust.Alone() {
+	ok, company := false, t.trust.Company()
+	if company == t.read && t.trust.Alone() {
 		t.cache.LogRead() // there is nothing of others in it
 		if t.turns++; t.turns%tailAlone == 1 {
 			ok = t.skip(ctx)
@@ -129,6 +131,7 @@ func (t *tail) turn(ctx context.Context) {
 		t.log = nil
 		t.cache.Suspect(ctx)
 	} else if ok = err == nil; ok {
+		t.read = company
 		t.cache.LogRead()
 	}
 	if !t.behind && t.cache.Places() {
@@ -142,7 +145,7 @@ func (t *tail) turn(ctx context.Context) {
 // skip goes to the end of the log if this engine was alone until then.
 func (t *tail) skip(ctx context.Context) bool {
 	log, err := t.archive.ReadLog(ctx)
-	if err != nil || !t.trust.Alone() {
+	if err != nil || !t.trust.Alone() || t.trust.Company() != t.read {
 		return false
 	}
 	t.log = log

@@ -72,6 +72,10 @@ func (t *trust) Trusted() bool { return t.filter.trusted() }
 // Alone reports whether no other engine writes to L3 at this moment.
 func (t *trust) Alone() bool { return t.fleet.alone() }
 
+// Company returns how often others may have come: while it stays the same, and this engine is
+// alone, nobody else has written to L3.
+func (t *trust) Company() uint64 { return t.fleet.company.Load() }
+
 // WhenNoticed sets what is called when the other engines know of this one.
 func (t *trust) WhenNoticed(fn func()) { t.fleet.noticed = fn }
 

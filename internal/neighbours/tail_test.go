@@ -117,3 +117,34 @@ func TestINV15WhatRedisHasMissedIsKnownAtOpen(t *testing.T) {
 		}
 	})
 }
+
+// TestINV15WhatWasWrittenWhileTheLogCouldNotBeReadIsSeen: by one that came, wrote past Redis, and
+// has left. The engine that stays is alone before and after.
+func TestINV15WhatWasWrittenWhileTheLogCouldNotBeReadIsSeen(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	lab.ArchiveAt(t, url) // at leisure
+	cfg := syncengine.Config{SQLURL: url, L3Timeout: 500 * time.Millisecond, L3Breaker: syncengine.BreakerLenient}
+	withRedis := cfg
+	withRedis.RedisURL, withRedis.KeyPrefix = testserver.SharedRedis(t).URL(), lab.NewPrefix()
+	a := lab.Open(t, withRedis)
+	submit(t, a, "x", "1", archived)
+	lab.Trusted(t, a)
+	b := lab.Open(t, cfg)
+	conn, err := testserver.OpenSQL(t, url).Conn(ctx)
+	lab.Must(t, err)
+	defer conn.Close()
+	_, err = conn.ExecContext(ctx, "LOCK TABLES sync_log WRITE")
+	lab.Must(t, err)
+	submit(t, b, "x", "2", archived)
+	lab.Must(t, b.Close())
+	lab.Trusted(t, a)           // alone again
+	time.Sleep(2 * time.Second) // the look at the log that the lock holds up gives up
+	_, err = conn.ExecContext(ctx, "UNLOCK TABLES")
+	lab.Must(t, err)
+	lab.Eventually(t, "it is seen, and not the copy in Redis", func() bool {
+		a.Invalidate("x")
+		return reads["Get"](a, "x") == "2"
+	})
+}
