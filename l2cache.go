@@ -35,9 +35,9 @@ type cache struct {
 	known     l2Servers // run ids
 	masters   l2Servers // replication ids
 	owner     l2Owner
-	unsure    atomic.Bool   // the WAL file says that a crash may leave L2 behind L3
-	unread    atomic.Bool   // what others wrote before is not known yet
-	back      chan struct{} // cap 1: L2 was away
+	unsure    atomic.Bool                 // the WAL file says that a crash may leave L2 behind L3
+	withheld  atomic.Pointer[func() bool] // see Withhold
+	back      chan struct{}               // cap 1: L2 was away
 }
 
 func newCache(s *server, wal *journal, news *news) *cache {
@@ -127,7 +127,11 @@ func (c *cache) Get(ctx context.Context, op, id string) (rec Record, err error) 
 
 // MayRead reports whether copies of id may be read.
 func (c *cache) MayRead(id string) bool {
-	return c.store != nil && !c.unread.Load() && c.missed.mayRead(id) && !c.owner.foreign.Load()
+	if c.store == nil || c.owner.foreign.Load() || !c.missed.mayRead(id) {
+		return false
+	}
+	while := c.withheld.Load()
+	return while == nil || !(*while)()
 }
 
 // Believes reports whether a copy that was read may be believed: L2 may have missed a later write,
@@ -249,8 +253,18 @@ func (c *cache) Suspect(ctx context.Context) {
 	}
 }
 
-// Withhold keeps all of L2 from being read, or not.
-func (c *cache) Withhold(yes bool) { c.unread.Store(yes) }
+// Behind reports whether copies may be read only since nobody can know better: they may be old, as
+// long as it is not known what others have written.
+func (c *cache) Behind() bool { return c.withheld.Load() != nil }
+
+// Withhold keeps all of L2 from being read while fn says so; nil ends that.
+func (c *cache) Withhold(while func() bool) {
+	if while == nil {
+		c.withheld.Store(nil)
+		return
+	}
+	c.withheld.Store(&while)
+}
 
 // Doubt is told of ops that L3 may hold, or may not. This engine does not read their ids in L2
 // until they were copied from L3; and the copies there are removed, for other engines.

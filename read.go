@@ -306,7 +306,9 @@ func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entr
 		rec, err := d.cache.Lookup(ctx, id)
 		if err == nil {
 			d.cache.Saw(true, 1)
-			d.Promote(&rec, since, false)
+			if rec.Stale = d.cache.Behind(); !rec.Stale {
+				d.Promote(&rec, since, false)
+			}
 			return loaded{rec, byL2}, nil
 		}
 		d.l2Failed(err, id)

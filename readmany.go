@@ -231,7 +231,9 @@ func (d *reader) manyFromL2(ctx context.Context, m *manyLoad) {
 	m.asks = slices.DeleteFunc(m.asks, func(a ask) bool {
 		rec, ok := answers[a.id]
 		if ok {
-			d.Promote(rec, a.since, false)
+			if rec.Stale = d.cache.Behind(); !rec.Stale {
+				d.Promote(rec, a.since, false)
+			}
 			d.answerMany(m, &a, rec)
 		}
 		return ok

@@ -70,7 +70,10 @@ func (t *tail) Begin(ctx context.Context) {
 	if !t.On() {
 		return
 	}
-	t.behind = t.cache.Places()
+	if t.behind = t.cache.Places(); t.behind {
+		// While L3 is away nobody can know better.
+		t.cache.Withhold(func() bool { return t.archive.Ready() && !t.archive.Down() })
+	}
 	t.turn(ctx)
 	t.began = true
 }
@@ -100,9 +103,6 @@ func (t *tail) End(ctx context.Context) {
 }
 
 func (t *tail) turn(ctx context.Context) {
-	if t.behind {
-		t.cache.Withhold(t.archive.Ready() && !t.archive.Down())
-	}
 	if !t.archive.Ready() {
 		return
 	}
@@ -119,7 +119,7 @@ func (t *tail) turn(ctx context.Context) {
 	}
 	if t.behind && t.catchUp(ctx) == nil {
 		t.behind = false
-		t.cache.Withhold(false)
+		t.cache.Withhold(nil)
 	}
 	ok, company := false, t.trust.Company()
 	if company == t.read && t.trust.Alone() {

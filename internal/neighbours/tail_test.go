@@ -68,6 +68,47 @@ func TestINV15WhatRedisWasNotToldIsSeen(t *testing.T) {
 	}
 }
 
+// TestINV15WhatRedisHasIsStaleUntilItIsKnownWhatItLacks: an engine that opens while SQL is away
+// reads Redis, and says so.
+func TestINV15WhatRedisHasIsStaleUntilItIsKnownWhatItLacks(t *testing.T) {
+	ctx := context.Background()
+	db := testserver.SharedMariaDB(t)
+	p := faultproxy.New(t, db.Addr())
+	direct := syncengine.Config{SQLURL: db.NewDatabase(t), RedisURL: testserver.SharedRedis(t).URL(), KeyPrefix: lab.NewPrefix()}
+	first := lab.Open(t, direct)
+	submit(t, first, "x", "1", archived)
+	lab.Must(t, first.Close())
+	alone := direct
+	alone.RedisURL = ""
+	other := lab.Open(t, alone)
+	submit(t, other, "x", "2", archived)
+	lab.Must(t, other.Close())
+
+	cfg := direct
+	cfg.SQLURL = lab.Via(t, direct.SQLURL, p)
+	p.Cut()
+	e := lab.Open(t, cfg)
+	for range 2 {
+		if it, err := e.Get(ctx, "x"); err != nil || string(it.Content) != "1" || !it.Stale {
+			t.Errorf("while SQL is away: %s, stale: %v, %v", it.Content, it.Stale, err)
+		}
+		if items, err := e.GetMany(ctx, []string{"x"}); err != nil || items[0] == nil || !items[0].Stale {
+			t.Errorf("while SQL is away: %v, %v", items, err)
+		}
+	}
+	p.Restore()
+	lab.Eventually(t, "the new content is read", func() bool {
+		it, err := e.Get(ctx, "x")
+		if err != nil {
+			t.Error(err)
+		}
+		if string(it.Content) == "1" && !it.Stale {
+			t.Errorf("an old copy is taken for a new one")
+		}
+		return string(it.Content) == "2" && !it.Stale
+	})
+}
+
 // TestINV15WhatRedisHasMissedIsKnownAtOpen: what was written while nobody was there who has this
 // Redis. The engine that opens reads no old copy from it, and after a clean end it reads all.
 func TestINV15WhatRedisHasMissedIsKnownAtOpen(t *testing.T) {
