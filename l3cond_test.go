@@ -95,6 +95,8 @@ func TestINV14ManyStoresCountExactly(t *testing.T) {
 		var conflicts int
 		var mu sync.Mutex
 		var wg sync.WaitGroup
+		var together sync.WaitGroup // all have read before any writes for the first time
+		together.Add(stores)
 		for n := range stores {
 			s := memberAt(t, url, fmt.Sprint("engine-", n))
 			rng := rand.New(rand.NewPCG(uint64(n), 1))
@@ -103,6 +105,10 @@ func TestINV14ManyStoresCountExactly(t *testing.T) {
 				lost := 0
 				for nonce := uint64(1); nonce <= perStore; nonce++ {
 					us, at, err := nextCounts(ctx, s, rng, counters)
+					if nonce == 1 {
+						together.Done()
+						together.Wait()
+					}
 					var verdicts []syncengine.Verdict
 					if err == nil {
 						verdicts, err = s.ApplyIf(ctx, nonce, us)
