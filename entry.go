@@ -211,6 +211,10 @@ func (e *entry) fill(it *Item) {
 	}
 }
 
+// saysAbsent reports whether an entry in L1 stands for L3's word that there is nothing
+// (KeepAbsent); a view of merges into nothing (merging.go) has no version either.
+func (e *entry) saysAbsent() bool { return e.version == 0 && !isMerge(e.id()) }
+
 func (e *entry) pinned() bool { return e.state.Load()&statePinned != 0 }
 
 // shadow is an entry without id and content, to compare with.

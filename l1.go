@@ -94,7 +94,7 @@ func newL1(budget int64) *l1 {
 // Get returns the entry of id, perhaps a tombstone, and counts the access.
 func (c *l1) Get(id string) (*entry, bool) {
 	e, ok := c.m.Load(id)
-	if ok && e.version == 0 {
+	if ok && e.saysAbsent() {
 		return nil, false // see KeepAbsent
 	}
 	if ok {
@@ -140,7 +140,7 @@ func (c *l1) Tick() {
 // Peek is get without counting.
 func (c *l1) Peek(id string) (*entry, bool) {
 	e, ok := c.m.Load(id)
-	if ok && e.version == 0 {
+	if ok && e.saysAbsent() {
 		return nil, false
 	}
 	return e, ok
@@ -157,7 +157,7 @@ func (c *l1) KeepAbsent(id string, since stamp) {
 // Absent reports whether L3 has said so less than a time ago.
 func (c *l1) Absent(id string, than time.Duration) bool {
 	e, ok := c.m.Load(id)
-	return ok && e.version == 0 && c.Young(e, than)
+	return ok && e.saysAbsent() && c.Young(e, than)
 }
 
 func (c *l1) Hash(id string) uint64 { return maphash.String(c.seed, id) }
@@ -183,7 +183,7 @@ func (c *l1) Written(id string, since stamp) bool {
 // shared with readers that come later.
 func (c *l1) Touch(id string) {
 	c.writes[c.Hash(id)%stripes].Add(1)
-	if e, ok := c.m.Load(id); ok && e.version == 0 {
+	if e, ok := c.m.Load(id); ok && e.saysAbsent() {
 		c.Drop(e)
 	}
 }
@@ -241,7 +241,7 @@ func (c *l1) Keep(e *entry) {
 func (c *l1) store(e *entry, checked uint32, still func() bool) (stored bool) {
 	c.m.Compute(e.id(), func(old *entry, loaded bool) (*entry, bool) {
 		if loaded {
-			if e.version == 0 && old.version != 0 {
+			if e.saysAbsent() && old.version != 0 {
 				return old, false // it says nothing of that
 			}
 			cmp := e.compare(old)
