@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -131,7 +132,20 @@ func TestReadsAreCountedAlsoOverAnOverwrite(t *testing.T) {
 	}
 }
 
+// Which keys the miniatures see depends on the hash's seed, and in one cache of 200 they mislead: the
+// middle of five caches is what counts. With an admission that ignores sizes it is 28,000.
 func TestManySmallItemsStayForFewLargeOnes(t *testing.T) {
+	var small []int
+	for range 5 {
+		small = append(small, smallOnesHit())
+	}
+	slices.Sort(small)
+	if small[2] < 20*2000*9/10 {
+		t.Errorf("of %d reads of small items, with few large ones that are used as often, five caches hit %d", 20*2000, small)
+	}
+}
+
+func smallOnesHit() (n int) {
 	s := newSim(500)
 	for round := range 40 {
 		s.contentLen = 400
@@ -146,17 +160,12 @@ func TestManySmallItemsStayForFewLargeOnes(t *testing.T) {
 			s.hitsOf = make(map[string]int)
 		}
 	}
-	small, large := 0, 0
-	for id, n := range s.hitsOf {
+	for id, hits := range s.hitsOf {
 		if id[0] == 's' {
-			small += n
-		} else {
-			large += n
+			n += hits
 		}
 	}
-	if small < 20*2000*9/10 {
-		t.Errorf("%d of %d reads of small items were hit, and %d of %d of large ones, as often used", small, 20*2000, large, 20*100)
-	}
+	return n
 }
 
 func TestINV06PinnedEntriesAreNeverTheLoser(t *testing.T) {
