@@ -132,8 +132,8 @@ func TestReadsAreCountedAlsoOverAnOverwrite(t *testing.T) {
 	}
 }
 
-// Which keys the miniatures see depends on the hash's seed, and in one cache of 200 they mislead: the
-// middle of five caches is what counts. With an admission that ignores sizes it is 28,000.
+// Which keys the miniatures see depends on the hash's seed, and in one cache of 200 they mislead:
+// the middle of five caches is what counts. With an admission that ignores sizes it is 28,000.
 func TestManySmallItemsStayForFewLargeOnes(t *testing.T) {
 	var small []int
 	for range 5 {

@@ -275,7 +275,8 @@ func TestHungSQLCostsAReadOneTimeoutUntilTheBreakerOpens(t *testing.T) {
 		OnEvent: syncengine.Events{CircuitChanged: func(tier, from, to string) { circuit <- tier + " " + from + " " + to }}})
 	want := numbered(500, 1)
 	want.write(t, e)
-	lab.Must(t, e.Flush(ctx))
+	lab.Eventually(t, "all is in L3, though a loaded machine may need more than a timeout", func() bool { return e.Flush(ctx) == nil })
+	repeated := metric(t, reg, "sync_engine_retries_total")
 	db.Stop()
 	answered := 0
 	returns(t, "reading with SQL frozen", func() {
@@ -294,8 +295,8 @@ func TestHungSQLCostsAReadOneTimeoutUntilTheBreakerOpens(t *testing.T) {
 	if got := told(t, circuit); got != "L3 closed open" || answered == 0 || answered == 1000 {
 		t.Errorf("the circuit went %s; memory answered %d of 1000 reads", got, answered)
 	}
-	if n := metric(t, reg, "sync_engine_retries_total"); n != 0 {
-		t.Errorf("%v calls that hung were repeated", n)
+	if n := metric(t, reg, "sync_engine_retries_total"); n != repeated {
+		t.Errorf("%v calls that hung were repeated", n-repeated)
 	}
 	changed := numbered(100, 2)
 	changed.write(t, e)
