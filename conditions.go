@@ -529,7 +529,7 @@ func (e *writer) applyIf(ctx context.Context, qs []*question) ([]Verdict, error)
 	}
 	e.cache.Unsure(ctx)
 	var verdicts []Verdict
-	err := e.trust.Write(recs, func() (err error) {
+	err := e.trust.Write(recs, func([]bool) (err error) {
 		verdicts, err = e.applyIfKnown(ctx, units, recs)
 		return err
 	})

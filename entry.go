@@ -186,9 +186,7 @@ func (e *entry) size() int64 {
 
 // compare is Record.Compare for entries.
 func (e *entry) compare(o *entry) int {
-	a := Record{Item: Item{Version: e.version, ContentHash: e.hash}, Deleted: e.deleted}
-	b := Record{Item: Item{Version: o.version, ContentHash: o.hash}, Deleted: o.deleted}
-	return a.Compare(&b)
+	return compareOps(e.version, o.version, e.deleted, o.deleted, &e.hash, &o.hash)
 }
 
 // record returns the entry as stores see it, sharing its content.

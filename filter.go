@@ -61,22 +61,28 @@ func (f *filter) entries() int {
 }
 
 // insert puts the ids of records into the sets. It is called before L3 gets them, and again
-// afterwards with what it returned.
-func (f *filter) insert(recs []Record, since uint64) (begun uint64) {
+// afterwards with what it returned. unseen tells of each record whether L3 has no row of its id, as
+// far as the filter knows, which may change at any time; nil: of none.
+func (f *filter) insert(recs []Record, since uint64) (begun uint64, unseen []bool) {
 	begun = f.begun.Load()
 	if begun == since {
-		return begun
+		return begun, nil
 	}
 	next := f.next.Load() // before held: adopt changes them in the other order
 	h := f.held.Load()
 	gone, added := 0, 0
+	if since == notBegun && f.good(h) {
+		unseen = make([]bool, len(recs))
+	}
 	for i := range recs {
 		if recs[i].Deleted {
 			gone++ // perhaps of an id that never was: stale ids are an estimate
 			continue
 		}
 		if h != nil && h.set.Insert(itemOf(recs[i].ID)) {
-			added++
+			if added++; unseen != nil {
+				unseen[i] = true
+			}
 		}
 		if next != nil {
 			next.Insert(itemOf(recs[i].ID))
@@ -87,7 +93,7 @@ func (f *filter) insert(recs []Record, since uint64) (begun uint64) {
 	}
 	f.added.Add(int64(added))
 	f.wrote.Add(int64(len(recs)))
-	return begun
+	return begun, unseen
 }
 
 // build begins a set: from now on it gets what insert does.

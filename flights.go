@@ -28,6 +28,7 @@ func (q *queue) take() *batch {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	b := &batch{done: make(chan struct{}), low: math.MaxInt64, oldest: math.MaxInt64}
+	b.units = make([]unit, 0, min(q.lim.count, q.ops))
 	q.takes++
 	late, patience := q.lateShare(), q.Now()-int64(q.lim.patience)
 	for b.ops < q.lim.count && b.bytes < q.lim.bytes {

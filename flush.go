@@ -325,11 +325,15 @@ func (a *outcome) verdictOf(ops []*entry) (v verdict) {
 // loser must not reach L2, where nothing may be left that beats what L3 holds (INV-4), nor stay
 // in L1.
 func (a *outcome) see(units []unit, recs []Record, above []Meta, merged []Record) {
-	a.merged, a.stored = append(a.merged, merged...), append(a.stored, merged...)
 	if len(above) == 0 && len(merged) == 0 {
-		a.stored = append(a.stored, recs...)
+		if len(a.stored) == 0 {
+			a.stored = recs
+		} else {
+			a.stored = append(a.stored, recs...)
+		}
 		return
 	}
+	a.merged, a.stored = append(a.merged, merged...), append(a.stored, merged...)
 	also := make(map[string]bool, len(merged))
 	for i := range merged {
 		also[merged[i].ID] = true
@@ -426,23 +430,26 @@ func (f *flusher) becameOf(recs []Record, above []Meta) []Meta {
 // coalesce returns the highest op of each id, sorted by id: transactions that lock rows in
 // one order don't wait for each other in a circle.
 func coalesce(units []unit, healed map[*entry]*Record) []Record {
-	recs := make([]Record, 0, len(units))
+	ops := make([]*entry, 0, len(units))
 	for i := range units {
-		for _, e := range units[i].Ops() {
-			if rec := healed[e]; rec != nil {
-				recs = append(recs, *rec)
-			} else {
-				recs = append(recs, e.record())
-			}
-		}
+		ops = append(ops, units[i].Ops()...)
 	}
-	slices.SortFunc(recs, func(a, b Record) int {
-		if c := strings.Compare(a.ID, b.ID); c != 0 {
+	slices.SortFunc(ops, func(a, b *entry) int {
+		if c := strings.Compare(a.id(), b.id()); c != 0 {
 			return c
 		}
-		return b.Compare(&a) // the highest first
+		return b.compare(a) // the highest first
 	})
-	return slices.CompactFunc(recs, func(a, b Record) bool { return a.ID == b.ID })
+	ops = slices.CompactFunc(ops, func(a, b *entry) bool { return a.id() == b.id() })
+	recs := make([]Record, len(ops))
+	for i, e := range ops {
+		if rec := healed[e]; rec != nil {
+			recs[i] = *rec
+		} else {
+			recs[i] = e.record()
+		}
+	}
+	return recs
 }
 
 // fail notes that nothing is written to L3 for now, be it that L3 or the WAL fails, and saves

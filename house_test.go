@@ -128,6 +128,7 @@ var wallTimes = map[string]string{
 	"entry.go fill":           "stored or shown as it is",
 	"l2.go appendRest":        "stored or shown as it is",
 	"l2.go decodeEnvelope":    "stored or shown as it is",
+	"l3due.go due":            "stored or shown as it is",
 	"l3row.go appendArgs":     "stored or shown as it is",
 	"l3write.go Heal":         "stored or shown as it is",
 	"item.go checkCarried":    "stored or shown as it is",

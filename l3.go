@@ -111,7 +111,16 @@ var migrations = map[sqlkit.Dialect][][]string{
 		changes MEDIUMBLOB NOT NULL
 	) ENGINE=InnoDB`, `INSERT IGNORE INTO sync_meta (name, value) VALUES ('log_trimmed', '0')`},
 		{`ALTER TABLE sync_items ADD COLUMN expires_at BIGINT NULL COMMENT 'unix milliseconds; NULL for never',
-		ADD KEY sync_items_expires (expires_at)`}},
+		ADD KEY sync_items_expires (expires_at)`},
+		{`CREATE TABLE IF NOT EXISTS sync_due (
+		kind TINYINT NOT NULL COMMENT '1: at is deleted_at; 2: expires_at',
+		at   BIGINT NOT NULL,
+		id   VARBINARY(512) NOT NULL,
+		PRIMARY KEY (kind, at, id)
+	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`,
+			`INSERT IGNORE INTO sync_due (kind, at, id) SELECT 1, deleted_at, id FROM sync_items WHERE deleted_at IS NOT NULL`,
+			`INSERT IGNORE INTO sync_due (kind, at, id) SELECT 2, expires_at, id FROM sync_items WHERE deleted_at IS NULL AND expires_at IS NOT NULL`,
+			`ALTER TABLE sync_items DROP KEY sync_items_deleted, DROP KEY sync_items_expires`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
 		version       INTEGER NOT NULL,
@@ -226,7 +235,7 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		if err = sqlkit.Migrate(ctx, s.pools.Write, s.dialect, schemaTable, migrations[s.dialect]); err != nil {
 			return sqlkit.Fit(ctx, s.pools.Write, s.dialect, schemaTable, err)
 		}
-		err = sqlkit.CheckTables(ctx, s.pools.Write, s.dialect, tables)
+		err = sqlkit.CheckTables(ctx, s.pools.Write, s.dialect, tablesOf(s.dialect))
 		if err != nil && sqlkit.Classify(err) != sqlkit.Unwritable { // Writable tells of that
 			return err
 		}
@@ -259,6 +268,14 @@ var tables = []sqlkit.Table{
 	{Name: "sync_meta", Columns: []string{"name", "value"}},
 	{Name: "sync_dictionaries", Columns: []string{"id", "dictionary", "sha256"}},
 	{Name: "sync_ops", Columns: strings.Split(opColumns, ", ")},
+}
+
+// tablesOf are those of a dialect.
+func tablesOf(d sqlkit.Dialect) []sqlkit.Table {
+	if d == sqlkit.MySQL {
+		return append(slices.Clone(tables), sqlkit.Table{Name: "sync_due", Columns: []string{"kind", "at", "id"}})
+	}
+	return tables
 }
 
 // Identity tells this database from others. A backup that is restored has that of the original.
@@ -484,10 +501,10 @@ func (s *sqlStore) Scan(ctx context.Context, after string, limit int) ([]Meta, e
 }
 
 func (s *sqlStore) PurgeTombstones(ctx context.Context, before time.Time, limit int) (n int, err error) {
-	text := "DELETE FROM sync_items WHERE deleted_at < ? LIMIT ?"
-	if s.dialect == sqlkit.SQLite {
-		text = "DELETE FROM sync_items WHERE rowid IN (SELECT rowid FROM sync_items WHERE deleted_at < ? LIMIT ?)"
+	if s.dialect == sqlkit.MySQL {
+		return s.purgeDue(ctx, before.UnixNano(), limit)
 	}
+	const text = "DELETE FROM sync_items WHERE rowid IN (SELECT rowid FROM sync_items WHERE deleted_at < ? LIMIT ?)"
 	err = s.run(ctx, "purge", func() error {
 		res, err := s.pools.Write.ExecContext(ctx, text, before.UnixNano(), limit)
 		if err != nil {
@@ -502,7 +519,10 @@ func (s *sqlStore) PurgeTombstones(ctx context.Context, before time.Time, limit 
 
 // Expired implements ExpiringStore.
 func (s *sqlStore) Expired(ctx context.Context, at time.Time, limit int) (out []Meta, err error) {
-	const text = "SELECT " + headColumns + " FROM sync_items WHERE expires_at <= ? AND deleted = 0 ORDER BY expires_at LIMIT ?"
+	text := "SELECT " + headColumns + " FROM sync_items WHERE expires_at <= ? AND deleted = 0 ORDER BY expires_at LIMIT ?"
+	if s.dialect == sqlkit.MySQL {
+		text = selectDue
+	}
 	err = s.run(ctx, "expired", func() error {
 		out = out[:0] // not again after a retry
 		return s.query(ctx, "expired", text, []any{millis(at), limit}, func(rows *sql.Rows) error {

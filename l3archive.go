@@ -33,14 +33,22 @@ type healer interface {
 	Heal(ctx context.Context, rec Record) (bool, error)
 }
 
+// inserter is an L3 that need not look for a row before it writes one that is not there.
+type inserter interface {
+	// Insert is ApplyMerges. unseen, if not nil, tells of each record whether there is most likely
+	// no row of its id.
+	Insert(ctx context.Context, recs []Record, unseen []bool) (above []Meta, merged []Record, err error)
+}
+
 // archive is the department of L3.
 type archive struct {
 	*server
 	news    *news
 	store   ArchiveStore
-	cond    ConditionalStore // these seven: nil when the store can't
+	cond    ConditionalStore // these eight: nil when the store can't
 	listing ListingStore
 	merging MergingStore
+	inserts inserter
 	expires ExpiringStore
 	compact compacter // nil: the store can't
 	digest  archiveDigester
@@ -130,6 +138,7 @@ func (a *archive) Use(store ArchiveStore, closes, private bool) {
 	a.cond, _ = store.(ConditionalStore)
 	a.listing, _ = store.(ListingStore)
 	a.merging, _ = store.(MergingStore)
+	a.inserts, _ = store.(inserter)
 	a.expires, _ = store.(ExpiringStore)
 	a.compact, _ = store.(compacter)
 	a.digest, _ = store.(archiveDigester)
@@ -305,15 +314,19 @@ func (a *archive) List(ctx context.Context, prefix, after string, limit int, max
 func (a *archive) Merges() bool { return a.merging != nil }
 
 // Apply writes records in one transaction and returns the rows that compare above them, and what
-// items are that were merged into. Other
-// engines must know of this one first, and the filter of the ids.
-func (a *archive) Apply(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error) {
+// items are that were merged into. Other engines must know of this one first, and the filter of the
+// ids. unseen: see inserter.
+func (a *archive) Apply(ctx context.Context, recs []Record, unseen []bool) (above []Meta, merged []Record, err error) {
 	err = a.again(ctx, "apply", a.timeFor(recs), func(ctx context.Context) (err error) {
-		if a.merging != nil {
+		switch {
+		case a.inserts != nil:
+			above, merged, err = a.inserts.Insert(ctx, recs, unseen)
+		case a.merging != nil:
 			above, merged, err = a.merging.ApplyMerges(ctx, recs)
-		} else {
+		default:
 			above, err = a.store.Apply(ctx, recs)
 		}
+		unseen = nil // what was tried may be there
 		return err
 	})
 	a.tried(err)

@@ -61,7 +61,7 @@ func TestL3HasOneState(t *testing.T) {
 	}
 	want("at first", false, true)
 	away = lab.ErrAway
-	_, _, err := a.Apply(ctx, recs)
+	_, _, err := a.Apply(ctx, recs, nil)
 	if !errors.Is(err, lab.ErrAway) {
 		t.Fatalf("Apply: %v", err)
 	}
@@ -74,11 +74,11 @@ func TestL3HasOneState(t *testing.T) {
 	a.Fail(err)
 	want("when it takes no writes all the same", true, false)
 	away = nil
-	_, _, err = a.Apply(ctx, recs)
+	_, _, err = a.Apply(ctx, recs, nil)
 	lab.Must(t, err)
 	want("after a write", false, true, false)
 	away = &syncengine.RefusedError{Err: errors.New("not this row")}
-	if _, _, err = a.Apply(ctx, recs); !errors.Is(err, syncengine.ErrRefused) {
+	if _, _, err = a.Apply(ctx, recs, nil); !errors.Is(err, syncengine.ErrRefused) {
 		t.Errorf("Apply: %v", err)
 	}
 	want("after a refusal", false, true)

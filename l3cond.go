@@ -81,7 +81,7 @@ func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record,
 		if err := s.demandFence(ctx, tx); err != nil {
 			return err
 		}
-		heads, err := s.lockHeads(ctx, tx, recs)
+		heads, err := s.lockHeads(ctx, tx, recs, nil)
 		if err != nil {
 			return err
 		}
@@ -141,10 +141,20 @@ func (s *sqlStore) writePlan(ctx context.Context, tx *sql.Tx, p *plan) error {
 	if err := s.writeOps(ctx, tx, p); err != nil {
 		return err
 	}
+	write := s.writeMySQL
 	if s.dialect == sqlkit.SQLite {
-		return s.writeSQLite(ctx, tx, append(p.fresh, p.over...))
+		write = s.writeSQLite
 	}
-	return s.writeMySQL(ctx, tx, p)
+	if err := write(ctx, tx, p.fresh, false); err != nil {
+		if sqlkit.IsDuplicate(err) {
+			err = errors.Join(errRaced, err)
+		}
+		return err
+	}
+	if err := write(ctx, tx, p.over, true); err != nil || s.dialect == sqlkit.SQLite {
+		return err
+	}
+	return s.writeDues(ctx, tx, p)
 }
 
 // engine is the id under which this store writes: of its engine's row, or, when no engine has

@@ -180,7 +180,7 @@ func (s *sqlStore) idsSQLite(ctx context.Context, branches []int, after string) 
 }
 
 func (s *sqlStore) idsMySQL(ctx context.Context, branches []int, after string) (ids []string, last string, err error) {
-	const live = " FROM sync_items FORCE INDEX (sync_items_deleted) WHERE deleted_at IS NULL AND id > ?"
+	const live = " FROM sync_items FORCE INDEX (PRIMARY) WHERE deleted = 0 AND id > ?"
 	var end []byte
 	err = s.pools.Read.QueryRowContext(ctx, "SELECT MAX(id) FROM (SELECT id"+live+" ORDER BY id LIMIT ?) AS w", after, s.window).Scan(&end)
 	if err != nil || len(end) == 0 {

@@ -180,7 +180,7 @@ func (m *mergingItem) merge(ctx context.Context, tx *sql.Tx, p *plan, over *stor
 	switch steps := uint64(max(1, len(ops))); {
 	case len(ops) == 0 && m.cut == nil:
 		if over != nil { // written after all
-			p.write(over, m.exists, &m.was.Meta)
+			p.write(over, m.exists, &m.was)
 			p.covered = slices.DeleteFunc(p.covered, func(r *storedRow) bool { return r == over })
 		}
 		if m.live {
@@ -194,7 +194,7 @@ func (m *mergingItem) merge(ctx context.Context, tx *sql.Tx, p *plan, over *stor
 		rec := *m.cut.Record
 		rec.Version = m.version + 1
 		p.gone, p.merged = append(p.gone, m.id), append(p.merged, rec)
-		p.write(&storedRow{Record: &rec}, m.exists, &m.was.Meta)
+		p.write(&storedRow{Record: &rec}, m.exists, &m.was)
 		return nil
 	}
 	return m.write(p, ops, s)
@@ -307,7 +307,7 @@ func (m *mergingItem) write(p *plan, ops []*Record, s *sqlStore) error {
 	if err := s.fits(packed[0].content); err != nil {
 		return err
 	}
-	p.write(&packed[0], m.exists, &m.was.Meta)
+	p.write(&packed[0], m.exists, &m.was)
 	p.merged = append(p.merged, rec)
 	return nil
 }

@@ -68,7 +68,7 @@ func (s *sqlStore) rebuildIn(ctx context.Context, tx *sql.Tx, head *lockedHead, 
 	}
 	p := &plan{}
 	packed := rowsOf([]Record{made}, s.codec)
-	p.write(&packed[0], true, &head.Meta)
+	p.write(&packed[0], true, head)
 	if err := s.writePlan(ctx, tx, p); err != nil {
 		return err
 	}

@@ -10,8 +10,17 @@ import (
 	"time"
 )
 
-// appendArgs appends the values of the columns in written.
-func appendArgs(args []any, r *storedRow) []any {
+// plain reports whether a row has defaults in all columns but those of writtenPlain.
+func (r *storedRow) plain() bool {
+	return !r.Deleted && r.encoding == "" && r.Priority == 0 && r.ExpiresAt.IsZero() &&
+		r.CRDT == "" && r.TraceParent == "" && r.TraceState == "" && r.HomeInstanceID == ""
+}
+
+// appendArgs appends the values of the columns in written, or writtenPlain.
+func appendArgs(args []any, r *storedRow, plain bool) []any {
+	if plain {
+		return append(args, r.ID, int64(r.Version), r.UpdatedAt.UnixNano(), r.ContentHash[:], r.content)
+	}
 	var content, deletedAt, expires any
 	deleted := int64(0)
 	if r.Deleted {
@@ -36,9 +45,11 @@ func scanHead(rows *sql.Rows) (m Meta, err error) {
 	return m, err
 }
 
-// scanLocked is scanHead with the kind.
+// scanLocked is scanHead with the kind, and when it was deleted.
 func scanLocked(rows *sql.Rows) (m lockedHead, err error) {
-	err = scanMeta(rows, &m.Meta, &m.kind)
+	var deletedAt optional
+	err = scanMeta(rows, &m.Meta, &m.kind, &deletedAt)
+	m.deletedAt = deletedAt.value
 	return m, err
 }
 

@@ -2,16 +2,18 @@ package syncengine
 
 // l3write.go is the write path of L3 on SQL. One transaction does, in this order:
 //
-//  1. reads and locks the rows of the batch (SELECT … FOR UPDATE; SQLite has one writer)
+//  1. reads and locks the rows of the batch (SELECT … FOR UPDATE; SQLite has one writer), but for
+//     ids that the filter denies
 //  2. compares in Go: a record that is not above its row is not written (INV-3, INV-4),
 //     and a row that is above its record is reported to the caller
 //  3. inserts the rows that were not there, overwrites those that were
 //  4. writes down how the digest of L3 changes (l3digest.go)
 //
 // The rows stay locked until the commit, so the comparison holds. Only a row that was not
-// there has nothing to lock: when another engine inserts it in between, the plain INSERT
-// fails on the primary key and the transaction is repeated. Locks are taken in the order of
-// the ids, so that engines that meet wait for each other instead of in a circle.
+// there has nothing to lock: when there is one after all, since another engine has inserted it in
+// between, or the filter was wrong, the plain INSERT fails on the primary key and the transaction
+// is repeated, with a look at all. Locks are taken in the order of the ids, so that engines that
+// meet wait for each other instead of in a circle.
 //
 // All this may be repeated after an unknown outcome: what was applied compares
 // equal, and is not written again.
@@ -30,28 +32,44 @@ import (
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
-// written are the columns of a row.
+// written are the columns of a row. Most rows have the default in all but a few: writtenPlain.
 const (
 	written      = columns + ", deleted_at, encoding"
-	writtenCount = 14
+	writtenPlain = "id, version, updated_at, content_hash, content"
 )
 
-// overwrite ends a multi-row INSERT of rows that exist and are locked. VALUES(c) is
-// deprecated in MySQL but the only form MariaDB knows.
-var overwrite = func() string {
-	var sets []string
+// overwrite ends an INSERT of rows that exist and are locked; overwriteSQLite, on SQLite. VALUES(c)
+// is deprecated in MySQL but the only form MariaDB knows. It is the default of c where the INSERT
+// does not name it.
+var overwrite, overwriteSQLite = func() (string, string) {
+	var sets, excluded []string
 	for _, c := range strings.Split(written, ", ") {
 		if c != "id" {
 			sets = append(sets, c+" = VALUES("+c+")")
+			excluded = append(excluded, c+" = excluded."+c)
 		}
 	}
-	return " ON DUPLICATE KEY UPDATE " + strings.Join(sets, ", ")
+	return " ON DUPLICATE KEY UPDATE " + strings.Join(sets, ", "), " ON CONFLICT (id) DO UPDATE SET " + strings.Join(excluded, ", ")
 }()
 
-var upsertSQLite = multiInsert(1) + strings.NewReplacer(" ON DUPLICATE KEY UPDATE", " ON CONFLICT (id) DO UPDATE SET",
-	"VALUES(", "excluded.", ")", "").Replace(overwrite)
+// insertText inserts so many rows, or writes over them.
+func (s *sqlStore) insertText(rows int, plain, over bool) string {
+	names := written
+	if plain {
+		names = writtenPlain
+	}
+	place := "(?" + strings.Repeat(",?", strings.Count(names, ",")) + ")"
+	text := "INSERT INTO sync_items (" + names + ") VALUES " + place + strings.Repeat(","+place, rows-1)
+	switch {
+	case over && s.dialect == sqlkit.SQLite:
+		text += overwriteSQLite
+	case over:
+		text += overwrite
+	}
+	return text
+}
 
-// errRaced means that another engine inserted a row between our look and our INSERT.
+// errRaced means that there is a row that our look, or the filter, did not know of.
 var errRaced = errors.New("another engine inserted the same id")
 
 func (s *sqlStore) Apply(ctx context.Context, recs []Record) (above []Meta, err error) {
@@ -60,7 +78,14 @@ func (s *sqlStore) Apply(ctx context.Context, recs []Record) (above []Meta, err 
 }
 
 func (s *sqlStore) ApplyMerges(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error) {
+	return s.Insert(ctx, recs, nil)
+}
+
+func (s *sqlStore) Insert(ctx context.Context, recs []Record, unseen []bool) (above []Meta, merged []Record, err error) {
 	plain, merges := splitMerges(recs)
+	if len(merges) > 0 {
+		unseen = nil // a merge needs the row
+	}
 	packed := rowsOf(plain, s.codec) // before rows are locked
 	if err := s.checkSizes(packed, merges); err != nil {
 		return nil, nil, err
@@ -72,7 +97,8 @@ func (s *sqlStore) ApplyMerges(ctx context.Context, recs []Record) (above []Meta
 		return nil, nil, err
 	}
 	err = s.run(ctx, "apply", func() (err error) {
-		above, merged, err = s.applyOnce(ctx, recs, packed, merges)
+		above, merged, err = s.applyOnce(ctx, recs, packed, merges, unseen)
+		unseen = nil
 		return err
 	})
 	if err != nil {
@@ -143,7 +169,7 @@ func (s *sqlStore) transact(ctx context.Context, fn, commit func(tx *sql.Tx) err
 	return nil
 }
 
-func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []storedRow, merges []itemMerges) (above []Meta, merged []Record, err error) {
+func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []storedRow, merges []itemMerges, unseen []bool) (above []Meta, merged []Record, err error) {
 	nonce, engine := s.plain.begin(), s.engine()
 	var wrote []Meta
 	defer func() {
@@ -154,7 +180,7 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []stored
 		if err := s.demandFence(ctx, tx); err != nil {
 			return err
 		}
-		heads, err := s.lockHeads(ctx, tx, recs)
+		heads, err := s.lockHeads(ctx, tx, recs, unseen)
 		if err != nil {
 			return err
 		}
@@ -187,6 +213,7 @@ type plan struct {
 	above       []Meta       // rows that stay, since they compare above their records
 	delta       digest.Delta
 	expired     map[string]bool // ids of over that are purged
+	due, undue  []due           // when the rows will be, and no longer are
 
 	merged  []Record     // what items are that were merged into
 	covered []*storedRow // applied before those merges, which leave nothing of them
@@ -200,8 +227,9 @@ type plan struct {
 // lockedHead is a row of sync_items without content, which the transaction has locked.
 type lockedHead struct {
 	Meta
-	kind   string
-	lapsed bool // it is live, and has expired
+	kind      string
+	deletedAt int64 // unix nanoseconds, 0 for NULL
+	lapsed    bool  // it is live, and has expired
 }
 
 // gone reports whether there is no item.
@@ -246,13 +274,19 @@ func planOf(recs []storedRow, merges []itemMerges, heads map[string]lockedHead) 
 			p.covered = append(p.covered, r)
 			continue
 		}
-		p.write(r, exists, &m.Meta)
+		p.write(r, exists, &m)
 	}
 	return p, nil
 }
 
 // write adds a row that replaces another one, if that exists.
-func (p *plan) write(r *storedRow, exists bool, was *Meta) {
+func (p *plan) write(r *storedRow, exists bool, was *lockedHead) {
+	if d, ok := was.due(); exists && ok {
+		p.undue = append(p.undue, d)
+	}
+	if d, ok := r.due(); ok {
+		p.due = append(p.due, d)
+	}
 	if !exists {
 		p.fresh = append(p.fresh, r)
 	} else if p.over = append(p.over, r); !was.Deleted {
@@ -289,10 +323,14 @@ func mayReplace(kind string, r *Record) *RefusedError {
 	return &RefusedError{Err: fmt.Errorf("item %q is %s, this op %s: %w", itemOf(r.ID), name(kind), name(r.CRDT), ErrKindMismatch)}
 }
 
-// lockHeads reads the rows of the records' items and locks them until the transaction ends.
-func (s *sqlStore) lockHeads(ctx context.Context, tx *sql.Tx, recs []Record) (map[string]lockedHead, error) {
+// lockHeads reads the rows of the records' items and locks them until the transaction ends, but for
+// those that are not there (unseen).
+func (s *sqlStore) lockHeads(ctx context.Context, tx *sql.Tx, recs []Record, unseen []bool) (map[string]lockedHead, error) {
 	ids := make([]string, 0, len(recs))
 	for i := range recs { // sorted
+		if unseen != nil && unseen[i] {
+			continue
+		}
 		if id := itemOf(recs[i].ID); len(ids) == 0 || id != ids[len(ids)-1] {
 			ids = append(ids, id)
 		}
@@ -328,7 +366,7 @@ func (s *sqlStore) lockHeads(ctx context.Context, tx *sql.Tx, recs []Record) (ma
 }
 
 func (s *sqlStore) lockText(n int) string {
-	text := selectMany(headColumns+", crdt", n)
+	text := selectMany(headColumns+", crdt, deleted_at", n)
 	if s.dialect == sqlkit.MySQL {
 		text += " FOR UPDATE"
 	}
@@ -344,12 +382,13 @@ func (s *sqlStore) prepareWrites(ctx context.Context, recs []Record) error {
 	}
 	for k := 1; ; k *= 2 {
 		texts = append(texts, s.lockText(k))
-		if s.dialect == sqlkit.SQLite {
-			if k == 1 {
-				texts = append(texts, upsertSQLite)
+		if k == 1 || k <= maxChunk && s.dialect == sqlkit.MySQL {
+			for _, plain := range []bool{true, false} {
+				texts = append(texts, s.insertText(k, plain, false), s.insertText(k, plain, true))
 			}
-		} else if k <= maxChunk {
-			texts = append(texts, multiInsert(k), multiInsert(k)+overwrite)
+		}
+		if k <= maxDues && s.dialect == sqlkit.MySQL {
+			texts = append(texts, insertDues(k), deleteDues(k))
 		}
 		if k >= n || k >= maxLookup {
 			break
@@ -374,51 +413,46 @@ func (s *sqlStore) exec(ctx context.Context, tx *sql.Tx, text string, args ...an
 }
 
 // writeSQLite writes row by row: SQLite is a library, there are no round trips to save.
-func (s *sqlStore) writeSQLite(ctx context.Context, tx *sql.Tx, recs []*storedRow) error {
-	if len(recs) == 0 {
-		return nil
-	}
-	st, err := s.stmt(ctx, s.pools.Write, upsertSQLite)
-	if err != nil {
-		return err
-	}
-	st = tx.StmtContext(ctx, st)
-	args := make([]any, 0, writtenCount)
-	for _, r := range recs {
-		if _, err := st.ExecContext(ctx, appendArgs(args[:0], r)...); err != nil {
+func (s *sqlStore) writeSQLite(ctx context.Context, tx *sql.Tx, rows []*storedRow, over bool) error {
+	var texts [2]*sql.Stmt // for plain rows, and others
+	args := make([]any, 0, 16)
+	for _, r := range rows {
+		plain := r.plain()
+		st := &texts[0]
+		if !plain {
+			st = &texts[1]
+		}
+		if *st == nil {
+			prepared, err := s.stmt(ctx, s.pools.Write, s.insertText(1, plain, over))
+			if err != nil {
+				return err
+			}
+			*st = tx.StmtContext(ctx, prepared)
+		}
+		if _, err := (*st).ExecContext(ctx, appendArgs(args[:0], r, plain)...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *sqlStore) writeMySQL(ctx context.Context, tx *sql.Tx, p *plan) error {
-	err := s.writeChunks(ctx, tx, p.fresh, "")
-	if sqlkit.IsDuplicate(err) {
-		return errors.Join(errRaced, err)
-	}
-	if err != nil {
-		return err
-	}
-	return s.writeChunks(ctx, tx, p.over, overwrite)
-}
-
-// writeChunks writes rows by multi-row statements.
-func (s *sqlStore) writeChunks(ctx context.Context, tx *sql.Tx, recs []*storedRow, tail string) error {
+// writeMySQL writes rows by multi-row statements.
+func (s *sqlStore) writeMySQL(ctx context.Context, tx *sql.Tx, rows []*storedRow, over bool) error {
 	s.mu.Lock()
 	limit := min(chunkBytes, s.packet/4)
 	s.mu.Unlock()
 	var args []any
-	for len(recs) > 0 {
-		n := chunkLen(recs, limit)
+	for len(rows) > 0 {
+		n := chunkLen(rows, limit)
+		plain := !slices.ContainsFunc(rows[:n], func(r *storedRow) bool { return !r.plain() })
 		args = args[:0]
-		for _, r := range recs[:n] {
-			args = appendArgs(args, r)
+		for _, r := range rows[:n] {
+			args = appendArgs(args, r, plain)
 		}
-		if err := s.exec(ctx, tx, multiInsert(n)+tail, args...); err != nil {
+		if err := s.exec(ctx, tx, s.insertText(n, plain, over), args...); err != nil {
 			return err
 		}
-		recs = recs[n:]
+		rows = rows[n:]
 	}
 	return nil
 }
@@ -434,11 +468,6 @@ func chunkLen(recs []*storedRow, limit int64) int {
 		n++
 	}
 	return 1 << (bits.Len(uint(n)) - 1)
-}
-
-func multiInsert(rows int) string {
-	place := "(?" + strings.Repeat(",?", writtenCount-1) + ")"
-	return "INSERT INTO sync_items (" + written + ") VALUES " + place + strings.Repeat(","+place, rows-1)
 }
 
 const healRow = "UPDATE sync_items SET content_hash = ?, content = ?, encoding = ?, updated_at = ?, priority = ?, crdt = ?, trace_parent = ?, " +

@@ -11,7 +11,7 @@ import "context"
 // sound returns the units that may be written, after those that can't were refused. Records
 // that were found in the WAL are in a.healed.
 func (f *flusher) sound(ctx context.Context, units []unit, a *outcome) ([]unit, error) {
-	out := units[:0:0]
+	out := make([]unit, 0, len(units))
 	for i := range units {
 		var damage error
 		for _, e := range units[i].Ops() {

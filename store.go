@@ -2,6 +2,7 @@ package syncengine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"time"
 )
@@ -19,21 +20,22 @@ type Record struct {
 // above a put; then the larger content hash is above. All tiers use this order, so
 // they agree whoever writes first (INV-3). It returns -1, 0 or 1.
 func (r *Record) Compare(o *Record) int {
+	return compareOps(r.Version, o.Version, r.Deleted, o.Deleted, &r.ContentHash, &o.ContentHash)
+}
+
+func compareOps(aVersion, bVersion uint64, aDeleted, bDeleted bool, a, b *[32]byte) int {
 	switch {
-	case r.Version != o.Version:
-		if r.Version < o.Version {
+	case aVersion != bVersion:
+		return cmp.Compare(aVersion, bVersion)
+	case aDeleted != bDeleted:
+		if bDeleted {
 			return -1
 		}
 		return 1
-	case r.Deleted != o.Deleted:
-		if o.Deleted {
-			return -1
-		}
-		return 1
-	case r.Deleted:
+	case aDeleted:
 		return 0
 	}
-	return bytes.Compare(r.ContentHash[:], o.ContentHash[:])
+	return bytes.Compare(a[:], b[:])
 }
 
 // Found is a store's answer for one id of a GetMany.

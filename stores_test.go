@@ -127,6 +127,31 @@ func TestSQLStores(t *testing.T) {
 	}
 }
 
+// sureOfAll says of each record that there is no row of its id, as a filter that is wrong might.
+type sureOfAll struct{ syncengine.ArchiveStore }
+
+func (s sureOfAll) Apply(ctx context.Context, recs []syncengine.Record) ([]syncengine.Meta, error) {
+	unseen := make([]bool, len(recs))
+	for i := range unseen {
+		unseen[i] = true
+	}
+	above, _, err := s.ArchiveStore.(interface {
+		Insert(context.Context, []syncengine.Record, []bool) ([]syncengine.Meta, []syncengine.Record, error)
+	}).Insert(ctx, recs, unseen)
+	return above, err
+}
+
+// What is thought not to be there is inserted without a look, and compared after all if it is.
+func TestSQLStoresThatAreToldWrong(t *testing.T) {
+	for _, srv := range lab.SQLServers {
+		t.Run(srv.Name, func(t *testing.T) {
+			storetest.RunArchive(t, func(t *testing.T) syncengine.ArchiveStore {
+				return sureOfAll{lab.UnpreparedAt(t, srv.URL(t))}
+			})
+		})
+	}
+}
+
 // A caller's own handle, with no option that the engine would like but maxAllowedPacket=0
 // (Config.DB says why), on a database whose default character set and collation would merge
 // ids (TRAPS 21).

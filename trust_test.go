@@ -50,7 +50,7 @@ func TestINV07WhatIsBeingWrittenIsNotDenied(t *testing.T) {
 	h := syncengine.HouseOn(t, syncengine.Plan{L3: l3, Private: true})
 	lab.Must(t, h.BuildFilter(ctx))
 	recs := []syncengine.Record{storetest.Put("new", 1, "1")}
-	lab.Must(t, h.Trust.Write(recs, func() error {
+	lab.Must(t, h.Trust.Write(recs, func([]bool) error {
 		if !h.Trust.MayContain("new") {
 			t.Error("denied before L3 has it, which may be any moment")
 		}

@@ -93,11 +93,12 @@ func (t *trust) Join(ctx context.Context) error { return t.fleet.join(ctx) }
 // Joined reports whether it may, and whether the time is that of L3, if that tells.
 func (t *trust) Joined() bool { return t.fleet.reg == nil || t.fleet.joined.Load() }
 
-// Write calls fn, which writes records to L3. The filter knows their ids before, and after.
-func (t *trust) Write(recs []Record, fn func() error) error {
-	begun := t.filter.insert(recs, notBegun)
+// Write calls fn, which writes records to L3. The filter knows their ids before, and after. unseen
+// is which of them it did not know, and so L3 neither; nil: none.
+func (t *trust) Write(recs []Record, fn func(unseen []bool) error) error {
+	begun, unseen := t.filter.insert(recs, notBegun)
 	defer func() { t.filter.insert(recs, begun) }()
-	err := fn()
+	err := fn(unseen)
 	if errors.Is(err, errFenced) {
 		t.fleet.fenced()
 	}
@@ -110,8 +111,8 @@ func (t *trust) Apply(ctx context.Context, recs []Record) (above []Meta, merged 
 	if err := t.Join(ctx); err != nil {
 		return nil, nil, err
 	}
-	err = t.Write(recs, func() (err error) {
-		above, merged, err = t.archive.Apply(ctx, recs)
+	err = t.Write(recs, func(unseen []bool) (err error) {
+		above, merged, err = t.archive.Apply(ctx, recs, unseen)
 		return err
 	})
 	return above, merged, err

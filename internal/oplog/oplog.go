@@ -74,6 +74,9 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// packedKept is the most that is kept between commits for what they write.
+const packedKept = 4 << 20
+
 // DefaultSegmentBytes is Options.SegmentBytes when that is 0.
 const DefaultSegmentBytes = 256 << 10
 
@@ -129,6 +132,7 @@ type Log struct {
 	next    int64   // id of the next segment
 	ledger  ledger  // as of the last commit
 	retract []int64 // segments of failed commits, to be deleted if they are there
+	packed  []byte  // room for the payloads of a commit
 	fresh   int     // bytes appended since the size of the -wal file was looked up
 	unseen  int     // bytes appended since the disk was found to have room
 
@@ -385,7 +389,10 @@ func (l *Log) commit(reqs []*Request, trimTo int64) bool {
 		return true
 	}
 	err := l.ensureOpen()
-	segs, of := pack(reqs, l.next, l.opts.SegmentBytes)
+	segs, of, used := pack(reqs, l.next, l.opts.SegmentBytes, l.packed)
+	if l.packed = used[:0]; cap(used) > packedKept {
+		l.packed = nil
+	}
 	to := l.ledger
 	for _, r := range reqs {
 		to.max = max(to.max, int64(r.Max))
@@ -441,22 +448,29 @@ func (l *Log) settle(to ledger, segs []Segment, err error) {
 	l.witness.saw(claim{commits: to.commits})
 }
 
-// pack distributes requests over segments, in order; request i is in segs[of[i]].
-func pack(reqs []*Request, next int64, segmentBytes int) (segs []Segment, of []int) {
-	of = make([]int, len(reqs))
+// pack distributes requests over segments, in order; request i is in segs[of[i]]. The payloads of
+// the segments lie in b, or, where that is too small, in what is returned for it.
+func pack(reqs []*Request, next int64, segmentBytes int, b []byte) (segs []Segment, of []int, packed []byte) {
+	size := 0
+	for _, r := range reqs {
+		size += len(r.Payload)
+	}
+	of, b = make([]int, len(reqs)), slices.Grow(b[:0], size)
 	var cur *Segment
+	first := 0 // where the payload of cur begins
 	for i, r := range reqs {
-		if cur == nil || len(cur.Payload)+len(r.Payload) > segmentBytes {
+		if cur == nil || len(b)-first+len(r.Payload) > segmentBytes {
 			segs = append(segs, Segment{ID: next, At: r.At})
-			cur = &segs[len(segs)-1]
+			cur, first = &segs[len(segs)-1], len(b)
 			next++
 		}
-		cur.Payload = append(cur.Payload, r.Payload...)
+		b = append(b, r.Payload...)
+		cur.Payload = b[first:len(b):len(b)]
 		cur.Ops += r.Ops
 		cur.At = min(cur.At, r.At)
 		of[i] = len(segs) - 1
 	}
-	return segs, of
+	return segs, of, b
 }
 
 // idle reports whether no request is waiting.

@@ -118,8 +118,9 @@ func IsDuplicate(err error) bool {
 	return ok && me.Number == 1062
 }
 
-// isThere reports whether err means that a column or key that was to be added exists.
+// isThere reports whether err means that a column or key that was to be added exists, or that one
+// that was to be dropped does not.
 func isThere(err error) bool {
 	me, ok := errors.AsType[*mysql.MySQLError](err)
-	return ok && (me.Number == 1060 || me.Number == 1061)
+	return ok && (me.Number == 1060 || me.Number == 1061 || me.Number == 1091)
 }

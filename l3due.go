@@ -1,0 +1,135 @@
+package syncengine
+
+// l3due.go finds the rows whose time has come on MySQL and MariaDB: tombstones to purge, and items
+// that have expired. An index would have an entry for each row of the table, since MySQL has none
+// for a part of the rows (SQLite has), and the two that are needed made an insert a third slower.
+// So the table sync_due has an entry for just those rows that are deleted or expire. It is kept by
+// the transaction that writes the row, which knows from its locked head what entry the row had: an
+// entry is there if and only if the row has that time.
+
+import (
+	"context"
+	"database/sql"
+	"math/bits"
+	"slices"
+	"strings"
+)
+
+// The kinds of entries.
+const (
+	dueDelete = 1 // at is the row's deleted_at
+	dueExpiry = 2 // its expires_at
+)
+
+// maxDues entries are written by one statement.
+const maxDues = 128
+
+// due is a row of sync_due.
+type due struct {
+	kind int64
+	at   int64
+	id   string
+}
+
+// due returns the entry of a row that is to be written, if it has one.
+func (r *storedRow) due() (d due, ok bool) {
+	if r.Deleted {
+		return due{dueDelete, r.UpdatedAt.UnixNano(), r.ID}, true
+	}
+	ms := millis(r.ExpiresAt)
+	return due{dueExpiry, ms, r.ID}, ms != 0
+}
+
+// due returns the entry of a row that is there, if it has one.
+func (h *lockedHead) due() (d due, ok bool) {
+	if h.Deleted {
+		return due{dueDelete, h.deletedAt, h.ID}, h.deletedAt != 0
+	}
+	ms := millis(h.ExpiresAt)
+	return due{dueExpiry, ms, h.ID}, ms != 0
+}
+
+func insertDues(n int) string {
+	return "INSERT INTO sync_due (kind, at, id) VALUES (?,?,?)" + strings.Repeat(",(?,?,?)", n-1) + " ON DUPLICATE KEY UPDATE kind = VALUES(kind)"
+}
+
+func deleteDues(n int) string {
+	return "DELETE FROM sync_due WHERE (kind = ? AND at = ? AND id = ?)" + strings.Repeat(" OR (kind = ? AND at = ? AND id = ?)", n-1)
+}
+
+// selectDue reads the heads of items that have expired.
+const selectDue = "SELECT i.id, i.version, i.deleted, i.content_hash, i.expires_at FROM " +
+	"(SELECT id FROM sync_due WHERE kind = 2 AND at <= ? ORDER BY at LIMIT ?) AS d STRAIGHT_JOIN sync_items AS i ON i.id = d.id WHERE i.deleted = 0"
+
+// writeDues brings the entries of rows that are written up to date.
+func (s *sqlStore) writeDues(ctx context.Context, tx *sql.Tx, p *plan) error {
+	if err := s.execDues(ctx, tx, deleteDues, p.undue); err != nil {
+		return err
+	}
+	return s.execDues(ctx, tx, insertDues, p.due)
+}
+
+func (s *sqlStore) execDues(ctx context.Context, tx *sql.Tx, text func(n int) string, dues []due) error {
+	for len(dues) > 0 {
+		n := 1 << (bits.Len(uint(min(len(dues), maxDues))) - 1)
+		args := make([]any, 0, 3*n)
+		for _, d := range dues[:n] {
+			args = append(args, d.kind, d.at, d.id)
+		}
+		if err := s.exec(ctx, tx, text(n), args...); err != nil {
+			return err
+		}
+		dues = dues[n:]
+	}
+	return nil
+}
+
+// purgeDue removes up to limit tombstones of before a time, in unix nanoseconds, and returns how
+// many.
+func (s *sqlStore) purgeDue(ctx context.Context, before int64, limit int) (n int, err error) {
+	var old []due
+	err = s.run(ctx, "purge", func() error {
+		old = old[:0] // not again after a retry
+		rows, err := s.pools.Write.QueryContext(ctx, "SELECT at, id FROM sync_due WHERE kind = 1 AND at < ? ORDER BY at, id LIMIT ?", before, limit)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = rows.Close() }()
+		for rows.Next() {
+			d := due{kind: dueDelete}
+			if err := rows.Scan(&d.at, &d.id); err != nil {
+				return err
+			}
+			old = append(old, d)
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return 0, err
+	}
+	for some := range slices.Chunk(old, maxDues) {
+		args, dues := make([]any, 0, 2*len(some)), make([]any, 0, 3*len(some))
+		for _, d := range some {
+			args, dues = append(args, d.id, d.at), append(dues, d.kind, d.at, d.id)
+		}
+		gone := int64(0)
+		err := s.run(ctx, "purge", func() error {
+			return s.inTx(ctx, func(tx *sql.Tx) error {
+				res, err := tx.ExecContext(ctx, "DELETE FROM sync_items WHERE (id = ? AND deleted_at = ?)"+strings.Repeat(" OR (id = ? AND deleted_at = ?)", len(some)-1), args...)
+				if err != nil {
+					return err
+				}
+				if gone, err = res.RowsAffected(); err != nil {
+					return err
+				}
+				_, err = tx.ExecContext(ctx, deleteDues(len(some)), dues...)
+				return err
+			})
+		})
+		if err != nil {
+			return n, err
+		}
+		n += int(gone)
+	}
+	return n, nil
+}

@@ -1,0 +1,86 @@
+package syncengine_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// Whatever becomes of rows, sync_due has an entry for each that is deleted or expires, no other.
+func TestDuesAreThoseOfTheRows(t *testing.T) {
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	s, raw := lab.ArchiveAt(t, url), testserver.OpenSQL(t, url)
+	ctx := lab.Bounded(t)
+	rng := rand.New(rand.NewPCG(1, 2))
+	start := time.Now()
+	for version := uint64(1); version <= 60; version++ {
+		var recs []syncengine.Record
+		for n := range 300 {
+			r := storetest.Put(fmt.Sprintf("id-%03d", n), version, `1`)
+			r.UpdatedAt = start.Add(time.Duration(version) * time.Second)
+			switch rng.IntN(8) {
+			case 0:
+				r = storetest.Tombstone(r.ID, version)
+				r.UpdatedAt = start.Add(time.Duration(version) * time.Second)
+			case 1:
+				r.ExpiresAt = start.Add(time.Duration(rng.IntN(5)) * time.Minute).Truncate(time.Millisecond)
+			case 2:
+			default:
+				continue
+			}
+			recs = append(recs, r)
+		}
+		lab.Must(t, lab.Applied(s.Apply(ctx, recs)))
+		if version%10 == 0 {
+			before := start.Add(time.Duration(version-5) * time.Second)
+			var old, purged int
+			lab.Must(t, raw.QueryRow("SELECT COUNT(*) FROM sync_items WHERE deleted_at < ?", before.UnixNano()).Scan(&old))
+			for n := -1; n != 0; purged += n {
+				var err error
+				n, err = s.PurgeTombstones(ctx, before, 20)
+				lab.Must(t, err)
+			}
+			if purged != old || old == 0 {
+				t.Errorf("%d tombstones were purged, want %d", purged, old)
+			}
+		}
+		var wrong, due int
+		lab.Must(t, raw.QueryRow(`SELECT COUNT(*) FROM (SELECT 1 AS kind, deleted_at AS at, id FROM sync_items WHERE deleted_at IS NOT NULL
+			UNION ALL SELECT 2, expires_at, id FROM sync_items WHERE expires_at IS NOT NULL UNION ALL SELECT kind, at, id FROM sync_due) AS a
+			GROUP BY kind, at, id HAVING COUNT(*) <> 2 UNION ALL SELECT 0 LIMIT 1`).Scan(&wrong))
+		lab.Must(t, raw.QueryRow("SELECT COUNT(*) FROM sync_due").Scan(&due))
+		if wrong != 0 || due == 0 {
+			t.Fatalf("after version %d the entries are not those of the rows; there are %d", version, due)
+		}
+	}
+}
+
+// Tombstones and items that expire of before sync_due are found after an upgrade.
+func TestRowsOfBeforeDuesAreFound(t *testing.T) {
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	raw := testserver.OpenSQL(t, url)
+	for _, text := range syncengine.Schema(syncengine.DialectMySQL) {
+		if strings.Contains(text, "sync_due") {
+			break
+		}
+		_, err := raw.Exec(text)
+		lab.NoError(t, text, err)
+	}
+	_, err := raw.Exec("INSERT INTO sync_items (id, version, updated_at, deleted, deleted_at, content_hash, content, expires_at) VALUES " +
+		"('gone', 1, 1, 1, 5, NULL, NULL, NULL), ('going', 1, 1, 0, NULL, UNHEX(SHA2('1', 256)), '1', 7), ('staying', 1, 1, 0, NULL, UNHEX(SHA2('1', 256)), '1', NULL)")
+	lab.Must(t, err)
+	s, ctx := lab.ArchiveAt(t, url), lab.Bounded(t)
+	if rows, err := s.(syncengine.ExpiringStore).Expired(ctx, time.UnixMilli(8), 10); err != nil || len(rows) != 1 || rows[0].ID != "going" {
+		t.Errorf("Expired: %+v, %v", rows, err)
+	}
+	if n, err := s.PurgeTombstones(ctx, time.Unix(0, 6), 10); err != nil || n != 1 {
+		t.Errorf("PurgeTombstones: %d, %v", n, err)
+	}
+}
