@@ -36,7 +36,9 @@ func TestRedisStoresOnOneServer(t *testing.T) {
 	url := testserver.SharedRedis(t).URL()
 	storetest.RunSharedCache(t, func(t *testing.T) func() syncengine.CacheStore {
 		prefix := lab.NewPrefix()
-		return func() syncengine.CacheStore { return syncengine.NewRedisStore(lab.RedisAt(t, url), prefix, time.Hour, false) }
+		return func() syncengine.CacheStore {
+			return syncengine.NewRedisStore(lab.RedisAt(t, url), prefix, time.Hour, false)
+		}
 	})
 }
 
