@@ -19,10 +19,10 @@ import (
 // DeletePrefix deletes them, until L3 has that, and Expire is that their time comes, until the
 // engine has purged them. ns/op is of one id, heap-MiB the largest heap meanwhile.
 //
-// Beside it, and for some seconds without it before ("alone"), each every millisecond: a Get of an item in memory, a Get
-// that mostly has to ask L3, and a Submit at Logged. The latency of a call is counted from when it
-// was due, if the one before it was late. refused-% are Submits that met ErrBackpressure. Run it
-// with -benchtime 1000000x.
+// Beside it, and for some seconds without it before ("alone"), each every millisecond: a Get of an
+// item in memory, a Get that mostly has to ask L3, and a Submit at Logged. The latency of a call is
+// counted from when it was due, if the one before it was late. refused-% are Submits that met
+// ErrBackpressure. Run it with -benchtime 1000000x.
 func BenchmarkMillion(b *testing.B) {
 	type work func(b *testing.B, e *syncengine.Engine, raw *sql.DB)
 	for _, srv := range lab.SQLServers {
@@ -159,7 +159,7 @@ type beside struct {
 	endHeap func()
 }
 
-// startBeside starts the calls. Of the items that are read from L3 it begins with the one of a number.
+// startBeside starts the calls. Of the items that are read from L3 it begins with one of a number.
 func startBeside(b *testing.B, e *syncengine.Engine, first int) *beside {
 	ctx := context.Background()
 	s := &beside{b: b, stop: make(chan struct{})}

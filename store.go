@@ -196,9 +196,9 @@ type MergingStore interface {
 	// below it: then above has the tombstone, under the key of the merge. Nor does a delta change a
 	// state whose clock has its number, unless a later merge of its node was applied already:
 	// somebody has read a state with it where it waited, and submitted that. A merge into a live
-	// item that is plain, or of another kind, is a *RefusedError. merged is what the items hold then
-	// that a merge of recs is about, as records with the ids of items; those may be left out whose
-	// merges are all in above.
+	// item that is plain, or of another kind, is a *RefusedError. merged is what the items hold
+	// then that a merge of recs is about, as records with the ids of items; those may be left out
+	// whose merges are all in above.
 	ApplyMerges(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error)
 }
 

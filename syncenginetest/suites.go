@@ -9,9 +9,9 @@ import (
 
 // TestArchiveStore holds an ArchiveStore against its interface, and against those of a
 // ConditionalStore, a ListingStore and an ExpiringStore if it is one; with -tags crdt against that
-// of a MergingStore as well. The log of the test says which. A message names the rule, which the doc
-// comment of the method has. open returns an empty store, not yet prepared, and closes by t.Cleanup
-// what it opened. What several stores see of each other is TestSharedArchiveStore.
+// of a MergingStore as well. The log of the test says which. A message names the rule, which the
+// doc comment of the method has. open returns an empty store, not yet prepared, and closes by
+// t.Cleanup what it opened. What several stores see of each other is TestSharedArchiveStore.
 func TestArchiveStore(t *testing.T, open func(t *testing.T) syncengine.ArchiveStore) {
 	t.Run("parts", func(t *testing.T) {
 		s := open(t)
