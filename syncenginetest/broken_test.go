@@ -551,8 +551,11 @@ var brokenSharedCaches = []brokenCacheCase{
 		}
 	}},
 	{"Scan has its own ids alone", "CacheStore.Scan of another store", func(b *brokenCache, in syncengine.CacheStore) {
+		var mu sync.Mutex
 		var mine []string
 		b.put = func(recs []rec) error {
+			mu.Lock()
+			defer mu.Unlock()
 			for i := range recs {
 				mine = append(mine, recs[i].ID)
 			}
