@@ -22,7 +22,7 @@ import (
 // Beside it, and for some seconds without it before ("alone"), each every millisecond: a Get of an
 // item in memory, a Get that mostly has to ask L3, and a Submit at Logged. The latency of a call is
 // counted from when it was due, if the one before it was late. refused-% are Submits that met
-// ErrBackpressure. Run it with -benchtime 1000000x.
+// ErrBackpressure. Run it with -benchtime 1000000x -timeout 3h.
 func BenchmarkMillion(b *testing.B) {
 	type work func(b *testing.B, e *syncengine.Engine, raw *sql.DB)
 	for _, srv := range lab.SQLServers {

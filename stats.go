@@ -121,7 +121,8 @@ type Stats struct {
 }
 
 // Health is the answer of Engine.Health: live probes of the servers. As JSON it fits a
-// /readyz endpoint; Probe.Error may name hosts, so show it to operators only.
+// /readyz endpoint; Probe.Error may name hosts, and Fleet names engines, so show it to operators
+// only.
 type Health struct {
 	State State             `json:"state"`
 	Level BackpressureLevel `json:"level"`
