@@ -32,9 +32,11 @@ package syncengine
 // Trust drives it (warmup.go): join from its first write, step from the loop "fleet".
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,12 +79,15 @@ type fleet struct {
 	dead   []string           // rows of earlier engines on this Dir
 	known  map[string]sighted // the others
 	still  []member           // those of them that have stopped beating
+
+	// shown is what the last look saw, for people: mu is held while servers are asked.
+	shown atomic.Pointer[Fleet]
 }
 
-// sighted is when a member was first seen with its present count of beats.
+// sighted is when a member was first seen, and when with its present count of beats.
 type sighted struct {
-	beats int64
-	at    time.Time
+	beats     int64
+	first, at time.Time
 }
 
 func newFleet(name string) *fleet {
@@ -229,8 +234,11 @@ func (f *fleet) look(ctx context.Context) (members []member, err error) {
 	for _, m := range members {
 		f.time.meet(&m)
 		s, ok := f.known[m.ID]
+		if !ok {
+			s.first = now
+		}
 		if !ok || s.beats != m.Beats {
-			s = sighted{m.Beats, now}
+			s.beats, s.at = m.Beats, now
 		}
 		if now.Sub(s.at) > fleetLease && m.Beats != beatsNot {
 			f.still = append(f.still, m)
@@ -238,7 +246,32 @@ func (f *fleet) look(ctx context.Context) (members []member, err error) {
 		known[m.ID] = s
 	}
 	f.known = known
+	f.show(members)
 	return members, nil
+}
+
+// show sets what people see.
+func (f *fleet) show(members []member) {
+	shown := &Fleet{Known: true, ID: f.id, Name: f.name, Others: make([]Neighbour, 0, len(members))}
+	slices.SortFunc(members, func(a, b member) int { return cmp.Compare(a.Ticket, b.Ticket) })
+	for _, m := range members {
+		s := f.known[m.ID]
+		shown.Others = append(shown.Others, Neighbour{
+			ID: m.ID, Name: m.Name, Since: s.first, Heard: s.at, Ahead: m.Ahead, Noticed: m.Seen >= f.ticket,
+			Still: m.Beats == beatsNot || slices.ContainsFunc(f.still, func(still member) bool { return still.ID == m.ID }),
+		})
+	}
+	f.shown.Store(shown)
+}
+
+// Shown returns what the last look saw, and what holds now.
+func (f *fleet) Shown() (out Fleet) {
+	if shown := f.shown.Load(); shown != nil {
+		out = *shown
+		out.Others = slices.Clone(shown.Others)
+		out.Joined, out.Alone, out.Ahead = f.joined.Load(), f.alone(), time.Duration(f.time.lift.Load())
+	}
+	return out
 }
 
 // evict removes those that have stopped beating: after this engine's own beat, which must not wait
@@ -323,6 +356,7 @@ func (f *fleet) leave(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lapse()
+	f.shown.Store(nil)
 	if f.reg == nil || f.ticket == 0 {
 		return nil
 	}

@@ -382,7 +382,7 @@ func (c *cache) Scan(ctx context.Context, fn func(ctx context.Context, ids []str
 // Stats sets this department's part.
 func (c *cache) Stats(s *Stats) {
 	s.L2Hits, s.L2Misses = c.Counts()
-	s.L2Missed = c.missed.count()
+	s.L2Missed, s.L2Doubted = c.missed.count()
 }
 
 func (c *cache) pass(ctx context.Context, op string, fn func(context.Context) error) error {

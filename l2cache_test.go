@@ -162,3 +162,27 @@ func TestAPlaceIsReachedWhenAllUnderWayIsOver(t *testing.T) {
 	}
 	c.End(after)
 }
+
+// TestStatsTellWhatL2MayLack: what another engine has written is doubted until somebody says that
+// L2 has it, and lacks it when somebody says so.
+func TestStatsTellWhatL2MayLack(t *testing.T) {
+	c := syncengine.NewCacheOf(t, storetest.NewCache(), syncengine.NewJournal(t, t.TempDir(), 100, 1<<20), syncengine.Events{})
+	lab.Must(t, c.Load(context.Background()))
+	want := func(missed, doubted int) {
+		t.Helper()
+		var s syncengine.Stats
+		if c.Stats(&s); s.L2Missed != missed || s.L2Doubted != doubted {
+			t.Errorf("%d are missed, %d doubted, want %d, %d", s.L2Missed, s.L2Doubted, missed, doubted)
+		}
+	}
+	want(0, 0)
+	c.Others("x", 5)
+	c.Others("y", 5)
+	want(0, 2)
+	c.Told("x", 4, true)
+	want(0, 2)
+	c.Told("x", 5, true)
+	want(0, 1)
+	c.Told("y", 5, false)
+	want(1, 0)
+}

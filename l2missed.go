@@ -285,12 +285,12 @@ func (m *l2Missed) owes() bool {
 	return all || len(ids) > 0
 }
 
-// count returns how many ids are missed, -1 for all.
-func (m *l2Missed) count() int {
+// count returns how many ids are missed, -1 for all, and of how many a message is waited for.
+func (m *l2Missed) count() (missed, later int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.all {
-		return -1
+		return -1, 0
 	}
-	return len(m.ids) - m.later
+	return len(m.ids) - m.later, m.later
 }

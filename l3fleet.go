@@ -32,6 +32,7 @@ import (
 // member is another engine in the table.
 type member struct {
 	ID     string
+	Name   string // for people
 	Ticket int64
 	Seen   int64         // the highest ticket this engine has noticed
 	Clock  uint64        // its time, as a version
@@ -120,14 +121,14 @@ func (s *sqlStore) Members(ctx context.Context, id string) (out []member, now ti
 	err = s.run(ctx, "members", func() error {
 		out = nil
 		// On the writing pool: a replica would not do.
-		rows, err := s.pools.Write.QueryContext(ctx, "SELECT id, ticket, seen, beats, clock, ahead, "+s.serverTime()+" FROM sync_instances")
+		rows, err := s.pools.Write.QueryContext(ctx, "SELECT id, name, ticket, seen, beats, clock, ahead, "+s.serverTime()+" FROM sync_instances")
 		if err != nil {
 			return err
 		}
 		for rows.Next() && err == nil {
 			var m member
 			var ahead, micros int64
-			err = rows.Scan(&m.ID, &m.Ticket, &m.Seen, &m.Beats, &m.Clock, &ahead, &micros)
+			err = rows.Scan(&m.ID, &m.Name, &m.Ticket, &m.Seen, &m.Beats, &m.Clock, &ahead, &micros)
 			m.Ahead, now = time.Duration(ahead)*time.Microsecond, time.UnixMicro(micros)
 			if m.ID != id {
 				out = append(out, m)

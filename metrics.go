@@ -270,6 +270,8 @@ func newEngineCollector(stats func() Stats, circuit func(string) string, retries
 	add("flush_errors_total", "Batches that failed and went back.", counter, func(s *Stats) float64 { return float64(s.FlushErrors) })
 	add("l3_down", "1 while what is to be written to L3 waits.", gauge, func(s *Stats) float64 { return b2f(s.L3Down) })
 	add("push_listens", "1 while this engine hears the others.", gauge, func(s *Stats) float64 { return b2f(s.PushListens) })
+	add("push_pending_ids", "Ids that other engines are still to be told of.", gauge, func(s *Stats) float64 { return float64(s.PushPending) })
+	add("l2_doubted_ids", "Ids that other engines have written, of which L2 is not yet said to have that.", gauge, func(s *Stats) float64 { return float64(s.L2Doubted) })
 	add("l2_missed_ids", "Ids not read from L2 until repaired; -1 is all.", gauge, func(s *Stats) float64 { return float64(s.L2Missed) })
 	return c
 }

@@ -34,6 +34,7 @@ func (e *Engine) Health(ctx context.Context) Health {
 	s := e.Stats()
 	h := Health{State: s.State, Level: s.Level, PendingOps: s.PendingOps, Quarantined: s.Quarantined}
 	h.ClockOffset, _ = e.trust.Time().Offset()
+	h.Fleet = e.trust.Fleet()
 	h.Live = s.State != StateClosed
 	h.Ready = (s.State == StateReady || s.State == StateRunning) && s.Level.AcceptsWrites()
 	if e.door.Enter() != nil {

@@ -204,4 +204,7 @@ func (p *push) hear(message []byte) {
 func (p *push) Stats(s *Stats) {
 	s.PushTold, s.PushUntold, s.PushHeard = p.told.Load(), p.untold.Load(), p.heard.Load()
 	s.PushListens = p.listens.Load()
+	p.mu.Lock()
+	s.PushPending = len(p.pending)
+	p.mu.Unlock()
 }

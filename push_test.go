@@ -87,7 +87,7 @@ func TestPushWaitsForNobodyAndForgetsWhatIsTooMuch(t *testing.T) {
 	h.Push.Announce(recs, true)
 	h.Push.Announce(recs[:1], true)
 	var s syncengine.Stats
-	if h.Push.Stats(&s); s.PushUntold != 100 {
-		t.Errorf("%d are not told, want 100", s.PushUntold)
+	if h.Push.Stats(&s); s.PushUntold != 100 || s.PushPending != 100_000 {
+		t.Errorf("%d are not told, want 100; %d wait, want 100,000", s.PushUntold, s.PushPending)
 	}
 }

@@ -111,13 +111,18 @@ type Stats struct {
 	PushUntold  uint64 // the same, but nobody could be told: they see it after L1MaxAge
 	PushHeard   uint64 // ids that others have announced
 	PushListens bool   // this engine hears the others
+	PushPending int    // ids that others are still to be told of
 	L2Missed    int    // ids not read from L2 until repaired; -1: all of L2
+	// L2Doubted counts ids of which another engine has written a version that L2 is not yet said to
+	// have: a copy below it is not believed.
+	L2Doubted   int
 	Corruptions uint64
 	Healed      uint64
 }
 
 // Health is the answer of Engine.Health: live probes of the servers. As JSON it fits a
-// /readyz endpoint; Probe.Error may name hosts, so show it to operators only.
+// /readyz endpoint; Probe.Error may name hosts, and Fleet names engines, so show it to operators
+// only.
 type Health struct {
 	State State             `json:"state"`
 	Level BackpressureLevel `json:"level"`
@@ -135,6 +140,39 @@ type Health struct {
 	// while L3 has not answered, and on the SQLite file in Dir. Nothing goes wrong by it: UpdatedAt
 	// alone is of the host's clock.
 	ClockOffset time.Duration `json:"clock_offset_ns"`
+	Fleet       Fleet         `json:"fleet"`
+}
+
+// Fleet is what an engine knows of those that share its L3: what it has read from their table with
+// its last beat, twice a second while L3 answers. No server is asked for it.
+type Fleet struct {
+	// Known is false on an L3 that keeps no table of its engines, as a Config.L3 of your own, and
+	// until it was read once. Then nothing below is set.
+	Known bool   `json:"known"`
+	ID    string `json:"id,omitempty"`   // of this engine's row
+	Name  string `json:"name,omitempty"` // its Config.InstanceID
+	// Joined is true once those that were there before know of this engine. Until then its writes
+	// wait.
+	Joined bool `json:"joined"`
+	Alone  bool `json:"alone"` // nobody else writes to L3
+	// Ahead is by how much the time that versions are made of is ahead of L3's clock, as after that
+	// went back. Engines agree on the largest.
+	Ahead  time.Duration `json:"ahead_ns"`
+	Others []Neighbour   `json:"others"` // those that write to L3, in order of their coming
+}
+
+// Neighbour is another engine on the same L3. Times are of this host's clock.
+type Neighbour struct {
+	ID    string        `json:"id"`
+	Name  string        `json:"name"`
+	Since time.Time     `json:"since"` // when this engine saw it first
+	Heard time.Time     `json:"heard"` // when this engine saw a beat of it last
+	Ahead time.Duration `json:"ahead_ns"`
+	// Noticed is true once it knows of this engine.
+	Noticed bool `json:"noticed"`
+	// Still is true when it does not beat: it is taken for dead, or L3 is the SQLite file in its
+	// Dir, where it need not.
+	Still bool `json:"still"`
 }
 
 // Probe is the result of asking one server.

@@ -50,7 +50,8 @@ type Found struct {
 //
 // Every method may be called concurrently, honours ctx, and returns an error that
 // wraps ErrUnavailable for an outage. Values it can't read are a *CorruptionError for
-// that id alone.
+// that id alone. What one store has put or removed, all stores on the same cache see once that
+// call has returned.
 type CacheStore interface {
 	// Get returns the record of id, a tombstone included, or ErrNotFound.
 	Get(ctx context.Context, id string) (Record, error)
@@ -97,6 +98,10 @@ func (r *Record) meta() Meta {
 //
 // Every method may be called concurrently and honours ctx. An error that wraps
 // neither ErrRefused, ErrNotFound nor ErrCorruption is taken for an outage.
+//
+// Engines have a store each, on one database. What one store has written, all of them read, by
+// every method, once that call has returned: a store remembers no rows, and reads no replica that
+// may lag behind. Writers of one id follow each other, whichever stores they use.
 type ArchiveStore interface {
 	// Prepare connects and brings the schema up to date. It may be called again after
 	// an error; the other methods are called only after it returned nil once. An error
@@ -116,7 +121,8 @@ type ArchiveStore interface {
 	// outcome is unknown and Apply may be repeated.
 	Apply(ctx context.Context, recs []Record) (above []Meta, err error)
 	// Scan returns up to limit rows with ids above after, in byte order of the id,
-	// tombstones included.
+	// tombstones included: fewer only if there are no more. after need not be an id, nor valid
+	// UTF-8, and may be longer than one.
 	Scan(ctx context.Context, after string, limit int) ([]Meta, error)
 	// PurgeTombstones removes up to limit tombstones of deletes before the given time
 	// and returns how many.
@@ -174,7 +180,8 @@ type ConditionalStore interface {
 	// that a row was refused for its own sake.
 	//
 	// nonce names the transaction. It rises from call to call, and calls follow each other:
-	// a call tells the store that nobody will ask about lower ones.
+	// a call tells the store that nobody will ask about lower ones. Nonces are those of one store:
+	// others on the same database use the same numbers, for transactions of their own.
 	ApplyIf(ctx context.Context, nonce uint64, units [][]Conditional) ([]Verdict, error)
 	// Landed reports whether the ApplyIf of that nonce was committed. Once it has said no, that
 	// transaction is never committed.
@@ -190,8 +197,10 @@ type MergingStore interface {
 	// order of keys, unless the same merge was applied before, or the item's tombstone is not
 	// below it: then above has the tombstone, under the key of the merge. Nor does a delta change a
 	// state whose clock has its number, unless a later merge of its node was applied already:
-	// somebody has read a state with it where it waited, and submitted that. merged is what the
-	// items hold then that a merge of recs is about, as records with the ids of items.
+	// somebody has read a state with it where it waited, and submitted that. A merge into a live
+	// item that is plain, or of another kind, is a *RefusedError. merged is what the items hold
+	// then that a merge of recs is about, as records with the ids of items; those may be left out
+	// whose merges are all in above.
 	ApplyMerges(ctx context.Context, recs []Record) (above []Meta, merged []Record, err error)
 }
 

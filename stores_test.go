@@ -32,6 +32,16 @@ func TestRedisStore(t *testing.T) {
 	})
 }
 
+func TestRedisStoresOnOneServer(t *testing.T) {
+	url := testserver.SharedRedis(t).URL()
+	storetest.RunSharedCache(t, func(t *testing.T) func() syncengine.CacheStore {
+		prefix := lab.NewPrefix()
+		return func() syncengine.CacheStore {
+			return syncengine.NewRedisStore(lab.RedisAt(t, url), prefix, time.Hour, false)
+		}
+	})
+}
+
 // A prefix that is itself a glob pattern, and one that begins as another does.
 func TestRedisStoreOddPrefixes(t *testing.T) {
 	rdb := lab.RedisAt(t, testserver.Redis(t).URL())
@@ -147,6 +157,18 @@ func TestSQLStoresThatAreToldWrong(t *testing.T) {
 		t.Run(srv.Name, func(t *testing.T) {
 			storetest.RunArchive(t, func(t *testing.T) syncengine.ArchiveStore {
 				return sureOfAll{lab.UnpreparedAt(t, srv.URL(t))}
+			})
+		})
+	}
+}
+
+func TestSQLStoresOnOneDatabase(t *testing.T) {
+	t.Parallel()
+	for _, srv := range lab.SQLServers {
+		t.Run(srv.Name, func(t *testing.T) {
+			storetest.RunSharedArchive(t, func(t *testing.T) func() syncengine.ArchiveStore {
+				url := srv.URL(t)
+				return func() syncengine.ArchiveStore { return lab.UnpreparedAt(t, url) }
 			})
 		})
 	}

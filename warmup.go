@@ -79,6 +79,9 @@ func (t *trust) Company() uint64 { return t.fleet.company.Load() }
 // WhenNoticed sets what is called when the other engines know of this one.
 func (t *trust) WhenNoticed(fn func()) { t.fleet.noticed = fn }
 
+// Fleet returns what is known of the other engines.
+func (t *trust) Fleet() Fleet { return t.fleet.Shown() }
+
 // Time is the clock that versions are made of.
 func (t *trust) Time() *fleetTime { return t.fleet.time }
 

@@ -1,5 +1,6 @@
 // Package inspect is a page about a running engine, for operators: its state, tiers, queue, log,
-// filter and quarantine, small charts of the last minutes, and what is known of an id.
+// filter and quarantine, the other engines and what is owed to them, small charts of the last
+// minutes, and what is known of an id.
 //
 //	mux.Handle("/debug/sync/", admin(inspect.Handler(engine)))
 //
@@ -45,6 +46,7 @@ const (
 	rootEvery = 30 * time.Second // how old the root may be
 	patience  = 10 * time.Second // bound on what one page asks
 	mostBad   = 100              // ops in quarantine that a page lists
+	mostOther = 50               // engines that a page lists
 	mostShown = 4 << 10          // bytes of a content that a page shows
 	mostForm  = 64 << 10         // bytes of a POST
 )
@@ -346,5 +348,5 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"version": func(v uint64) string { return fmt.Sprint(v) },
 	"int64":   func(n int) int64 { return int64(n) },
 	"uint":    func(n uint64) int64 { return int64(n) },
-	"tiers":   tiers,
+	"tiers":   tiers, "owes": owes, "ago": ago, "offset": offset, "neighbours": neighbours, "moreNeighbours": moreNeighbours,
 }).Parse(pageText))

@@ -71,6 +71,30 @@ func when(t time.Time) string {
 	return t.Format("2006-01-02 15:04:05.000Z07:00")
 }
 
+// ago is how long ago a time was.
+func ago(now, t time.Time) string { return span(max(0, now.Sub(t))) + " ago" }
+
+// offset says how far a clock is from SQL's.
+func offset(d time.Duration) string {
+	switch {
+	case d.Abs() < time.Millisecond: // no look at it is better
+		return "as SQL's"
+	case d < 0:
+		return span(-d) + " behind"
+	}
+	return span(d) + " ahead"
+}
+
+// owes reports whether others wait for something, or copies in Redis are not believed.
+func owes(s syncengine.Stats) bool { return s.PushPending > 0 || s.L2Missed != 0 || s.L2Doubted > 0 }
+
+// neighbours are the engines that a page lists.
+func neighbours(f syncengine.Fleet) []syncengine.Neighbour {
+	return f.Others[:min(len(f.Others), mostOther)]
+}
+
+func moreNeighbours(f syncengine.Fleet) int { return max(0, len(f.Others)-mostOther) }
+
 // tier is one copy of an id, with its name.
 type tier struct {
 	Name string

@@ -94,6 +94,18 @@ func TestTwinsPassTheSuites(t *testing.T) {
 	t.Run("cache", func(t *testing.T) {
 		TestCacheStore(t, func(*testing.T) syncengine.CacheStore { return storetest.NewCache() })
 	})
+	t.Run("archives", func(t *testing.T) {
+		TestSharedArchiveStore(t, func(*testing.T) func() syncengine.ArchiveStore {
+			s := storetest.NewArchive()
+			return func() syncengine.ArchiveStore { return storetest.Another(s) }
+		})
+	})
+	t.Run("caches", func(t *testing.T) {
+		TestSharedCacheStore(t, func(*testing.T) func() syncengine.CacheStore {
+			s := storetest.NewCache()
+			return func() syncengine.CacheStore { return s }
+		})
+	})
 }
 
 // saying is a test that may fail, and keeps what it says.

@@ -25,6 +25,14 @@ func TestStoreKeepsTheInterface(t *testing.T) {
 	})
 }
 
+func TestStoresOnOneDatabaseKeepTheInterface(t *testing.T) {
+	newSchema(t, server.addr) // skips
+	syncenginetest.TestSharedArchiveStore(t, func(t *testing.T) func() syncengine.ArchiveStore {
+		url := newSchema(t, server.addr)
+		return func() syncengine.ArchiveStore { return openAt(t, url) }
+	})
+}
+
 func put(id string, version uint64, content string) syncengine.Record {
 	return syncengine.Record{Item: syncengine.Item{ID: id, Version: version, UpdatedAt: time.Unix(1_700_000_000, 0).UTC(),
 		Content: json.RawMessage(content), ContentHash: sha256.Sum256([]byte(content))}}

@@ -90,11 +90,11 @@ func (s *judged) apply(t testing.TB, units [][]syncengine.Conditional, want ...s
 		got = append(got, verdictText(v))
 	}
 	if !slices.Equal(got, want) {
-		t.Errorf("decided\n%q, want\n%q", got, want)
+		t.Errorf("ConditionalStore.ApplyIf decided\n%q, want\n%q", got, want)
 	}
 	landed, err := s.Landed(newContext(t), s.nonce)
 	if err != nil || landed != slices.Contains(want, "applied") {
-		t.Errorf("landed: %v, %v after %q", landed, err, want)
+		t.Errorf("ConditionalStore.Landed: %v, %v after %q: it reports whether the ApplyIf of that nonce was committed", landed, err, want)
 	}
 }
 
@@ -211,7 +211,7 @@ func RunConditional(t *testing.T, open func(t *testing.T) syncengine.Conditional
 		}
 		_, err := s.ApplyIf(newContext(t), 7, units{unit(If(0, Put("a", 1, `1`)))})
 		if err == nil || errors.Is(err, syncengine.ErrUnknownOutcome) || errors.Is(err, syncengine.ErrRefused) {
-			t.Errorf("apply after all: %v, want an error that says it was not stored", err)
+			t.Errorf("ConditionalStore.ApplyIf of a nonce that Landed has denied: %v, want an error that says it was not stored", err)
 		}
 		k.wantAbsent(t, "a")
 		if landed, err := s.Landed(newContext(t), 7); landed || err != nil {

@@ -41,17 +41,22 @@ func RunExpiring(t *testing.T, open func(t *testing.T) syncengine.ExpiringStore)
 			expiring(Put("f", 1, `1`), before), expiring(Put("g", 1, `1`), before), expiring(Put("h", 1, `1`), before))
 		k.mustPut(t, Tombstone("f", 1), Put("g", 2, `2`), expiring(Put("h", 2, `1`), after))
 		if got, want := due(t, s, at, 10), []syncengine.Meta{metaOf(&a), metaOf(&b)}; !slices.Equal(got, want) {
-			t.Errorf("expired:\n got %+v\nwant %+v", got, want)
+			t.Errorf("ExpiringStore.Expired returns live rows whose ExpiresAt is not after the time:\n got %+v\nwant %+v", got, want)
 		}
 		if got := due(t, s, at, 1); len(got) != 1 {
-			t.Errorf("limit 1: %d rows", len(got))
+			t.Errorf("ExpiringStore.Expired returns up to limit rows: %d at limit 1", len(got))
 		}
 		if got := due(t, s, before.Add(-time.Millisecond), 10); len(got) != 0 {
-			t.Errorf("too early: %+v", got)
+			t.Errorf("ExpiringStore.Expired, before any row is due: %+v", got)
+		}
+		for _, r := range []syncengine.Record{a, b} {
+			if row, err := s.Get(newContext(t), r.ID); err != nil || Diff(&row, &r) != "" {
+				t.Errorf("ExpiringStore.Expired changes nothing, and yet %q is at %d, deleted %v, %v", r.ID, row.Version, row.Deleted, err)
+			}
 		}
 		k.mustPut(t, Tombstone("a", 1), Tombstone("b", 1)) // of another version
 		if got := due(t, s, at, 10); len(got) != 1 || got[0].ID != "b" {
-			t.Errorf("after deletes: %+v", got)
+			t.Errorf("ExpiringStore.Expired returns live rows, not those that were deleted: %+v, want b alone", got)
 		}
 		k.wantAll(t, []syncengine.Record{Tombstone("a", 1), b, Tombstone("f", 1), Put("g", 2, `2`)})
 	})
@@ -64,11 +69,11 @@ func RunExpiring(t *testing.T, open func(t *testing.T) syncengine.ExpiringStore)
 		archiveKeeper(s).mustPut(t, recs...)
 		rows, err := s.Heads(newContext(t), []string{recs[7].ID})
 		if must(t, "heads", err); len(rows) != 1 || rows[0] != metaOf(&recs[7]) {
-			t.Errorf("heads: %+v", rows)
+			t.Errorf("ArchiveStore.Heads: %+v, want its Meta.ExpiresAt", rows)
 		}
 		rows, err = s.Scan(newContext(t), "", 100)
 		if must(t, "scan", err); len(rows) != len(recs) || rows[19] != metaOf(&recs[19]) {
-			t.Errorf("scan: %+v", rows)
+			t.Errorf("ArchiveStore.Scan: %+v, want their Meta.ExpiresAt", rows)
 		}
 	})
 	if s, ok := open(t).(syncengine.ConditionalStore); ok {
@@ -81,7 +86,7 @@ func RunExpiring(t *testing.T, open func(t *testing.T) syncengine.ExpiringStore)
 				c.Now = now
 				v, err := s.ApplyIf(newContext(t), nonce, [][]syncengine.Conditional{{c}})
 				if must(t, "apply if", err); v[0].Decision != want || want == syncengine.DecidedConflict && !v[0].Row.ExpiresAt.Equal(far) {
-					t.Errorf("%d at %v: %+v", nonce, now, v[0])
+					t.Errorf("Conditional.Now: a row that expires counts as none from then on: unit %d at %v: %+v", nonce, now, v[0])
 				}
 			}
 			early := far.Add(-time.Millisecond)

@@ -289,8 +289,10 @@ const (
 )
 
 // testConcurrent lets writers that know nothing of each other write overlapping ids in
-// random order. No error may surface: conflicts are the store's own business.
-func testConcurrent(t *testing.T, k *keeper) {
+// random order, through one store or several on the same records. No error may surface: conflicts
+// are the store's own business.
+func testConcurrent(t *testing.T, k *keeper, others ...*keeper) {
+	keepers := append([]*keeper{k}, others...)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -320,6 +322,7 @@ func testConcurrent(t *testing.T, k *keeper) {
 		go func() {
 			defer wg.Done()
 			<-start
+			k := keepers[w%len(keepers)]
 			for _, recs := range work[w] {
 				if err := k.put(ctx, recs); err != nil {
 					t.Errorf("writer %d: %v", w, err)

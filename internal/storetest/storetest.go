@@ -2,7 +2,8 @@
 //
 // NewCache and NewArchive are in-memory twins of Redis and SQL: correct, conditional and
 // safe for concurrent use, for tests that are not about servers. RunCache and RunArchive
-// hold any store against the doc comments of its interface, sentence by sentence; every
+// hold any store against the doc comments of its interface, sentence by sentence, and
+// RunSharedCache and RunSharedArchive several on the same records; every
 // store of the library runs them, the twins included. IDs and Contents are the odd but
 // valid ones that every tier must keep apart and keep byte for byte.
 //

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -114,9 +115,9 @@ func testCacheScan(t *testing.T, s syncengine.CacheStore) {
 	}
 }
 
-// RunArchive holds an ArchiveStore against its interface, and against those of a ConditionalStore
-// and an ExpiringStore if it is one. open returns an empty store,
-// not yet prepared; it closes what it opened by t.Cleanup.
+// RunArchive holds an ArchiveStore against its interface, and against those of a ConditionalStore,
+// an ExpiringStore, a ListingStore and, with -tags crdt, a MergingStore if it is one. open returns
+// an empty store, not yet prepared; it closes what it opened by t.Cleanup.
 func RunArchive(t *testing.T, open func(t *testing.T) syncengine.ArchiveStore) {
 	prepared := func(t *testing.T) syncengine.ArchiveStore {
 		s := open(t)
@@ -163,14 +164,23 @@ func RunArchive(t *testing.T, open func(t *testing.T) syncengine.ArchiveStore) {
 		k.mustPut(t, second)
 		k.want(t, first)
 	})
+	t.Run("Apply returns the rows that stay", func(t *testing.T) { testAbove(t, prepared(t)) })
+	t.Run("Heads returns the rows that exist", func(t *testing.T) { testHeads(t, prepared(t)) })
 	t.Run("Scan pages in byte order of the id", func(t *testing.T) { testArchiveScan(t, prepared(t)) })
+	t.Run("Scan begins above any bytes", func(t *testing.T) { testScanAfter(t, prepared(t)) })
 	t.Run("PurgeTombstones removes only old tombstones", func(t *testing.T) { testPurge(t, prepared(t)) })
 	t.Run("PurgeTombstones removes at most limit", func(t *testing.T) { testPurgeLimit(t, prepared(t)) })
 	if _, ok := open(t).(syncengine.ExpiringStore); ok {
 		RunExpiring(t, func(t *testing.T) syncengine.ExpiringStore { return prepared(t).(syncengine.ExpiringStore) })
 	}
+	if _, ok := open(t).(syncengine.ListingStore); ok {
+		RunListing(t, func(t *testing.T) syncengine.ListingStore { return prepared(t).(syncengine.ListingStore) })
+	}
 	if _, ok := open(t).(syncengine.ConditionalStore); ok {
 		RunConditional(t, func(t *testing.T) syncengine.ConditionalStore { return prepared(t).(syncengine.ConditionalStore) })
+	}
+	if _, ok := open(t).(syncengine.MergingStore); ok {
+		RunMerging(t, func(t *testing.T) syncengine.MergingStore { return prepared(t).(syncengine.MergingStore) })
 	}
 }
 
@@ -180,6 +190,7 @@ func applied(_ []syncengine.Meta, err error) error { return err }
 func archiveKeeper(s syncengine.ArchiveStore) *keeper {
 	return &keeper{get: s.Get, getMany: s.GetMany, put: func(ctx context.Context, recs []syncengine.Record) error { return applied(s.Apply(ctx, recs)) }, ping: s.Ping, others: map[string]func(context.Context) error{
 		"Prepare": s.Prepare,
+		"Heads":   func(ctx context.Context) error { _, err := s.Heads(ctx, []string{"a"}); return err },
 		"Scan":    func(ctx context.Context) error { _, err := s.Scan(ctx, "", 10); return err },
 		"PurgeTombstones": func(ctx context.Context) error {
 			_, err := s.PurgeTombstones(ctx, time.Unix(1, 0), 10)
@@ -216,12 +227,15 @@ func testArchiveScan(t *testing.T, s syncengine.ArchiveStore) {
 				break
 			}
 			if len(page) > limit || len(got) > len(want) {
-				t.Fatalf("limit %d: a page of %d rows, %d in all", limit, len(page), len(got))
+				t.Fatalf("ArchiveStore.Scan returns up to limit rows with ids above after: limit %d, a page of %d rows, %d of %d in all", limit, len(page), len(got), len(want))
 			}
 			got, after = append(got, page...), page[len(page)-1].ID
+			if len(page) < limit && len(got) < len(want) {
+				t.Errorf("ArchiveStore.Scan: a page of %d rows at limit %d, and more above it: only the last page may be short", len(page), limit)
+			}
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("limit %d: %d rows, want %d:\n got %.300q\nwant %.300q", limit, len(got), len(want), metaIDs(got), metaIDs(want))
+			t.Errorf("ArchiveStore.Scan returns all rows, tombstones included, in byte order of the id: limit %d: %d rows, want %d:\n got %.300q\nwant %.300q", limit, len(got), len(want), metaIDs(got), metaIDs(want))
 		}
 	}
 	// A start between two ids, before the first and after the last.
@@ -232,6 +246,41 @@ func testArchiveScan(t *testing.T, s syncengine.ArchiveStore) {
 			t.Errorf("after %q: %s, want %q", after, got, first)
 		}
 	}
+}
+
+// testScanAfter begins pages at all kinds of places, while rows come and go.
+func testScanAfter(t *testing.T, s syncengine.ArchiveStore) {
+	var recs []syncengine.Record
+	for i := range 30 {
+		recs = append(recs, Put(fmt.Sprintf("m%02d", i), 1, `1`))
+	}
+	recs = append(recs, Put("\u00e9", 1, `1`), Put("\u65e5", 1, `1`))
+	recs[9] = Tombstone(recs[9].ID, 1)
+	must(t, "apply", applied(s.Apply(newContext(t), recs)))
+	page := func(after string, limit int, want ...string) {
+		t.Helper()
+		rows, err := s.Scan(newContext(t), after, limit)
+		if got := metaIDs(rows); err != nil || !slices.Equal(got, want) {
+			t.Errorf("ArchiveStore.Scan after %q, which need be no id: %q, %v, want %q, the first rows above it", short(after), got, err, want)
+		}
+	}
+	page("m0\x00", 1, "m00")
+	page("m00\x00", 1, "m01")
+	page("m29\xff", 2, "\u00e9", "\u65e5")
+	page("\xc3", 1, "\u00e9")
+	page("\xc3\xff", 1, "\u65e5")
+	page("m28"+strings.Repeat("x", 2*syncengine.MaxIDBytes), 1, "m29")
+	page("\xff\xff", 1)
+	// Rows come below the place where a page begins, and its own row goes.
+	page("m06", 3, "m07", "m08", "m09")
+	for i := range 20 {
+		must(t, "apply", applied(s.Apply(newContext(t), []syncengine.Record{Put(fmt.Sprintf("a%02d", i), 1, `1`)})))
+	}
+	n, err := s.PurgeTombstones(newContext(t), recs[9].UpdatedAt.Add(time.Second), 10)
+	if err != nil || n != 1 {
+		t.Errorf("purged %d, %v, want 1", n, err)
+	}
+	page("m09", 3, "m10", "m11", "m12")
 }
 
 func metaIDs(rows []syncengine.Meta) []string {

@@ -135,18 +135,30 @@ func (c *cache) Ping(ctx context.Context) error { return ctx.Err() }
 
 func (c *cache) Close() error { return nil }
 
+// archive is a store on a table.
 type archive struct {
-	mu     sync.Mutex      // guards the fields below
-	asked  uint64          // nonce of the last ApplyIf
-	landed map[uint64]bool // whether it was committed, if it was or somebody has asked
+	*table
+	asked  uint64          // nonce of the last ApplyIf; guarded by mu
+	landed map[uint64]bool // whether it was committed, if it was or somebody has asked; the same
+}
+
+// table is what stores share.
+type table struct {
+	mu     sync.Mutex // guards the fields below
 	rows   rows
 	ids    []string // of rows, in byte order if sorted
 	sorted bool
 }
 
-// NewArchive returns an empty L3 in memory. It is a ConditionalStore and an ExpiringStore.
+// NewArchive returns an empty L3 in memory. It is a ConditionalStore, an ExpiringStore and a
+// ListingStore.
 func NewArchive() syncengine.ArchiveStore {
-	return &archive{rows: rows{}, landed: make(map[uint64]bool)}
+	return &archive{table: &table{rows: rows{}}, landed: make(map[uint64]bool)}
+}
+
+// Another returns a second store on the rows of an archive that NewArchive made.
+func Another(s syncengine.ArchiveStore) syncengine.ArchiveStore {
+	return &archive{table: s.(*archive).table, landed: make(map[uint64]bool)}
 }
 
 func (a *archive) Prepare(ctx context.Context) error { return ctx.Err() }
@@ -173,7 +185,7 @@ func (a *archive) Apply(ctx context.Context, recs []syncengine.Record) (above []
 }
 
 // apply is Apply with a.mu held.
-func (a *archive) apply(recs []syncengine.Record) (above []syncengine.Meta) {
+func (a *table) apply(recs []syncengine.Record) (above []syncengine.Meta) {
 	for i := range recs {
 		old, ok := a.rows[recs[i].ID]
 		if ok && recs[i].Compare(&old) < 0 {
@@ -195,7 +207,7 @@ func metaOf(r *syncengine.Record) syncengine.Meta {
 }
 
 // sort puts ids in order; a.mu is held.
-func (a *archive) sort() {
+func (a *table) sort() {
 	if !a.sorted {
 		slices.Sort(a.ids)
 		a.sorted = true

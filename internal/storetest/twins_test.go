@@ -16,6 +16,21 @@ func TestTwinsAreStores(t *testing.T) {
 	})
 }
 
+func TestTwinsOnTheSameRecords(t *testing.T) {
+	t.Run("cache", func(t *testing.T) {
+		RunSharedCache(t, func(*testing.T) func() syncengine.CacheStore {
+			s := NewCache()
+			return func() syncengine.CacheStore { return s }
+		})
+	})
+	t.Run("archive", func(t *testing.T) {
+		RunSharedArchive(t, func(*testing.T) func() syncengine.ArchiveStore {
+			s := NewArchive()
+			return func() syncengine.ArchiveStore { return Another(s) }
+		})
+	})
+}
+
 // The twins keep what they were given, whatever the caller does to it afterwards.
 func TestTwinsCopy(t *testing.T) {
 	c, a := NewCache(), NewArchive()

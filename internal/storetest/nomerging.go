@@ -1,0 +1,16 @@
+//go:build !crdt
+
+package storetest
+
+import (
+	"testing"
+
+	"github.com/syncengine-go/syncengine"
+)
+
+// RunMerging needs -tags crdt: without it a store refuses to merge.
+func RunMerging(t *testing.T, _ func(t *testing.T) syncengine.MergingStore) {
+	t.Run("what a MergingStore merges", func(t *testing.T) { t.Skip("needs -tags crdt") })
+}
+
+func runSharedMerging(*testing.T, func(t *testing.T) []syncengine.ArchiveStore) {}
