@@ -26,6 +26,8 @@ type door struct {
 	last   sync.WaitGroup // the event loop and Shutdown itself, which end last
 	closed atomic.Bool    // reads of memory look here
 	inUser atomic.Int64   // functions of the user's that a call is in, and that know no context
+	work   chan func()    // to an idle goroutine of Work
+	rested atomic.Int64   // how many of those there are
 
 	mu      sync.Mutex    // guards the two below
 	closing bool          // no new calls
@@ -34,7 +36,7 @@ type door struct {
 }
 
 func newDoor() *door {
-	d := &door{idle: make(chan struct{}, 1)}
+	d := &door{idle: make(chan struct{}, 1), work: make(chan func())}
 	d.bg, d.stop = context.WithCancel(context.Background())
 	d.cut, d.cutOff = context.WithCancel(context.Background())
 	return d
@@ -150,7 +152,12 @@ func (d *door) Background(values context.Context) context.Context {
 func (d *door) Until(ctx context.Context) (context.Context, func()) { return until(ctx, d.bg) }
 
 // Cut returns a context that ends when calls are cut off, too.
-func (d *door) Cut(ctx context.Context) (context.Context, func()) { return until(ctx, d.cut) }
+func (d *door) Cut(ctx context.Context) (context.Context, func()) {
+	if v, ok := ctx.(valued); ok && v.Context == d.bg {
+		return ctx, func() {} // background work ends first, see AwaitCalls
+	}
+	return until(ctx, d.cut)
+}
 
 func until(ctx, end context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -161,6 +168,39 @@ func until(ctx, end context.Context) (context.Context, func()) {
 // Spawn starts a goroutine that ends when background work does. It is called while the engine is
 // open: by Open or Shutdown, or within a public call, which Shutdown awaits first.
 func (d *door) Spawn(_ string, fn func()) { goIn(&d.loops, fn) }
+
+// Work is Spawn for what is short and comes often. It takes a goroutine that has done such work
+// before, if one is idle: growing the stack of a new one to what calls to a server need costs a
+// fifth of a read from Redis.
+func (d *door) Work(fn func()) {
+	select {
+	case d.work <- fn:
+		return
+	default:
+	}
+	d.Spawn("work", func() {
+		for fn != nil {
+			fn()
+			fn = d.nextWork()
+		}
+	})
+}
+
+// restedMost is how many goroutines stay for more work.
+const restedMost = 64
+
+// nextWork waits for work. nil: the goroutine is not needed any more.
+func (d *door) nextWork() (fn func()) {
+	defer d.rested.Add(-1)
+	if d.rested.Add(1) > restedMost {
+		return nil
+	}
+	select {
+	case fn = <-d.work:
+	case <-d.bg.Done():
+	}
+	return fn
+}
 
 // SpawnLog starts the log's loop, and SpawnLast what ends last.
 func (d *door) SpawnLog(fn func())  { goIn(&d.log, fn) }

@@ -232,6 +232,9 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		if err = sqlkit.CheckSession(ctx, s.pools.Write, s.dialect); err != nil {
 			return err
 		}
+		if err = s.ours(ctx); err != nil {
+			return err
+		}
 		if err = sqlkit.Migrate(ctx, s.pools.Write, s.dialect, schemaTable, migrations[s.dialect]); err != nil {
 			return sqlkit.Fit(ctx, s.pools.Write, s.dialect, schemaTable, err)
 		}
@@ -276,6 +279,18 @@ func tablesOf(d sqlkit.Dialect) []sqlkit.Table {
 		return append(slices.Clone(tables), sqlkit.Table{Name: "sync_due", Columns: []string{"kind", "at", "id"}})
 	}
 	return tables
+}
+
+// ours fails if there is a table of our name that another program made: it must not be migrated.
+func (s *sqlStore) ours(ctx context.Context) error {
+	rows, err := s.pools.Write.QueryContext(ctx, "SELECT id, version, updated_at, deleted, deleted_at, content_hash, content FROM sync_items WHERE 1 = 0")
+	if err == nil {
+		return rows.Close()
+	}
+	if u, ok := errors.AsType[*sqlkit.Unfit](sqlkit.Fit(ctx, s.pools.Write, s.dialect, "sync_items", err)); ok {
+		return u
+	}
+	return nil // most likely there is none
 }
 
 // Identity tells this database from others. A backup that is restored has that of the original.

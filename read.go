@@ -240,7 +240,7 @@ func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, 
 		return Record{}, byFilter, ErrNotFound
 	}
 	shared := d.door.Background(ctx)
-	got, err := d.loads.Do(ctx, id, since.Writes, func(f func()) { d.door.Spawn("load", f) }, func() (loaded, error) { return d.load(shared, id, since, waiting) })
+	got, err := d.loads.Do(ctx, id, since.Writes, d.door.Work, func() (loaded, error) { return d.load(shared, id, since, waiting) })
 	if ok {
 		rec, err = d.refreshed(ent, got.Record, err)
 		return rec, got.by, err

@@ -140,6 +140,11 @@ func TestOpenRefusesATableOfAnotherProgram(t *testing.T) {
 	if se := openFails(t, syncengine.Config{SQLURL: dbURL}); !strings.Contains(se.Problem, "sync_items") {
 		t.Errorf("%v", se)
 	}
+	var columns int
+	lab.Must(t, testserver.OpenSQL(t, dbURL).QueryRow("SELECT COUNT(*) FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'sync_items'").Scan(&columns))
+	if columns != 2 {
+		t.Errorf("the table has %d columns now", columns)
+	}
 	path := t.TempDir() + "/other.db"
 	_, err = lab.OpenDriver(t, "sqlite", path).Exec("CREATE TABLE sync_items (id INTEGER PRIMARY KEY, name TEXT)")
 	lab.Must(t, err)
