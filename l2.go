@@ -4,8 +4,8 @@ package syncengine
 //
 // The value is a JSON object whose fields stand in a fixed order:
 //
-//	{"rank":"<version, 16 hex>.<0|1 deleted>.<content hash, 64 hex>","sum":"<40 hex>",
-//	 "id":…,"version":…,"updated_at":…,[carried fields,]["expires_at":…,]"content":<the very bytes>}
+//	{"rank":"<version, 16 hex>.<0|1 deleted>.<content hash, 64 hex>","sum":"<16 hex>",
+//	 "version":…,"updated_at":…,[carried fields,]["expires_at":…,]"content":<the very bytes>}
 //
 // or, for a tombstone, "deleted":true instead of content, kept for TombstoneRetention. The
 // rank has a fixed width and sorts as Record.Compare does, so a script compares it bytewise
@@ -13,12 +13,12 @@ package syncengine
 // space around it included (INV-11).
 //
 // The sum lets Redis itself tell a sound value from a damaged one (l2digest.go): it has no
-// SHA-256. It is SHA-1(id | 0x00 | rank | rest), rest being all that follows the 40 digits.
-// So it covers every byte that is not literal, and a value copied to another id is damaged
-// too, even where the ranks of both are equal.
+// SHA-256. It is the first 64 bits of SHA-1(id | 0x00 | rank | rest), rest being all that follows
+// the sum. So it covers every byte that is not literal, and a value copied to another id, which is
+// in its key alone, is damaged too, even where the ranks of both are equal.
 //
-// A reader accepts exactly this form, checks id, version, content hash and sum, and takes
-// anything else for a corrupt copy.
+// A reader accepts exactly this form, checks version, content hash and sum, and takes anything
+// else for a corrupt copy.
 //
 // No goroutines. Redis commands and errors live in internal/rediskit.
 
@@ -42,8 +42,7 @@ const (
 	rankPrefix = `{"rank":"`
 	rankDigits = 16 + 1 + 1 + 1 + 64
 	rankWidth  = len(rankPrefix) + rankDigits
-	sumDigits  = 2 * sha1.Size
-	headWidth  = rankWidth + len(rediskit.SumMark) + sumDigits // of a value, up to its rest
+	headWidth  = rankWidth + len(rediskit.SumMark) + rediskit.SumDigits // of a value, up to its rest
 	scanPage   = 1000
 )
 
@@ -219,15 +218,13 @@ func encodeEnvelope(r *Record) []byte {
 	head := append(value[:0], rankPrefix...)
 	head = appendRank(head, r)
 	head = append(head, rediskit.SumMark...)
-	hex.AppendEncode(head, sum[:])
+	hex.AppendEncode(head, sum[:rediskit.SumDigits/2])
 	return value
 }
 
 // appendRest appends what follows the sum.
 func appendRest(b []byte, r *Record) []byte {
-	b = append(b, `","id":`...)
-	b = appendJSONString(b, r.ID)
-	b = append(b, `,"version":`...)
+	b = append(b, `","version":`...)
 	b = strconv.AppendUint(b, r.Version, 10)
 	b = append(b, `,"updated_at":"`...)
 	b = r.UpdatedAt.UTC().AppendFormat(b, time.RFC3339Nano)
@@ -266,11 +263,9 @@ func decodeEnvelope(id string, b []byte) (Record, error) {
 	d.literal(rankPrefix)
 	rank := d.take(rankDigits)
 	d.literal(rediskit.SumMark)
-	sum := d.take(sumDigits)
+	sum := d.take(rediskit.SumDigits)
 	rest := d.b
-	d.literal(`","id":`)
-	d.literal(string(appendJSONString(stack[:0], id)))
-	d.literal(`,"version":`)
+	d.literal(`","version":`)
 	r.Version = d.digits()
 	d.literal(`,"updated_at":"`)
 	at, err := time.Parse(time.RFC3339Nano, string(d.until('"')))
@@ -325,12 +320,13 @@ func decodeEnvelope(id string, b []byte) (Record, error) {
 }
 
 // sumOf returns the sum of a value.
-func sumOf(id string, rank, rest []byte) (sum [sha1.Size]byte) {
+func sumOf(id string, rank, rest []byte) (sum [rediskit.SumDigits / 2]byte) {
 	var text [MaxIDBytes + 1 + rankDigits]byte
 	h := sha1.New()
 	h.Write(append(append(append(text[:0], id...), 0), rank...))
 	h.Write(rest)
-	h.Sum(sum[:0])
+	var whole [sha1.Size]byte
+	copy(sum[:], h.Sum(whole[:0]))
 	return sum
 }
 

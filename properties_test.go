@@ -83,15 +83,14 @@ func TestEnvelopeRoundTrip(t *testing.T) {
 		if err != nil || !sameRecord(&got, &r) {
 			t.Fatalf("%v\n got %+v\nwant %+v\nfrom %q", err, got, r, value)
 		}
-		// Other tools read the value as JSON, and find the same there.
+		// Other tools read the value as JSON, and find the same there; the id is in the key.
 		var plain struct {
-			ID      string          `json:"id"`
 			Version uint64          `json:"version"`
 			Home    string          `json:"home"`
 			Deleted bool            `json:"deleted"`
 			Content json.RawMessage `json:"content"`
 		}
-		if err := json.Unmarshal(value, &plain); err != nil || plain.ID != r.ID || plain.Version != r.Version || plain.Deleted != r.Deleted ||
+		if err := json.Unmarshal(value, &plain); err != nil || plain.Version != r.Version || plain.Deleted != r.Deleted ||
 			plain.Home != r.HomeInstanceID || !bytes.Equal(bytes.TrimSpace(plain.Content), bytes.TrimSpace(r.Content)) {
 			t.Fatalf("as JSON: %v, %+v from %q", err, plain, value)
 		}
@@ -173,7 +172,7 @@ func reseal(id string, value []byte) []byte {
 	}
 	value = bytes.Clone(value)
 	sum := sumOf(id, value[len(rankPrefix):rankWidth], value[headWidth:])
-	hex.Encode(value[headWidth-sumDigits:], sum[:])
+	hex.Encode(value[headWidth-rediskit.SumDigits:], sum[:])
 	return value
 }
 

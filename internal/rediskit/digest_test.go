@@ -32,8 +32,9 @@ func summed(id string, version uint64, live bool, content string) (value []byte,
 		hash, state = [32]byte{}, 1
 	}
 	rank = fmt.Sprintf("%016x.%d.%064x", version, state, hash)
-	rest := fmt.Sprintf(`","id":%q,"content":%s}`, id, content)
-	return fmt.Appendf(nil, "%s%s%s%x%s", rankPrefix, rank, SumMark, sha1.Sum([]byte(id+"\x00"+rank+rest)), rest), rank
+	rest := fmt.Sprintf(`","content":%s}`, content)
+	sum := sha1.Sum([]byte(id + "\x00" + rank + rest))
+	return fmt.Appendf(nil, "%s%s%s%x%s", rankPrefix, rank, SumMark, sum[:SumDigits/2], rest), rank
 }
 
 // digestClient is a client for such values, and the go-redis client in it.

@@ -10,16 +10,18 @@ import (
 
 // SumMark stands between the rank and the sum of a value that Digest can read:
 //
-//	value = rankPrefix | rank | SumMark | sum, 40 hex digits | rest
-//	sum   = SHA-1(id | 0x00 | rank | rest)
+//	value = rankPrefix | rank | SumMark | sum, SumDigits hex digits | rest
+//	sum   = the first of SHA-1(id | 0x00 | rank | rest)
 //
 // id is the key without the prefix of all keys. The 18th byte of rank is '0' in a live
 // value; any other is a tombstone.
 const SumMark = `","sum":"`
 
+// SumDigits is the length of a sum: 64 bits, which chance does not meet.
+const SumDigits = 16
+
 const (
-	sumDigits = 40
-	liveAt    = 18
+	liveAt = 18
 	// scanStep is how many places of the key space the server looks at before it counts
 	// its work: a page can end only between two steps.
 	scanStep = 64
@@ -56,7 +58,7 @@ local function branch(id) return bit.rshift(tonumber(sub(sha1(id), 1, 3), 16), 1
 local function sound(id, v)
   if sub(v, 1, $head) ~= $prefix or sub(v, $width+1, $width+$mark) ~= $sumMark then return end
   local text = id .. '\0' .. sub(v, $head+1, $width)
-  if sha1(text .. sub(v, $total+1)) == sub(v, $total-39, $total) then return text end
+  if sub(sha1(text .. sub(v, $total+1)), 1, $sum) == sub(v, $total-$sum+1, $total) then return text end
 end
 local function visit(key, whole, skip, take)
   local id = sub(key, plen+1)
@@ -185,7 +187,7 @@ func walkScript(rankPrefix string, rankWidth, branches int, source string) *redi
 	number := strconv.Itoa
 	return redis.NewScript(strings.NewReplacer(
 		"$head", number(len(rankPrefix)), "$prefix", luaString(rankPrefix), "$width", number(rankWidth),
-		"$sumMark", luaString(SumMark), "$mark", number(len(SumMark)), "$total", number(rankWidth+len(SumMark)+sumDigits),
+		"$sumMark", luaString(SumMark), "$mark", number(len(SumMark)), "$total", number(rankWidth+len(SumMark)+SumDigits), "$sum", number(SumDigits),
 		"$live", number(liveAt), "$last", number(wholeLimit-1), "$step", number(scanStep), "$state", number(int(stateMark[0])),
 		"$cursor", number(stateCursor), "$branches", number(branches), "$branch", number(branchBytes),
 		"$tries", number(stateTries), "$ttl", stateTTL,
