@@ -97,7 +97,8 @@ func newEntry(r *Record) *entry {
 		m.expires = millis(r.ExpiresAt)
 	}
 	if m.expires != 0 || m.strings() {
-		e.meta = &m
+		e.meta = new(carried) // not &m, which would be on the heap for all
+		*e.meta = m
 	}
 	return e
 }

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/flight"
@@ -179,12 +180,17 @@ type call struct {
 	d        Durability
 	numbered bool             // by the caller
 	views    map[int][32]byte // see noteViews
+	kept     bool             // somebody may hold it when the call has returned
 
 	first [1]*entry // room for ops of the usual call
 }
 
+// usual are calls of one op that nobody holds any more.
+var usual = sync.Pool{New: func() any { return new(call) }}
+
 func (o *writeOptions) call(n int) *call {
-	c := &call{d: o.durability, numbered: o.version != 0}
+	c := usual.Get().(*call)
+	*c = call{d: o.durability, numbered: o.version != 0}
 	if c.ops = c.first[:0]; n > len(c.first) {
 		c.ops = make([]*entry, 0, n)
 	}
@@ -257,7 +263,12 @@ func (e *writer) submit(ctx context.Context, item *Item, o *writeOptions) error 
 	if err := c.put(e, item, o); err != nil {
 		return err
 	}
-	return e.write(ctx, c)
+	err := e.write(ctx, c)
+	if err == nil && !c.kept {
+		*c = call{}
+		usual.Put(c)
+	}
+	return err
 }
 
 func (e *writer) Delete(ctx context.Context, id string, opts ...WriteOption) error {
@@ -373,6 +384,7 @@ func (e *writer) write(ctx context.Context, c *call) (err error) {
 	}
 	judged := c.numbered && c.d == Archived && !c.merges() // a merge may be older than its item
 	if c.want != nil || judged && (e.archive.Private() || e.archive.Conditional()) {
+		c.kept = true
 		return e.writeIf(ctx, c)
 	}
 	if err := e.lines.giveWay(ctx, c.ops); err != nil {
@@ -386,6 +398,7 @@ func (e *writer) write(ctx context.Context, c *call) (err error) {
 			return err
 		}
 	}
+	c.kept = true
 	return e.logAndWait(ctx, c, func(op *entry) (*entry, error) { return nil, e.numbers.Assign(op) })
 }
 

@@ -33,6 +33,7 @@ func TestFaultsOfSQLAreFelt(t *testing.T) {
 	s := Start(t)
 	e := s.New(quick)
 	ctx := context.Background()
+	lab.Eventually(t, "the tables are there", func() bool { return e.Health(ctx).L3.OK })
 	for i, f := range []Fault{SQLAway, SQLHangs} {
 		s.On(f)
 		if st, err := e.Status(ctx, "absent"); !errors.Is(err, syncengine.ErrUnavailable) {
@@ -57,6 +58,7 @@ func TestFaultsOfRedisAreFelt(t *testing.T) {
 	s := Start(t)
 	e := s.New(quick)
 	ctx := context.Background()
+	lab.Eventually(t, "the tables are there", func() bool { return e.Health(ctx).L3.OK })
 	for _, f := range []Fault{RedisAway, RedisHangs} {
 		s.On(f)
 		if h := e.Health(ctx); h.L2.OK || !h.L3.OK {

@@ -28,6 +28,9 @@ var memoryRows = []row{
 	{work: "Get, in memory, beside theine", goal: 1, ours: engineHits, theirs: theineHits},
 	{work: "Get of an absent id, beside a Get that hits", goal: 3, ours: engineMisses, theirs: engineHits},
 	{work: "Submit, Buffered, one caller, beside storing a copy in an xsync map", ours: buffered, theirs: copies},
+	{work: "Submit, Buffered, one caller", goal: 1500, unit: "ns", figure: func(t *testing.T) float64 { return float64(buffered(t)) }},
+	{work: "Submit, Buffered, allocations", goal: 3, rounds: 1, unit: "", figure: allocations},
+	{work: "memory of an item in L1 beside id and content", goal: 200, rounds: 1, unit: "bytes", figure: beside},
 }
 
 // inMemory is what is looked at, made once for the whole run.
@@ -140,6 +143,38 @@ func buffered(t *testing.T) time.Duration {
 	return each(t, 1, 500_000, func(n int64) error {
 		return e.Submit(ctx, syncengine.Item{ID: ids[n%cached], Content: document})
 	})
+}
+
+func allocations(t *testing.T) float64 {
+	e := open(t, syncengine.Config{L1MaxBytes: 1 << 30, Durability: syncengine.Buffered, L3: nowhere{}, BatchFlushInterval: time.Hour, BatchFlushCount: 100_000, BatchFlushBytes: 1 << 30})
+	defer whole(t, e)
+	ids := inMemory().ids[:10_000]
+	for _, id := range ids {
+		ok(t, e.Submit(ctx, syncengine.Item{ID: id, Content: document}))
+	}
+	ok(t, e.Flush(ctx))
+	n := 0
+	return testing.AllocsPerRun(len(ids)-1, func() {
+		ok(t, e.Submit(ctx, syncengine.Item{ID: ids[n], Content: document}))
+		n++
+	})
+}
+
+// beside is what the heap grows by for an item, less its content and its id.
+func beside(t *testing.T) float64 {
+	ids := inMemory().ids
+	e := open(t, syncengine.Config{L1MaxBytes: 1 << 30, L1MaxAge: time.Hour, Durability: syncengine.Buffered, L3: nowhere{}})
+	defer whole(t, e)
+	before := heap()
+	for _, id := range ids {
+		ok(t, e.Submit(ctx, syncengine.Item{ID: id, Content: document}))
+	}
+	ok(t, e.Flush(ctx))
+	grown := heap() - before
+	if e.Len() != len(ids) {
+		t.Fatalf("%d of %d items are in memory", e.Len(), len(ids))
+	}
+	return float64(grown)/float64(len(ids)) - float64(len(document)+len(ids[0]))
 }
 
 func copies(t *testing.T) time.Duration {

@@ -4,8 +4,10 @@ package table
 
 import (
 	"crypto/sha256"
+	"errors"
 	"flag"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -16,6 +18,45 @@ var stored = flag.Int("stored", 1_000_000, "rows in SQLite to open on")
 
 var openRows = []row{
 	{work: "Open until the filter is trusted, with a snapshot, beside without", goal: .05, rounds: 1, ours: opened(true), theirs: opened(false)},
+	{work: "Open with spooled ops, an op", rounds: 1, unit: "µs", figure: func(t *testing.T) float64 { return spool(t).open }},
+	{work: "heap after Open with spooled ops, an op", rounds: 1, unit: "bytes", figure: func(t *testing.T) float64 { return spool(t).opened }},
+	{work: "heap at most while spooled ops drain to SQLite, L1MaxBytes 4 MiB", rounds: 1, unit: "MiB", figure: func(t *testing.T) float64 { return spool(t).drain }},
+}
+
+type spooling struct{ open, opened, drain float64 }
+
+var spooledOnce spooling
+
+// spool leaves ops in the log, opens on them, and lets them drain.
+func spool(t *testing.T) spooling {
+	if spooledOnce != (spooling{}) {
+		return spooledOnce
+	}
+	s := store(t, newSQLite(t))
+	o := &outage{ArchiveStore: s}
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: o, L1MaxBytes: 4 << 20, WALMaxItems: 10_000_000, WALMaxBytes: 8 << 30, Durability: syncengine.Logged}
+	e := open(t, cfg)
+	ids := idsOf(*spooled)
+	each(t, callers, *spooled, func(n int64) error {
+		return e.Submit(ctx, syncengine.Item{ID: ids[scattered(n, len(ids))], Content: document})
+	})
+	if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
+		t.Fatalf("Close: %v", err)
+	}
+	e, ids = nil, nil
+	before, start := heap(), time.Now()
+	e = open(t, cfg)
+	spooledOnce.open = float64(time.Since(start).Microseconds()) / float64(*spooled)
+	spooledOnce.opened = float64(heap()-before) / float64(*spooled)
+	defer whole(t, e)
+	o.over.Store(true)
+	for most := uint64(0); e.Stats().PendingOps > 0; time.Sleep(10 * time.Millisecond) {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		most = max(most, m.HeapAlloc)
+		spooledOnce.drain = float64(most-min(most, before)) / (1 << 20)
+	}
+	return spooledOnce
 }
 
 // opened opens on a SQLite of many rows. What an engine saves when it closes is the snapshot.

@@ -47,6 +47,10 @@ type row struct {
 	rounds int
 	// ours and theirs do the work once and return what one operation took.
 	ours, theirs func(t *testing.T) time.Duration
+	// figure, instead of these two, measures something that is compared with nothing, in a unit;
+	// goal bounds it.
+	figure func(t *testing.T) float64
+	unit   string
 }
 
 // TestTable prints the table.
@@ -66,6 +70,10 @@ func TestTable(t *testing.T) {
 var groups = [][]row{memoryRows, readRows, writeRows, openRows}
 
 func (r row) run(t *testing.T) {
+	if r.figure != nil {
+		r.measure(t)
+		return
+	}
 	var ours, theirs []time.Duration
 	var ratios []float64
 	for range cmp.Or(r.rounds, *rounds) {
@@ -74,14 +82,33 @@ func (r row) run(t *testing.T) {
 		ratios = append(ratios, float64(ours[len(ours)-1])/float64(theirs[len(theirs)-1]))
 	}
 	slices.Sort(ratios)
-	ratio, goal, verdict := ratios[len(ratios)/2], "", ""
-	if r.goal > 0 {
-		goal, verdict = fmt.Sprintf("≤ %.2f", r.goal), "met"
-		if ratio > r.goal {
-			verdict = "**missed**"
-		}
-	}
+	ratio := ratios[len(ratios)/2]
+	goal, verdict := r.judge(ratio, "")
 	fmt.Printf("| %s | %s / %s | %.2f (%.2f–%.2f) | %s | %s |\n", r.work, short(median(ours)), short(median(theirs)), ratio, ratios[0], ratios[len(ratios)-1], goal, verdict)
+}
+
+func (r row) judge(v float64, unit string) (goal, verdict string) {
+	switch {
+	case r.goal == 0:
+		return "", ""
+	case v > r.goal:
+		verdict = "**missed**"
+	default:
+		verdict = "met"
+	}
+	return fmt.Sprintf("≤ %.4g%s", r.goal, unit), verdict
+}
+
+// measure prints the line of a figure: the median of its values.
+func (r row) measure(t *testing.T) {
+	var values []float64
+	for range cmp.Or(r.rounds, *rounds) {
+		values = append(values, r.figure(t))
+	}
+	slices.Sort(values)
+	v, unit := values[len(values)/2], " "+r.unit
+	goal, verdict := r.judge(v, unit)
+	fmt.Printf("| %s | %.4g%s | (%.4g–%.4g) | %s | %s |\n", r.work, v, unit, values[0], values[len(values)-1], goal, verdict)
 }
 
 func median(ds []time.Duration) time.Duration {
