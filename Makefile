@@ -114,6 +114,14 @@ bench: servers ## run the benchmarks, those of the nested module too
 	go test -run '^$$' -bench . -benchmem ./...
 	@if [ -f bench/go.mod ]; then cd bench && go test -run '^$$' -bench . -benchmem ./...; fi
 
+.PHONY: table
+table: servers ## measure beside code that is not ours: the table of BENCHMARKS.md; half an hour
+	cd bench && go test -count=1 -timeout=0 -v -run Table $(TESTFLAGS) ./table $(ROWS)
+
+.PHONY: curves
+curves: servers ## measure how time and memory grow with the number of items, and draw docs/curves.svg
+	cd bench && go test -count=1 -timeout=0 -v -run Curves $(TESTFLAGS) ./table -svg $(CURDIR)/docs/curves.svg
+
 # What a test calls in another package counts: those of internal/promises cover the root.
 .PHONY: cover
 cover: servers ## measure what all tests cover together, into cover.out

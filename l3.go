@@ -31,8 +31,8 @@ import (
 const (
 	schemaTable = "sync_schema"
 	// maxChunk rows make one MySQL statement at most; statements are prepared for powers
-	// of two, so a batch of 1000 takes seven.
-	maxChunk = 256
+	// of two, so a batch of 1000 new rows takes six.
+	maxChunk = 512
 	// maxLookup ids are looked up by one statement.
 	maxLookup = 1024
 	// chunkBytes bounds a statement's content, also below the server's max_allowed_packet.

@@ -444,17 +444,39 @@ func (s *sqlStore) writeMySQL(ctx context.Context, tx *sql.Tx, rows []*storedRow
 	var args []any
 	for len(rows) > 0 {
 		n := chunkLen(rows, limit)
+		places := n
+		if over {
+			n, places = padded(rows, n, limit)
+		}
 		plain := !slices.ContainsFunc(rows[:n], func(r *storedRow) bool { return !r.plain() })
 		args = args[:0]
-		for _, r := range rows[:n] {
-			args = appendArgs(args, r, plain)
+		for i := range places {
+			args = appendArgs(args, rows[min(i, n-1)], plain)
 		}
-		if err := s.exec(ctx, tx, s.insertText(n, plain, over), args...); err != nil {
+		if err := s.exec(ctx, tx, s.insertText(places, plain, over), args...); err != nil {
 			return err
 		}
 		rows = rows[n:]
 	}
 	return nil
+}
+
+// padded returns how many rows a statement that overwrites takes, and how many places it has:
+// writing the last row more than once changes nothing, and saves statements where that is less than
+// an eighth of one. n is what chunkLen says.
+func padded(rows []*storedRow, n int, limit int64) (take, places int) {
+	if places = 2 * n; places > maxChunk || len(rows) < places-places/8 {
+		return n, n
+	}
+	take = min(len(rows), places)
+	bytes := int64(0)
+	for i := range places {
+		bytes += int64(len(rows[min(i, take-1)].content)) + rowOverheadSQL
+	}
+	if bytes > limit {
+		return n, n
+	}
+	return take, places
 }
 
 // chunkLen returns how many of the records one statement takes: a power of two, at most

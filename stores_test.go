@@ -174,6 +174,34 @@ func TestSQLStoresOnOneDatabase(t *testing.T) {
 	}
 }
 
+// Batches of any size are written in statements of some sizes.
+func TestBatchesOfAnySizeAreOverwritten(t *testing.T) {
+	for _, srv := range lab.SQLServers {
+		t.Run(srv.Name, func(t *testing.T) {
+			s, ctx := lab.ArchiveAt(t, srv.URL(t)), lab.Bounded(t)
+			version := uint64(0)
+			for _, n := range []int{1, 2, 3, 7, 8, 9, 15, 29, 60, 116, 230, 447, 448, 460, 511, 513, 900, 1000} {
+				for range 2 {
+					version++
+					var recs []syncengine.Record
+					for i := range n {
+						recs = append(recs, storetest.Put(fmt.Sprintf("%04d", i), version, fmt.Sprint(version, i)[:1]+fmt.Sprint(i)))
+					}
+					lab.Must(t, lab.Applied(s.Apply(ctx, recs)))
+					found, err := s.GetMany(ctx, idsOf(recs))
+					lab.Must(t, err)
+					for i := range recs {
+						if field := storetest.Diff(&found[i].Record, &recs[i]); !found[i].OK || field != "" {
+							t.Fatalf("%d rows, version %d: %s of %s differs", n, version, field, recs[i].ID)
+						}
+					}
+				}
+			}
+			lab.WantDigest(t, s)
+		})
+	}
+}
+
 // A caller's own handle, with no option that the engine would like but maxAllowedPacket=0
 // (Config.DB says why), on a database whose default character set and collation would merge
 // ids (TRAPS 21).

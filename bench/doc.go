@@ -2,6 +2,7 @@
 // needs is not a dependency of the library.
 //
 //	go test -bench .              # reads from memory beside otter and a raw map
+//	go test -run Table ./table    # the table of BENCHMARKS.md (make table)
 //	go run ./hitratio -traces DIR # what stays in memory, beside otter, LRU and random
 //	go run ./overload             # more writes than SQLite takes
 package bench
