@@ -116,7 +116,7 @@ bench: servers ## run the benchmarks, those of the nested module too
 
 .PHONY: table
 table: servers ## measure beside code that is not ours: the table of BENCHMARKS.md; half an hour
-	cd bench && go test -count=1 -timeout=0 -v -run Table $(TESTFLAGS) ./table $(ROWS)
+	cd bench && go test -count=1 -timeout=0 -v -run Table $(TESTFLAGS) ./table $(TABLEFLAGS)
 
 .PHONY: curves
 curves: servers ## measure how time and memory grow with the number of items, and draw docs/curves.svg

@@ -35,6 +35,7 @@ var writeRows = []row{
 	{work: "Ingest until SQLite holds it, Logged, beside those upserts", ours: ingest(syncengine.Logged, newSQLite, nil), theirs: sqliteUpserts(ingested)},
 	{work: "Ingest until MariaDB and Redis hold it, Logged, beside the overlapped loop", goal: 1 / .8, ours: ingest(syncengine.Logged, newMariaDB, newRedis), theirs: overlapped},
 	{work: "Ingest until MariaDB and Redis hold it, Buffered, beside the overlapped loop", goal: 1 / .8, ours: ingest(syncengine.Buffered, newMariaDB, newRedis), theirs: overlapped},
+	{work: "Ingest beside another engine, Logged, MariaDB and Redis, with messages beside NoPush", ours: told(false), theirs: told(true)},
 	{work: "MariaDB, batch of 1000, new rows, beside a multi-row upsert with a condition", goal: 1 / .9, ours: applied(false), theirs: upserted(false)},
 	{work: "MariaDB, batch of 1000, rows that are there, beside that upsert", goal: 1 / .9, ours: applied(true), theirs: upserted(true)},
 	{work: "MariaDB, drain of spooled ops, beside that upsert", goal: 1 / .8, rounds: 3, ours: drained, theirs: upserted(false)},
@@ -170,6 +171,27 @@ func ingest(d syncengine.Durability, sqlURL, redisURL func(t *testing.T) string)
 			t.Fatalf("%d items, want %d", n, len(ids))
 		}
 		return took
+	}
+}
+
+// told is an ingest while another engine is there, which is told of each write or finds it in the
+// log.
+func told(noPush bool) func(t *testing.T) time.Duration {
+	return func(t *testing.T) time.Duration {
+		sqlURL, redisURL := newMariaDB(t), newRedis(t)
+		other := open(t, syncengine.Config{SQLURL: sqlURL, RedisURL: redisURL, NoPush: noPush})
+		defer whole(t, other)
+		cfg := syncengine.Config{SQLURL: sqlURL, RedisURL: redisURL, NoPush: noPush, Durability: syncengine.Logged}
+		e := open(t, cfg)
+		defer whole(t, e)
+		ok(t, e.Submit(ctx, syncengine.Item{ID: "first", Content: document}, syncengine.WithDurability(syncengine.Archived)))
+		ids := idsOf(ingested / 2)
+		start := time.Now()
+		each(t, callers, ingested, func(n int64) error {
+			return e.Submit(ctx, syncengine.Item{ID: ids[scattered(n, len(ids))], Content: document})
+		})
+		ok(t, e.Flush(ctx))
+		return time.Since(start) / ingested
 	}
 }
 
