@@ -117,9 +117,7 @@ var migrations = map[sqlkit.Dialect][][]string{
 		at   BIGINT NOT NULL,
 		id   VARBINARY(512) NOT NULL,
 		PRIMARY KEY (kind, at, id)
-	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`,
-			`INSERT IGNORE INTO sync_due (kind, at, id) SELECT 1, deleted_at, id FROM sync_items WHERE deleted_at IS NOT NULL`,
-			`INSERT IGNORE INTO sync_due (kind, at, id) SELECT 2, expires_at, id FROM sync_items WHERE deleted_at IS NULL AND expires_at IS NOT NULL`,
+	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`, fillDues[0], fillDues[1],
 			`ALTER TABLE sync_items DROP KEY sync_items_deleted, DROP KEY sync_items_expires`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,

@@ -233,10 +233,13 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 	if len(broken) > 0 {
 		wrong = max(wrong, 1)
 	}
-	if wrong == 0 || !fix {
+	if !fix {
 		return wrong, nil
 	}
 	_ = tx.Rollback() // there may be no other connection
+	if err := s.mendDues(ctx); err != nil || wrong == 0 {
+		return wrong, err
+	}
 	// Nobody else touches the broken parts: a fold fails on them.
 	return wrong, s.run(ctx, "recount", func() error {
 		return s.inTx(ctx, func(tx *sql.Tx) error {

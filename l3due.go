@@ -5,7 +5,8 @@ package syncengine
 // for a part of the rows (SQLite has), and the two that are needed made an insert a third slower.
 // So the table sync_due has an entry for just those rows that are deleted or expire. It is kept by
 // the transaction that writes the row, which knows from its locked head what entry the row had: an
-// entry is there if and only if the row has that time.
+// entry is there if and only if the row has that time. Rows that somebody else has changed are the
+// exception: so an entry is no proof, and a deep check with repair adds those that are missing.
 
 import (
 	"context"
@@ -13,6 +14,9 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
 // The kinds of entries.
@@ -59,7 +63,34 @@ func deleteDues(n int) string {
 
 // selectDue reads the heads of items that have expired.
 const selectDue = "SELECT i.id, i.version, i.deleted, i.content_hash, i.expires_at FROM " +
-	"(SELECT id FROM sync_due WHERE kind = 2 AND at <= ? ORDER BY at LIMIT ?) AS d STRAIGHT_JOIN sync_items AS i ON i.id = d.id WHERE i.deleted = 0"
+	"(SELECT at, id FROM sync_due WHERE kind = 2 AND at <= ? ORDER BY at LIMIT ?) AS d STRAIGHT_JOIN sync_items AS i ON i.id = d.id WHERE i.deleted = 0 AND i.expires_at = d.at"
+
+// fillDues adds the entries that rows should have.
+var fillDues = []string{
+	"INSERT IGNORE INTO sync_due (kind, at, id) SELECT 1, deleted_at, id FROM sync_items WHERE deleted_at IS NOT NULL",
+	"INSERT IGNORE INTO sync_due (kind, at, id) SELECT 2, expires_at, id FROM sync_items WHERE deleted_at IS NULL AND expires_at IS NOT NULL",
+}
+
+// strayDues removes entries of a time that is long past and that no row has.
+const strayDues = "DELETE d FROM sync_due AS d LEFT JOIN sync_items AS i ON i.id = d.id AND i.deleted = 0 AND i.expires_at = d.at " +
+	"WHERE d.kind = 2 AND d.at < ? AND i.id IS NULL"
+
+// mendDues adds what is missing since somebody else has changed rows.
+func (s *sqlStore) mendDues(ctx context.Context) error {
+	if s.dialect != sqlkit.MySQL {
+		return nil
+	}
+	return s.run(ctx, "recount", func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) error {
+			for _, text := range fillDues {
+				if _, err := tx.ExecContext(ctx, text); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
 
 // writeDues brings the entries of rows that are written up to date.
 func (s *sqlStore) writeDues(ctx context.Context, tx *sql.Tx, p *plan) error {
@@ -131,5 +162,10 @@ func (s *sqlStore) purgeDue(ctx context.Context, before int64, limit int) (n int
 		}
 		n += int(gone)
 	}
-	return n, nil
+	return n, s.run(ctx, "purge", func() error {
+		return s.inTx(ctx, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, strayDues, before/int64(time.Millisecond))
+			return err
+		})
+	})
 }

@@ -3,6 +3,7 @@ package syncengine_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,5 +83,46 @@ func TestRowsOfBeforeDuesAreFound(t *testing.T) {
 	}
 	if n, err := s.PurgeTombstones(ctx, time.Unix(0, 6), 10); err != nil || n != 1 {
 		t.Errorf("PurgeTombstones: %d, %v", n, err)
+	}
+}
+
+// What somebody else does to rows by hand purges nothing that is not due, and a deep check makes up
+// for entries that are missing.
+func TestDuesAreNoProof(t *testing.T) {
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	s, raw, ctx := lab.ArchiveAt(t, url), testserver.OpenSQL(t, url), lab.Bounded(t)
+	soon := storetest.Put("soon", 1, `1`)
+	soon.ExpiresAt = time.UnixMilli(1000)
+	lab.Must(t, lab.Applied(s.Apply(ctx, []syncengine.Record{storetest.Put("dead by hand", 1, `1`), storetest.Put("due by hand", 1, `1`), soon})))
+	for _, text := range []string{
+		"UPDATE sync_items SET expires_at = NULL WHERE id = 'soon'", "UPDATE sync_items SET expires_at = 2000 WHERE id = 'due by hand'",
+		"UPDATE sync_items SET deleted = 1, deleted_at = 5, content = NULL WHERE id = 'dead by hand'",
+	} {
+		_, err := raw.Exec(text)
+		lab.NoError(t, text, err)
+	}
+	expired := func() (ids []string) {
+		rows, err := s.(syncengine.ExpiringStore).Expired(ctx, time.UnixMilli(5000), 10)
+		lab.Must(t, err)
+		for _, m := range rows {
+			ids = append(ids, m.ID)
+		}
+		return ids
+	}
+	if ids := expired(); len(ids) != 0 {
+		t.Errorf("%q have expired", ids)
+	}
+	_, err := s.(syncengine.ArchiveDigester).Recount(ctx, true, func(error) {})
+	lab.Must(t, err)
+	if ids := expired(); !slices.Equal(ids, []string{"due by hand"}) {
+		t.Errorf("after a deep check %q have expired", ids)
+	}
+	if n, err := s.PurgeTombstones(ctx, time.UnixMilli(1500), 10); err != nil || n != 1 {
+		t.Errorf("PurgeTombstones: %d, %v", n, err)
+	}
+	var left int
+	lab.Must(t, raw.QueryRow("SELECT COUNT(*) FROM sync_due").Scan(&left))
+	if left != 1 {
+		t.Errorf("%d entries are left, want that of the item that is due by hand", left)
 	}
 }
