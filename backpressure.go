@@ -72,10 +72,7 @@ func (p *pressure) observe(now float64) BackpressureLevel {
 // Admit lets ops in: it refuses them at once, or slows them. Nothing has been changed when it
 // returns an error; else they have their place in the log.
 func (p *pressure) Admit(ctx context.Context, ops []*entry) error {
-	if err := p.Allow(ctx); err != nil {
-		return err
-	}
-	if err := p.Reserve(ops); err != nil {
+	if err := p.AdmitMore(ctx, ops); err != nil {
 		return err
 	}
 	if err := p.Slow(ctx); err != nil {
@@ -83,6 +80,14 @@ func (p *pressure) Admit(ctx context.Context, ops []*entry) error {
 		return err
 	}
 	return nil
+}
+
+// AdmitMore is Admit for ops of a call that was slowed already.
+func (p *pressure) AdmitMore(ctx context.Context, ops []*entry) error {
+	if err := p.Allow(ctx); err != nil {
+		return err
+	}
+	return p.Reserve(ops)
 }
 
 // Allow refuses a write at a level that takes none.

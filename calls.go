@@ -188,15 +188,15 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOpti
 	return e.writer.SubmitMany(ctx, items, opts...)
 }
 
-// SubmitEach stores items that have nothing to do with each other, as an import does: in groups, at
-// their speed, but one that is refused takes no other with it, and is told of by itself. It takes
+// SubmitEach stores items that have nothing to do with each other, as an import does: many share a
+// commit, but one that is refused takes no other with it, and is told of by itself. It takes
 // items one at a time, in bounded memory, and copies each: the sequence may use its slices again.
 // While there is no room it waits, until ctx ends. An item may come more than once: the last one
 // wins. Conditions and versions of opts hold for each item by itself.
 //
 // The error is nil when all items were stored or refused; look at Failed. Refused are those that
-// break a rule, lose to their condition or version, or that L3 refuses at Archived: with the last
-// their group is in quarantine, as after SubmitMany. Another error (ErrUnavailable, ErrClosed, what
+// break a rule, lose to their condition or version, or that L3 refuses at Archived. What L3 refuses
+// is in quarantine, alone; at Buffered and Logged it is refused later, as with Submit. Another error (ErrUnavailable, ErrClosed, what
 // ctx says) ends the call; items counted neither as stored nor as refused are as it says. Calling
 // it again with all items is harmless.
 //

@@ -106,10 +106,11 @@ func (e *writer) logKnown(ctx context.Context, c *call, at []known) error {
 		return err
 	}
 	var err error
+	var l *logging
 	if assign := e.judge(c, at); c.d == Buffered && e.queue.Promise(sizeOf(c.ops)) {
 		err = e.accept(c.ops, settled(assign))
-	} else {
-		err = e.logAndWait(ctx, c, assign)
+	} else if l, err = e.log(c, assign); err == nil {
+		err = e.await(ctx, l)
 	}
 	if errors.Is(err, errUnsettled) {
 		c.renumber()

@@ -1,8 +1,10 @@
 package syncengine
 
-// each.go writes many items that have nothing to do with each other: in groups, since a group costs
-// one commit, but with an error for each item. A group that fails for one item is written again in
-// halves. What is full is waited for. State is that of the call.
+// each.go writes many items that have nothing to do with each other: many at a time, so that they
+// share commits, but each as an op of its own, so that what L3 refuses later takes no other with it
+// (INV-9). Where L3, or the log, has to decide whether an item is stored, they are groups, since each
+// decision would be a transaction; a group that fails for one item is written again in halves. What
+// is full is waited for. State is that of the call.
 
 import (
 	"context"
@@ -100,9 +102,12 @@ func (s *each) flush(ctx context.Context) error {
 	return nil
 }
 
-// write writes a group, or parts of it.
+// write writes what was gathered, or parts of a group.
 func (s *each) write(ctx context.Context, c *call, index []int) error {
-	err := s.patiently(ctx, c)
+	if !s.e.decided(c) {
+		return s.singly(ctx, c, index)
+	}
+	err := s.patiently(ctx, func() error { return s.e.write(ctx, c) })
 	switch {
 	case err == nil:
 		s.r.Succeeded += len(c.ops)
@@ -120,6 +125,75 @@ func (s *each) write(ctx context.Context, c *call, index []int) error {
 		return err
 	}
 	return s.write(ctx, s.part(c, half, len(c.ops)), index[half:])
+}
+
+// singly writes the ops of a call as if each was a call's only one.
+func (s *each) singly(ctx context.Context, c *call, index []int) error {
+	told := func(i int, err error) {
+		if err == nil {
+			s.r.Succeeded++
+		} else {
+			s.failed(index[i], c.ops[i].item(), err)
+		}
+	}
+	if len(c.ops) == 0 {
+		return ctx.Err()
+	}
+	for from := 0; from < len(c.ops); {
+		err := s.patiently(ctx, func() (err error) {
+			from, err = s.e.writeSingly(ctx, c, from, told)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeSingly writes the ops of a call from one on, each as a unit of its own, until one can't be
+// written for want of room, or for no fault of its own: that is the error then, and next is its place.
+// told is told of the others, once it is known what became of them.
+func (e *writer) writeSingly(ctx context.Context, c *call, from int, told func(i int, err error)) (next int, err error) {
+	if err := e.door.Enter(); err != nil {
+		return from, err
+	}
+	defer e.door.Exit(ctx, &err)
+	start := e.news.Start()
+	under := make([]*logging, 0, len(c.ops)-from)
+	admit := e.pressure.Admit
+	for next = from; next < len(c.ops); admit = e.pressure.AdmitMore {
+		one := &call{ops: c.ops[next : next+1 : next+1], d: c.d, numbered: c.numbered}
+		var l *logging
+		if l, err = e.begin(ctx, one, admit); err != nil && !isOfItems(err) {
+			break
+		}
+		if l == nil {
+			e.news.Wrote(c.d, false, start, err)
+			told(next, err)
+			err = nil
+		}
+		under = append(under, l)
+		next++
+	}
+	for i, l := range under {
+		if l == nil {
+			continue
+		}
+		failed := e.await(ctx, l)
+		if e.news.Wrote(c.d, false, start, failed); failed == nil || isOfItems(failed) {
+			told(from+i, failed)
+		} else if err == nil || isFull(err) {
+			err = failed
+		}
+	}
+	return next, err
+}
+
+// isFull reports whether a write was refused for want of room.
+func isFull(err error) bool {
+	var full *BackpressureError
+	return errors.As(err, &full)
 }
 
 // part is a call for some ops of one that has failed.
@@ -146,10 +220,10 @@ func isOfItems(err error) bool {
 	return false
 }
 
-// patiently writes a group, again while it is refused for want of room, until ctx ends.
-func (s *each) patiently(ctx context.Context, c *call) error {
+// patiently writes, again while it is refused for want of room, until ctx ends.
+func (s *each) patiently(ctx context.Context, write func() error) error {
 	for try := 0; ; try++ {
-		err := s.e.write(ctx, c)
+		err := write()
 		var full *BackpressureError
 		if !errors.As(err, &full) || ctx.Err() != nil {
 			return err

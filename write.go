@@ -376,30 +376,52 @@ func (e *writer) write(ctx context.Context, c *call) (err error) {
 	}
 	start := e.news.Start()
 	defer func() { e.news.Wrote(c.d, c.want != nil, start, err) }()
+	if e.decided(c) {
+		c.kept = true
+		if err := e.check(c); err != nil {
+			return err
+		}
+		return e.writeIf(ctx, c)
+	}
+	l, err := e.begin(ctx, c, e.pressure.Admit)
+	if err != nil || l == nil {
+		return err
+	}
+	return e.await(ctx, l)
+}
+
+// decided reports whether somebody has to decide whether a call's ops are stored: L3, or the log.
+func (e *writer) decided(c *call) bool {
+	judged := c.numbered && c.d == Archived && !c.merges() // a merge may be older than its item
+	return c.want != nil || judged && (e.archive.Private() || e.archive.Conditional())
+}
+
+func (e *writer) check(c *call) error {
 	if err := e.checkSize(c.ops); err != nil {
 		return err
 	}
-	if err := e.checkKinds(c.ops); err != nil {
-		return err
-	}
-	judged := c.numbered && c.d == Archived && !c.merges() // a merge may be older than its item
-	if c.want != nil || judged && (e.archive.Private() || e.archive.Conditional()) {
-		c.kept = true
-		return e.writeIf(ctx, c)
+	return e.checkKinds(c.ops)
+}
+
+// begin takes a call up to its acknowledgement if that comes from memory, nil, and else into the log:
+// await waits for what is left.
+func (e *writer) begin(ctx context.Context, c *call, admit func(context.Context, []*entry) error) (*logging, error) {
+	if err := e.check(c); err != nil {
+		return nil, err
 	}
 	if err := e.lines.giveWay(ctx, c.ops); err != nil {
-		return err
+		return nil, err
 	}
-	if err := e.pressure.Admit(ctx, c.ops); err != nil {
-		return err
+	if err := admit(ctx, c.ops); err != nil {
+		return nil, err
 	}
 	if c.d == Buffered && e.queue.Promise(sizeOf(c.ops)) {
 		if err := e.accept(c.ops, e.numbers.Assign); !errors.Is(err, errMustFollow) {
-			return err
+			return nil, err
 		}
 	}
 	c.kept = true
-	return e.logAndWait(ctx, c, func(op *entry) (*entry, error) { return nil, e.numbers.Assign(op) })
+	return e.log(c, func(op *entry) (*entry, error) { return nil, e.numbers.Assign(op) })
 }
 
 // accept takes ops into memory alone: room there is promised to them.
@@ -491,36 +513,50 @@ func (e *writer) askPriority(op *entry) (p Priority) {
 	return p
 }
 
-// logAndWait gives ops, which have their place in the WAL, their versions with assign, appends them
-// as one unit and waits for the commit, and at Archived for L3. assign may rest on another op, see
-// numbers.LogUnit.
-func (e *writer) logAndWait(ctx context.Context, c *call, assign func(*entry) (*entry, error)) error {
-	ops := c.ops
-	if c.d == Archived { // to know what came later, if it is outranked
-		ids := itemsOf(ops)
-		e.numbers.Watch(ids)
-		defer e.numbers.Unwatch(ids)
+// logging is a unit on its way into the log.
+type logging struct {
+	c       *call
+	logged  chan error // cap 1: the log's loop must not wait for a caller that left
+	w       *waiter    // of an Archived one
+	watched []string   // its ids, to know what came later, if it is outranked
+}
+
+// log gives ops, which have their place in the WAL, their versions with assign, and appends them as
+// one unit. assign may rest on another op, see numbers.LogUnit. Every nil error is followed by await.
+func (e *writer) log(c *call, assign func(*entry) (*entry, error)) (*logging, error) {
+	l := &logging{c: c, logged: make(chan error, 1)}
+	if c.d == Archived {
+		l.watched = itemsOf(c.ops)
+		e.numbers.Watch(l.watched)
 	}
-	logged := make(chan error, 1) // the log's loop must not wait for a caller that left
-	w, err := e.numbers.StartLog(ops, c.d, assign, func(err error) { logged <- err })
-	if err != nil {
-		return err
+	var err error
+	if l.w, err = e.numbers.StartLog(c.ops, c.d, assign, func(err error) { l.logged <- err }); err != nil {
+		e.numbers.Unwatch(l.watched)
+		return nil, err
+	}
+	return l, nil
+}
+
+// await waits for the commit, and at Archived for L3.
+func (e *writer) await(ctx context.Context, l *logging) error {
+	if l.watched != nil {
+		defer e.numbers.Unwatch(l.watched)
 	}
 	select {
-	case err := <-logged:
+	case err := <-l.logged:
 		if err != nil {
 			return err
 		}
 	case <-ctx.Done():
-		if w != nil {
-			w.Leave()
+		if l.w != nil {
+			l.w.Leave()
 		}
-		e.door.Stay(func() { <-logged })
+		e.door.Stay(func() { <-l.logged })
 		return fmt.Errorf("syncengine: outcome unknown, the WAL commit is under way: %w", ctx.Err())
 	}
 	e.l1.Shrink()
-	if w == nil {
+	if l.w == nil {
 		return nil
 	}
-	return e.awaitArchived(ctx, w, c.numbered)
+	return e.awaitArchived(ctx, l.w, l.c.numbered)
 }

@@ -611,11 +611,12 @@ func breakCache(s syncengine.CacheStore, c brokenCacheCase) syncengine.CacheStor
 
 const brokenEnv = "SYNCENGINETEST_BROKEN"
 
-// TestABrokenStore is the process that TestTheSuitesNameTheRuleThatIsBroken starts.
+// TestABrokenStore is the process that TestTheSuitesNameTheRuleThatIsBroken starts; by itself it is
+// nothing.
 func TestABrokenStore(t *testing.T) {
 	suite, name, ok := strings.Cut(os.Getenv(brokenEnv), "/")
 	if !ok {
-		t.Skip("for another test")
+		return
 	}
 	brokenStores[suite](t, name)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
 )
 
 // docs yields n items k.0000 and so on; others, if not nil, may change them.
@@ -69,6 +70,41 @@ func TestINV09OneBadItemOfAnImportFailsAlone(t *testing.T) {
 			t.Errorf("%d items", len(contents))
 		}
 	})
+}
+
+// Also what L3 refuses, and whenever it does, takes no other item of the import with it.
+func TestINV09WhatL3RefusesOfAnImportIsAlone(t *testing.T) {
+	for _, d := range everyLevel {
+		t.Run(d.String(), func(t *testing.T) {
+			ctx := context.Background()
+			store := &lab.HookedArchive{ArchiveStore: storetest.NewArchive(), OnApply: lab.RefusePoison}
+			e := lab.Open(t, syncengine.Config{L3: store})
+			r, err := e.SubmitEach(ctx, docs(2500, func(n int, it *syncengine.Item) {
+				if n == 7 || n == 1500 {
+					it.Content = lab.Poison
+				}
+			}), syncengine.EachOptions{}, syncengine.WithDurability(d))
+			failed := 0
+			if d == syncengine.Archived {
+				if failed = 2; len(r.Errors) != 2 || r.Errors[0].Index != 7 || r.Errors[1].ID != "k.1500" || !errors.Is(r.Errors[0].Err, syncengine.ErrRefused) {
+					t.Errorf("errors: %+v", r.Errors)
+				}
+			}
+			if err != nil || r.Total != 2500 || r.Failed != failed || r.Succeeded != 2500-failed {
+				t.Errorf("%+v, %v", r, err)
+			}
+			if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) {
+				t.Fatal(err)
+			}
+			ops, err := e.Quarantined(ctx)
+			if err != nil || len(ops) != 2 || ops[0].ID != "k.0007" || ops[1].ID != "k.1500" {
+				t.Errorf("in quarantine: %+v, %v", ops, err)
+			}
+			if rows := lab.RowsOf(t, store); len(rows) != 2498 {
+				t.Errorf("L3 has %d rows", len(rows))
+			}
+		})
+	}
 }
 
 func TestAnImportTakesAnItemMoreThanOnce(t *testing.T) {
