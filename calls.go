@@ -196,9 +196,9 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOpti
 //
 // The error is nil when all items were stored or refused; look at Failed. Refused are those that
 // break a rule, lose to their condition or version, or that L3 refuses at Archived. What L3 refuses
-// is in quarantine, alone; at Buffered and Logged it is refused later, as with Submit. Another error (ErrUnavailable, ErrClosed, what
-// ctx says) ends the call; items counted neither as stored nor as refused are as it says. Calling
-// it again with all items is harmless.
+// is in quarantine, alone; at Buffered and Logged it is refused later, as with Submit. Another
+// error (ErrUnavailable, ErrClosed, what ctx says) ends the call; items counted neither as stored
+// nor as refused are as it says. Calling it again with all items is harmless.
 //
 // The functions of tell, and the sequence, run on the caller's goroutine, and may block.
 func (e *Engine) SubmitEach(ctx context.Context, items iter.Seq[Item], tell EachOptions, opts ...WriteOption) (EachResult, error) {

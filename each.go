@@ -2,9 +2,9 @@ package syncengine
 
 // each.go writes many items that have nothing to do with each other: many at a time, so that they
 // share commits, but each as an op of its own, so that what L3 refuses later takes no other with it
-// (INV-9). Where L3, or the log, has to decide whether an item is stored, they are groups, since each
-// decision would be a transaction; a group that fails for one item is written again in halves. What
-// is full is waited for. State is that of the call.
+// (INV-9). Where L3, or the log, has to decide whether an item is stored, they are groups, since
+// each decision would be a transaction; a group that fails for one item is written again in halves.
+// What is full is waited for. State is that of the call.
 
 import (
 	"context"
@@ -152,8 +152,8 @@ func (s *each) singly(ctx context.Context, c *call, index []int) error {
 }
 
 // writeSingly writes the ops of a call from one on, each as a unit of its own, until one can't be
-// written for want of room, or for no fault of its own: that is the error then, and next is its place.
-// told is told of the others, once it is known what became of them.
+// written for want of room, or for no fault of its own: that is the error then, and next is its
+// place. told is told of the others, once it is known what became of them.
 func (e *writer) writeSingly(ctx context.Context, c *call, from int, told func(i int, err error)) (next int, err error) {
 	if err := e.door.Enter(); err != nil {
 		return from, err

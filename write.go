@@ -403,8 +403,8 @@ func (e *writer) check(c *call) error {
 	return e.checkKinds(c.ops)
 }
 
-// begin takes a call up to its acknowledgement if that comes from memory, nil, and else into the log:
-// await waits for what is left.
+// begin takes a call up to its acknowledgement if that comes from memory, nil, and else into the
+// log: await waits for what is left.
 func (e *writer) begin(ctx context.Context, c *call, admit func(context.Context, []*entry) error) (*logging, error) {
 	if err := e.check(c); err != nil {
 		return nil, err
@@ -522,7 +522,8 @@ type logging struct {
 }
 
 // log gives ops, which have their place in the WAL, their versions with assign, and appends them as
-// one unit. assign may rest on another op, see numbers.LogUnit. Every nil error is followed by await.
+// one unit. assign may rest on another op, see numbers.LogUnit. Every nil error is followed by
+// await.
 func (e *writer) log(c *call, assign func(*entry) (*entry, error)) (*logging, error) {
 	l := &logging{c: c, logged: make(chan error, 1)}
 	if c.d == Archived {
