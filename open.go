@@ -22,7 +22,8 @@ import (
 // for event functions under way until ctx ends, at most CloseTimeout.
 //
 // Errors: ErrInvalidConfig (all faults joined), ErrLocked, ErrWALCorrupt, ErrSchema,
-// ErrFeatureNotBuilt, a wrong password or unknown database, and what the file system says.
+// ErrFeatureNotBuilt, a wrong password or unknown database of SQL, a *SetupError, and what the file
+// system says. A Redis that does not let the engine in is one that is away: Health tells.
 func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {

@@ -56,6 +56,10 @@ func (c *catalogue) handle(fn func(r *http.Request) (any, error)) http.HandlerFu
 	return func(w http.ResponseWriter, r *http.Request) {
 		v, err := fn(r)
 		if err != nil {
+			var full *syncengine.BackpressureError
+			if errors.As(err, &full) {
+				w.Header().Set("Retry-After", fmt.Sprint(max(1, int(full.RetryAfter.Seconds()))))
+			}
 			http.Error(w, err.Error(), statusOf(err))
 			return
 		}
@@ -69,6 +73,8 @@ func statusOf(err error) int {
 		return http.StatusNotFound
 	case errors.Is(err, syncengine.ErrInvalidItem), errors.Is(err, errBadBody):
 		return http.StatusBadRequest
+	case errors.Is(err, syncengine.ErrConflict):
+		return http.StatusConflict
 	case errors.Is(err, syncengine.ErrBackpressure), errors.Is(err, syncengine.ErrUnavailable):
 		return http.StatusServiceUnavailable
 	}
@@ -96,7 +102,8 @@ func (c *catalogue) deleteProduct(r *http.Request) (any, error) {
 	return nil, c.products.Delete(r.Context(), r.PathValue("sku"))
 }
 
-// getProduct counts each look. Nobody waits for the counter: it may lose the last ones in a crash.
+// getProduct counts each look. It may lose the last ones in a crash, and does without the counter
+// while SQL is away, which has to decide what an Update of several engines becomes.
 func (c *catalogue) getProduct(r *http.Request) (any, error) {
 	sku := r.PathValue("sku")
 	p, err := c.products.Get(r.Context(), sku)
@@ -104,6 +111,7 @@ func (c *catalogue) getProduct(r *http.Request) (any, error) {
 		return nil, err
 	}
 	views, err := c.views.Update(r.Context(), sku, func(n *int) error { *n++; return nil }, syncengine.WithDurability(syncengine.Buffered))
+	err = unlessAway(err)
 	return struct {
 		Product
 		Views int `json:"views"`
@@ -127,6 +135,7 @@ func (c *catalogue) list(w http.ResponseWriter, r *http.Request) {
 func (c *catalogue) importLines(r *http.Request) (any, error) {
 	lines := bufio.NewScanner(r.Body)
 	bad := []string{}
+	var skipped []int // lines that are no item
 	items := func(yield func(syncengine.Item) bool) {
 		for n := 1; lines.Scan(); n++ {
 			var line struct {
@@ -142,13 +151,22 @@ func (c *catalogue) importLines(r *http.Request) (any, error) {
 				it, err = syncengine.NewItem("product."+line.SKU, line.Product)
 			}
 			if err != nil {
+				skipped = append(skipped, n)
 				bad = append(bad, fmt.Sprintf("line %d: %v", n, err))
 			} else if !yield(it) {
 				return
 			}
 		}
 	}
-	tell := syncengine.EachOptions{OnError: func(e syncengine.ItemError) { bad = append(bad, e.Err.Error()) }}
+	tell := syncengine.EachOptions{OnError: func(e syncengine.ItemError) {
+		n := e.Index + 1
+		for _, before := range skipped {
+			if before <= n {
+				n++
+			}
+		}
+		bad = append(bad, fmt.Sprintf("line %d: %v", n, e.Err))
+	}}
 	res, err := c.engine.SubmitEach(r.Context(), items, tell)
 	if err == nil {
 		err = lines.Err()
@@ -169,7 +187,15 @@ func (c *catalogue) getCart(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cart, c.carts.Touch(r.Context(), r.PathValue("id"), cartFor)
+	return cart, unlessAway(c.carts.Touch(r.Context(), r.PathValue("id"), cartFor))
+}
+
+// unlessAway forgives what could not be done while SQL is away, for what a page can do without.
+func unlessAway(err error) error {
+	if errors.Is(err, syncengine.ErrUnavailable) {
+		return nil
+	}
+	return err
 }
 
 // changes tells what happens to products. A browser that was cut off names the last event it got,

@@ -26,6 +26,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"github.com/syncengine-go/syncengine"
 )
@@ -34,7 +35,7 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "address to listen on")
 	dir := flag.String("dir", "data", "directory of the engine, made if missing")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *addr, syncengine.Config{Dir: *dir, SQLURL: os.Getenv("CATALOGUE_SQL"), RedisURL: os.Getenv("CATALOGUE_REDIS")}); err != nil {
 		log.Fatal(err)
@@ -48,9 +49,10 @@ func run(ctx context.Context, addr string, cfg syncengine.Config) error {
 		return err
 	}
 	server := &http.Server{Addr: addr, Handler: newCatalogue(ctx, engine)}
-	context.AfterFunc(ctx, func() { _ = server.Shutdown(context.Background()) })
+	done := make(chan error, 1) // ListenAndServe returns when Shutdown begins; the engine is in use until it has ended
+	context.AfterFunc(ctx, func() { done <- server.Shutdown(context.Background()) })
 	if err = server.ListenAndServe(); errors.Is(err, http.ErrServerClosed) {
-		err = nil
+		err = <-done
 	}
 	return errors.Join(err, engine.Close())
 }
