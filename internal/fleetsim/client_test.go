@@ -157,7 +157,12 @@ func (s *slot) readAs(n *node, l *line, id, call string, forgot bool) {
 	if own && s.w.ctx.Err() == nil && !n.killed.Load() && !l.allows(ownFloor, got, time.Time{}) {
 		s.w.wrong("INV-2: %s\n%v\n%s", what, l, explain(n, id))
 	}
-	if well = well && good == s.goodSince.Load() && s.w.steady(began.Add(-bound)); !well {
+	well = well && good == s.goodSince.Load() && s.w.steady(began.Add(-bound))
+	if well && r.Stale && strings.Contains(explain(n, id), "not connected yet") { // Open has given up waiting for SQL
+		well = false
+		s.w.count("reads before SQL was reached")
+	}
+	if !well {
 		floor = -1
 		s.w.count("reads at any time")
 	} else {
