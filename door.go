@@ -181,6 +181,7 @@ func (d *door) Work(fn func()) {
 	d.Spawn("work", func() {
 		for fn != nil {
 			fn()
+			fn = nil // it may hold what a caller gave, for as long as this waits
 			fn = d.nextWork()
 		}
 	})

@@ -117,7 +117,11 @@ var migrations = map[sqlkit.Dialect][][]string{
 		at   BIGINT NOT NULL,
 		id   VARBINARY(512) NOT NULL,
 		PRIMARY KEY (kind, at, id)
-	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`, fillDues[0], fillDues[1],
+	) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`,
+			// Each is one transaction: one that was cut off has filled in all by the time that it
+			// is repeated, or nothing.
+			fillDues[0] + " AND (SELECT COUNT(*) FROM (SELECT 1 FROM sync_due WHERE kind = 1 LIMIT 1) AS t) = 0",
+			fillDues[1] + " AND (SELECT COUNT(*) FROM (SELECT 1 FROM sync_due WHERE kind = 2 LIMIT 1) AS t) = 0",
 			`ALTER TABLE sync_items DROP KEY sync_items_deleted, DROP KEY sync_items_expires`}},
 	sqlkit.SQLite: {{`CREATE TABLE IF NOT EXISTS sync_items (
 		id            TEXT NOT NULL PRIMARY KEY,
@@ -532,10 +536,10 @@ func (s *sqlStore) PurgeTombstones(ctx context.Context, before time.Time, limit 
 
 // Expired implements ExpiringStore.
 func (s *sqlStore) Expired(ctx context.Context, at time.Time, limit int) (out []Meta, err error) {
-	text := "SELECT " + headColumns + " FROM sync_items WHERE expires_at <= ? AND deleted = 0 ORDER BY expires_at LIMIT ?"
 	if s.dialect == sqlkit.MySQL {
-		text = selectDue
+		return s.expiredDue(ctx, millis(at), limit)
 	}
+	const text = "SELECT " + headColumns + " FROM sync_items WHERE expires_at <= ? AND deleted = 0 ORDER BY expires_at LIMIT ?"
 	err = s.run(ctx, "expired", func() error {
 		out = out[:0] // not again after a retry
 		return s.query(ctx, "expired", text, []any{millis(at), limit}, func(rows *sql.Rows) error {

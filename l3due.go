@@ -14,7 +14,6 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
@@ -61,9 +60,9 @@ func deleteDues(n int) string {
 	return "DELETE FROM sync_due WHERE (kind = ? AND at = ? AND id = ?)" + strings.Repeat(" OR (kind = ? AND at = ? AND id = ?)", n-1)
 }
 
-// selectDue reads the heads of items that have expired.
-const selectDue = "SELECT i.id, i.version, i.deleted, i.content_hash, i.expires_at FROM " +
-	"(SELECT at, id FROM sync_due WHERE kind = 2 AND at <= ? ORDER BY at LIMIT ?) AS d STRAIGHT_JOIN sync_items AS i ON i.id = d.id WHERE i.deleted = 0 AND i.expires_at = d.at"
+// selectDue reads entries of items that have expired, with their heads, NULL for a stray entry.
+const selectDue = "SELECT d.at, d.id, i.version, i.content_hash FROM (SELECT at, id FROM sync_due WHERE kind = 2 AND at <= ? ORDER BY at, id LIMIT ?) AS d " +
+	"LEFT JOIN sync_items AS i ON i.id = d.id AND i.deleted = 0 AND i.expires_at = d.at"
 
 // fillDues adds the entries that rows should have.
 var fillDues = []string{
@@ -71,9 +70,57 @@ var fillDues = []string{
 	"INSERT IGNORE INTO sync_due (kind, at, id) SELECT 2, expires_at, id FROM sync_items WHERE deleted_at IS NULL AND expires_at IS NOT NULL",
 }
 
-// strayDues removes entries of a time that is long past and that no row has.
-const strayDues = "DELETE d FROM sync_due AS d LEFT JOIN sync_items AS i ON i.id = d.id AND i.deleted = 0 AND i.expires_at = d.at " +
-	"WHERE d.kind = 2 AND d.at < ? AND i.id IS NULL"
+// strayDues removes those of n entries of expiries that no row has.
+func strayDues(n int) string {
+	return "DELETE d FROM sync_due AS d LEFT JOIN sync_items AS i ON i.id = d.id AND i.deleted = 0 AND i.expires_at = d.at " +
+		"WHERE i.id IS NULL AND d.kind = 2 AND ((d.at = ? AND d.id = ?)" + strings.Repeat(" OR (d.at = ? AND d.id = ?)", n-1) + ")"
+}
+
+// expiredDue returns up to limit items that have expired by a time, in unix milliseconds. It
+// removes stray entries that it meets, so that they never stand before others.
+func (s *sqlStore) expiredDue(ctx context.Context, by int64, limit int) (out []Meta, err error) {
+	for {
+		var stray []any
+		seen := 0
+		err := s.run(ctx, "expired", func() error {
+			out, stray, seen = out[:0], nil, 0 // not again after a retry
+			return s.query(ctx, "expired", selectDue, []any{by, limit}, func(rows *sql.Rows) error {
+				var at int64
+				var m Meta
+				var version sql.NullInt64
+				var hash sql.RawBytes
+				if err := rows.Scan(&at, &m.ID, &version, &hash); err != nil {
+					return err
+				}
+				if seen++; !version.Valid {
+					stray = append(stray, at, m.ID)
+					return nil
+				}
+				m.Version, m.ExpiresAt = uint64(max(version.Int64, 0)), expiryAt(at)
+				copy(m.ContentHash[:], hash)
+				out = append(out, m)
+				return nil
+			})
+		})
+		if err != nil {
+			return nil, err
+		}
+		for some := range slices.Chunk(stray, 2*maxDues) {
+			err := s.run(ctx, "expired", func() error {
+				return s.inTx(ctx, func(tx *sql.Tx) error {
+					_, err := tx.ExecContext(ctx, strayDues(len(some)/2), some...)
+					return err
+				})
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+		if len(out) > 0 || seen < limit {
+			return out, nil
+		}
+	}
+}
 
 // mendDues adds what is missing since somebody else has changed rows.
 func (s *sqlStore) mendDues(ctx context.Context) error {
@@ -162,10 +209,5 @@ func (s *sqlStore) purgeDue(ctx context.Context, before int64, limit int) (n int
 		}
 		n += int(gone)
 	}
-	return n, s.run(ctx, "purge", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
-			_, err := tx.ExecContext(ctx, strayDues, before/int64(time.Millisecond))
-			return err
-		})
-	})
+	return n, nil
 }

@@ -126,3 +126,27 @@ func TestDuesAreNoProof(t *testing.T) {
 		t.Errorf("%d entries are left, want that of the item that is due by hand", left)
 	}
 }
+
+// However many entries have no row any more, they don't stand before those that do.
+func TestStrayDuesStopNoExpiry(t *testing.T) {
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	s, raw, ctx := lab.ArchiveAt(t, url), testserver.OpenSQL(t, url), lab.Bounded(t)
+	var recs []syncengine.Record
+	for n := range 700 {
+		r := storetest.Put(fmt.Sprintf("%03d", n), 1, `1`)
+		r.ExpiresAt = time.UnixMilli(int64(1000 + n))
+		recs = append(recs, r)
+	}
+	lab.Must(t, lab.Applied(s.Apply(ctx, recs)))
+	_, err := raw.Exec("DELETE FROM sync_items WHERE id < '690'")
+	lab.Must(t, err)
+	rows, err := s.(syncengine.ExpiringStore).Expired(ctx, time.UnixMilli(1694), 100)
+	if err != nil || len(rows) != 5 || rows[0].ID != "690" || rows[0].Version != 1 || !rows[0].ExpiresAt.Equal(time.UnixMilli(1690)) || rows[0].ContentHash != recs[690].ContentHash {
+		t.Errorf("Expired: %+v, %v", rows, err)
+	}
+	var left int
+	lab.Must(t, raw.QueryRow("SELECT COUNT(*) FROM sync_due").Scan(&left))
+	if left != 10 {
+		t.Errorf("%d entries are left", left)
+	}
+}

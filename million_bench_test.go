@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -133,6 +134,10 @@ func expireMillion(b *testing.B, e *syncengine.Engine, raw *sql.DB) {
 	at := time.Now()
 	_, err := raw.ExecContext(ctx, "UPDATE sync_items SET expires_at = ? WHERE expires_at IS NOT NULL", at.UnixMilli())
 	lab.Must(b, err)
+	if strings.HasSuffix(b.Name(), "MariaDB/Expire") { // whose store finds them there
+		_, err = raw.ExecContext(ctx, "UPDATE sync_due SET at = ? WHERE kind = 2", at.UnixMilli())
+		lab.Must(b, err)
+	}
 	beside := startBeside(b, e, besideCold/2)
 	b.ResetTimer()
 	for e.Stats().Expired < uint64(b.N) {
