@@ -24,8 +24,12 @@ const (
 	dueExpiry = 2 // its expires_at
 )
 
-// maxDues entries are written by one statement.
-const maxDues = 128
+const (
+	// maxDues entries are written by one statement.
+	maxDues = 128
+	// strayTurns is how often expiredDue looks again: a server that is read may lag behind.
+	strayTurns = 100
+)
 
 // due is a row of sync_due.
 type due struct {
@@ -79,7 +83,7 @@ func strayDues(n int) string {
 // expiredDue returns up to limit items that have expired by a time, in unix milliseconds. It
 // removes stray entries that it meets, so that they never stand before others.
 func (s *sqlStore) expiredDue(ctx context.Context, by int64, limit int) (out []Meta, err error) {
-	for {
+	for range strayTurns {
 		var stray []any
 		seen := 0
 		err := s.run(ctx, "expired", func() error {
@@ -117,9 +121,10 @@ func (s *sqlStore) expiredDue(ctx context.Context, by int64, limit int) (out []M
 			}
 		}
 		if len(out) > 0 || seen < limit {
-			return out, nil
+			break
 		}
 	}
+	return out, nil
 }
 
 // mendDues adds what is missing since somebody else has changed rows.
