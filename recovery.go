@@ -51,15 +51,17 @@ func (e *Engine) recover(ctx context.Context) error {
 		if err := e.cache.Claim(ctx, e.archive.Identity()); errors.Is(err, ErrSetup) {
 			return says(fmt.Errorf("open: %w", err))
 		}
-		e.door.Spawn("l2 repair", func() { e.verifier.RunRepair(e.door.Context()) })
-		e.door.Spawn("l2 verify", func() { e.verifier.Run(e.door.Context()) })
-		e.door.Spawn("l2 promote", func() { e.repair.Run(e.door.Context()) })
 	}
 	e.setState(StateWarmingUp)
 	if err := e.trust.Load(ctx); err != nil {
 		return says(fmt.Errorf("open: %w", err))
 	}
 	e.tail.Begin(ctx)
+	if e.cache.On() { // not before it is known who else writes
+		e.door.Spawn("l2 repair", func() { e.verifier.RunRepair(e.door.Context()) })
+		e.door.Spawn("l2 verify", func() { e.verifier.Run(e.door.Context()) })
+		e.door.Spawn("l2 promote", func() { e.repair.Run(e.door.Context()) })
+	}
 	e.door.Spawn("fleet", func() { e.trust.KeepFleet(e.door.Context()) })
 	if e.push.On() {
 		e.door.Spawn("push", func() { e.push.Run(e.door.Context()) })
