@@ -199,8 +199,8 @@ func TestRedisKilledAndRestartedEmptyIsNoticedAndRefilled(t *testing.T) {
 	if err != nil || !report.InSync {
 		t.Fatalf("after the repair: in sync %v, %d differ, %v", report.InSync, len(report.Divergent), err)
 	}
-	if n := redis.Do(t, "DBSIZE"); n != "300" {
-		t.Errorf("Redis holds %s keys, want 300", n)
+	if n := documentsIn(t, redis); n != "300" {
+		t.Errorf("Redis holds %s documents, want 300", n)
 	}
 }
 
