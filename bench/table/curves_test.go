@@ -81,11 +81,8 @@ func grown(t *testing.T, n int) []float64 {
 		submits += time.Since(at)
 	}
 	ok(t, e.Flush(ctx))
-	c := redisClient(t)
-	for must[int64](t)(c.DBSize(ctx).Result()) < int64(n) {
-		time.Sleep(time.Millisecond)
-	}
 	held := time.Since(start)
+	inRedis(t, n)
 	settle(t, e)
 	memory := float64(heap()-before) / float64(n)
 	memory -= float64(len(document)) // the ids are held by this test, too
@@ -114,9 +111,7 @@ func grown(t *testing.T, n int) []float64 {
 	at = time.Now()
 	e = open(t, cfg)
 	defer whole(t, e)
-	for !e.Stats().FilterTrusted {
-		time.Sleep(100 * time.Microsecond)
-	}
+	await(t, func() bool { return e.Stats().FilterTrusted })
 	opened := time.Since(at)
 	return []float64{get, absent, float64(submits.Nanoseconds()) / timed, float64(held.Microseconds()) / float64(n),
 		float64(opened.Microseconds()) / 1000, float64(verify.Microseconds()) / 1000, memory}

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -143,4 +144,25 @@ func datasync(f *os.File) error { return unix.Fdatasync(int(f.Fd())) }
 // store is L3 as an engine makes it from a URL.
 func store(t *testing.T, url string) syncengine.ArchiveStore {
 	return must[any](t)(backdoor.OpenSQLStore(url)).(syncengine.ArchiveStore)
+}
+
+// await returns once what the engine tells nobody of has come. It sleeps, since nothing signals it,
+// and shortly, since the wait is measured.
+func await(t *testing.T, there func() bool) {
+	t.Helper()
+	for start := time.Now(); !there(); time.Sleep(100 * time.Microsecond) {
+		if time.Since(start) > 10*time.Minute {
+			t.Fatal("it does not come")
+		}
+	}
+}
+
+// inRedis fails unless Redis has so many documents: a batch is flushed when it is there as well.
+// Keys of the engine's own have a byte 0.
+func inRedis(t *testing.T, want int) {
+	t.Helper()
+	keys := must[[]string](t)(redisClient(t).Keys(ctx, "*").Result())
+	if got := len(slices.DeleteFunc(keys, func(k string) bool { return strings.Contains(k, "\x00") })); got != want {
+		t.Fatalf("Redis has %d documents, want %d", got, want)
+	}
 }

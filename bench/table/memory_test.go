@@ -82,9 +82,7 @@ func full(t *testing.T) *syncengine.Engine {
 		ok(t, e.Submit(ctx, syncengine.Item{ID: it.ID, Content: it.Content}))
 	}
 	ok(t, e.Flush(ctx))
-	for !e.Stats().FilterTrusted {
-		time.Sleep(time.Millisecond)
-	}
+	await(t, func() bool { return e.Stats().FilterTrusted })
 	return e
 }
 

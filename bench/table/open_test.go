@@ -50,12 +50,14 @@ func spool(t *testing.T) spooling {
 	spooledOnce.opened = float64(heap()-before) / float64(*spooled)
 	defer whole(t, e)
 	o.over.Store(true)
-	for most := uint64(0); e.Stats().PendingOps > 0; time.Sleep(10 * time.Millisecond) {
+	most := before
+	await(t, func() bool {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		most = max(most, m.HeapAlloc)
-		spooledOnce.drain = float64(most-min(most, before)) / (1 << 20)
-	}
+		return e.Stats().PendingOps == 0
+	})
+	spooledOnce.drain = float64(most-before) / (1 << 20)
 	return spooledOnce
 }
 
@@ -87,8 +89,6 @@ func trusted(t *testing.T, dir, url string) time.Duration {
 	start := time.Now()
 	e := open(t, syncengine.Config{Dir: dir, SQLURL: url})
 	defer whole(t, e)
-	for !e.Stats().FilterTrusted {
-		time.Sleep(100 * time.Microsecond)
-	}
+	await(t, func() bool { return e.Stats().FilterTrusted })
 	return time.Since(start)
 }

@@ -85,12 +85,8 @@ func reading(t *testing.T, callers, n int, get func(id string) (int, error)) tim
 
 // settle returns when e has nothing under way.
 func settle(t *testing.T, e *syncengine.Engine) {
-	for start := time.Now(); e.Stats().PendingOps > 0 || !e.Stats().FilterTrusted; time.Sleep(time.Millisecond) {
-		if time.Since(start) > time.Minute {
-			t.Fatalf("%+v", e.Stats())
-		}
-	}
-	time.Sleep(200 * time.Millisecond)
+	await(t, func() bool { return e.Stats().PendingOps == 0 && e.Stats().FilterTrusted })
+	time.Sleep(200 * time.Millisecond) // the verification that follows Open tells nobody when it has ended
 }
 
 func fillRedis(t *testing.T) *redis.Client {
