@@ -35,18 +35,26 @@ import (
 
 // writeIf is write for a call with conditions, or numbered by its caller at Archived.
 func (e *writer) writeIf(ctx context.Context, c *call) error {
-	if err := e.pressure.Allow(ctx); err != nil {
-		return err
-	}
-	if err := e.pressure.Slow(ctx); err != nil {
+	if err := e.admitIf(ctx); err != nil {
 		return err
 	}
 	e.noteViews(c)
-	if e.archive.Private() && !c.merges() {
-		return e.writeIfAlone(ctx, c)
+	if e.asks(c) {
+		return e.writeIfShared(ctx, c)
 	}
-	return e.writeIfShared(ctx, c)
+	return e.writeIfAlone(ctx, c)
 }
+
+// admitIf is Admit for calls that L3 decides: they need no room.
+func (e *writer) admitIf(ctx context.Context) error {
+	if err := e.pressure.Allow(ctx); err != nil {
+		return err
+	}
+	return e.pressure.Slow(ctx)
+}
+
+// asks reports whether L3 decides a call that has to be decided.
+func (e *writer) asks(c *call) bool { return !e.archive.Private() || c.merges() }
 
 // writeIfAlone decides by what this engine knows.
 func (e *writer) writeIfAlone(ctx context.Context, c *call) error {
@@ -234,19 +242,33 @@ const (
 
 // writeIfShared lets L3 decide.
 func (e *writer) writeIfShared(ctx context.Context, c *call) error {
-	var floor uint64
+	q, err := e.ask(ctx, c, 0)
+	if err != nil {
+		return err
+	}
+	return e.hear(ctx, c, q)
+}
+
+// ask puts a call, numbered above floor, before L3.
+func (e *writer) ask(ctx context.Context, c *call, floor uint64) (*question, error) {
+	q, err := e.askL3(ctx, c, floor)
+	if err == nil {
+		err = e.conditions.enqueue(q)
+	}
+	return q, err
+}
+
+// hear waits for what becomes of a call that was put before L3.
+func (e *writer) hear(ctx context.Context, c *call, q *question) error {
 	for {
-		q, err := e.askL3(ctx, c, floor)
-		if err == nil {
-			err = e.conditions.enqueue(q)
-		}
-		if err != nil {
-			return err
-		}
-		if floor, err = e.answered(ctx, c, q); err != nil || floor == 0 {
+		floor, err := e.answered(ctx, c, q)
+		if err != nil || floor == 0 {
 			return err
 		}
 		c.renumber()
+		if q, err = e.ask(ctx, c, floor); err != nil {
+			return err
+		}
 	}
 }
 

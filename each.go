@@ -2,9 +2,11 @@ package syncengine
 
 // each.go writes many items that have nothing to do with each other: many at a time, so that they
 // share commits, but each as an op of its own, so that what L3 refuses later takes no other with it
-// (INV-9). Where L3, or the log, has to decide whether an item is stored, they are groups, since
-// each decision would be a transaction; a group that fails for one item is written again in halves.
-// What is full is waited for. State is that of the call.
+// (INV-9). Where L3 has to decide whether an item is stored, each is a question of its own, and
+// many are answered by one transaction (conditions.go): whatever share of the items are there
+// already, an import of what is new costs no more. Where the log decides they are groups, since
+// each item would be a commit of its own; a group that fails for one item is written again in
+// halves. What is full is waited for. State is that of the call.
 
 import (
 	"context"
@@ -104,7 +106,7 @@ func (s *each) flush(ctx context.Context) error {
 
 // write writes what was gathered, or parts of a group.
 func (s *each) write(ctx context.Context, c *call, index []int) error {
-	if !s.e.decided(c) {
+	if !s.e.decided(c) || s.e.asks(c) {
 		return s.singly(ctx, c, index)
 	}
 	err := s.patiently(ctx, func() error { return s.e.write(ctx, c) })
@@ -159,35 +161,86 @@ func (e *writer) writeSingly(ctx context.Context, c *call, from int, told func(i
 		return from, err
 	}
 	defer e.door.Exit(ctx, &err)
-	start := e.news.Start()
-	under := make([]*logging, 0, len(c.ops)-from)
-	admit := e.pressure.Admit
-	for next = from; next < len(c.ops); admit = e.pressure.AdmitMore {
-		one := &call{ops: c.ops[next : next+1 : next+1], d: c.d, numbered: c.numbered}
-		var l *logging
-		if l, err = e.begin(ctx, one, admit); err != nil && !isOfItems(err) {
+	start, decided, admitted := e.news.Start(), e.decided(c), false
+	under := make([]sent, 0, len(c.ops)-from)
+	for next = from; next < len(c.ops); admitted = true {
+		u := sent{c: c.only(next)}
+		if decided {
+			err = e.beginToAsk(ctx, &u, admitted)
+		} else if admitted {
+			u.l, err = e.begin(ctx, u.c, e.pressure.AdmitMore)
+		} else {
+			u.l, err = e.begin(ctx, u.c, e.pressure.Admit)
+		}
+		if err != nil && !isOfItems(err) {
 			break
 		}
-		if l == nil {
-			e.news.Wrote(c.d, false, start, err)
+		if u.done() {
+			e.news.Wrote(c.d, decided, start, err)
 			told(next, err)
 			err = nil
 		}
-		under = append(under, l)
+		under = append(under, u)
 		next++
 	}
-	for i, l := range under {
-		if l == nil {
+	for i := range under {
+		u := &under[i]
+		if u.done() {
 			continue
 		}
-		failed := e.await(ctx, l)
-		if e.news.Wrote(c.d, false, start, failed); failed == nil || isOfItems(failed) {
+		failed := e.end(ctx, u)
+		if e.news.Wrote(c.d, decided, start, failed); failed == nil || isOfItems(failed) {
 			told(from+i, failed)
 		} else if err == nil || isFull(err) {
 			err = failed
 		}
 	}
 	return next, err
+}
+
+// sent is an op of writeSingly on its way: into the log, or before L3.
+type sent struct {
+	c *call
+	l *logging
+	q *question
+}
+
+func (u *sent) done() bool { return u.l == nil && u.q == nil }
+
+// only is the call of one of a call's ops.
+func (c *call) only(i int) *call {
+	one := &call{ops: c.ops[i : i+1 : i+1], d: c.d, numbered: c.numbered}
+	if c.want != nil {
+		one.want = c.want[i : i+1]
+	}
+	return one
+}
+
+// beginToAsk puts an op before L3.
+func (e *writer) beginToAsk(ctx context.Context, u *sent, admitted bool) error {
+	u.c.kept = true
+	if err := e.check(u.c); err != nil {
+		return err
+	}
+	if !admitted {
+		if err := e.admitIf(ctx); err != nil {
+			return err
+		}
+	}
+	e.noteViews(u.c)
+	q, err := e.ask(ctx, u.c, 0)
+	if err == nil {
+		u.q = q
+	}
+	return err
+}
+
+// end waits for what becomes of an op.
+func (e *writer) end(ctx context.Context, u *sent) error {
+	if u.q != nil {
+		return e.hear(ctx, u.c, u.q)
+	}
+	return e.await(ctx, u.l)
 }
 
 // isFull reports whether a write was refused for want of room.

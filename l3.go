@@ -36,8 +36,12 @@ const (
 	// maxLookup ids are looked up by one statement.
 	maxLookup = 1024
 	// chunkBytes bounds a statement's content, also below the server's max_allowed_packet.
-	chunkBytes     = 4 << 20
+	chunkBytes = 4 << 20
+	// What meets another transaction's lock is tried so often at least, and for so long: a caller's
+	// own handle on SQLite may have no busy timeout, and then a commit turns readers away at once
+	// for as long as its fsyncs take. Our own handles wait as long by themselves.
 	conflictTries  = 20
+	conflictFor    = 5 * time.Second
 	conflictWait   = 2 * time.Millisecond
 	rowOverheadSQL = 256
 )
@@ -486,16 +490,22 @@ func (s *sqlStore) Heads(ctx context.Context, ids []string) ([]Meta, error) {
 
 // run calls fn again after a deadlock or the like, and describes its error.
 func (s *sqlStore) run(ctx context.Context, op string, fn func() error) error {
+	var met time.Time // when fn met another's lock first
 	for try := 1; ; try++ {
 		err := fn()
 		if errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		if err == nil || sqlkit.Classify(err) != sqlkit.Conflict && !errors.Is(err, errRaced) || try == conflictTries {
+		if err == nil || sqlkit.Classify(err) != sqlkit.Conflict && !errors.Is(err, errRaced) {
+			return s.describe(op, err)
+		}
+		if try == 1 {
+			met = time.Now()
+		} else if try >= conflictTries && time.Since(met) > conflictFor {
 			return s.describe(op, err)
 		}
 		// Two engines that met once should not meet again: wait a random while.
-		timer := time.NewTimer(rand.N(conflictWait * time.Duration(try)))
+		timer := time.NewTimer(rand.N(conflictWait * time.Duration(min(try, conflictTries))))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

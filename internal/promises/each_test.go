@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,6 +69,51 @@ func TestINV09OneBadItemOfAnImportFailsAlone(t *testing.T) {
 		}
 		if _, contents := listed(t, e, "k."); len(contents) != 3010 || contents["k.3009"] != string(lab.Doc("k.3009", 3009)) {
 			t.Errorf("%d items", len(contents))
+		}
+	})
+}
+
+// Of imports side by side that take what is new alone, one wins each id, and holds what it says.
+func TestINV14ImportsOfWhatIsNewShareIt(t *testing.T) {
+	onEachL3(t, func(t *testing.T, cfg syncengine.Config) {
+		const items, imports = 1500, 3
+		ctx := context.Background()
+		e := lab.Open(t, cfg)
+		by := make([]int, items) // who has won, from 1
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for n := range imports {
+			wg.Go(func() {
+				lost := make(map[int]bool)
+				tell := syncengine.EachOptions{OnError: func(bad syncengine.ItemError) {
+					if lost[bad.Index] = true; !errors.Is(bad.Err, syncengine.ErrExists) {
+						t.Errorf("%s: %v", bad.ID, bad.Err)
+					}
+				}}
+				r, err := e.SubmitEach(ctx, docs(items, func(i int, it *syncengine.Item) {
+					it.Content = fmt.Appendf(nil, `{"by":%d}`, n+1)
+				}), tell, syncengine.WithIfVersion(0))
+				if err != nil || r.Total != items || r.Failed != len(lost) || r.Succeeded != items-len(lost) {
+					t.Errorf("import %d: %+v, %v", n, r, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				for i := range by {
+					if !lost[i] && by[i] != 0 {
+						t.Errorf("item %d was new to %d and to %d", i, by[i], n+1)
+					} else if !lost[i] {
+						by[i] = n + 1
+					}
+				}
+			})
+		}
+		wg.Wait()
+		lab.Must(t, e.Flush(ctx))
+		_, contents := listed(t, e, "k.")
+		for i := range by {
+			if want := fmt.Sprintf(`{"by":%d}`, by[i]); contents[fmt.Sprintf("k.%04d", i)] != want {
+				t.Fatalf("item %d is %q, want %s", i, contents[fmt.Sprintf("k.%04d", i)], want)
+			}
 		}
 	})
 }
