@@ -28,7 +28,7 @@ define tests
 set -o pipefail; packages="./internal/promises ./internal/machines ./..."; [ $(PACKAGES) = all ] || packages=$$($(tagged)); \
 	SYNCENGINE_REQUIRE_SERVERS=1 \
 	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) $$packages \
-	| go run ./internal/testreport -allow .ci/allowed-skips
+	| go run ./internal/testreport -allow .ci/allowed-skips -slowest 40
 endef
 
 tagged = go list -tags='$(TAGS)' -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... \

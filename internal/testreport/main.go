@@ -1,7 +1,8 @@
 // Command testreport reads `go test -json` from standard input and prints what
 // people and CI tools expect from go test: one line per package, failures in
 // full. It adds a table of skipped tests, and fails on a skip that the allow
-// list does not name: a skipped test proves nothing, and nobody notices.
+// list does not name: a skipped test proves nothing, and nobody notices. With -slowest it says
+// where the time went.
 //
 //	go test -json ./... | go run ./internal/testreport -allow .ci/allowed-skips
 //
@@ -11,6 +12,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -22,13 +24,14 @@ import (
 
 func main() {
 	allowFile := flag.String("allow", "", "file with tests that may be skipped, one a line")
+	slowest := flag.Int("slowest", 0, "tests to list with their times, the longest first")
 	flag.Parse()
 	allowed, err := readAllowed(*allowFile)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testreport:", err)
 		os.Exit(2)
 	}
-	ok, err := report(os.Stdin, os.Stdout, allowed)
+	ok, err := report(os.Stdin, os.Stdout, allowed, *slowest)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testreport:", err)
 		os.Exit(2)
@@ -70,6 +73,7 @@ type event struct {
 	ImportPath string // of build output, instead of Package
 	Test       string
 	Output     string
+	Elapsed    float64 // seconds
 }
 
 // suite collects one package until it ends.
@@ -82,14 +86,22 @@ type suite struct {
 type test struct {
 	outcome string // "pass", "fail", "skip", or "" while it runs
 	output  []string
+	seconds float64
 }
 
 type skip struct{ pkg, test, reason string }
+
+// timed is a test, not a subtest, and how long it ran, in seconds.
+type timed struct {
+	seconds   float64
+	pkg, test string
+}
 
 // tally is the result of a run so far.
 type tally struct {
 	passed, failed int
 	skips          []skip
+	times          []timed
 	suites         map[string]*suite
 	build          map[string][]string // compiler output by import path
 	packages       int
@@ -98,7 +110,7 @@ type tally struct {
 // report turns the events on in into text on out. It is false if a test or
 // package failed, a test was skipped that allowed does not name, or no package
 // was tested at all.
-func report(in io.Reader, out io.Writer, allowed []string) (bool, error) {
+func report(in io.Reader, out io.Writer, allowed []string, slowest int) (bool, error) {
 	w := bufio.NewWriter(out)
 	t := tally{suites: map[string]*suite{}, build: map[string][]string{}}
 	lines := bufio.NewReader(in)
@@ -119,6 +131,10 @@ func report(in io.Reader, out io.Writer, allowed []string) (bool, error) {
 	}
 	if t.packages == 0 {
 		fmt.Fprintln(w, "FAIL: no package was tested")
+	}
+	slices.SortFunc(t.times, func(a, b timed) int { return cmp.Compare(b.seconds, a.seconds) })
+	for _, c := range t.times[:min(slowest, len(t.times))] {
+		fmt.Fprintf(w, "%7.1f s  %s %s\n", c.seconds, c.pkg, c.test)
 	}
 	refused := t.printSkips(w, allowed)
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", t.passed, t.failed, len(t.skips))
@@ -168,7 +184,7 @@ func (s *suite) event(e event) {
 	case "output":
 		c.output = append(c.output, e.Output)
 	case "pass", "fail", "skip":
-		c.outcome = e.Action
+		c.outcome, c.seconds = e.Action, e.Elapsed
 	}
 }
 
@@ -180,6 +196,9 @@ func (t *tally) finish(w io.Writer, pkg, outcome string) {
 	failed := 0
 	for _, name := range s.order {
 		c := s.tests[name]
+		if !strings.Contains(name, "/") {
+			t.times = append(t.times, timed{c.seconds, pkg, name})
+		}
 		switch c.outcome {
 		case "pass":
 			t.passed++

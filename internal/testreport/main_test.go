@@ -31,7 +31,7 @@ func run(t *testing.T, body string, allowed ...string) (string, bool) {
 func text(t *testing.T, events string, allowed ...string) (string, bool) {
 	t.Helper()
 	var out strings.Builder
-	ok, err := report(strings.NewReader(events), &out, allowed)
+	ok, err := report(strings.NewReader(events), &out, allowed, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,5 +154,18 @@ func TestAllowListNeedsReasons(t *testing.T) {
 	write("TestA\n")
 	if _, err := readAllowed(path); err == nil {
 		t.Error("a line without a reason was accepted")
+	}
+}
+
+func TestTheSlowestAreListed(t *testing.T) {
+	events := `{"Action":"pass","Package":"sample","Test":"TestQuick","Elapsed":0.1}
+{"Action":"pass","Package":"sample","Test":"TestSlow/part","Elapsed":9}
+{"Action":"pass","Package":"sample","Test":"TestSlow","Elapsed":9.5}
+{"Action":"pass","Package":"sample","Test":"TestMiddling","Elapsed":2}
+{"Action":"pass","Package":"sample","Elapsed":12}
+`
+	const want = "    9.5 s  sample TestSlow\n    2.0 s  sample TestMiddling\n4 passed, 0 failed, 0 skipped\n"
+	if got, _ := text(t, events); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
