@@ -166,16 +166,21 @@ var migrations = map[sqlkit.Dialect][][]string{
 }
 
 // Schema returns the statements that make the tables of L3 in an empty database, in order, for a
-// service whose user may not make them itself: Open finds nothing to do then. Where there are
-// tables of an earlier version, let Open bring them up to date, with a user who may. For a dialect
-// that there is not it returns nil.
+// service whose user may not make them itself: Open finds nothing to do then. For a dialect that
+// there is not it returns nil.
 //
 // While it runs the engine needs SELECT, INSERT, UPDATE and DELETE on these tables, no more.
-func Schema(d Dialect) []string {
-	if migrations[sqlkit.Dialect(d)] == nil {
+func Schema(d Dialect) []string { return SchemaUpgrade(d, 0) }
+
+// SchemaUpgrade returns the statements that bring the tables of an earlier version up to date, in
+// order, each to be run once; none if they are. The version of tables is what
+// SELECT MAX(version) FROM sync_schema says; 0 is that of an empty database.
+func SchemaUpgrade(d Dialect, version int) []string {
+	known := migrations[sqlkit.Dialect(d)]
+	if known == nil || version < 0 {
 		return nil
 	}
-	return sqlkit.Script(schemaTable, migrations[sqlkit.Dialect(d)])
+	return sqlkit.Script(schemaTable, known, version)
 }
 
 const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance, expires_at"

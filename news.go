@@ -82,10 +82,14 @@ func (n *news) Level(from, to BackpressureLevel) {
 	}
 }
 
-// Circuit tells that a breaker has changed. It only hands over.
-func (n *news) Circuit(tier, from, to string) {
+// Circuit tells that a breaker has changed, and why if it opens. It only hands over.
+func (n *news) Circuit(tier, from, to string, cause error) {
 	n.loop.Send(func() {
-		n.log.Warn("circuit changed", "tier", tier, "from", from, "to", to)
+		if cause != nil {
+			n.log.Warn("circuit changed", "tier", tier, "from", from, "to", to, "error", plain(cause))
+		} else {
+			n.log.Warn("circuit changed", "tier", tier, "from", from, "to", to)
+		}
 		if fn := n.on.CircuitChanged; fn != nil {
 			fn(tier, from, to)
 		}

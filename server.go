@@ -26,12 +26,13 @@ type server struct {
 
 	hits, misses atomic.Uint64
 	cause        atomic.Pointer[error] // why writes fail; nil: the last one did not
+	failed       atomic.Pointer[error] // the last failure that counted
 }
 
 // newServer is of tier "L2" or "L3".
 func newServer(tier string, timeout time.Duration, preset BreakerPreset, news *news, door *door) *server {
 	s := &server{name: strings.ToLower(tier), tier: tier, Timeout: timeout, news: news, door: door}
-	s.cb = guard.New(breakerPresets[preset], s.failure, func(from, to string) { news.Circuit(tier, from, to) })
+	s.cb = guard.New(breakerPresets[preset], s.failure, func(from, to string) { news.Circuit(tier, from, to, s.lastFailure(to)) })
 	return s
 }
 
@@ -80,7 +81,19 @@ func (s *server) failure(err error) (told error, counts bool) {
 	if !isOutage(err) {
 		return nil, false
 	}
-	return unavailable(s.tier, err), !errors.Is(err, errNoWrites)
+	told, counts = unavailable(s.tier, err), !errors.Is(err, errNoWrites)
+	if counts {
+		s.failed.Store(&told)
+	}
+	return told, counts
+}
+
+// lastFailure is why the breaker goes to a state: nil unless it opens.
+func (s *server) lastFailure(to string) error {
+	if err := s.failed.Load(); to == "open" && err != nil {
+		return *err
+	}
+	return nil
 }
 
 // Again repeats a call after an outage, on the query schedule, unless a try took the whole timeout:

@@ -10,6 +10,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -785,4 +786,76 @@ func wantOutage(t *testing.T, calls map[string]func() error) {
 			}
 		}
 	}
+}
+
+// What a DBA runs by hand makes of tables of any version what Open makes in an empty database.
+func TestSchemaUpgradeEndsAtTheSchema(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	open := map[syncengine.Dialect]func(t *testing.T) *sql.DB{
+		syncengine.DialectSQLite: func(t *testing.T) *sql.DB {
+			return lab.OpenDriver(t, "sqlite", filepath.Join(t.TempDir(), "own.db"))
+		},
+		syncengine.DialectMySQL: func(t *testing.T) *sql.DB {
+			return testserver.OpenSQL(t, testserver.SharedMariaDB(t).NewDatabase(t))
+		},
+	}
+	for d, open := range open {
+		t.Run(string(d), func(t *testing.T) {
+			run := func(t *testing.T, db *sql.DB, statements []string) {
+				for _, text := range statements {
+					_, err := db.Exec(text)
+					lab.NoError(t, text, err)
+				}
+			}
+			db := open(t)
+			run(t, db, syncengine.Schema(d))
+			want := tablesOf(t, db, d)
+			var newest int
+			lab.Must(t, db.QueryRow("SELECT MAX(version) FROM sync_schema").Scan(&newest))
+			if more := syncengine.SchemaUpgrade(d, newest); len(more) != 0 || newest < 8 {
+				t.Errorf("beyond version %d: %q", newest, more)
+			}
+			for version := range newest {
+				db := open(t)
+				if version > 0 {
+					lab.Must(t, syncengine.MigrateTo(ctx, db, d, version))
+				}
+				run(t, db, syncengine.SchemaUpgrade(d, version))
+				if got := tablesOf(t, db, d); !maps.Equal(got, want) {
+					t.Errorf("from version %d: %v, want %v", version, got, want)
+				}
+				s := syncengine.NewSQLStore(d, db)
+				lab.NoError(t, "prepare", s.Prepare(ctx))
+			}
+		})
+	}
+	if got := syncengine.SchemaUpgrade("Oracle", 1); got != nil {
+		t.Error(got)
+	}
+}
+
+// tablesOf is how the tables and indexes of the engine are declared.
+func tablesOf(t *testing.T, db *sql.DB, d syncengine.Dialect) map[string]string {
+	t.Helper()
+	text := "SELECT name, COALESCE(sql, '') FROM sqlite_master WHERE name LIKE 'sync%'"
+	if d == syncengine.DialectMySQL {
+		text = `SELECT CONCAT(table_name, '.', column_name), CONCAT_WS(' ', column_type, is_nullable, column_default, extra)
+			FROM information_schema.columns WHERE table_schema = DATABASE()
+			UNION ALL SELECT CONCAT(table_name, '#', index_name, seq_in_index), CONCAT(column_name, non_unique)
+			FROM information_schema.statistics WHERE table_schema = DATABASE()`
+	}
+	rows, err := db.Query(text)
+	lab.Must(t, err)
+	out := make(map[string]string)
+	for rows.Next() {
+		var name, how string
+		lab.Must(t, rows.Scan(&name, &how))
+		out[name] = how
+	}
+	lab.Must(t, errors.Join(rows.Err(), rows.Close()))
+	if len(out) < 10 {
+		t.Fatalf("only %v", out)
+	}
+	return out
 }

@@ -31,6 +31,7 @@ type options struct {
 	keepVersions            bool
 	fresh                   bool // the directory may be new
 	dialect, database, user string
+	from                    int
 }
 
 // parse reads flags before, between and after what is none.
@@ -116,6 +117,7 @@ func schemaFlags(fs *flag.FlagSet, o *options) {
 	fs.StringVar(&o.dialect, "dialect", "", "mysql, mariadb or sqlite")
 	fs.StringVar(&o.database, "database", "sync", "name of the database, for the rights")
 	fs.StringVar(&o.user, "user", "app@'%'", "account of the service, for the rights")
+	fs.IntVar(&o.from, "from", 0, "version of the tables to upgrade, 0 for an empty database:\nSELECT MAX(version) FROM sync_schema")
 	fs.BoolVar(&o.json, "json", false, "write JSON")
 }
 

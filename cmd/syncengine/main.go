@@ -130,12 +130,15 @@ func (t *tool) run(ctx context.Context, args []string) int {
 		fmt.Fprintln(t.err, "syncengine:", wrong.text)
 		return exitUsage
 	case errors.Is(err, syncengine.ErrLocked):
-		fmt.Fprintln(t.err, "syncengine: the directory is in use by a running service: stop it, or ask it (package inspect):", err)
+		fmt.Fprintln(t.err, "syncengine: the directory is in use by a running service: stop it, or ask it (package inspect):", plain(err))
 		return exitLocked
 	}
-	fmt.Fprintln(t.err, "syncengine:", strings.TrimPrefix(err.Error(), "syncengine: "))
+	fmt.Fprintln(t.err, "syncengine:", plain(err))
 	return codeOf(err)
 }
+
+// plain is the text of an error without the name of the library, which the command's begin with.
+func plain(err error) string { return strings.ReplaceAll(err.Error(), "syncengine: ", "") }
 
 // codeOf is the exit code of an error that is no matter of the command line.
 func codeOf(err error) int {

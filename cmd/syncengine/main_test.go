@@ -102,7 +102,7 @@ func TestAWrongCommandLineIsSaid(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"stats"}, {"wal"}, {"wal", "drop"}, {"status"}, {"status", dir, "more"}, {"status", "-nothing", dir}, {"verify"},
 		{"explain"}, {"quarantine", "discard", dir}, {"quarantine", "discard", dir, "x", "-all"}, {"schema", "print"},
-		{"schema", "print", "-dialect", "mysql", "-user", "a; DROP TABLE x"}, {"export", "-sql", "http://x"}, {"export"},
+		{"schema", "print", "-dialect", "mysql", "-user", "a; DROP TABLE x"}, {"schema", "print", "-dialect", "mysql", "-from", "-1"}, {"export", "-sql", "http://x"}, {"export"},
 	} {
 		run(t, nil, "", args...).want(t, 2, "")
 	}
@@ -349,5 +349,9 @@ func TestAPrintedSchemaIsAllThatAServiceNeeds(t *testing.T) {
 	sqlite := run(t, nil, "", "schema", "print", "-dialect", "sqlite", "-json").lines(t)[0]
 	if n := len(sqlite["tables"].([]any)); n != len(syncengine.Schema(syncengine.DialectSQLite)) || n < 5 {
 		t.Errorf("%d statements", n)
+	}
+	upgrade := run(t, nil, "", "schema", "print", "-dialect", "mariadb", "-from", "8")
+	if upgrade.want(t, 0, "where they have version 8", "CREATE TABLE IF NOT EXISTS sync_due"); strings.Contains(upgrade.out, "sync_ops") {
+		t.Error(upgrade.out)
 	}
 }

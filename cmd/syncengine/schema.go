@@ -25,23 +25,30 @@ func (t *tool) schema(_ context.Context, o *options) error {
 	if err := o.only(0); err != nil {
 		return err
 	}
+	if o.from < 0 {
+		return usageError{"-from is a version: what SELECT MAX(version) FROM sync_schema says"}
+	}
 	v := schemaView{Dialect: o.dialect, Rights: []string{}}
 	switch o.dialect {
 	case "mysql", "mariadb":
 		if !account.MatchString(o.user) || o.database == "" || strings.ContainsAny(o.database, "`\x00") {
 			return usageError{"-user takes name@'host', -database a name without `"}
 		}
-		v.Tables = syncengine.Schema(syncengine.DialectMySQL)
+		v.Tables = syncengine.SchemaUpgrade(syncengine.DialectMySQL, o.from)
 		v.Rights = []string{fmt.Sprintf("GRANT SELECT, INSERT, UPDATE, DELETE ON `%s`.* TO %s", o.database, o.user)}
 	case "sqlite":
-		v.Tables = syncengine.Schema(syncengine.DialectSQLite)
+		v.Tables = syncengine.SchemaUpgrade(syncengine.DialectSQLite, o.from)
 	default:
 		return usageError{"-dialect is mysql, mariadb or sqlite"}
 	}
 	if o.json {
 		return writeJSON(t.out, v)
 	}
-	fmt.Fprintf(t.out, "-- The tables of syncengine for %s, for an empty database. An engine whose user may make\n-- tables makes them itself.\n\n", o.dialect)
+	what := "for an empty database"
+	if o.from > 0 {
+		what = fmt.Sprintf("where they have version %d", o.from)
+	}
+	fmt.Fprintf(t.out, "-- The tables of syncengine for %s, %s. An engine whose user may make\n-- tables makes them itself.\n\n", o.dialect, what)
 	for _, text := range v.Tables {
 		fmt.Fprintf(t.out, "%s;\n\n", strings.ReplaceAll(text, "\n\t\t", "\n\t"))
 	}

@@ -68,7 +68,11 @@ func TestOpenNamesTheRightThatIsMissing(t *testing.T) {
 				lab.Must(t, lab.Open(t, syncengine.Config{SQLURL: dbURL}).Close())
 			}
 			u := account(t, admin, dbURL, fmt.Sprint("lacks", n), strings.Replace(strings.Replace(all, lacks+", ", "", 1), ", "+lacks, "", 1))
-			mend := openFails(t, syncengine.Config{SQLURL: u}).Mend
+			failed := openFails(t, syncengine.Config{SQLURL: u})
+			mend, daily := failed.Mend, lacks != "CREATE" && lacks != "ALTER"
+			if !strings.HasSuffix(failed.Problem, " "+lacks) || !strings.Contains(mend, lacks) || strings.Contains(mend, "CREATE") == daily {
+				t.Errorf("Open: %v", failed)
+			}
 			_, err := admin.Exec(mend)
 			lab.NoError(t, mend, err)
 			e := lab.Open(t, syncengine.Config{SQLURL: u})

@@ -417,6 +417,18 @@ func (l *listener) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
+// line returns the first line so far that has a text in it.
+func (l *listener) line(text string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.SplitSeq(l.text.String(), "\n") {
+		if strings.Contains(line, text) {
+			return line
+		}
+	}
+	return ""
+}
+
 // note writes down v in every form a program may print it in.
 func (l *listener) note(what string, v any) {
 	fmt.Fprintf(l, "%s: %v | %+v | %#v\n", what, v, v, v)

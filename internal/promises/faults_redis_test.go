@@ -8,6 +8,7 @@ package promises
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -452,6 +453,8 @@ func TestFrozenRedisIsSkippedAndUsedAgainAfterItThaws(t *testing.T) {
 	cfg := small(t, server.URL())
 	cfg.L2Timeout = 200 * time.Millisecond
 	cfg.OnEvent.CircuitChanged = func(tier, from, to string) { circuit <- tier + " " + from + " " + to }
+	var log listener
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	e := lab.Open(t, cfg)
 	want := numbered(500, 1)
 	want.write(t, e)
@@ -463,6 +466,9 @@ func TestFrozenRedisIsSkippedAndUsedAgainAfterItThaws(t *testing.T) {
 	})
 	if got := told(t, circuit); got != "L2 closed open" {
 		t.Errorf("the circuit went %s", got)
+	}
+	if opened := log.line("circuit changed"); !strings.Contains(opened, "to=open error=") || !strings.Contains(opened, "redis: unavailable") {
+		t.Errorf("the log says %q", opened)
 	}
 	server.Resume()
 	if got := told(t, circuit); got != "L2 open closed" { // without being asked by anybody

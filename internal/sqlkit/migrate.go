@@ -82,12 +82,14 @@ func recordTable(table string) string {
 	return "CREATE TABLE IF NOT EXISTS " + table + " (version INTEGER NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"
 }
 
-// Script returns the statements that Migrate runs on an empty database, for somebody who runs them
-// by hand: Migrate finds nothing to do then.
-func Script(table string, migrations [][]string) []string {
-	out := []string{recordTable(table)}
-	for n, m := range migrations {
-		out = append(append(out, m...), fmt.Sprintf("INSERT INTO %s (version, applied_at) VALUES (%d, 0)", table, n+1))
+// Script returns the statements that Migrate runs on tables of a version, 0 for an empty database,
+// for somebody who runs them by hand: Migrate finds nothing to do then.
+func Script(table string, migrations [][]string, version int) (out []string) {
+	if version == 0 {
+		out = append(out, recordTable(table))
+	}
+	for n := version; n < len(migrations); n++ {
+		out = append(append(out, migrations[n]...), fmt.Sprintf("INSERT INTO %s (version, applied_at) VALUES (%d, 0)", table, n+1))
 	}
 	return out
 }

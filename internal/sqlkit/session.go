@@ -169,7 +169,14 @@ func Fit(ctx context.Context, db *sql.DB, d Dialect, table string, err error) er
 	}
 	switch me.Number {
 	case deniedTable, deniedColumn, deniedDatabase, deniedPrivilege:
-		return &Unfit{Problem: "the account lacks a right", Mend: grants(ctx, db), Err: err}
+		problem, rights := "the account lacks a right", Rights
+		if right, _, ok := strings.Cut(me.Message, " command denied"); ok {
+			problem = "the account lacks the right " + right
+			if strings.Contains(dailyRights, right) { // the tables are there, or the right to make them is
+				rights = dailyRights
+			}
+		}
+		return &Unfit{Problem: problem, Mend: grants(ctx, db, rights), Err: err}
 	case unknownColumn, columnCount:
 		return &Unfit{Problem: "the table " + table + " is another program's", Mend: "use another database, or RENAME TABLE " + table + " TO something else", Err: err}
 	}
@@ -187,14 +194,17 @@ const (
 
 // Rights are those that an account needs; those after SELECT, INSERT, UPDATE, DELETE to make and to
 // upgrade the tables.
-const Rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX"
+const (
+	dailyRights = "SELECT, INSERT, UPDATE, DELETE"
+	Rights      = dailyRights + ", CREATE, ALTER, INDEX"
+)
 
-// grants is the statement that gives an account its rights.
-func grants(ctx context.Context, db *sql.DB) string {
+// grants is the statement that gives an account rights.
+func grants(ctx context.Context, db *sql.DB, rights string) string {
 	database, account := "DATABASE", "'ACCOUNT'@'HOST'"
 	_ = db.QueryRowContext(ctx, "SELECT DATABASE(), CURRENT_USER()").Scan(&database, &account) // else as it stands
 	if user, host, ok := strings.Cut(account, "@"); ok && !strings.HasPrefix(account, "'") {
 		account = "'" + user + "'@'" + host + "'"
 	}
-	return "GRANT " + Rights + " ON `" + database + "`.* TO " + account
+	return "GRANT " + rights + " ON `" + database + "`.* TO " + account
 }
