@@ -68,6 +68,13 @@ RETURNING id`
 	purge = `DELETE FROM sync_items WHERE id IN
 	(SELECT id FROM sync_items WHERE deleted AND updated_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)`
 
+	// list is a page: of at most $4 rows those before which there is less than $5 of content. The
+	// server cuts it: what the driver does not read is sent all the same.
+	list = `SELECT ` + columns + ` FROM (
+	SELECT *, sum(coalesce(length(content), 0)) OVER (ORDER BY id) - coalesce(length(content), 0) AS before FROM (
+		SELECT ` + columns + ` FROM sync_items WHERE id > $1 AND id >= $2 AND ($3::bytea IS NULL OR id < $3) ORDER BY id LIMIT $4) AS page
+	) AS sized WHERE before < $5 ORDER BY id`
+
 	// One statement holds at most so many rows, and so much content unless one row has more.
 	chunkRows, chunkBytes = 1000, 8 << 20
 )
@@ -81,6 +88,7 @@ type Store struct {
 var (
 	_ syncengine.ConditionalStore = (*Store)(nil)
 	_ syncengine.ExpiringStore    = (*Store)(nil)
+	_ syncengine.ListingStore     = (*Store)(nil)
 )
 
 // New returns a store on a URL like postgres://user:password@host:5432/database. It does not
@@ -131,7 +139,7 @@ func (s *Store) GetMany(ctx context.Context, ids []string) ([]syncengine.Found, 
 	err := s.run(ctx, "get", func() error {
 		rows = make(map[string]syncengine.Found, len(ids))
 		return query(ctx, s.db, func(r *sql.Rows) error {
-			found, err := scanRecord(r)
+			found, _, err := scanRecord(r)
 			rows[found.Record.ID] = found
 			return err
 		}, "SELECT "+columns+" FROM sync_items WHERE id = ANY($1::bytea[])", keys(ids))
@@ -181,6 +189,37 @@ func (s *Store) Scan(ctx context.Context, after string, limit int) (page []synce
 		}, "SELECT "+headColumns+" FROM sync_items WHERE id > $1 ORDER BY id LIMIT $2", []byte(after), limit)
 	})
 	return page, err
+}
+
+// List returns rows whose ids begin with prefix, with content, in byte order of the id. Each page is
+// a query of its own: nothing is held open between two.
+func (s *Store) List(ctx context.Context, prefix, after string, limit int, maxBytes int64) (page []syncengine.Found, more bool, err error) {
+	// At least one row: of a page of no bytes it is the row that reaches them.
+	args := []any{[]byte(after), []byte(prefix), above(prefix), limit, max(maxBytes, 1)}
+	err = s.run(ctx, "list", func() error {
+		page, more = nil, false
+		bytes := int64(0)
+		return query(ctx, s.db, func(r *sql.Rows) error {
+			f, size, err := scanRecord(r)
+			page, bytes = append(page, f), bytes+size
+			more = len(page) == limit || bytes >= maxBytes
+			return err
+		}, list, args...)
+	})
+	return page, more, err
+}
+
+// above is the lowest string above all that begin with prefix, nil if there is none.
+func above(prefix string) []byte {
+	end := []byte(prefix)
+	for len(end) > 0 && end[len(end)-1] == 0xff {
+		end = end[:len(end)-1]
+	}
+	if len(end) == 0 {
+		return nil
+	}
+	end[len(end)-1]++
+	return end
 }
 
 // Expired returns live rows whose time has come.
@@ -342,15 +381,16 @@ func expiry(ms sql.NullInt64) time.Time {
 	return time.UnixMilli(ms.Int64).UTC()
 }
 
-// scanRecord reads a row and compares its content with its hash.
-func scanRecord(r *sql.Rows) (f syncengine.Found, err error) {
+// scanRecord reads a row and compares its content with its hash. size is that of the content, also
+// of a row that is damaged.
+func scanRecord(r *sql.Rows) (f syncengine.Found, size int64, err error) {
 	var id, hash, content, crdt, parent, state, home []byte
 	var version, updated int64
 	var priority int16
 	var expires sql.NullInt64
 	rec := &f.Record
 	if err = r.Scan(&id, &version, &updated, &rec.Deleted, &hash, &content, &priority, &crdt, &parent, &state, &home, &expires); err != nil {
-		return f, err
+		return f, 0, err
 	}
 	rec.ID, rec.Version, rec.UpdatedAt, rec.Priority = string(id), uint64(version), time.Unix(0, updated).UTC(), syncengine.Priority(priority)
 	rec.ExpiresAt = expiry(expires)
@@ -365,5 +405,5 @@ func scanRecord(r *sql.Rows) (f syncengine.Found, err error) {
 		f.Err = &syncengine.CorruptionError{ID: rec.ID, Tier: "L3", Expected: "a version", Actual: "none"}
 	}
 	f.OK = f.Err == nil
-	return f, nil
+	return f, int64(len(content)), nil
 }
