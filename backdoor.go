@@ -39,7 +39,7 @@ func openSQLStore(url string) (ArchiveStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	pools, err := src.Open(fleetLease)
+	pools, err := src.Open("", fleetLease)
 	if err != nil {
 		return nil, err
 	}

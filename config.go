@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,6 +131,11 @@ type Config struct {
 	L3      ArchiveStore
 	// KeyPrefix precedes every id in Redis ["sync:"].
 	KeyPrefix string
+	// TablePrefix is what the names of L3's tables begin with, so that one database has room for
+	// several namespaces, which know nothing of each other ["sync_"]. Up to 32 lower-case letters,
+	// digits and "_", no digit first. On one Redis each needs a KeyPrefix of its own, too. It has
+	// no meaning for L3, a store of your own.
+	TablePrefix string
 	// InstanceID names this engine in logs [random].
 	InstanceID string
 
@@ -251,6 +257,7 @@ const (
 // withDefaults returns a copy of c in which zero values are replaced.
 func (c Config) withDefaults() Config {
 	def(&c.KeyPrefix, "sync:")
+	def(&c.TablePrefix, sqlkit.Prefix)
 	if c.InstanceID == "" {
 		var b [8]byte
 		_, _ = rand.Read(b[:]) // crypto/rand does not fail
@@ -365,6 +372,8 @@ func (c *Config) checkDurations(v *faults) {
 }
 
 func (c *Config) checkStores(v *faults) {
+	v.that(isTablePrefix(c.TablePrefix), "TablePrefix", strconv.Quote(c.TablePrefix),
+		"must be up to 32 lower-case letters, digits and _, no digit first, and not begin with sqlite_")
 	v.that(utf8.ValidString(c.KeyPrefix) && len(c.KeyPrefix) <= 256, "KeyPrefix", strconv.Quote(c.KeyPrefix),
 		"must be valid UTF-8 of at most 256 bytes")
 	v.that(len(c.InstanceID) <= maxHomeInstance && utf8.ValidString(c.InstanceID), "InstanceID", strconv.Quote(c.InstanceID),
@@ -487,4 +496,12 @@ func (v *faults) compression(c *Config) {
 
 func (v *faults) unbuilt(field string, value any) {
 	v.errs = append(v.errs, says(fmt.Errorf("config %s = %#v: %w: build with -tags compression", field, value, ErrFeatureNotBuilt)))
+}
+
+// tablePrefix is what a TablePrefix may be. SQLite takes letters of both cases for the same name in
+// one place, and for two in another.
+var tablePrefix = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,31}$`)
+
+func isTablePrefix(p string) bool {
+	return p == "" || tablePrefix.MatchString(p) && !strings.HasPrefix(p, "sqlite_")
 }

@@ -37,7 +37,12 @@ func testCodec() codec {
 
 // NewSQLStore is L3 as Open makes it from Config.DB.
 func NewSQLStore(d Dialect, db *sql.DB) ArchiveStore {
-	return newSQLStore(sqlkit.Dialect(d), sqlkit.Pools{Write: db, Read: db}, testCodec(), false)
+	return NewSQLStoreNamed(d, db, "")
+}
+
+// NewSQLStoreNamed is NewSQLStore with a TablePrefix.
+func NewSQLStoreNamed(d Dialect, db *sql.DB, tablePrefix string) ArchiveStore {
+	return newSQLStore(sqlkit.Dialect(d), sqlkit.OnePool(db, tablePrefix), testCodec(), false)
 }
 
 // ArchiveDigester is what an L3 of ours can do besides.
@@ -72,7 +77,7 @@ func FoldDeltas(ctx context.Context, s ArchiveStore) error { return s.(*sqlStore
 
 // MigrateTo brings a database to the n-th of the migrations.
 func MigrateTo(ctx context.Context, db *sql.DB, d Dialect, n int) error {
-	return sqlkit.Migrate(ctx, db, sqlkit.Dialect(d), schemaTable, migrations[sqlkit.Dialect(d)][:n])
+	return sqlkit.Migrate(ctx, sqlkit.NewDB(db, ""), sqlkit.Dialect(d), schemaTable, migrations[sqlkit.Dialect(d)][:n])
 }
 
 // PlacesInWAL returns how many ops have a place in the WAL, and their bytes.

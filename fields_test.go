@@ -45,6 +45,7 @@ var fieldTests = map[string]func(t *testing.T){
 			t.Errorf("EXISTS mine/a = %s", n)
 		}
 	},
+	"TablePrefix": elsewhere("TestNamespacesInOneDatabaseKnowNothingOfEachOther"),
 	"InstanceID": func(t *testing.T) {
 		var out bytes.Buffer
 		e := lab.Open(t, syncengine.Config{InstanceID: "engine-seven", Logger: slog.New(slog.NewTextHandler(&out, nil))})

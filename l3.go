@@ -170,17 +170,17 @@ var migrations = map[sqlkit.Dialect][][]string{
 // there is not it returns nil.
 //
 // While it runs the engine needs SELECT, INSERT, UPDATE and DELETE on these tables, no more.
-func Schema(d Dialect) []string { return SchemaUpgrade(d, 0) }
+func Schema(d Dialect) []string { return SchemaUpgrade(d, "", 0) }
 
 // SchemaUpgrade returns the statements that bring the tables of an earlier version up to date, in
-// order, each to be run once; none if they are. The version of tables is what
-// SELECT MAX(version) FROM sync_schema says; 0 is that of an empty database.
-func SchemaUpgrade(d Dialect, version int) []string {
+// order, each to be run once; none if they are. tablePrefix is Config.TablePrefix. The version of
+// tables is what SELECT MAX(version) FROM sync_schema says; 0 is that of an empty database.
+func SchemaUpgrade(d Dialect, tablePrefix string, version int) []string {
 	known := migrations[sqlkit.Dialect(d)]
-	if known == nil || version < 0 {
+	if known == nil || version < 0 || !isTablePrefix(tablePrefix) {
 		return nil
 	}
-	return sqlkit.Script(schemaTable, known, version)
+	return sqlkit.Script(tablePrefix, schemaTable, known, version)
 }
 
 const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance, expires_at"
@@ -314,7 +314,7 @@ func (s *sqlStore) Identity() string {
 // Writable tries a write that changes nothing.
 func (s *sqlStore) Writable(ctx context.Context) error {
 	return s.run(ctx, "write", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			return s.exec1(ctx, tx, "DELETE FROM sync_items WHERE 1 = 0")
 		})
 	})
@@ -351,12 +351,12 @@ func (s *sqlStore) describe(op string, err error) error {
 
 // stmtKey is a statement of one of the pools.
 type stmtKey struct {
-	db   *sql.DB
+	db   *sqlkit.DB
 	text string
 }
 
 // stmt returns a prepared statement, which lives as long as the store.
-func (s *sqlStore) stmt(ctx context.Context, db *sql.DB, text string) (*sql.Stmt, error) {
+func (s *sqlStore) stmt(ctx context.Context, db *sqlkit.DB, text string) (*sql.Stmt, error) {
 	key := stmtKey{db, text}
 	s.mu.Lock()
 	st := s.stmts[key]

@@ -80,7 +80,7 @@ const claimKey = "\x00"
 
 func (s *sqlStore) Claim(ctx context.Context, who string, now time.Time, during time.Duration) (mine bool, err error) {
 	err = s.run(ctx, "claim", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			text := "SELECT crdt, updated_at FROM sync_ops WHERE op = ?"
 			if s.dialect == sqlkit.MySQL {
 				text += " FOR UPDATE"
@@ -146,7 +146,7 @@ func (s *sqlStore) Settle(ctx context.Context, node string, upTo uint64) (map[st
 	if upTo > 0 {
 		row := opRow{key: claimKey + node, ord: upTo}
 		err := s.run(ctx, "settle", func() error {
-			return s.inTx(ctx, func(tx *sql.Tx) error { return s.exec1(ctx, tx, replaceOp, row.args(nil)...) })
+			return s.inTx(ctx, func(tx *sqlkit.Tx) error { return s.exec1(ctx, tx, replaceOp, row.args(nil)...) })
 		})
 		if err != nil {
 			return nil, err
@@ -207,7 +207,7 @@ func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays
 		return r, false, nil
 	}
 	err = s.run(ctx, "compact", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) (err error) {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) (err error) {
 			r, err = s.compactIn(ctx, tx, id, fold, keepDays, settled)
 			return err
 		})
@@ -219,7 +219,7 @@ func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays
 }
 
 // compactIn folds merges, which were the oldest of an item, in a transaction.
-func (s *sqlStore) compactIn(ctx context.Context, tx *sql.Tx, id string, fold []opHead, keepDays time.Time, settled map[string]uint64) (r CompactReport, err error) {
+func (s *sqlStore) compactIn(ctx context.Context, tx *sqlkit.Tx, id string, fold []opHead, keepDays time.Time, settled map[string]uint64) (r CompactReport, err error) {
 	if err := s.demandFence(ctx, tx); err != nil {
 		return r, err
 	}
@@ -362,13 +362,13 @@ func foldDays(id string, ops []opRow, latest opRow, days map[string]opRow) (dama
 }
 
 // exec1 runs a statement that is not worth to be prepared for ever.
-func (s *sqlStore) exec1(ctx context.Context, tx *sql.Tx, text string, args ...any) error {
+func (s *sqlStore) exec1(ctx context.Context, tx *sqlkit.Tx, text string, args ...any) error {
 	_, err := tx.ExecContext(ctx, text, args...)
 	return err
 }
 
 // lockItem locks the row of an item until the transaction ends; nil when there is none.
-func (s *sqlStore) lockItem(ctx context.Context, tx *sql.Tx, id string) (*lockedHead, error) {
+func (s *sqlStore) lockItem(ctx context.Context, tx *sqlkit.Tx, id string) (*lockedHead, error) {
 	rows, err := tx.QueryContext(ctx, s.lockText(1), id)
 	if err != nil {
 		return nil, err

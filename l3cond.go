@@ -77,7 +77,7 @@ func (s *sqlStore) ApplyIf(ctx context.Context, nonce uint64, units [][]Conditio
 }
 
 func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record, units [][]Conditional) (verdicts []Verdict, err error) {
-	err = s.inToldTx(ctx, func(tx *sql.Tx) error {
+	err = s.inToldTx(ctx, func(tx *sqlkit.Tx) error {
 		if err := s.demandFence(ctx, tx); err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func conditional(units [][]Conditional) map[string]bool {
 }
 
 // noteDelta writes down how the digest changes, what was written, and the nonce of the transaction.
-func (s *sqlStore) noteDelta(ctx context.Context, tx *sql.Tx, p *plan, nonce int64) error {
+func (s *sqlStore) noteDelta(ctx context.Context, tx *sqlkit.Tx, p *plan, nonce int64) error {
 	err := s.exec(ctx, tx, s.insertLogged(), p.delta.AppendBinary(nil), s.engine(), nonce, p.changes())
 	if sqlkit.IsDuplicate(err) { // no fault of a row: the next try has another one
 		return fmt.Errorf("the nonce %d is in use: %v", nonce, err)
@@ -137,7 +137,7 @@ func (s *sqlStore) noteDelta(ctx context.Context, tx *sql.Tx, p *plan, nonce int
 }
 
 // writePlan writes what a batch changes.
-func (s *sqlStore) writePlan(ctx context.Context, tx *sql.Tx, p *plan) error {
+func (s *sqlStore) writePlan(ctx context.Context, tx *sqlkit.Tx, p *plan) error {
 	if err := s.writeOps(ctx, tx, p); err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func evenNonce(nonce uint64) int64 { return int64(nonce << 1) }
 
 func (s *sqlStore) isThere(ctx context.Context, nonce int64) (landed bool, err error) {
 	err = s.run(ctx, "landed", func() error {
-		return s.inToldTx(ctx, func(tx *sql.Tx) error {
+		return s.inToldTx(ctx, func(tx *sqlkit.Tx) error {
 			if err := s.demandFence(ctx, tx); err != nil {
 				return err
 			}
@@ -197,11 +197,11 @@ func (s *sqlStore) isThere(ctx context.Context, nonce int64) (landed bool, err e
 
 // inToldTx is inTx with a COMMIT that ends with ctx: the driver's own waits for its reply whatever
 // becomes of it. That costs a round trip, since database/sql wants to see an end after it.
-func (s *sqlStore) inToldTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
+func (s *sqlStore) inToldTx(ctx context.Context, fn func(tx *sqlkit.Tx) error) error {
 	if s.dialect == sqlkit.SQLite {
 		return s.inTx(ctx, fn)
 	}
-	return s.transact(ctx, fn, func(tx *sql.Tx) error {
+	return s.transact(ctx, fn, func(tx *sqlkit.Tx) error {
 		_, err := tx.ExecContext(ctx, "COMMIT")
 		_ = tx.Rollback() // there is nothing left to roll back
 		return err
@@ -230,7 +230,7 @@ const foldable = `SELECT id, delta FROM sync_deltas AS d WHERE nonce IS NULL
 	OR engine = ? AND (nonce % 2 = 0 AND nonce < ? OR nonce % 2 = 1 AND nonce < ?)
 	OR engine <> ? AND NOT EXISTS (SELECT 1 FROM sync_instances AS i WHERE i.id = d.engine) ORDER BY id LIMIT ?`
 
-func (s *sqlStore) applyDeltas(ctx context.Context, tx *sql.Tx, set *digest.Set) (ids []any, err error) {
+func (s *sqlStore) applyDeltas(ctx context.Context, tx *sqlkit.Tx, set *digest.Set) (ids []any, err error) {
 	rows, err := tx.QueryContext(ctx, foldable, s.engine(), evenNonce(s.nonce.Load()), s.plain.lowest(), s.engine(), foldMost)
 	if err != nil {
 		return nil, err

@@ -103,7 +103,7 @@ func (s *sqlStore) foldSome(ctx context.Context) {
 
 // fold moves the deltas into the row of sync_digest.
 func (s *sqlStore) fold(ctx context.Context) error {
-	return s.inTx(ctx, func(tx *sql.Tx) error {
+	return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 		lock := "SELECT digest FROM sync_digest WHERE id = 1"
 		if s.dialect == sqlkit.MySQL {
 			lock += " FOR UPDATE NOWAIT" // nobody waits for another one's fold, least of all with a batch
@@ -242,7 +242,7 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 	}
 	// Nobody else touches the broken parts: a fold fails on them.
 	return wrong, s.run(ctx, "recount", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			for _, id := range broken {
 				// The row of a delta stays: it may be what tells that its transaction landed.
 				text, empty := "UPDATE sync_deltas SET delta = ? WHERE id = ?", new(digest.Delta).AppendBinary(nil)
@@ -260,7 +260,7 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 }
 
 // count sums up all rows.
-func (s *sqlStore) count(ctx context.Context, tx *sql.Tx, bad func(error)) (*digest.Set, error) {
+func (s *sqlStore) count(ctx context.Context, tx *sqlkit.Tx, bad func(error)) (*digest.Set, error) {
 	set := new(digest.Set)
 	rows, err := tx.QueryContext(ctx, "SELECT "+columns+" FROM sync_items")
 	if err != nil {

@@ -111,7 +111,7 @@ func (s *sqlStore) expiredDue(ctx context.Context, by int64, limit int) (out []M
 		}
 		for some := range slices.Chunk(stray, 2*maxDues) {
 			err := s.run(ctx, "expired", func() error {
-				return s.inTx(ctx, func(tx *sql.Tx) error {
+				return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 					_, err := tx.ExecContext(ctx, strayDues(len(some)/2), some...)
 					return err
 				})
@@ -133,7 +133,7 @@ func (s *sqlStore) mendDues(ctx context.Context) error {
 		return nil
 	}
 	return s.run(ctx, "recount", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			for _, text := range fillDues {
 				if _, err := tx.ExecContext(ctx, text); err != nil {
 					return err
@@ -145,14 +145,14 @@ func (s *sqlStore) mendDues(ctx context.Context) error {
 }
 
 // writeDues brings the entries of rows that are written up to date.
-func (s *sqlStore) writeDues(ctx context.Context, tx *sql.Tx, p *plan) error {
+func (s *sqlStore) writeDues(ctx context.Context, tx *sqlkit.Tx, p *plan) error {
 	if err := s.execDues(ctx, tx, deleteDues, p.undue); err != nil {
 		return err
 	}
 	return s.execDues(ctx, tx, insertDues, p.due)
 }
 
-func (s *sqlStore) execDues(ctx context.Context, tx *sql.Tx, text func(n int) string, dues []due) error {
+func (s *sqlStore) execDues(ctx context.Context, tx *sqlkit.Tx, text func(n int) string, dues []due) error {
 	for len(dues) > 0 {
 		n := 1 << (bits.Len(uint(min(len(dues), maxDues))) - 1)
 		args := make([]any, 0, 3*n)
@@ -197,7 +197,7 @@ func (s *sqlStore) purgeDue(ctx context.Context, before int64, limit int) (n int
 		}
 		gone := int64(0)
 		err := s.run(ctx, "purge", func() error {
-			return s.inTx(ctx, func(tx *sql.Tx) error {
+			return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 				res, err := tx.ExecContext(ctx, "DELETE FROM sync_items WHERE (id = ? AND deleted_at = ?)"+strings.Repeat(" OR (id = ? AND deleted_at = ?)", len(some)-1), args...)
 				if err != nil {
 					return err

@@ -19,7 +19,6 @@ package syncengine
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"encoding/hex"
 	"errors"
 	rand2 "math/rand/v2"
@@ -66,7 +65,7 @@ var errFenced = errors.New("this engine was taken for dead by another one")
 
 func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead []string) (ticket int64, err error) {
 	err = s.run(ctx, "join", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			if s.dialect == sqlkit.MySQL { // so that joins commit in the order of their tickets, on Galera as well: it certifies no shared locks
 				if _, err := tx.ExecContext(ctx, "UPDATE "+schemaTable+" SET applied_at = applied_at + 1 WHERE version = 1"); err != nil {
 					return err
@@ -147,7 +146,7 @@ func (s *sqlStore) Beat(ctx context.Context, me member) (gone bool, err error) {
 
 func (s *sqlStore) Evict(ctx context.Context, m member) error {
 	return s.run(ctx, "evict", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			free, err := s.lockFence(ctx, tx, m.ID)
 			if err != nil || !free {
 				return err
@@ -166,7 +165,7 @@ func (s *sqlStore) Evict(ctx context.Context, m member) error {
 }
 
 // lockFence locks the rows of an engine, unless a transaction of its own holds one of them.
-func (s *sqlStore) lockFence(ctx context.Context, tx *sql.Tx, id string) (free bool, err error) {
+func (s *sqlStore) lockFence(ctx context.Context, tx *sqlkit.Tx, id string) (free bool, err error) {
 	if s.dialect == sqlkit.SQLite {
 		return true, nil // there is one transaction at a time
 	}
@@ -189,7 +188,7 @@ func (s *sqlStore) lockFence(ctx context.Context, tx *sql.Tx, id string) (free b
 
 func (s *sqlStore) Leave(ctx context.Context, id string) error {
 	return s.run(ctx, "leave", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			if _, err := tx.ExecContext(ctx, "DELETE FROM sync_instances WHERE id = ?", id); err != nil {
 				return err
 			}
@@ -202,7 +201,7 @@ func (s *sqlStore) Leave(ctx context.Context, id string) error {
 // change runs one statement and returns how many rows it changed.
 func (s *sqlStore) change(ctx context.Context, op, text string, args ...any) (n int64, err error) {
 	err = s.run(ctx, op, func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			res, err := tx.ExecContext(ctx, text, args...)
 			if err == nil {
 				n, err = res.RowsAffected()
@@ -217,7 +216,7 @@ func (s *sqlStore) Fence(id string) { s.fence.Store(&id) }
 
 // demandFence fails unless the fence of this engine is there, and keeps it there until the
 // transaction ends.
-func (s *sqlStore) demandFence(ctx context.Context, tx *sql.Tx) error {
+func (s *sqlStore) demandFence(ctx context.Context, tx *sqlkit.Tx) error {
 	id := s.fence.Load()
 	if id == nil || *id == "" {
 		return nil

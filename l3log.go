@@ -106,14 +106,14 @@ func (s *sqlStore) insertLogged() string {
 }
 
 // moveToLog keeps the changes of rows that are folded.
-func (s *sqlStore) moveToLog(ctx context.Context, tx *sql.Tx, ids []any) error {
+func (s *sqlStore) moveToLog(ctx context.Context, tx *sqlkit.Tx, ids []any) error {
 	_, err := tx.ExecContext(ctx, "INSERT INTO sync_log (id, engine, at, changes) SELECT id, engine, at, changes FROM sync_deltas WHERE changes IS NOT NULL AND id IN (?"+
 		strings.Repeat(",?", len(ids)-1)+")", ids...)
 	return err
 }
 
 // trimLog removes some rows that are too old. The caller holds the lock of a fold.
-func (s *sqlStore) trimLog(ctx context.Context, tx *sql.Tx) error {
+func (s *sqlStore) trimLog(ctx context.Context, tx *sqlkit.Tx) error {
 	var first, end sql.NullInt64
 	if err := tx.QueryRowContext(ctx, "SELECT MIN(id) FROM sync_log").Scan(&first); err != nil || !first.Valid {
 		return err
@@ -133,7 +133,7 @@ func (s *sqlStore) trimLog(ctx context.Context, tx *sql.Tx) error {
 }
 
 // logPool is where the log is read: a replica would not do.
-func (s *sqlStore) logPool() *sql.DB {
+func (s *sqlStore) logPool() *sqlkit.DB {
 	if s.dialect == sqlkit.SQLite {
 		return s.pools.Read
 	}

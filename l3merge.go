@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/dotset"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
 // itemMerges are the merges of one item, in the order of their dots.
@@ -74,7 +75,7 @@ func compareVersions(a, b uint64) int {
 // plan is what a batch does, merges included. judged tells that conditions were decided, by ids:
 // then merges are to be applied whatever is known of their dots, since they are resolved by the
 // nonce of their transaction.
-func (s *sqlStore) plan(ctx context.Context, tx *sql.Tx, plain []storedRow, merges []itemMerges, heads map[string]lockedHead, judged map[string]bool) (*plan, error) {
+func (s *sqlStore) plan(ctx context.Context, tx *sqlkit.Tx, plain []storedRow, merges []itemMerges, heads map[string]lockedHead, judged map[string]bool) (*plan, error) {
 	p, err := planOf(plain, merges, heads)
 	if err != nil || len(merges)+len(p.late)+len(p.gone) == 0 {
 		return p, err
@@ -163,7 +164,7 @@ type mergingItem struct {
 }
 
 // merge adds to a plan what becomes of the item. over is a record that was to be written first.
-func (m *mergingItem) merge(ctx context.Context, tx *sql.Tx, p *plan, over *storedRow, s *sqlStore) error {
+func (m *mergingItem) merge(ctx context.Context, tx *sqlkit.Tx, p *plan, over *storedRow, s *sqlStore) error {
 	if err := m.begin(over, s.clock); err != nil {
 		return err
 	}
@@ -233,7 +234,7 @@ func (m *mergingItem) refused(err error) error {
 }
 
 // apply applies a merge, and reports whether it has changed anything.
-func (m *mergingItem) apply(ctx context.Context, tx *sql.Tx, p *plan, op *Record) (changed bool, err error) {
+func (m *mergingItem) apply(ctx context.Context, tx *sqlkit.Tx, p *plan, op *Record) (changed bool, err error) {
 	key, err := ParseMergeKey(op.ID)
 	if err != nil {
 		return false, err
@@ -314,7 +315,7 @@ func (m *mergingItem) write(p *plan, ops []*Record, s *sqlStore) error {
 
 // cut takes a late delete out of an item: what is left are the merges above it. They are known as
 // long as none of them is in a snapshot; else the delete is outranked.
-func (s *sqlStore) cut(ctx context.Context, tx *sql.Tx, m *mergingItem, r *storedRow, p *plan) error {
+func (s *sqlStore) cut(ctx context.Context, tx *sqlkit.Tx, m *mergingItem, r *storedRow, p *plan) error {
 	if r.Version <= m.base.version {
 		return nil // it was taken out before
 	}
@@ -343,7 +344,7 @@ func (s *sqlStore) cut(ctx context.Context, tx *sql.Tx, m *mergingItem, r *store
 }
 
 // late reports whether a later merge of the node was applied before.
-func (m *mergingItem) late(ctx context.Context, tx *sql.Tx, key MergeKey) (late bool, err error) {
+func (m *mergingItem) late(ctx context.Context, tx *sqlkit.Tx, key MergeKey) (late bool, err error) {
 	if m.applied.HasAbove(key.Node, key.Seq) {
 		return true, nil
 	}
@@ -371,7 +372,7 @@ func (m *mergingItem) mergeOne(op *Record) (changed bool, err error) {
 }
 
 // readStates returns the live rows with a kind of the items that are merged into.
-func (s *sqlStore) readStates(ctx context.Context, tx *sql.Tx, merges []itemMerges, heads map[string]lockedHead) (map[string]Found, error) {
+func (s *sqlStore) readStates(ctx context.Context, tx *sqlkit.Tx, merges []itemMerges, heads map[string]lockedHead) (map[string]Found, error) {
 	var ids []string
 	for i := range merges {
 		if h, ok := heads[merges[i].id]; ok && !h.Deleted && h.kind != "" {

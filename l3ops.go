@@ -86,7 +86,7 @@ func (r *opRow) damaged() bool {
 
 // readMerged returns the rows of sync_ops with the keys of merges, without content, and the bases
 // of their items.
-func (s *sqlStore) readMerged(ctx context.Context, tx *sql.Tx, merges []itemMerges) (map[string]opRow, error) {
+func (s *sqlStore) readMerged(ctx context.Context, tx *sqlkit.Tx, merges []itemMerges) (map[string]opRow, error) {
 	var keys []string
 	for i := range merges {
 		keys = append(keys, baseKey(merges[i].id))
@@ -112,7 +112,7 @@ func (s *sqlStore) readMerged(ctx context.Context, tx *sql.Tx, merges []itemMerg
 }
 
 // inChunks runs a prepared SELECT for many keys in a transaction.
-func (s *sqlStore) inChunks(ctx context.Context, tx *sql.Tx, keys []string, text func(n int) string, fn func(*sql.Rows) error) error {
+func (s *sqlStore) inChunks(ctx context.Context, tx *sqlkit.Tx, keys []string, text func(n int) string, fn func(*sql.Rows) error) error {
 	for len(keys) > 0 {
 		n := min(len(keys), maxLookup)
 		args := make([]any, places(n))
@@ -142,7 +142,7 @@ func (s *sqlStore) inChunks(ctx context.Context, tx *sql.Tx, keys []string, text
 }
 
 // readRows returns rows of sync_ops, whole.
-func (s *sqlStore) readRows(ctx context.Context, tx *sql.Tx, where string, args ...any) (out []opRow, err error) {
+func (s *sqlStore) readRows(ctx context.Context, tx *sqlkit.Tx, where string, args ...any) (out []opRow, err error) {
 	rows, err := tx.QueryContext(ctx, "SELECT "+opColumns+" FROM sync_ops WHERE "+where, args...)
 	if err != nil {
 		return nil, err
@@ -160,12 +160,12 @@ func (s *sqlStore) readRows(ctx context.Context, tx *sql.Tx, where string, args 
 }
 
 // itemRows returns all rows of an item.
-func (s *sqlStore) itemRows(ctx context.Context, tx *sql.Tx, id string) ([]opRow, error) {
+func (s *sqlStore) itemRows(ctx context.Context, tx *sqlkit.Tx, id string) ([]opRow, error) {
 	from, below := rangeOf(id)
 	return s.readRows(ctx, tx, "op >= ? AND op < ?", from, below)
 }
 
-func (s *sqlStore) readKeys(ctx context.Context, tx *sql.Tx, keys []string) (out []opRow, err error) {
+func (s *sqlStore) readKeys(ctx context.Context, tx *sqlkit.Tx, keys []string) (out []opRow, err error) {
 	err = inKeys(keys, func(where string, args []any) error {
 		rows, err := s.readRows(ctx, tx, where, args...)
 		out = append(out, rows...)
@@ -188,14 +188,14 @@ func inKeys(keys []string, fn func(where string, args []any) error) error {
 	return nil
 }
 
-func (s *sqlStore) deleteKeys(ctx context.Context, tx *sql.Tx, keys []string) error {
+func (s *sqlStore) deleteKeys(ctx context.Context, tx *sqlkit.Tx, keys []string) error {
 	return inKeys(keys, func(where string, args []any) error {
 		return s.exec1(ctx, tx, "DELETE FROM sync_ops WHERE "+where, args...)
 	})
 }
 
 // writeOps writes what a batch changes in sync_ops.
-func (s *sqlStore) writeOps(ctx context.Context, tx *sql.Tx, p *plan) error {
+func (s *sqlStore) writeOps(ctx context.Context, tx *sqlkit.Tx, p *plan) error {
 	for _, id := range p.gone {
 		from, below := rangeOf(id)
 		if err := s.exec(ctx, tx, deleteOps, from, below); err != nil {

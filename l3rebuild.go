@@ -5,9 +5,10 @@ package syncengine
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"slices"
+
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
 func (s *sqlStore) Rebuild(ctx context.Context, id string) (rec Record, changed bool, damaged int, err error) {
@@ -16,7 +17,7 @@ func (s *sqlStore) Rebuild(ctx context.Context, id string) (rec Record, changed 
 	}
 	nonce, engine := s.plain.begin(), s.engine()
 	err = s.run(ctx, "rebuild", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			rec, changed, damaged = Record{}, false, 0
 			if err := s.demandFence(ctx, tx); err != nil {
 				return err
@@ -35,7 +36,7 @@ func (s *sqlStore) Rebuild(ctx context.Context, id string) (rec Record, changed 
 	return rec, changed, damaged, err
 }
 
-func (s *sqlStore) rebuildIn(ctx context.Context, tx *sql.Tx, head *lockedHead, nonce int64, rec *Record, changed *bool, damaged *int) error {
+func (s *sqlStore) rebuildIn(ctx context.Context, tx *sqlkit.Tx, head *lockedHead, nonce int64, rec *Record, changed *bool, damaged *int) error {
 	var row scanned
 	if err := tx.QueryRowContext(ctx, selectOne, head.ID).Scan(row.fields()...); err != nil {
 		return err
@@ -121,7 +122,7 @@ func replay(id string, rows []opRow) (rec Record, ok bool) {
 
 // rebuild returns the live row of an item as its merges make it, for one that can't be read for a
 // reason.
-func (s *sqlStore) rebuild(ctx context.Context, tx *sql.Tx, id string, version uint64, why error) (rec Record, err error) {
+func (s *sqlStore) rebuild(ctx context.Context, tx *sqlkit.Tx, id string, version uint64, why error) (rec Record, err error) {
 	ops, err := s.itemRows(ctx, tx, id)
 	if err != nil {
 		return rec, err

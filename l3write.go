@@ -139,11 +139,11 @@ func (s *sqlStore) fits(content []byte) error {
 }
 
 // inTx runs fn in a transaction on the writing pool. An error of COMMIT is a *commitError.
-func (s *sqlStore) inTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
-	return s.transact(ctx, fn, (*sql.Tx).Commit)
+func (s *sqlStore) inTx(ctx context.Context, fn func(tx *sqlkit.Tx) error) error {
+	return s.transact(ctx, fn, (*sqlkit.Tx).Commit)
 }
 
-func (s *sqlStore) transact(ctx context.Context, fn, commit func(tx *sql.Tx) error) error {
+func (s *sqlStore) transact(ctx context.Context, fn, commit func(tx *sqlkit.Tx) error) error {
 	var opts *sql.TxOptions
 	if s.dialect == sqlkit.MySQL {
 		opts = &sql.TxOptions{Isolation: sql.LevelReadCommitted} // set for each transaction: a pool's connections differ
@@ -176,7 +176,7 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []stored
 		ce, ok := errors.AsType[*commitError](err)
 		s.plain.end(nonce, ok && ce.unknown(), engine, wrote)
 	}()
-	err = s.inTx(ctx, func(tx *sql.Tx) error {
+	err = s.inTx(ctx, func(tx *sqlkit.Tx) error {
 		if err := s.demandFence(ctx, tx); err != nil {
 			return err
 		}
@@ -325,7 +325,7 @@ func mayReplace(kind string, r *Record) *RefusedError {
 
 // lockHeads reads the rows of the records' items and locks them until the transaction ends, but for
 // those that are not there (unseen).
-func (s *sqlStore) lockHeads(ctx context.Context, tx *sql.Tx, recs []Record, unseen []bool) (map[string]lockedHead, error) {
+func (s *sqlStore) lockHeads(ctx context.Context, tx *sqlkit.Tx, recs []Record, unseen []bool) (map[string]lockedHead, error) {
 	ids := make([]string, 0, len(recs))
 	for i := range recs { // sorted
 		if unseen != nil && unseen[i] {
@@ -403,7 +403,7 @@ func (s *sqlStore) prepareWrites(ctx context.Context, recs []Record) error {
 }
 
 // exec runs a prepared statement in a transaction.
-func (s *sqlStore) exec(ctx context.Context, tx *sql.Tx, text string, args ...any) error {
+func (s *sqlStore) exec(ctx context.Context, tx *sqlkit.Tx, text string, args ...any) error {
 	st, err := s.stmt(ctx, s.pools.Write, text)
 	if err != nil {
 		return err
@@ -413,7 +413,7 @@ func (s *sqlStore) exec(ctx context.Context, tx *sql.Tx, text string, args ...an
 }
 
 // writeSQLite writes row by row: SQLite is a library, there are no round trips to save.
-func (s *sqlStore) writeSQLite(ctx context.Context, tx *sql.Tx, rows []*storedRow, over bool) error {
+func (s *sqlStore) writeSQLite(ctx context.Context, tx *sqlkit.Tx, rows []*storedRow, over bool) error {
 	var texts [2]*sql.Stmt // for plain rows, and others
 	args := make([]any, 0, 16)
 	for _, r := range rows {
@@ -437,7 +437,7 @@ func (s *sqlStore) writeSQLite(ctx context.Context, tx *sql.Tx, rows []*storedRo
 }
 
 // writeMySQL writes rows by multi-row statements.
-func (s *sqlStore) writeMySQL(ctx context.Context, tx *sql.Tx, rows []*storedRow, over bool) error {
+func (s *sqlStore) writeMySQL(ctx context.Context, tx *sqlkit.Tx, rows []*storedRow, over bool) error {
 	s.mu.Lock()
 	limit := min(chunkBytes, s.packet/4)
 	s.mu.Unlock()
@@ -499,7 +499,7 @@ const healRow = "UPDATE sync_items SET content_hash = ?, content = ?, encoding =
 func (s *sqlStore) Heal(ctx context.Context, r Record) (done bool, err error) {
 	row := rowsOf([]Record{r}, s.codec)[0]
 	err = s.run(ctx, "heal", func() error {
-		return s.inTx(ctx, func(tx *sql.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			res, err := tx.ExecContext(ctx, healRow, r.ContentHash[:], row.content, row.encoding, r.UpdatedAt.UnixNano(), int64(r.Priority), r.CRDT,
 				r.TraceParent, r.TraceState, r.HomeInstanceID, r.ID, int64(r.Version))
 			if err != nil {

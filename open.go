@@ -136,7 +136,7 @@ func (e *Engine) openL3() error {
 	case e.cfg.L3 != nil:
 		e.archive.Use(e.cfg.L3, false, private)
 	case e.cfg.DB != nil:
-		store := newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.Pools{Write: e.cfg.DB, Read: e.cfg.DB}, codec, false)
+		store := newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.OnePool(e.cfg.DB, e.cfg.TablePrefix), codec, false)
 		e.archive.Use(store.KeepingChanges(e.cfg.ChangeRetention), true, private)
 	default:
 		url := e.cfg.SQLURL
@@ -147,7 +147,7 @@ func (e *Engine) openL3() error {
 		if err != nil {
 			return &ConfigError{Field: "SQLURL", Value: sqlkit.Redact(url), Rule: err.Error()}
 		}
-		pools, err := src.Open(fleetLease)
+		pools, err := src.Open(e.cfg.TablePrefix, fleetLease)
 		if err != nil {
 			return says(fmt.Errorf("opening %s: %w", sqlkit.Redact(url), err))
 		}

@@ -213,7 +213,7 @@ func TestSQLStoreOnTheCallersOwnHandle(t *testing.T) {
 		_, err := testserver.OpenSQL(t, url).ExecContext(lab.Bounded(t), "ALTER DATABASE CHARACTER SET latin1 COLLATE latin1_swedish_ci")
 		lab.NoError(t, "alter database", err)
 		db := lab.OpenDriver(t, "mysql", testserver.DSN(t, url)+"?maxAllowedPacket=0")
-		s := syncengine.NewSQLStore(syncengine.DialectMySQL, db)
+		s := syncengine.NewSQLStoreNamed(syncengine.DialectMySQL, db, "own_")
 		t.Cleanup(func() {
 			lab.NoError(t, "close", s.Close())
 			if err := db.Ping(); err != nil {
@@ -257,11 +257,11 @@ func TestSQLStoreOnOtherOptions(t *testing.T) {
 }
 
 // SQLite on a caller's own handle: a pool of many connections, no busy timeout, no WAL
-// mode.
+// mode. Its tables have a prefix of their own.
 func TestSQLiteStoreOnTheCallersOwnHandle(t *testing.T) {
 	t.Parallel()
 	storetest.RunArchive(t, func(t *testing.T) syncengine.ArchiveStore {
-		s := syncengine.NewSQLStore(syncengine.DialectSQLite, lab.OpenDriver(t, "sqlite", filepath.Join(t.TempDir(), "own.db")))
+		s := syncengine.NewSQLStoreNamed(syncengine.DialectSQLite, lab.OpenDriver(t, "sqlite", filepath.Join(t.TempDir(), "own.db")), "own_")
 		t.Cleanup(func() { lab.NoError(t, "close", s.Close()) })
 		return s
 	})
@@ -813,7 +813,7 @@ func TestSchemaUpgradeEndsAtTheSchema(t *testing.T) {
 			want := tablesOf(t, db, d)
 			var newest int
 			lab.Must(t, db.QueryRow("SELECT MAX(version) FROM sync_schema").Scan(&newest))
-			if more := syncengine.SchemaUpgrade(d, newest); len(more) != 0 || newest < 8 {
+			if more := syncengine.SchemaUpgrade(d, "", newest); len(more) != 0 || newest < 8 {
 				t.Errorf("beyond version %d: %q", newest, more)
 			}
 			for version := range newest {
@@ -821,7 +821,7 @@ func TestSchemaUpgradeEndsAtTheSchema(t *testing.T) {
 				if version > 0 {
 					lab.Must(t, syncengine.MigrateTo(ctx, db, d, version))
 				}
-				run(t, db, syncengine.SchemaUpgrade(d, version))
+				run(t, db, syncengine.SchemaUpgrade(d, "", version))
 				if got := tablesOf(t, db, d); !maps.Equal(got, want) {
 					t.Errorf("from version %d: %v, want %v", version, got, want)
 				}
@@ -830,7 +830,7 @@ func TestSchemaUpgradeEndsAtTheSchema(t *testing.T) {
 			}
 		})
 	}
-	if got := syncengine.SchemaUpgrade("Oracle", 1); got != nil {
+	if got := append(syncengine.SchemaUpgrade("Oracle", "", 1), syncengine.SchemaUpgrade(syncengine.DialectSQLite, "x y", 0)...); got != nil {
 		t.Error(got)
 	}
 }

@@ -209,7 +209,7 @@ func BenchmarkDigest(b *testing.B) {
 // plainUpserts writes records by conditional statements, in the order of INV-3. It does not learn
 // which rows stay.
 type plainUpserts struct {
-	db        *sql.DB
+	db        *sqlkit.DB
 	isolation sql.IsolationLevel
 	tail      string
 	chunk     int // rows of a statement
@@ -224,7 +224,7 @@ func openPlainUpserts(b *testing.B, url string) *plainUpserts {
 	lab.Must(b, store.Close())
 	src, err := sqlkit.Parse(url)
 	lab.Must(b, err)
-	pools, err := src.Open(0)
+	pools, err := src.Open("", 0)
 	lab.Must(b, err)
 	b.Cleanup(func() { _ = pools.Close() })
 	p := &plainUpserts{db: pools.Write, chunk: 1, stmts: make(map[int]*sql.Stmt)}

@@ -23,6 +23,7 @@ type options struct {
 
 	json, content, quiet    bool
 	sql, redis, prefix, wal string
+	tables                  string
 	withoutRedis            bool
 	timeout                 time.Duration
 	all                     bool
@@ -86,6 +87,7 @@ func serverFlags(fs *flag.FlagSet, o *options) {
 	fs.StringVar(&o.sql, "sql", "", "`URL` of the SQL database (default $SYNCENGINE_SQL, or archive.db in DIR if it is there)")
 	fs.StringVar(&o.redis, "redis", "", "`URL` of Redis (default $SYNCENGINE_REDIS, or none)")
 	fs.StringVar(&o.prefix, "prefix", "", "what precedes ids in Redis (default \"sync:\")")
+	tablesFlag(fs, o)
 	fs.BoolVar(&o.withoutRedis, "without-redis", false, "go on without the Redis that the directory has known")
 	fs.DurationVar(&o.timeout, "timeout", 0, "bound on the whole command (default none)")
 	fs.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
@@ -113,8 +115,13 @@ func importFlags(fs *flag.FlagSet, o *options) {
 	fs.BoolVar(&o.keepVersions, "keep-versions", false, "give items the versions of the file; what is older than what is there is left out")
 }
 
+func tablesFlag(fs *flag.FlagSet, o *options) {
+	fs.StringVar(&o.tables, "table-prefix", "", "what the names of tables begin with (default \"sync_\")")
+}
+
 func schemaFlags(fs *flag.FlagSet, o *options) {
 	fs.StringVar(&o.dialect, "dialect", "", "mysql, mariadb or sqlite")
+	tablesFlag(fs, o)
 	fs.StringVar(&o.database, "database", "sync", "name of the database, for the rights")
 	fs.StringVar(&o.user, "user", "app@'%'", "account of the service, for the rights")
 	fs.IntVar(&o.from, "from", 0, "version of the tables to upgrade, 0 for an empty database:\nSELECT MAX(version) FROM sync_schema")
@@ -156,7 +163,7 @@ func (t *tool) open(ctx context.Context, o *options, dir string) (e *syncengine.
 		}
 		return os.RemoveAll(temp)
 	}
-	cfg := syncengine.Config{Dir: dir, WALPath: o.wal, SQLURL: o.sql, RedisURL: o.redis, KeyPrefix: o.prefix, InstanceID: "syncengine command"}
+	cfg := syncengine.Config{Dir: dir, WALPath: o.wal, SQLURL: o.sql, RedisURL: o.redis, KeyPrefix: o.prefix, TablePrefix: o.tables, InstanceID: "syncengine command"}
 	if e, err = syncengine.Open(ctx, cfg); err != nil {
 		return nil, nil, errors.Join(err, remove())
 	}

@@ -29,7 +29,8 @@
 //
 // -sql and -redis take URLs like Config.SQLURL and Config.RedisURL. Without them they are taken
 // from the environment, SYNCENGINE_SQL and SYNCENGINE_REDIS, where passwords are better kept:
-// command lines are visible to other users. -prefix is Config.KeyPrefix.
+// command lines are visible to other users. -prefix is Config.KeyPrefix,
+// -table-prefix is Config.TablePrefix.
 //
 // # Output
 //

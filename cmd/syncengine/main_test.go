@@ -102,7 +102,7 @@ func TestAWrongCommandLineIsSaid(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"stats"}, {"wal"}, {"wal", "drop"}, {"status"}, {"status", dir, "more"}, {"status", "-nothing", dir}, {"verify"},
 		{"explain"}, {"quarantine", "discard", dir}, {"quarantine", "discard", dir, "x", "-all"}, {"schema", "print"},
-		{"schema", "print", "-dialect", "mysql", "-user", "a; DROP TABLE x"}, {"schema", "print", "-dialect", "mysql", "-from", "-1"}, {"export", "-sql", "http://x"}, {"export"},
+		{"schema", "print", "-dialect", "mysql", "-user", "a; DROP TABLE x"}, {"schema", "print", "-dialect", "mysql", "-from", "-1"}, {"schema", "print", "-dialect", "mysql", "-table-prefix", "A;"}, {"export", "-sql", "http://x"}, {"export"},
 	} {
 		run(t, nil, "", args...).want(t, 2, "")
 	}
@@ -223,7 +223,7 @@ func TestVerifyFindsAndRepairs(t *testing.T) {
 func TestExportAndImportCarryAllBytes(t *testing.T) {
 	ctx := lab.Bounded(t)
 	from, to := testserver.SharedMariaDB(t).NewDatabase(t), t.TempDir()
-	e := lab.Open(t, syncengine.Config{SQLURL: from})
+	e := lab.Open(t, syncengine.Config{SQLURL: from, TablePrefix: "own_"})
 	for _, it := range []syncengine.Item{
 		{ID: "plain", Content: []byte(`{"a":1}`)},
 		{ID: "spaced", Content: []byte("{ \"a\" :\t1 }\n")},
@@ -255,7 +255,7 @@ func TestExportAndImportCarryAllBytes(t *testing.T) {
 	}
 	want := read(e)
 	file := filepath.Join(t.TempDir(), "items.ndjson")
-	run(t, []string{"SYNCENGINE_SQL=" + from}, "", "export", "-file", file).want(t, 0, "1205 items exported") // beside a running service
+	run(t, []string{"SYNCENGINE_SQL=" + from}, "", "export", "-table-prefix", "own_", "-file", file).want(t, 0, "1205 items exported") // beside a running service
 	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("the file: %v, %v", st, err)
 	}
@@ -350,8 +350,8 @@ func TestAPrintedSchemaIsAllThatAServiceNeeds(t *testing.T) {
 	if n := len(sqlite["tables"].([]any)); n != len(syncengine.Schema(syncengine.DialectSQLite)) || n < 5 {
 		t.Errorf("%d statements", n)
 	}
-	upgrade := run(t, nil, "", "schema", "print", "-dialect", "mariadb", "-from", "8")
-	if upgrade.want(t, 0, "where they have version 8", "CREATE TABLE IF NOT EXISTS sync_due"); strings.Contains(upgrade.out, "sync_ops") {
+	upgrade := run(t, nil, "", "schema", "print", "-dialect", "mariadb", "-from", "8", "-table-prefix", "own_")
+	if upgrade.want(t, 0, "where they have version 8", "CREATE TABLE IF NOT EXISTS own_due"); strings.Contains(upgrade.out, "own_ops") {
 		t.Error(upgrade.out)
 	}
 }

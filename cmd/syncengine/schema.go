@@ -34,12 +34,15 @@ func (t *tool) schema(_ context.Context, o *options) error {
 		if !account.MatchString(o.user) || o.database == "" || strings.ContainsAny(o.database, "`\x00") {
 			return usageError{"-user takes name@'host', -database a name without `"}
 		}
-		v.Tables = syncengine.SchemaUpgrade(syncengine.DialectMySQL, o.from)
+		v.Tables = syncengine.SchemaUpgrade(syncengine.DialectMySQL, o.tables, o.from)
 		v.Rights = []string{fmt.Sprintf("GRANT SELECT, INSERT, UPDATE, DELETE ON `%s`.* TO %s", o.database, o.user)}
 	case "sqlite":
-		v.Tables = syncengine.SchemaUpgrade(syncengine.DialectSQLite, o.from)
+		v.Tables = syncengine.SchemaUpgrade(syncengine.DialectSQLite, o.tables, o.from)
 	default:
 		return usageError{"-dialect is mysql, mariadb or sqlite"}
+	}
+	if v.Tables == nil && o.from == 0 {
+		return usageError{"-table-prefix takes up to 32 lower-case letters, digits and _"}
 	}
 	if o.json {
 		return writeJSON(t.out, v)

@@ -120,7 +120,7 @@ func eachPage(ctx context.Context, o *options, dir string, fn func(ids []string)
 	if err != nil {
 		return err
 	}
-	pools, err := src.Open(0)
+	pools, err := src.Open(o.tables, 0)
 	if err != nil {
 		return err
 	}

@@ -191,8 +191,8 @@ func (s *Store) Scan(ctx context.Context, after string, limit int) (page []synce
 	return page, err
 }
 
-// List returns rows whose ids begin with prefix, with content, in byte order of the id. Each page is
-// a query of its own: nothing is held open between two.
+// List returns rows whose ids begin with prefix, with content, in byte order of the id. Each page
+// is a query of its own: nothing is held open between two.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int, maxBytes int64) (page []syncengine.Found, more bool, err error) {
 	// At least one row: of a page of no bytes it is the row that reaches them.
 	args := []any{[]byte(after), []byte(prefix), above(prefix), limit, max(maxBytes, 1)}

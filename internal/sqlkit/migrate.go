@@ -30,12 +30,13 @@ const (
 // a list of statements, idempotent for MySQL, whose DDL can't be rolled back; one that adds what is
 // there counts as done. Several processes may call it at once. When the database records a higher
 // number, Migrate changes nothing and returns ErrNewer.
-func Migrate(ctx context.Context, db *sql.DB, d Dialect, table string, migrations [][]string) (err error) {
-	conn, err := db.Conn(ctx)
+func Migrate(ctx context.Context, db *DB, d Dialect, table string, migrations [][]string) (err error) {
+	conn, err := db.pool.Conn(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
+	table = db.Named(table)
 	have, err := recorded(ctx, conn, d, table)
 	if err != nil {
 		return err
@@ -62,7 +63,7 @@ func Migrate(ctx context.Context, db *sql.DB, d Dialect, table string, migration
 			if err = lock.renew(ctx); err != nil {
 				return err
 			}
-			if _, err = conn.ExecContext(ctx, stmt); err != nil && !isThere(err) {
+			if _, err = conn.ExecContext(ctx, db.Named(stmt)); err != nil && !isThere(err) {
 				return fmt.Errorf("migration %d: %w", n+1, err)
 			}
 		}
@@ -83,13 +84,16 @@ func recordTable(table string) string {
 }
 
 // Script returns the statements that Migrate runs on tables of a version, 0 for an empty database,
-// for somebody who runs them by hand: Migrate finds nothing to do then.
-func Script(table string, migrations [][]string, version int) (out []string) {
+// in a namespace, for somebody who runs them by hand: Migrate finds nothing to do then.
+func Script(prefix, table string, migrations [][]string, version int) (out []string) {
 	if version == 0 {
 		out = append(out, recordTable(table))
 	}
 	for n := version; n < len(migrations); n++ {
 		out = append(append(out, migrations[n]...), fmt.Sprintf("INSERT INTO %s (version, applied_at) VALUES (%d, 0)", table, n+1))
+	}
+	for i := range out {
+		out[i] = Named(out[i], prefix)
 	}
 	return out
 }

@@ -89,7 +89,7 @@ func (u *Unfit) Error() string {
 func (u *Unfit) Unwrap() error { return u.Err }
 
 // CheckSession returns what makes a pool of the caller's own unfit.
-func CheckSession(ctx context.Context, db *sql.DB, d Dialect) error {
+func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 	if d == SQLite {
 		return nil
 	}
@@ -103,7 +103,7 @@ func CheckSession(ctx context.Context, db *sql.DB, d Dialect) error {
 	case null != 0:
 		return &Unfit{Problem: "sql_mode has EMPTY_STRING_IS_NULL", Mend: "add sql_mode='" + sqlMode + "' to the DSN"}
 	}
-	return checkGalera(ctx, db)
+	return checkGalera(ctx, db.pool)
 }
 
 // checkGalera is about sessions on a node of a Galera cluster: see syncWait.
@@ -138,7 +138,7 @@ type Table struct {
 
 // CheckTables tries what is done with tables, on no rows. The error is an *Unfit for a right that
 // is missing, or a table of the same name that is somebody else's.
-func CheckTables(ctx context.Context, db *sql.DB, d Dialect, tables []Table) error {
+func CheckTables(ctx context.Context, db *DB, d Dialect, tables []Table) error {
 	for _, t := range tables {
 		columns := strings.Join(t.Columns, ", ")
 		for _, stmt := range []string{
@@ -156,10 +156,11 @@ func CheckTables(ctx context.Context, db *sql.DB, d Dialect, tables []Table) err
 }
 
 // Fit returns an *Unfit for an error of setting up a table that a person has to mend, else err.
-func Fit(ctx context.Context, db *sql.DB, d Dialect, table string, err error) error {
+func Fit(ctx context.Context, db *DB, d Dialect, table string, err error) error {
+	table = db.Named(table)
 	if d == SQLite {
 		if text := err.Error(); strings.Contains(text, "no such column") || strings.Contains(text, "has no column") {
-			return &Unfit{Problem: "the table " + table + " is another program's", Mend: "use another file, or ALTER TABLE " + table + " RENAME TO something else", Err: err}
+			return &Unfit{Problem: "the table " + table + " is another program's", Mend: "set Config.TablePrefix, use another file, or ALTER TABLE " + table + " RENAME TO something else", Err: err}
 		}
 		return err
 	}
@@ -178,7 +179,7 @@ func Fit(ctx context.Context, db *sql.DB, d Dialect, table string, err error) er
 		}
 		return &Unfit{Problem: problem, Mend: grants(ctx, db, rights), Err: err}
 	case unknownColumn, columnCount:
-		return &Unfit{Problem: "the table " + table + " is another program's", Mend: "use another database, or RENAME TABLE " + table + " TO something else", Err: err}
+		return &Unfit{Problem: "the table " + table + " is another program's", Mend: "set Config.TablePrefix, use another database, or RENAME TABLE " + table + " TO something else", Err: err}
 	}
 	return err
 }
@@ -200,7 +201,7 @@ const (
 )
 
 // grants is the statement that gives an account rights.
-func grants(ctx context.Context, db *sql.DB, rights string) string {
+func grants(ctx context.Context, db *DB, rights string) string {
 	database, account := "DATABASE", "'ACCOUNT'@'HOST'"
 	_ = db.QueryRowContext(ctx, "SELECT DATABASE(), CURRENT_USER()").Scan(&database, &account) // else as it stands
 	if user, host, ok := strings.Cut(account, "@"); ok && !strings.HasPrefix(account, "'") {

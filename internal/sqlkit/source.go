@@ -51,7 +51,13 @@ type Source struct {
 
 // Pools are the connections of one database: one for writing and one for reading. They
 // are the same pool except for SQLite, where one connection writes and others read.
-type Pools struct{ Write, Read *sql.DB }
+type Pools struct{ Write, Read *DB }
+
+// OnePool returns Pools of one pool, for a namespace.
+func OnePool(pool *sql.DB, prefix string) Pools {
+	db := NewDB(pool, prefix)
+	return Pools{Write: db, Read: db}
+}
 
 // Close closes both.
 func (p Pools) Close() error {
@@ -217,12 +223,12 @@ func Redact(raw string) string {
 // knownScheme matches what people give by mistake.
 var knownScheme = regexp.MustCompile(`^(postgres|postgresql|mariadb|http|https|redis|rediss|file)://`)
 
-// Open makes the pools. idle is the time after which the server may end a transaction that nobody
-// uses, 0 for never. It does not connect, except that it creates a missing SQLite
-// file readable by its owner only.
-func (s *Source) Open(idle time.Duration) (Pools, error) {
+// Open makes the pools, for a namespace; see DB. idle is the time after which the server may end a
+// transaction that nobody uses, 0 for never. It does not connect, except that it creates a missing
+// SQLite file readable by its owner only.
+func (s *Source) Open(prefix string, idle time.Duration) (Pools, error) {
 	if s.Dialect == SQLite {
-		return openSQLite(s.Path)
+		return openSQLite(s.Path, prefix)
 	}
 	pin(s.mysql)
 	connector, err := mysql.NewConnector(s.mysql)
@@ -233,10 +239,10 @@ func (s *Source) Open(idle time.Duration) (Pools, error) {
 	db.SetMaxOpenConns(s.conns)
 	db.SetMaxIdleConns(s.conns)
 	db.SetConnMaxLifetime(connLifetime)
-	return Pools{Write: db, Read: db}, nil
+	return OnePool(db, prefix), nil
 }
 
-func openSQLite(path string) (Pools, error) {
+func openSQLite(path, prefix string) (Pools, error) {
 	if err := TouchPrivate(path); err != nil {
 		return Pools{}, err
 	}
@@ -251,7 +257,7 @@ func openSQLite(path string) (Pools, error) {
 	}
 	r.SetMaxOpenConns(sqliteReaders)
 	r.SetMaxIdleConns(sqliteReaders)
-	return Pools{Write: w, Read: r}, nil
+	return Pools{Write: NewDB(w, prefix), Read: NewDB(r, prefix)}, nil
 }
 
 // OpenSQLite opens a pool on a SQLite file with a busy timeout and further URI options.
@@ -278,7 +284,7 @@ func TouchPrivate(path string) error {
 }
 
 // MaxPacket returns how many bytes one statement may have on this server.
-func MaxPacket(ctx context.Context, db *sql.DB, d Dialect) (int64, error) {
+func MaxPacket(ctx context.Context, db *DB, d Dialect) (int64, error) {
 	if d == SQLite {
 		return 1 << 30, nil
 	}

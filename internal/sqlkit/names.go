@@ -1,0 +1,122 @@
+package sqlkit
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+)
+
+// Prefix is what the code's own names of tables and indexes begin with.
+const Prefix = "sync_"
+
+// DB is a pool of connections that sees the tables of one namespace. Statements call tables and
+// indexes by the names that the code has for them, which begin with Prefix; the namespace's prefix
+// takes its place on the way to the server. The pool itself can't be reached from outside of this
+// package, so that no statement goes past that. Texts must hold no other word that begins with
+// Prefix: values are parameters.
+type DB struct {
+	pool   *sql.DB
+	prefix string // "" for Prefix itself
+}
+
+// NewDB returns a DB on a pool. A prefix of "" is Prefix.
+func NewDB(pool *sql.DB, prefix string) *DB {
+	if prefix == Prefix {
+		prefix = ""
+	}
+	return &DB{pool, prefix}
+}
+
+// Named returns a text with the names of a namespace; see DB.
+func Named(text, prefix string) string {
+	if prefix == "" || prefix == Prefix {
+		return text
+	}
+	var b strings.Builder
+	for from := 0; ; {
+		n := strings.Index(text[from:], Prefix)
+		if n < 0 {
+			b.WriteString(text[from:])
+			return b.String()
+		}
+		at := from + n
+		b.WriteString(text[from:at])
+		if at > 0 && isWord(text[at-1]) { // the middle of a word
+			b.WriteString(Prefix)
+		} else {
+			b.WriteString(prefix)
+		}
+		from = at + len(Prefix)
+	}
+}
+
+func isWord(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}
+
+// Named returns a text as this pool's server sees it.
+func (d *DB) Named(text string) string { return Named(text, d.prefix) }
+
+// ExecContext is that of sql.DB.
+func (d *DB) ExecContext(ctx context.Context, text string, args ...any) (sql.Result, error) {
+	return d.pool.ExecContext(ctx, d.Named(text), args...)
+}
+
+// QueryContext is that of sql.DB.
+func (d *DB) QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
+	return d.pool.QueryContext(ctx, d.Named(text), args...)
+}
+
+// QueryRowContext is that of sql.DB.
+func (d *DB) QueryRowContext(ctx context.Context, text string, args ...any) *sql.Row {
+	return d.pool.QueryRowContext(ctx, d.Named(text), args...)
+}
+
+// PrepareContext is that of sql.DB.
+func (d *DB) PrepareContext(ctx context.Context, text string) (*sql.Stmt, error) {
+	return d.pool.PrepareContext(ctx, d.Named(text))
+}
+
+// BeginTx is that of sql.DB.
+func (d *DB) BeginTx(ctx context.Context, opts *sql.TxOptions) (*Tx, error) {
+	tx, err := d.pool.BeginTx(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &Tx{tx, d}, nil
+}
+
+// Close is that of sql.DB.
+func (d *DB) Close() error { return d.pool.Close() }
+
+// Tx is a transaction on a DB.
+type Tx struct {
+	tx *sql.Tx
+	db *DB
+}
+
+// ExecContext is that of sql.Tx.
+func (t *Tx) ExecContext(ctx context.Context, text string, args ...any) (sql.Result, error) {
+	return t.tx.ExecContext(ctx, t.db.Named(text), args...)
+}
+
+// QueryContext is that of sql.Tx.
+func (t *Tx) QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
+	return t.tx.QueryContext(ctx, t.db.Named(text), args...)
+}
+
+// QueryRowContext is that of sql.Tx.
+func (t *Tx) QueryRowContext(ctx context.Context, text string, args ...any) *sql.Row {
+	return t.tx.QueryRowContext(ctx, t.db.Named(text), args...)
+}
+
+// StmtContext is that of sql.Tx.
+func (t *Tx) StmtContext(ctx context.Context, s *sql.Stmt) *sql.Stmt {
+	return t.tx.StmtContext(ctx, s)
+}
+
+// Commit is that of sql.Tx.
+func (t *Tx) Commit() error { return t.tx.Commit() }
+
+// Rollback is that of sql.Tx.
+func (t *Tx) Rollback() error { return t.tx.Rollback() }
