@@ -10,8 +10,11 @@ package syncengine
 //     Galera certifies the write, as it would not a shared lock. A fence is a few rows of a table
 //     of its own, of which a transaction takes any one: flights don't wait for each other, nor
 //     does the beat for them.
-//   - Who is frozen in a transaction keeps its fence, until the server ends that (fleetLease, where
-//     the server has such a limit). Nobody waits for it: the next beat tries again.
+//   - Who is frozen in a transaction keeps its fence, until that ends: the server ends it after
+//     fleetLease, on the sessions of a URL on MariaDB. Who finds a member without a beat for a lease
+//     and its fence locked ends it as well, since MySQL has no such limit, nor may a pool of the
+//     caller's: the fence says, to those that read what is not committed, on which connection it
+//     was written to. Nobody waits for that: the next beat tries again.
 //   - A row may be removed by its engine, by the next engine on the same Dir, or by anybody
 //     who has seen its count of beats stand still for a lease. No clocks are compared.
 //   - The engine whose private file this is does not beat, and nobody removes its row.
@@ -19,8 +22,10 @@ package syncengine
 import (
 	"context"
 	"crypto/rand"
+	"database/sql"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	rand2 "math/rand/v2"
 	"strings"
 	"time"
@@ -145,10 +150,10 @@ func (s *sqlStore) Beat(ctx context.Context, me member) (gone bool, err error) {
 }
 
 func (s *sqlStore) Evict(ctx context.Context, m member) error {
-	return s.run(ctx, "evict", func() error {
-		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
-			free, err := s.lockFence(ctx, tx, m.ID)
-			if err != nil || !free {
+	free := true
+	err := s.run(ctx, "evict", func() error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) (err error) {
+			if free, err = s.lockFence(ctx, tx, m.ID); err != nil || !free {
 				return err
 			}
 			res, err := tx.ExecContext(ctx, "DELETE FROM sync_instances WHERE id = ? AND beats = ?", m.ID, m.Beats)
@@ -162,6 +167,58 @@ func (s *sqlStore) Evict(ctx context.Context, m member) error {
 			return err
 		})
 	})
+	if err == nil && !free {
+		err = s.run(ctx, "evict", func() error { return s.endOpen(ctx, m.ID) })
+	}
+	return err
+}
+
+// endOpen ends the connections of an engine on which a transaction is open that has written to its
+// fence: those of the slots in which there is the same thing twice that is not committed. Nobody may
+// end a connection of another account, unless an administrator: then the transaction stays.
+func (s *sqlStore) endOpen(ctx context.Context, engine string) error {
+	before, err := s.fenceNow(ctx, engine, sql.LevelReadUncommitted)
+	if err != nil {
+		return err
+	}
+	committed, err := s.fenceNow(ctx, engine, sql.LevelReadCommitted)
+	if err != nil {
+		return err
+	}
+	now, err := s.fenceNow(ctx, engine, sql.LevelReadUncommitted)
+	if err != nil {
+		return err
+	}
+	for slot, writes := range now {
+		if conn := writes / fenceWrites; conn > 0 && writes == before[slot] && writes != committed[slot] {
+			_, err = s.pools.Write.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", conn))
+			if err != nil && sqlkit.Classify(err) == sqlkit.Outage {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fenceNow returns what stands in the slots of a fence.
+func (s *sqlStore) fenceNow(ctx context.Context, engine string, level sql.IsolationLevel) (map[int]int64, error) {
+	tx, err := s.pools.Write.BeginTx(ctx, &sql.TxOptions{Isolation: level})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = tx.Rollback() }() // it was only read
+	rows, err := tx.QueryContext(ctx, "SELECT slot, writes FROM sync_fences WHERE engine = ?", engine)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[int]int64)
+	for rows.Next() && err == nil {
+		var slot int
+		var writes int64
+		err = rows.Scan(&slot, &writes)
+		out[slot] = writes
+	}
+	return out, errors.Join(err, rows.Err(), rows.Close())
 }
 
 // lockFence locks the rows of an engine, unless a transaction of its own holds one of them.
@@ -221,7 +278,11 @@ func (s *sqlStore) demandFence(ctx context.Context, tx *sqlkit.Tx) error {
 	if id == nil || *id == "" {
 		return nil
 	}
-	st, err := s.stmt(ctx, s.pools.Write, fenceText)
+	text := fenceText
+	if s.dialect == sqlkit.SQLite {
+		text = fenceTextSQLite
+	}
+	st, err := s.stmt(ctx, s.pools.Write, text)
 	if err != nil {
 		return err
 	}
@@ -235,7 +296,14 @@ func (s *sqlStore) demandFence(ctx context.Context, tx *sqlkit.Tx) error {
 	return errFenced
 }
 
-const fenceText = "UPDATE sync_fences SET writes = writes + 1 WHERE engine = ? AND slot = ? AND EXISTS (SELECT 1 FROM sync_instances WHERE id = engine)"
+// A fence counts writes, up to fenceWrites and from 0 again; above that it has the connection of the
+// last one, for endOpen.
+const (
+	fenceWrites     = 1_000_000
+	fenceText       = "UPDATE sync_fences SET writes = CONNECTION_ID() * 1000000 + (writes + 1) % 1000000" + fenceOf
+	fenceTextSQLite = "UPDATE sync_fences SET writes = writes + 1" + fenceOf
+	fenceOf         = " WHERE engine = ? AND slot = ? AND EXISTS (SELECT 1 FROM sync_instances WHERE id = engine)"
+)
 
 // newEngineID returns an id that is never used again.
 func newEngineID() string {
