@@ -174,8 +174,8 @@ func (s *sqlStore) Evict(ctx context.Context, m member) error {
 }
 
 // endOpen ends the connections of an engine on which a transaction is open that has written to its
-// fence: those of the slots in which there is the same thing twice that is not committed. Nobody may
-// end a connection of another account, unless an administrator: then the transaction stays.
+// fence: those of the slots in which there is the same thing twice that is not committed. Nobody
+// may end a connection of another account, unless an administrator: then the transaction stays.
 func (s *sqlStore) endOpen(ctx context.Context, engine string) error {
 	before, err := s.fenceNow(ctx, engine, sql.LevelReadUncommitted)
 	if err != nil {
@@ -278,11 +278,7 @@ func (s *sqlStore) demandFence(ctx context.Context, tx *sqlkit.Tx) error {
 	if id == nil || *id == "" {
 		return nil
 	}
-	text := fenceText
-	if s.dialect == sqlkit.SQLite {
-		text = fenceTextSQLite
-	}
-	st, err := s.stmt(ctx, s.pools.Write, text)
+	st, err := s.stmt(ctx, s.pools.Write, s.fenceText())
 	if err != nil {
 		return err
 	}
@@ -296,14 +292,17 @@ func (s *sqlStore) demandFence(ctx context.Context, tx *sqlkit.Tx) error {
 	return errFenced
 }
 
-// A fence counts writes, up to fenceWrites and from 0 again; above that it has the connection of the
-// last one, for endOpen.
-const (
-	fenceWrites     = 1_000_000
-	fenceText       = "UPDATE sync_fences SET writes = CONNECTION_ID() * 1000000 + (writes + 1) % 1000000" + fenceOf
-	fenceTextSQLite = "UPDATE sync_fences SET writes = writes + 1" + fenceOf
-	fenceOf         = " WHERE engine = ? AND slot = ? AND EXISTS (SELECT 1 FROM sync_instances WHERE id = engine)"
-)
+// A fence counts writes, up to fenceWrites and from 0 again; above that it has the connection of
+// the last one, for endOpen.
+const fenceWrites = 1_000_000
+
+func (s *sqlStore) fenceText() string {
+	writes := "CONNECTION_ID() * 1000000 + (writes + 1) % 1000000"
+	if s.dialect == sqlkit.SQLite {
+		writes = "writes + 1"
+	}
+	return "UPDATE sync_fences SET writes = " + writes + " WHERE engine = ? AND slot = ? AND EXISTS (SELECT 1 FROM sync_instances WHERE id = engine)"
+}
 
 // newEngineID returns an id that is never used again.
 func newEngineID() string {

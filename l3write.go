@@ -376,7 +376,7 @@ func (s *sqlStore) lockText(n int) string {
 // prepareWrites prepares what a transaction over records may need, before it: preparing takes a
 // connection of the pool, which may have only one. A delete may be of an item that is merged into.
 func (s *sqlStore) prepareWrites(ctx context.Context, recs []Record) error {
-	n, texts := len(recs), []string{s.insertLogged(), fenceText}
+	n, texts := len(recs), []string{s.insertLogged(), s.fenceText()}
 	if slices.ContainsFunc(recs, func(r Record) bool { return isMerge(r.ID) || crdtBuilt && r.Deleted }) {
 		texts = append(texts, s.mergeTexts(n)...)
 	}
