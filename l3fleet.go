@@ -11,10 +11,10 @@ package syncengine
 //     of its own, of which a transaction takes any one: flights don't wait for each other, nor
 //     does the beat for them.
 //   - Who is frozen in a transaction keeps its fence, until that ends: the server ends it after
-//     fleetLease, on the sessions of a URL on MariaDB. Who finds a member without a beat for a lease
-//     and its fence locked ends it as well, since MySQL has no such limit, nor may a pool of the
-//     caller's: the fence says, to those that read what is not committed, on which connection it
-//     was written to. Nobody waits for that: the next beat tries again.
+//     fleetLease, on the sessions of a URL on MariaDB. MySQL has no such limit, nor may a pool of
+//     the caller's have one, so who finds a member without a beat for a lease and its fence locked
+//     ends it as well: the fence says, to those that read what is not committed, on which
+//     connection it was written to. Nobody waits for that: the next beat tries again.
 //   - A row may be removed by its engine, by the next engine on the same Dir, or by anybody
 //     who has seen its count of beats stand still for a lease. No clocks are compared.
 //   - The engine whose private file this is does not beat, and nobody removes its row.
