@@ -84,7 +84,7 @@ ci: lint elsewhere servers gcc ## everything CI runs (.ci/run calls this)
 		if [ "$$set" = "$(lastword $(TAGSETS))" ]; then how=race; packages=all; fi; \
 		$(MAKE) --no-print-directory $$how TAGS="$$tags" PACKAGES=$$packages TESTFLAGS="$$short $(TESTFLAGS)"; \
 	done
-	@if [ -f bench/go.mod ]; then echo "== bench"; cd bench && go vet ./...; fi
+	@if [ -f bench/go.mod ]; then echo "== bench"; cd bench && go vet ./... && go test -count=1 ./byhand/lines; fi
 
 .PHONY: reference
 reference: ## write docs/reference.md from the comments of Config and Events
@@ -121,6 +121,10 @@ table: servers ## measure beside code that is not ours: the table of BENCHMARKS.
 .PHONY: curves
 curves: servers ## measure how time and memory grow with the number of items, and draw docs/curves.svg
 	cd bench && go test -count=1 -timeout=0 -v -run Curves $(TESTFLAGS) ./table -svg $(CURDIR)/docs/curves.svg
+
+.PHONY: lines
+lines: ## lines of the catalogue example beside the same by hand
+	@cd bench && go run ./byhand/lines
 
 # What a test calls in another package counts: those of internal/promises cover the root.
 .PHONY: cover

@@ -5,4 +5,5 @@
 //	go test -run Table ./table    # the table of BENCHMARKS.md (make table)
 //	go run ./hitratio -traces DIR # what stays in memory, beside otter, LRU and random
 //	go run ./overload             # more writes than SQLite takes
+//	go run ./byhand/lines         # lines of examples/catalogue beside the same by hand (make lines)
 package bench
