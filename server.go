@@ -71,6 +71,9 @@ func (s *server) DoFor(ctx context.Context, op string, timeout time.Duration, fn
 	case errors.Is(err, guard.ErrPanicked): // a store of the caller's
 		err = says(fmt.Errorf("%s: %w: the store %w", s.tier, ErrUnavailable, err))
 	case errors.Is(err, guard.ErrOpen):
+		if why := s.failed.Load(); why != nil { // "circuit open" says nothing to a person
+			err = fmt.Errorf("%w since %s", err, strings.TrimPrefix(plain(*why), s.tier+": "))
+		}
 		err = unavailable(s.tier, err)
 	}
 	s.news.Call(s.name, op, start, err)

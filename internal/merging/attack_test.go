@@ -151,7 +151,8 @@ func TestAFactoryMayMakeAnItemWithAKind(t *testing.T) {
 	}
 }
 
-// TestManySmallMergesIntoALargeItemLand in one transaction, in time.
+// TestManySmallMergesIntoALargeItemLand in one transaction, in time: a merge that read the whole
+// item for itself would take thousands of times as long.
 func TestManySmallMergesIntoALargeItemLand(t *testing.T) {
 	ctx := context.Background()
 	url := l3s["SQLite"](t)
@@ -162,7 +163,7 @@ func TestManySmallMergesIntoALargeItemLand(t *testing.T) {
 	}
 	merge(t, first, "s", "GSet", "["+strings.Join(large, ",")+"]", syncengine.WithDurability(syncengine.Archived))
 	lab.Must(t, first.Close())
-	e := lab.Open(t, syncengine.Config{SQLURL: url})
+	e := lab.Open(t, syncengine.Config{SQLURL: url, L3Timeout: time.Minute})
 	for n := range 1000 {
 		merge(t, e, "s", "GSet", fmt.Sprintf(`["x%d"]`, n), syncengine.WithDurability(syncengine.Buffered))
 	}
