@@ -42,7 +42,7 @@ func NewSQLStore(d Dialect, db *sql.DB) ArchiveStore {
 
 // NewSQLStoreNamed is NewSQLStore with a TablePrefix.
 func NewSQLStoreNamed(d Dialect, db *sql.DB, tablePrefix string) ArchiveStore {
-	return newSQLStore(sqlkit.Dialect(d), sqlkit.OnePool(db, tablePrefix), testCodec(), false)
+	return newSQLStore(sqlkit.Dialect(d), sqlkit.OnePool(db, sqlkit.Dialect(d), tablePrefix), testCodec(), false)
 }
 
 // ArchiveDigester is what an L3 of ours can do besides.
@@ -77,7 +77,7 @@ func FoldDeltas(ctx context.Context, s ArchiveStore) error { return s.(*sqlStore
 
 // MigrateTo brings a database to the n-th of the migrations.
 func MigrateTo(ctx context.Context, db *sql.DB, d Dialect, n int) error {
-	return sqlkit.Migrate(ctx, sqlkit.NewDB(db, ""), sqlkit.Dialect(d), schemaTable, migrations[sqlkit.Dialect(d)][:n])
+	return sqlkit.Migrate(ctx, sqlkit.NewDB(db, sqlkit.Dialect(d), ""), sqlkit.Dialect(d), schemaTable, migrations[sqlkit.Dialect(d)][:n])
 }
 
 // PlacesInWAL returns how many ops have a place in the WAL, and their bytes.

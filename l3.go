@@ -200,7 +200,7 @@ type sqlStore struct {
 	prepared bool
 	packet   int64 // bytes one statement may have
 	identity string
-	stmts    map[stmtKey]*sql.Stmt
+	stmts    map[stmtKey]*sqlkit.Stmt
 
 	clock  func() time.Time       // the clock of L3
 	self   string                 // see engine
@@ -214,7 +214,7 @@ type sqlStore struct {
 }
 
 func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sqlStore {
-	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sql.Stmt), window: leafWindow, clock: time.Now, self: newEngineID(), logFor: changesKept}
+	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sqlkit.Stmt), window: leafWindow, clock: time.Now, self: newEngineID(), logFor: changesKept}
 }
 
 // Follow sets the clock by which items expire.
@@ -356,7 +356,7 @@ type stmtKey struct {
 }
 
 // stmt returns a prepared statement, which lives as long as the store.
-func (s *sqlStore) stmt(ctx context.Context, db *sqlkit.DB, text string) (*sql.Stmt, error) {
+func (s *sqlStore) stmt(ctx context.Context, db *sqlkit.DB, text string) (*sqlkit.Stmt, error) {
 	key := stmtKey{db, text}
 	s.mu.Lock()
 	st := s.stmts[key]
@@ -575,7 +575,7 @@ func (s *sqlStore) Ping(ctx context.Context) error {
 func (s *sqlStore) Close() error {
 	s.mu.Lock()
 	stmts := s.stmts
-	s.stmts = make(map[stmtKey]*sql.Stmt)
+	s.stmts = make(map[stmtKey]*sqlkit.Stmt)
 	s.mu.Unlock()
 	var errs []error
 	for _, st := range stmts {

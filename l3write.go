@@ -414,7 +414,7 @@ func (s *sqlStore) exec(ctx context.Context, tx *sqlkit.Tx, text string, args ..
 
 // writeSQLite writes row by row: SQLite is a library, there are no round trips to save.
 func (s *sqlStore) writeSQLite(ctx context.Context, tx *sqlkit.Tx, rows []*storedRow, over bool) error {
-	var texts [2]*sql.Stmt // for plain rows, and others
+	var texts [2]*sqlkit.Stmt // for plain rows, and others
 	args := make([]any, 0, 16)
 	for _, r := range rows {
 		plain := r.plain()

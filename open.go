@@ -136,7 +136,7 @@ func (e *Engine) openL3() error {
 	case e.cfg.L3 != nil:
 		e.archive.Use(e.cfg.L3, false, private)
 	case e.cfg.DB != nil:
-		store := newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.OnePool(e.cfg.DB, e.cfg.TablePrefix), codec, false)
+		store := newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.OnePool(e.cfg.DB, sqlkit.Dialect(e.cfg.Dialect), e.cfg.TablePrefix), codec, false)
 		e.archive.Use(store.KeepingChanges(e.cfg.ChangeRetention), true, private)
 	default:
 		url := e.cfg.SQLURL

@@ -213,7 +213,7 @@ type plainUpserts struct {
 	isolation sql.IsolationLevel
 	tail      string
 	chunk     int // rows of a statement
-	stmts     map[int]*sql.Stmt
+	stmts     map[int]*sqlkit.Stmt
 }
 
 func openPlainUpserts(b *testing.B, url string) *plainUpserts {
@@ -227,7 +227,7 @@ func openPlainUpserts(b *testing.B, url string) *plainUpserts {
 	pools, err := src.Open("", 0)
 	lab.Must(b, err)
 	b.Cleanup(func() { _ = pools.Close() })
-	p := &plainUpserts{db: pools.Write, chunk: 1, stmts: make(map[int]*sql.Stmt)}
+	p := &plainUpserts{db: pools.Write, chunk: 1, stmts: make(map[int]*sqlkit.Stmt)}
 	rest := []string{"updated_at", "content", "priority", "crdt", "trace_parent", "trace_state", "home_instance", "deleted_at", "content_hash"}
 	if src.Dialect == sqlkit.SQLite {
 		p.tail = " ON CONFLICT (id) DO UPDATE SET version = excluded.version, deleted = excluded.deleted"

@@ -39,8 +39,16 @@ func (s Schedule) Waits() backoff.BackOff {
 // Retry runs fn until it succeeds, fails with an error that is not worth another try, the schedule
 // ends, or ctx does. It returns fn's last error, not the context's.
 func (s Schedule) Retry(ctx context.Context, onRetry func(), again func(error) bool, fn func() error) error {
-	var last error
+	last := fn()
+	if last == nil || !again(last) { // the usual end, without a schedule
+		return last
+	}
+	first := true
 	err := backoff.RetryNotify(func() error {
+		if first {
+			first = false
+			return last
+		}
 		if last = fn(); last != nil && !again(last) {
 			return backoff.Permanent(last)
 		}

@@ -17,14 +17,15 @@ const Prefix = "sync_"
 type DB struct {
 	pool   *sql.DB
 	prefix string // "" for Prefix itself
+	local  bool   // the database is a library: see Stmt
 }
 
 // NewDB returns a DB on a pool. A prefix of "" is Prefix.
-func NewDB(pool *sql.DB, prefix string) *DB {
+func NewDB(pool *sql.DB, d Dialect, prefix string) *DB {
 	if prefix == Prefix {
 		prefix = ""
 	}
-	return &DB{pool, prefix}
+	return &DB{pool, prefix, d == SQLite}
 }
 
 // Named returns a text with the names of a namespace; see DB.
@@ -73,8 +74,12 @@ func (d *DB) QueryRowContext(ctx context.Context, text string, args ...any) *sql
 }
 
 // PrepareContext is that of sql.DB.
-func (d *DB) PrepareContext(ctx context.Context, text string) (*sql.Stmt, error) {
-	return d.pool.PrepareContext(ctx, d.Named(text))
+func (d *DB) PrepareContext(ctx context.Context, text string) (*Stmt, error) {
+	st, err := d.pool.PrepareContext(ctx, d.Named(text))
+	if err != nil {
+		return nil, err
+	}
+	return &Stmt{st, d.local}, nil
 }
 
 // BeginTx is that of sql.DB.
@@ -111,8 +116,8 @@ func (t *Tx) QueryRowContext(ctx context.Context, text string, args ...any) *sql
 }
 
 // StmtContext is that of sql.Tx.
-func (t *Tx) StmtContext(ctx context.Context, s *sql.Stmt) *sql.Stmt {
-	return t.tx.StmtContext(ctx, s)
+func (t *Tx) StmtContext(ctx context.Context, s *Stmt) *Stmt {
+	return &Stmt{t.tx.StmtContext(ctx, s.stmt), s.local}
 }
 
 // Commit is that of sql.Tx.
@@ -120,3 +125,37 @@ func (t *Tx) Commit() error { return t.tx.Commit() }
 
 // Rollback is that of sql.Tx.
 func (t *Tx) Rollback() error { return t.tx.Rollback() }
+
+// Stmt is a prepared statement, for what takes microseconds: a few rows by their keys. On SQLite it
+// does not end with its context once it has begun. For that database/sql and the driver start a
+// goroutine each, which takes longer than the statement; and there is nothing to wait for, but
+// another process's lock, which has a limit of its own.
+type Stmt struct {
+	stmt  *sql.Stmt
+	local bool
+}
+
+func (s *Stmt) context(ctx context.Context) context.Context {
+	if s.local && ctx.Err() == nil {
+		return context.WithoutCancel(ctx)
+	}
+	return ctx
+}
+
+// ExecContext is that of sql.Stmt.
+func (s *Stmt) ExecContext(ctx context.Context, args ...any) (sql.Result, error) {
+	return s.stmt.ExecContext(s.context(ctx), args...)
+}
+
+// QueryContext is that of sql.Stmt.
+func (s *Stmt) QueryContext(ctx context.Context, args ...any) (*sql.Rows, error) {
+	return s.stmt.QueryContext(s.context(ctx), args...)
+}
+
+// QueryRowContext is that of sql.Stmt.
+func (s *Stmt) QueryRowContext(ctx context.Context, args ...any) *sql.Row {
+	return s.stmt.QueryRowContext(s.context(ctx), args...)
+}
+
+// Close is that of sql.Stmt.
+func (s *Stmt) Close() error { return s.stmt.Close() }

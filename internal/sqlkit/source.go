@@ -54,8 +54,8 @@ type Source struct {
 type Pools struct{ Write, Read *DB }
 
 // OnePool returns Pools of one pool, for a namespace.
-func OnePool(pool *sql.DB, prefix string) Pools {
-	db := NewDB(pool, prefix)
+func OnePool(pool *sql.DB, d Dialect, prefix string) Pools {
+	db := NewDB(pool, d, prefix)
 	return Pools{Write: db, Read: db}
 }
 
@@ -239,7 +239,7 @@ func (s *Source) Open(prefix string, idle time.Duration) (Pools, error) {
 	db.SetMaxOpenConns(s.conns)
 	db.SetMaxIdleConns(s.conns)
 	db.SetConnMaxLifetime(connLifetime)
-	return OnePool(db, prefix), nil
+	return OnePool(db, MySQL, prefix), nil
 }
 
 func openSQLite(path, prefix string) (Pools, error) {
@@ -257,7 +257,7 @@ func openSQLite(path, prefix string) (Pools, error) {
 	}
 	r.SetMaxOpenConns(sqliteReaders)
 	r.SetMaxIdleConns(sqliteReaders)
-	return Pools{Write: NewDB(w, prefix), Read: NewDB(r, prefix)}, nil
+	return Pools{Write: NewDB(w, SQLite, prefix), Read: NewDB(r, SQLite, prefix)}, nil
 }
 
 // OpenSQLite opens a pool on a SQLite file with a busy timeout and further URI options.

@@ -52,18 +52,18 @@ func TestMigrateRunsEachStepOnceAndRefusesANewerSchema(t *testing.T) {
 	defer db.Close()
 	steps := [][]string{{"CREATE TABLE a (n INTEGER)", "INSERT INTO a VALUES (1)"}, {"INSERT INTO a VALUES (2)"}}
 	for _, upTo := range []int{1, 1, 2, 2} {
-		if err := Migrate(ctx, NewDB(db, ""), SQLite, "versions", steps[:upTo]); err != nil {
+		if err := Migrate(ctx, NewDB(db, SQLite, ""), SQLite, "versions", steps[:upTo]); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if n := count(t, db, "a"); n != 2 {
 		t.Errorf("the steps left %d rows, want 2", n)
 	}
-	if err := Migrate(ctx, NewDB(db, ""), SQLite, "versions", steps[:1]); !errors.Is(err, ErrNewer) {
+	if err := Migrate(ctx, NewDB(db, SQLite, ""), SQLite, "versions", steps[:1]); !errors.Is(err, ErrNewer) {
 		t.Errorf("an older build: %v, want ErrNewer", err)
 	}
 	broken := append(steps, []string{"INSERT INTO a VALUES (3)", "no SQL"})
-	if err := Migrate(ctx, NewDB(db, ""), SQLite, "versions", broken); err == nil || !strings.Contains(err.Error(), "migration 3") {
+	if err := Migrate(ctx, NewDB(db, SQLite, ""), SQLite, "versions", broken); err == nil || !strings.Contains(err.Error(), "migration 3") {
 		t.Errorf("a broken step: %v", err)
 	}
 	if n := count(t, db, "a"); n != 2 {
@@ -127,7 +127,7 @@ func TestNamed(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 		for _, same := range []string{"", Prefix} {
-			if got := NewDB(nil, same).Named(text); got != text {
+			if got := NewDB(nil, SQLite, same).Named(text); got != text {
 				t.Errorf("%q, want %q", got, text)
 			}
 		}
