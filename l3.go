@@ -304,6 +304,10 @@ func (s *sqlStore) ours(ctx context.Context) error {
 	return nil // most likely there is none
 }
 
+// Near reports whether the database is a library with pools as Open makes them: then readers don't
+// wait for writers.
+func (s *sqlStore) Near() bool { return s.dialect == sqlkit.SQLite && s.owned }
+
 // Identity tells this database from others. A backup that is restored has that of the original.
 func (s *sqlStore) Identity() string {
 	s.mu.Lock()

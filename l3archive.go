@@ -57,6 +57,7 @@ type archive struct {
 	log     changeLog
 	closes  bool   // the store is this engine's own
 	private bool   // it is the file in Dir: no other engine writes there
+	near    bool   // see Near
 	nonce   uint64 // of the last ApplyIf; the loop "conditions" alone uses it
 
 	changing sync.Mutex // held while state is replaced and that is told
@@ -145,6 +146,8 @@ func (a *archive) Use(store ArchiveStore, closes, private bool) {
 	a.healer, _ = store.(healer)
 	a.members, _ = store.(registrar)
 	a.log, _ = store.(changeLog)
+	sqlite, ok := store.(*sqlStore)
+	a.near = ok && sqlite.Near()
 }
 
 // Follow sets the clock by which items expire, for a store that wants to know.
@@ -164,6 +167,9 @@ func (a *archive) Close() error {
 
 // Private reports whether L3 is the file in Dir: no other engine writes there.
 func (a *archive) Private() bool { return a.private }
+
+// Near reports whether L3 is a library of this process, not a server.
+func (a *archive) Near() bool { return a.near }
 
 // Members is where engines on this L3 are known, nil when the store can't.
 func (a *archive) Members() registrar { return a.members }

@@ -14,6 +14,7 @@ package syncengine
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/flight"
@@ -37,6 +38,7 @@ type reader struct {
 	now      func() time.Time // of L3, see fleettime.go
 	ages     ages
 	loads    flight.Group[string, loaded]
+	itself   atomic.Bool // a caller makes its load itself
 }
 
 // ages are how long what memory knows counts, from Config.
@@ -239,8 +241,16 @@ func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, 
 	case fromDenial:
 		return Record{}, byFilter, ErrNotFound
 	}
-	shared := d.door.Background(ctx)
-	got, err := d.loads.Do(ctx, id, since.Writes, d.door.Work, func() (loaded, error) { return d.load(shared, id, since, waiting) })
+	// A server is asked on another goroutine, so that a caller may leave while it hangs. A library
+	// does not hang, and waking somebody takes longer than a look; but of many callers those gain
+	// that hand over.
+	shared, spawn := ctx, (func(func()))(nil)
+	if !d.cache.On() && d.archive.Near() && d.itself.CompareAndSwap(false, true) {
+		defer d.itself.Store(false)
+	} else {
+		shared, spawn = d.door.Background(ctx), d.door.Work
+	}
+	got, err := d.loads.Do(ctx, id, since.Writes, spawn, func() (loaded, error) { return d.load(shared, id, since, waiting) })
 	if ok {
 		rec, err = d.refreshed(ent, got.Record, err)
 		return rec, got.by, err

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/syncengine-go/syncengine/internal/flight"
@@ -83,5 +84,54 @@ func TestACallThatFailsToReturnIsAnError(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// A call that its caller makes itself ends with that, and those who wait for it begin anew.
+func TestCallersThatMakeTheCallThemselves(t *testing.T) {
+	var g flight.Group[string, int]
+	ctx, cancel := context.WithCancel(context.Background())
+	begun, left := make(chan struct{}), make(chan result, 1)
+	go func() {
+		v, err := g.Do(ctx, "k", 7, nil, func() (int, error) {
+			close(begun)
+			<-ctx.Done()
+			return 0, ctx.Err()
+		})
+		left <- result{v, err}
+	}()
+	<-begun
+	var made atomic.Int32
+	others := make(chan result, 10)
+	for range cap(others) {
+		go func() {
+			v, err := g.Do(context.Background(), "k", 7, nil, func() (int, error) {
+				made.Add(1)
+				return 2, nil
+			})
+			others <- result{v, err}
+		}()
+	}
+	if made.Load() != 0 {
+		t.Error("one of the others did not wait")
+	}
+	cancel()
+	if r := <-left; !errors.Is(r.err, context.Canceled) {
+		t.Errorf("the one that left: %+v", r)
+	}
+	for range cap(others) {
+		if r := <-others; r != (result{2, nil}) {
+			t.Errorf("one that waited: %+v", r)
+		}
+	}
+	if n := made.Load(); n < 1 || int(n) > cap(others) {
+		t.Errorf("%d calls", n)
+	}
+	failed := errors.New("failed")
+	if _, err := g.Do(context.Background(), "k", 7, nil, func() (int, error) { return 0, failed }); err != failed {
+		t.Errorf("an error of the call: %v", err)
+	}
+	if _, err := g.Do(context.Background(), "k", 7, nil, func() (int, error) { panic("boom") }); err == nil || !strings.Contains(err.Error(), "boom") {
+		t.Errorf("a panic: %v", err)
 	}
 }
