@@ -25,7 +25,6 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	rand2 "math/rand/v2"
 	"strings"
 	"time"
@@ -191,8 +190,7 @@ func (s *sqlStore) endOpen(ctx context.Context, engine string) error {
 	}
 	for slot, writes := range now {
 		if conn := writes / fenceWrites; conn > 0 && writes == before[slot] && writes != committed[slot] {
-			_, err = s.pools.Write.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", conn))
-			if err != nil && sqlkit.Classify(err) == sqlkit.Outage {
+			if err := sqlkit.Kill(ctx, s.pools.Write, conn); err != nil {
 				return err
 			}
 		}

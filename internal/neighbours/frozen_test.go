@@ -10,6 +10,7 @@ import (
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/faultproxy"
 	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
@@ -93,5 +94,27 @@ func frozenHoldsUpNobody(t *testing.T, at func(url string) syncengine.Config) {
 		if got, want := reads["Get"](c, id), reads["Get"](frozen, id); got != want {
 			t.Errorf("%s: %s, want %s", id, got, want)
 		}
+	}
+}
+
+// Nobody is told of a connection that has ended by itself, or is another account's.
+func TestAConnectionThatCanNotBeEndedIsLeft(t *testing.T) {
+	ctx := context.Background()
+	server := testserver.SharedMariaDB(t)
+	dbURL := server.NewDatabase(t)
+	admin := testserver.OpenSQL(t, dbURL)
+	conn, err := admin.Conn(ctx)
+	lab.Must(t, err)
+	defer func() { _ = conn.Close() }() // it will have ended
+	var id int64
+	lab.Must(t, conn.QueryRowContext(ctx, "SELECT CONNECTION_ID()").Scan(&id))
+	other := sqlkit.NewDB(lab.OpenDriver(t, "mysql", testserver.DSN(t, account(t, admin, dbURL, "ends", "SELECT"))), sqlkit.MySQL, "")
+	lab.NoError(t, "one of another account", sqlkit.Kill(ctx, other, id))
+	lab.NoError(t, "it goes on", conn.PingContext(ctx))
+	lab.NoError(t, "none", sqlkit.Kill(ctx, other, 1<<40))
+	db := sqlkit.NewDB(admin, sqlkit.MySQL, "")
+	lab.NoError(t, "one of ours", sqlkit.Kill(ctx, db, id))
+	if _, err := conn.ExecContext(ctx, "SELECT 1"); err == nil {
+		t.Error("it goes on")
 	}
 }

@@ -3,6 +3,7 @@ package sqlkit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/go-sql-driver/mysql"
@@ -50,6 +51,18 @@ func LockHeld(err error) bool {
 	me, ok := errors.AsType[*mysql.MySQLError](err)
 	return ok && (me.Number == 1205 || me.Number == 3572)
 }
+
+// Kill ends a connection of a MySQL server. It is no error that there is none, or that it is
+// another account's.
+func Kill(ctx context.Context, db *DB, conn int64) error {
+	_, err := db.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", conn))
+	if me, ok := errors.AsType[*mysql.MySQLError](err); ok && (me.Number == noSuchThread || me.Number == notOwner) {
+		return nil
+	}
+	return err
+}
+
+const noSuchThread, notOwner = 1094, 1095
 
 func classifyMySQL(e *mysql.MySQLError) Class {
 	switch e.Number {
