@@ -122,11 +122,15 @@ func (s *each) write(ctx context.Context, c *call, index []int) error {
 		}
 		return nil
 	}
-	half := len(c.ops) / 2
-	if err := s.write(ctx, s.part(c, 0, half), index[:half]); err != nil {
+	all := make([]int, len(c.ops))
+	for i := range all {
+		all[i] = i
+	}
+	half := len(all) / 2
+	if err := s.write(ctx, s.part(c, all[:half]), index[:half]); err != nil {
 		return err
 	}
-	return s.write(ctx, s.part(c, half, len(c.ops)), index[half:])
+	return s.write(ctx, s.part(c, all[half:]), index[half:])
 }
 
 // singly writes the ops of a call as if each was a call's only one.
@@ -141,29 +145,31 @@ func (s *each) singly(ctx context.Context, c *call, index []int) error {
 	if len(c.ops) == 0 {
 		return ctx.Err()
 	}
-	for from := 0; from < len(c.ops); {
-		err := s.patiently(ctx, func() (err error) {
-			from, err = s.e.writeSingly(ctx, c, from, told)
-			return err
-		})
-		if err != nil {
-			return err
+	return s.patiently(ctx, func() error {
+		left, err := s.e.writeSingly(ctx, c, told)
+		if isFull(err) {
+			again := make([]int, len(left))
+			for i, at := range left {
+				again[i] = index[at]
+			}
+			c, index = s.part(c, left), again
 		}
-	}
-	return nil
+		return err
+	})
 }
 
-// writeSingly writes the ops of a call from one on, each as a unit of its own, until one can't be
-// written for want of room, or for no fault of its own: that is the error then, and next is its
-// place. told is told of the others, once it is known what became of them.
-func (e *writer) writeSingly(ctx context.Context, c *call, from int, told func(i int, err error)) (next int, err error) {
+// writeSingly writes the ops of a call, each as a unit of its own, until one can't be written for
+// no fault of its own: that is the error. When it is for want of room, left are the places of all
+// ops that are not written for it. told is told of the others, once it is known what became of
+// them.
+func (e *writer) writeSingly(ctx context.Context, c *call, told func(i int, err error)) (left []int, err error) {
 	if err := e.door.Enter(); err != nil {
-		return from, err
+		return nil, err
 	}
 	defer e.door.Exit(ctx, &err)
 	start, decided, admitted := e.news.Start(), e.decided(c), false
-	under := make([]sent, 0, len(c.ops)-from)
-	for next = from; next < len(c.ops); admitted = true {
+	under, next := make([]sent, 0, len(c.ops)), 0
+	for ; next < len(c.ops); admitted = true {
 		u := sent{c: c.only(next)}
 		if decided {
 			err = e.beginToAsk(ctx, &u, admitted)
@@ -190,12 +196,20 @@ func (e *writer) writeSingly(ctx context.Context, c *call, from int, told func(i
 		}
 		failed := e.end(ctx, u)
 		if e.news.Wrote(c.d, decided, start, failed); failed == nil || isOfItems(failed) {
-			told(from+i, failed)
-		} else if err == nil || isFull(err) {
-			err = failed
+			told(i, failed)
+		} else {
+			if isFull(failed) {
+				left = append(left, i)
+			}
+			if err == nil || isFull(err) {
+				err = failed
+			}
 		}
 	}
-	return next, err
+	for ; next < len(c.ops); next++ {
+		left = append(left, next)
+	}
+	return left, err
 }
 
 // sent is an op of writeSingly on its way: into the log, or before L3.
@@ -249,16 +263,16 @@ func isFull(err error) bool {
 	return errors.As(err, &full)
 }
 
-// part is a call for some ops of one that has failed.
-func (s *each) part(c *call, from, to int) *call {
-	p := s.o.call(to - from)
-	for _, op := range c.ops[from:to] {
-		rec := op.record()
+// part is a call for the ops at some places of one that has failed.
+func (s *each) part(c *call, places []int) *call {
+	p := s.o.call(len(places))
+	for _, i := range places {
+		rec := c.ops[i].record()
 		rec.Version = s.o.version
 		p.ops = append(p.ops, newEntry(&rec))
-	}
-	if c.want != nil {
-		p.want = append(p.want, c.want[from:to]...)
+		if c.want != nil {
+			p.want = append(p.want, c.want[i])
+		}
 	}
 	return p
 }
