@@ -133,8 +133,9 @@ type Config struct {
 	KeyPrefix string
 	// TablePrefix is what the names of L3's tables begin with, so that one database has room for
 	// several namespaces, which know nothing of each other ["sync_"]. Up to 32 lower-case letters,
-	// digits and "_", no digit first. On one Redis each needs a KeyPrefix of its own, too. It has
-	// no meaning for L3, a store of your own.
+	// digits and "_", no digit first. On one Redis each needs a KeyPrefix of its own, too. A Dir
+	// stays with its namespace while anything waits in it: Open refuses another one. It has no
+	// meaning for L3, a store of your own.
 	TablePrefix string
 	// InstanceID names this engine in logs [random].
 	InstanceID string

@@ -201,7 +201,7 @@ func (e *writer) writeSingly(ctx context.Context, c *call, told func(i int, err 
 			if isFull(failed) {
 				left = append(left, i)
 			}
-			if err == nil || isFull(err) {
+			if err == nil || isFull(err) || errors.Is(failed, ErrUnknownOutcome) { // L3 may store some
 				err = failed
 			}
 		}

@@ -14,7 +14,9 @@ package syncengine
 //     fleetLease, on the sessions of a URL on MariaDB. MySQL has no such limit, nor may a pool of
 //     the caller's have one, so who finds a member without a beat for a lease and its fence locked
 //     ends it as well: the fence says, to those that read what is not committed, on which
-//     connection it was written to. Nobody waits for that: the next beat tries again.
+//     connection it was written to. Nobody waits for that: the next beat tries again. A beat is one
+//     statement, which leaves nothing open. Joining and evicting write to no fence of their own:
+//     who is frozen in these, without such a limit, holds up others that join.
 //   - A row may be removed by its engine, by the next engine on the same Dir, or by anybody
 //     who has seen its count of beats stand still for a lease. No clocks are compared.
 //   - The engine whose private file this is does not beat, and nobody removes its row.
@@ -143,9 +145,21 @@ func (s *sqlStore) Members(ctx context.Context, id string) (out []member, now ti
 }
 
 func (s *sqlStore) Beat(ctx context.Context, me member) (gone bool, err error) {
-	n, err := s.change(ctx, "beat", "UPDATE sync_instances SET beats = beats + 1, seen = ?, clock = ?, ahead = ? WHERE id = ?",
-		me.Seen, int64(me.Clock), me.Ahead.Microseconds(), me.ID)
-	return err == nil && n == 0, err
+	const text = "UPDATE sync_instances SET beats = beats + 1, seen = ?, clock = ?, ahead = ? WHERE id = ?"
+	err = s.run(ctx, "beat", func() error { // by itself: who is frozen now leaves no transaction open
+		if s.dialect == sqlkit.SQLite { // see writing
+			s.writing.Lock()
+			defer s.writing.Unlock()
+		}
+		res, err := s.pools.Write.ExecContext(ctx, text, me.Seen, int64(me.Clock), me.Ahead.Microseconds(), me.ID)
+		if err != nil {
+			return err
+		}
+		n, err := res.RowsAffected()
+		gone = err == nil && n == 0
+		return err
+	})
+	return gone, err
 }
 
 func (s *sqlStore) Evict(ctx context.Context, m member) error {
@@ -251,20 +265,6 @@ func (s *sqlStore) Leave(ctx context.Context, id string) error {
 			return err
 		})
 	})
-}
-
-// change runs one statement and returns how many rows it changed.
-func (s *sqlStore) change(ctx context.Context, op, text string, args ...any) (n int64, err error) {
-	err = s.run(ctx, op, func() error {
-		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
-			res, err := tx.ExecContext(ctx, text, args...)
-			if err == nil {
-				n, err = res.RowsAffected()
-			}
-			return err
-		})
-	})
-	return n, err
 }
 
 func (s *sqlStore) Fence(id string) { s.fence.Store(&id) }

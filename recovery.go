@@ -16,9 +16,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/failpoint"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
 func (e *Engine) recover(ctx context.Context) error {
@@ -91,6 +93,9 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 		return err
 	}
 	l, err := e.wal.Recover(ctx, e.l1.Hash, e.bad.WasDiscarded)
+	if err == nil {
+		err = e.keepNamespace(ctx, l.Last != 0 || e.bad.Any())
+	}
 	if err != nil || l.Last == 0 {
 		return err
 	}
@@ -98,3 +103,28 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 	e.news.Log().Info("draining what an earlier engine left in the WAL", "ops", l.Ops)
 	return nil
 }
+
+// keepNamespace makes sure that what waits in the Dir lands where it was accepted for.
+func (e *Engine) keepNamespace(ctx context.Context, waits bool) error {
+	if e.cfg.L3 != nil {
+		return nil
+	}
+	b, err := e.wal.Meta(ctx, namespaceKey)
+	if err != nil {
+		return err
+	}
+	before := string(b)
+	if before == "" {
+		before = sqlkit.Prefix
+	}
+	switch {
+	case before == e.cfg.TablePrefix:
+		return nil
+	case waits:
+		return &ConfigError{Field: "TablePrefix", Value: strconv.Quote(e.cfg.TablePrefix),
+			Rule: fmt.Sprintf("must be %q, as it was, until what waits in the WAL or in quarantine has landed", before)}
+	}
+	return e.wal.SetMeta(ctx, namespaceKey, []byte(e.cfg.TablePrefix))
+}
+
+const namespaceKey = "table prefix"

@@ -75,6 +75,8 @@ func (s *server) DoFor(ctx context.Context, op string, timeout time.Duration, fn
 			err = fmt.Errorf("%w since %s", err, strings.TrimPrefix(plain(*why), s.tier+": "))
 		}
 		err = unavailable(s.tier, err)
+	case err != nil && ctx.Err() != nil && err != ctx.Err(): // the caller has left
+		err = says(fmt.Errorf("%s: %w", s.tier, err))
 	}
 	s.news.Call(s.name, op, start, err)
 	return err
