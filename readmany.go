@@ -28,8 +28,12 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 	out := make([]*Item, len(ids))
 	m := &manyLoad{at: make(map[string][]int), out: out, now: d.now}
 	for i, id := range ids {
-		if at, ok := m.at[id]; ok { // asked for twice
+		if at, ok := m.at[id]; ok { // asked for twice; it may be answered already
 			m.at[id] = append(at, i)
+			if first := out[at[0]]; first != nil {
+				it := *first
+				out[i] = &it
+			}
 			continue
 		}
 		since := d.l1.Stamp(id)
