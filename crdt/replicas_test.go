@@ -196,7 +196,7 @@ func TestReplicasAgreeOnWhatTheOperationsMean(t *testing.T) {
 				},
 				"receive": func(t *rapid.T) {
 					if len(w.mail) == 0 {
-						t.Skip("no mail")
+						t.Skip("no mail") // rapid draws another action
 					}
 					w.take(t, &w.replicas[rapid.IntRange(0, 2).Draw(t, "to")], rapid.SampledFrom(w.mail).Draw(t, "mail"))
 				},

@@ -150,7 +150,7 @@ func store(t *testing.T, url string) syncengine.ArchiveStore {
 // and shortly, since the wait is measured.
 func await(t *testing.T, there func() bool) {
 	t.Helper()
-	for start := time.Now(); !there(); time.Sleep(100 * time.Microsecond) {
+	for start := time.Now(); !there(); time.Sleep(100 * time.Microsecond) { // see above
 		if time.Since(start) > 10*time.Minute {
 			t.Fatal("it does not come")
 		}

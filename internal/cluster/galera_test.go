@@ -294,7 +294,7 @@ func killed(t *testing.T, c *testserver.GaleraCluster) {
 				case errors.Is(err, syncengine.ErrUnknownOutcome):
 					unknown.Add(1)
 				default:
-					time.Sleep(10 * time.Millisecond)
+					time.Sleep(10 * time.Millisecond) // refused: as a caller that tries again
 				}
 			}
 		})
@@ -316,7 +316,7 @@ func killed(t *testing.T, c *testserver.GaleraCluster) {
 	})
 	took := time.Since(began)
 	l.forgiven.Store(time.Now().Add(seenAfter).UnixNano())
-	time.Sleep(seenAfter)
+	time.Sleep(seenAfter) // for as long a read may miss what was written before
 	l.away.Store(0)
 	l.run(t, 1000)
 	stop()

@@ -91,7 +91,7 @@ func (l *load) write(ctx context.Context, engine, part int) {
 			l.writes.Add(1)
 		} else if ctx.Err() == nil {
 			l.refused.Add(1)
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // refused: as a caller that tries again
 		}
 		time.Sleep(200 * time.Microsecond) // a load, no overload
 	}
@@ -120,7 +120,7 @@ func (l *load) read(ctx context.Context, engine int) {
 			l.reads.Add(1)
 			l.judge(engine, n, floor, it, err, time.Since(began))
 		}
-		time.Sleep(100 * time.Microsecond)
+		time.Sleep(100 * time.Microsecond) // a load, no overload
 	}
 }
 

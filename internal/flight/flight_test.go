@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/syncengine-go/syncengine/internal/flight"
 )
@@ -90,43 +91,45 @@ func TestACallThatFailsToReturnIsAnError(t *testing.T) {
 // A call that its caller makes itself ends with that, and those who wait for it begin anew.
 func TestCallersThatMakeTheCallThemselves(t *testing.T) {
 	var g flight.Group[string, int]
-	ctx, cancel := context.WithCancel(context.Background())
-	begun, left := make(chan struct{}), make(chan result, 1)
-	go func() {
-		v, err := g.Do(ctx, "k", 7, nil, func() (int, error) {
-			close(begun)
-			<-ctx.Done()
-			return 0, ctx.Err()
-		})
-		left <- result{v, err}
-	}()
-	<-begun
-	var made atomic.Int32
-	others := make(chan result, 10)
-	for range cap(others) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan result, 1)
 		go func() {
-			v, err := g.Do(context.Background(), "k", 7, nil, func() (int, error) {
-				made.Add(1)
-				return 2, nil
+			v, err := g.Do(ctx, "k", 7, nil, func() (int, error) {
+				<-ctx.Done()
+				return 0, ctx.Err()
 			})
-			others <- result{v, err}
+			left <- result{v, err}
 		}()
-	}
-	if made.Load() != 0 {
-		t.Error("one of the others did not wait")
-	}
-	cancel()
-	if r := <-left; !errors.Is(r.err, context.Canceled) {
-		t.Errorf("the one that left: %+v", r)
-	}
-	for range cap(others) {
-		if r := <-others; r != (result{2, nil}) {
-			t.Errorf("one that waited: %+v", r)
+		synctest.Wait()
+		var made atomic.Int32
+		others := make(chan result, 10)
+		for range cap(others) {
+			go func() {
+				v, err := g.Do(context.Background(), "k", 7, nil, func() (int, error) {
+					made.Add(1)
+					return 2, nil
+				})
+				others <- result{v, err}
+			}()
 		}
-	}
-	if n := made.Load(); n < 1 || int(n) > cap(others) {
-		t.Errorf("%d calls", n)
-	}
+		synctest.Wait() // all wait for the first one
+		if made.Load() != 0 || len(others) != 0 {
+			t.Error("one of the others did not wait")
+		}
+		cancel()
+		if r := <-left; !errors.Is(r.err, context.Canceled) {
+			t.Errorf("the one that left: %+v", r)
+		}
+		for range cap(others) {
+			if r := <-others; r != (result{2, nil}) {
+				t.Errorf("one that waited: %+v", r)
+			}
+		}
+		if made.Load() < 1 {
+			t.Error("nobody made a call")
+		}
+	})
 	failed := errors.New("failed")
 	if _, err := g.Do(context.Background(), "k", 7, nil, func() (int, error) { return 0, failed }); err != failed {
 		t.Errorf("an error of the call: %v", err)

@@ -50,7 +50,7 @@ func TestAnEngineFrozenInItsOwnAffairsHoldsUpNobody(t *testing.T) {
 				return lab.Number(t, raw, "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT' AND trx_query LIKE ?", in.waits) > 0
 			})
 			p.Hold()
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond) // what is on its way through the proxy has arrived
 			lab.Must(t, tx.Rollback())
 			began := time.Now()
 			bounded, cancel := context.WithTimeout(ctx, 40*time.Second)
