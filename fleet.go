@@ -76,6 +76,7 @@ type fleet struct {
 
 	mu     sync.Mutex // guards the fields below, and that one goroutine joins or steps
 	ticket int64
+	next   string             // what this engine is to be called that has no ticket
 	dead   []string           // rows of earlier engines on this Dir
 	known  map[string]sighted // the others
 	still  []member           // those of them that have stopped beating
@@ -163,7 +164,7 @@ func (f *fleet) tryJoin(ctx context.Context) (ok bool, err error) {
 		return true, nil
 	}
 	if f.ticket == 0 {
-		if err := f.enter(ctx); err != nil {
+		if err := f.enter(ctx); err != nil || f.ticket == 0 {
 			return false, err
 		}
 	}
@@ -191,26 +192,32 @@ func (f *fleet) tryJoin(ctx context.Context) (ok bool, err error) {
 	return true, nil
 }
 
-// enter makes the row.
+// enter makes the row, unless another engine is doing that: then there is no ticket yet.
 func (f *fleet) enter(ctx context.Context) error {
-	id := newEngineID()
-	if err := f.remember(ctx, append([]string{id}, f.dead...)); err != nil {
-		return err
+	if f.next == "" {
+		id := newEngineID()
+		if err := f.remember(ctx, append([]string{id}, f.dead...)); err != nil {
+			return err
+		}
+		f.next = id
 	}
 	var ticket, beats int64
 	if f.private {
 		beats = beatsNot
 	}
 	err := f.call(ctx, "join", func(ctx context.Context) (err error) {
-		ticket, err = f.reg.Join(ctx, id, f.name, beats, f.dead)
+		ticket, err = f.reg.Join(ctx, f.next, f.name, beats, f.dead)
 		return err
 	})
 	if err != nil {
-		f.dead = append(f.dead, id) // it may be there
+		f.dead, f.next = append(f.dead, f.next), "" // it may be there
 		return err
 	}
-	f.id, f.ticket, f.dead = id, ticket, nil
-	return f.remember(ctx, []string{id})
+	if ticket == 0 {
+		return nil
+	}
+	f.id, f.ticket, f.next, f.dead = f.next, ticket, "", nil
+	return f.remember(ctx, []string{f.id})
 }
 
 // look reads the other rows. Those that have stopped beating are in f.still.
@@ -278,7 +285,7 @@ func (f *fleet) Shown() (out Fleet) {
 // for them. They count as members until they are not seen any more.
 func (f *fleet) evict(ctx context.Context) error {
 	for _, m := range f.still {
-		if err := f.call(ctx, "evict", func(ctx context.Context) error { return f.reg.Evict(ctx, m) }); err != nil {
+		if err := f.call(ctx, "evict", func(ctx context.Context) error { return f.reg.Evict(ctx, f.id, m) }); err != nil {
 			return err
 		}
 	}

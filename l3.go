@@ -201,10 +201,13 @@ type sqlStore struct {
 	packet   int64 // bytes one statement may have
 	identity string
 	stmts    map[stmtKey]*sqlkit.Stmt
+	// joining is what the fence of joins said when another engine held it, and since when.
+	joining      int64
+	joiningSince time.Time
 
 	clock  func() time.Time       // the clock of L3
 	self   string                 // see engine
-	fence  atomic.Pointer[string] // the engine whose row Apply demands
+	fence  atomic.Pointer[string] // the engine whose fence transactions hold
 	asker  atomic.Pointer[string] // the engine of the last ApplyIf
 	window int                    // ids that one call of Leaves looks at
 	deltas atomic.Int32           // digest deltas this store wrote since it last folded
@@ -318,9 +321,8 @@ func (s *sqlStore) Identity() string {
 // Writable tries a write that changes nothing.
 func (s *sqlStore) Writable(ctx context.Context) error {
 	return s.run(ctx, "write", func() error {
-		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
-			return s.exec1(ctx, tx, "DELETE FROM sync_items WHERE 1 = 0")
-		})
+		_, err := s.alone(ctx, "DELETE FROM sync_items WHERE 1 = 0")
+		return err
 	})
 }
 
@@ -542,11 +544,7 @@ func (s *sqlStore) PurgeTombstones(ctx context.Context, before time.Time, limit 
 	}
 	const text = "DELETE FROM sync_items WHERE rowid IN (SELECT rowid FROM sync_items WHERE deleted_at < ? LIMIT ?)"
 	err = s.run(ctx, "purge", func() error {
-		res, err := s.pools.Write.ExecContext(ctx, text, before.UnixNano(), limit)
-		if err != nil {
-			return err
-		}
-		rows, err := res.RowsAffected()
+		rows, err := s.alone(ctx, text, before.UnixNano(), limit)
 		n = int(rows)
 		return err
 	})

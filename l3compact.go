@@ -146,7 +146,8 @@ func (s *sqlStore) Settle(ctx context.Context, node string, upTo uint64) (map[st
 	if upTo > 0 {
 		row := opRow{key: claimKey + node, ord: upTo}
 		err := s.run(ctx, "settle", func() error {
-			return s.inTx(ctx, func(tx *sqlkit.Tx) error { return s.exec1(ctx, tx, replaceOp, row.args(nil)...) })
+			_, err := s.alone(ctx, replaceOp, row.args(nil)...)
+			return err
 		})
 		if err != nil {
 			return nil, err
@@ -220,9 +221,6 @@ func (s *sqlStore) CompactItem(ctx context.Context, id string, keepOps, keepDays
 
 // compactIn folds merges, which were the oldest of an item, in a transaction.
 func (s *sqlStore) compactIn(ctx context.Context, tx *sqlkit.Tx, id string, fold []opHead, keepDays time.Time, settled map[string]uint64) (r CompactReport, err error) {
-	if err := s.demandFence(ctx, tx); err != nil {
-		return r, err
-	}
 	head, err := s.lockItem(ctx, tx, id)
 	if err != nil || head == nil {
 		return r, err

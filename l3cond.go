@@ -20,10 +20,11 @@ package syncengine
 // # Folding
 //
 // A row with a nonce stays until nobody can ask about it: its engine has gone on, or is not in
-// the table of engines any more, and so gets no answer (demandFence). Nonces of conditions, which
+// the table of engines any more, and so gets no answer (holdFence). Nonces of conditions, which
 // the caller gives, are stored as even numbers, those of Apply as odd ones.
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -78,9 +79,6 @@ func (s *sqlStore) ApplyIf(ctx context.Context, nonce uint64, units [][]Conditio
 
 func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record, units [][]Conditional) (verdicts []Verdict, err error) {
 	err = s.inToldTx(ctx, func(tx *sqlkit.Tx) error {
-		if err := s.demandFence(ctx, tx); err != nil {
-			return err
-		}
 		heads, err := s.lockHeads(ctx, tx, recs, nil)
 		if err != nil {
 			return err
@@ -160,10 +158,7 @@ func (s *sqlStore) writePlan(ctx context.Context, tx *sqlkit.Tx, p *plan) error 
 // engine is the id under which this store writes: of its engine's row, or, when no engine has
 // fenced it, one of its own.
 func (s *sqlStore) engine() string {
-	if id := s.fence.Load(); id != nil && *id != "" {
-		return *id
-	}
-	return s.self
+	return cmp.Or(s.fenceID(), s.self)
 }
 
 func (s *sqlStore) Landed(ctx context.Context, nonce uint64) (landed bool, err error) {
@@ -178,9 +173,6 @@ func evenNonce(nonce uint64) int64 { return int64(nonce << 1) }
 func (s *sqlStore) isThere(ctx context.Context, nonce int64) (landed bool, err error) {
 	err = s.run(ctx, "landed", func() error {
 		return s.inToldTx(ctx, func(tx *sqlkit.Tx) error {
-			if err := s.demandFence(ctx, tx); err != nil {
-				return err
-			}
 			landed = false
 			_, err := tx.ExecContext(ctx, insertNonce, []byte{}, s.engine(), nonce)
 			if !sqlkit.IsDuplicate(err) {
@@ -201,7 +193,7 @@ func (s *sqlStore) inToldTx(ctx context.Context, fn func(tx *sqlkit.Tx) error) e
 	if s.dialect == sqlkit.SQLite {
 		return s.inTx(ctx, fn)
 	}
-	return s.transact(ctx, fn, func(tx *sqlkit.Tx) error {
+	return s.transact(ctx, s.fenceID(), fn, func(tx *sqlkit.Tx) error {
 		_, err := tx.ExecContext(ctx, "COMMIT")
 		_ = tx.Rollback() // there is nothing left to roll back
 		return err

@@ -5,18 +5,19 @@ package syncengine
 //
 //   - An engine has a row while it may write. Its id is never used again; tickets rise, and
 //     rows become visible in the order of their tickets (joins take a lock).
-//   - Apply writes nothing unless its engine has a fence, and writes to it. So when somebody has
-//     removed the fence, no write of that engine can come any more, however long it was asleep;
-//     Galera certifies the write, as it would not a shared lock. A fence is a few rows of a table
-//     of its own, of which a transaction takes any one: flights don't wait for each other, nor
-//     does the beat for them.
+//   - A transaction begins with a write to a fence of its engine, and ends there when the fence
+//     is gone. So when somebody has removed the fence, no write of that engine can come any more,
+//     however long it was asleep; Galera certifies the write, as it would not a shared lock. A
+//     fence is a few rows of a table of its own, of which a transaction takes any one: flights
+//     don't wait for each other, nor does the beat for them. Who joins has no fence yet, and takes
+//     one that is there for all that do: so they come one after the other.
 //   - Who is frozen in a transaction keeps its fence, until that ends: the server ends it after
 //     fleetLease, on the sessions of a URL on MariaDB. MySQL has no such limit, nor may a pool of
 //     the caller's have one, so who finds a member without a beat for a lease and its fence locked
 //     ends it as well: the fence says, to those that read what is not committed, on which
-//     connection it was written to. Nobody waits for that: the next beat tries again. A beat is one
-//     statement, which leaves nothing open. Joining and evicting write to no fence of their own:
-//     who is frozen in these, without such a limit, holds up others that join.
+//     connection it was written to. That goes for one that has held the fence of joins for a lease
+//     as well. Nobody waits for that: the next beat tries again. What does without a fence is one
+//     statement that leaves nothing open: a beat, the two by which an engine leaves.
 //   - A row may be removed by its engine, by the next engine on the same Dir, or by anybody
 //     who has seen its count of beats stand still for a lease. No clocks are compared.
 //   - The engine whose private file this is does not beat, and nobody removes its row.
@@ -47,8 +48,8 @@ type member struct {
 
 // registrar is an L3 that keeps a table of its engines.
 type registrar interface {
-	// Join adds an engine that has beaten so often and returns its ticket. dead are engines known
-	// to be no more. name is for people who look at the table.
+	// Join adds an engine that has beaten so often and returns its ticket, 0 if another one is
+	// joining. dead are engines known to be no more. name is for people who look at the table.
 	Join(ctx context.Context, id, name string, beats int64, dead []string) (ticket int64, err error)
 	// Members returns the other engines, and the time on L3's clock, zero when there is no row at
 	// all.
@@ -56,11 +57,11 @@ type registrar interface {
 	// Beat notes that the engine me.ID is alive, and Seen, Clock and Ahead. gone tells that its row
 	// was removed.
 	Beat(ctx context.Context, me member) (gone bool, err error)
-	// Evict removes an engine if it has not beaten since m was read.
-	Evict(ctx context.Context, m member) error
+	// Evict removes an engine if it has not beaten since m was read. by is the engine that does so.
+	Evict(ctx context.Context, by string, m member) error
 	// Leave removes an engine.
 	Leave(ctx context.Context, id string) error
-	// Fence makes Apply demand the row of an engine; "" demands none.
+	// Fence makes all that is written from now on demand the fence of an engine; "" demands none.
 	Fence(id string)
 }
 
@@ -70,12 +71,11 @@ const beatsNot = -1
 var errFenced = errors.New("this engine was taken for dead by another one")
 
 func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead []string) (ticket int64, err error) {
+	free := true
 	err = s.run(ctx, "join", func() error {
-		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
-			if s.dialect == sqlkit.MySQL { // so that joins commit in the order of their tickets, on Galera as well: it certifies no shared locks
-				if _, err := tx.ExecContext(ctx, "UPDATE "+schemaTable+" SET applied_at = applied_at + 1 WHERE version = 1"); err != nil {
-					return err
-				}
+		return s.transact(ctx, "", func(tx *sqlkit.Tx) error {
+			if free, err = s.lockJoins(ctx, tx); err != nil || !free {
+				return err
 			}
 			args := []any{id}
 			for _, d := range dead {
@@ -100,8 +100,11 @@ func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead 
 			}
 			_, err = tx.ExecContext(ctx, "INSERT INTO sync_fences (engine, slot) VALUES (?,?)"+strings.Repeat(",(?,?)", fenceSlots-1), fence...)
 			return err
-		})
+		}, (*sqlkit.Tx).Commit)
 	})
+	if err == nil && !free {
+		return 0, s.run(ctx, "join", func() error { return s.endJoin(ctx) })
+	}
 	if err == nil { // a thousand engines that live for a second leave no more to fold than one
 		var left int32
 		if s.pools.Write.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT id FROM sync_deltas LIMIT ?) AS d", foldEvery).Scan(&left) == nil {
@@ -146,26 +149,18 @@ func (s *sqlStore) Members(ctx context.Context, id string) (out []member, now ti
 
 func (s *sqlStore) Beat(ctx context.Context, me member) (gone bool, err error) {
 	const text = "UPDATE sync_instances SET beats = beats + 1, seen = ?, clock = ?, ahead = ? WHERE id = ?"
-	err = s.run(ctx, "beat", func() error { // by itself: who is frozen now leaves no transaction open
-		if s.dialect == sqlkit.SQLite { // see writing
-			s.writing.Lock()
-			defer s.writing.Unlock()
-		}
-		res, err := s.pools.Write.ExecContext(ctx, text, me.Seen, int64(me.Clock), me.Ahead.Microseconds(), me.ID)
-		if err != nil {
-			return err
-		}
-		n, err := res.RowsAffected()
+	err = s.run(ctx, "beat", func() error {
+		n, err := s.alone(ctx, text, me.Seen, int64(me.Clock), me.Ahead.Microseconds(), me.ID)
 		gone = err == nil && n == 0
 		return err
 	})
 	return gone, err
 }
 
-func (s *sqlStore) Evict(ctx context.Context, m member) error {
+func (s *sqlStore) Evict(ctx context.Context, by string, m member) error {
 	free := true
 	err := s.run(ctx, "evict", func() error {
-		return s.inTx(ctx, func(tx *sqlkit.Tx) (err error) {
+		return s.transact(ctx, by, func(tx *sqlkit.Tx) (err error) {
 			if free, err = s.lockFence(ctx, tx, m.ID); err != nil || !free {
 				return err
 			}
@@ -178,7 +173,7 @@ func (s *sqlStore) Evict(ctx context.Context, m member) error {
 			}
 			_, err = tx.ExecContext(ctx, "DELETE FROM sync_fences WHERE engine = ?", m.ID)
 			return err
-		})
+		}, (*sqlkit.Tx).Commit)
 	})
 	if err == nil && !free {
 		err = s.run(ctx, "evict", func() error { return s.endOpen(ctx, m.ID) })
@@ -239,48 +234,93 @@ func (s *sqlStore) lockFence(ctx context.Context, tx *sqlkit.Tx, id string) (fre
 		return true, nil // there is one transaction at a time
 	}
 	for _, text := range []string{"SELECT 1 FROM sync_instances WHERE id = ? FOR UPDATE NOWAIT", "SELECT 1 FROM sync_fences WHERE engine = ? FOR UPDATE NOWAIT"} {
-		rows, err := tx.QueryContext(ctx, text, id)
-		if err == nil {
-			for rows.Next() { // the locks are all that is wanted
-			}
-			err = errors.Join(rows.Err(), rows.Close())
-		}
-		if err != nil {
-			if sqlkit.LockHeld(err) {
-				return false, nil
-			}
+		if free, err = lockRows(ctx, tx, text, id); err != nil || !free {
 			return false, err
 		}
 	}
 	return true, nil
 }
 
+// lockRows runs a SELECT ... FOR UPDATE NOWAIT for its locks.
+func lockRows(ctx context.Context, tx *sqlkit.Tx, text, id string) (free bool, err error) {
+	rows, err := tx.QueryContext(ctx, text, id)
+	if err == nil {
+		for rows.Next() { // the locks are all that is wanted
+		}
+		err = errors.Join(rows.Err(), rows.Close())
+	}
+	if sqlkit.LockHeld(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// joins is whose fence those hold that join. It has one slot.
+const joins = "joins"
+
+// lockJoins makes those that join commit in the order of their tickets: one that waits for another
+// is not free.
+func (s *sqlStore) lockJoins(ctx context.Context, tx *sqlkit.Tx) (free bool, err error) {
+	if s.dialect == sqlkit.SQLite {
+		return true, nil // there is one transaction at a time
+	}
+	free, err = lockRows(ctx, tx, "SELECT 1 FROM sync_fences WHERE engine = ? FOR UPDATE NOWAIT", joins)
+	if err != nil || !free {
+		return false, err
+	}
+	_, err = tx.ExecContext(ctx, "INSERT INTO sync_fences (engine, slot, writes) VALUES (?, 0, CONNECTION_ID() * 1000000) ON DUPLICATE KEY UPDATE writes = "+s.fenceCount(), joins)
+	return err == nil, err
+}
+
+// endJoin ends the transaction of one that has been joining for a lease.
+func (s *sqlStore) endJoin(ctx context.Context) error {
+	now, err := s.fenceNow(ctx, joins, sql.LevelReadUncommitted)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.joining != now[0] {
+		s.joining, s.joiningSince = now[0], time.Now()
+	}
+	frozen := time.Since(s.joiningSince) > fleetLease
+	s.mu.Unlock()
+	if !frozen {
+		return nil
+	}
+	return s.endOpen(ctx, joins)
+}
+
 func (s *sqlStore) Leave(ctx context.Context, id string) error {
 	return s.run(ctx, "leave", func() error {
-		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
-			if _, err := tx.ExecContext(ctx, "DELETE FROM sync_instances WHERE id = ?", id); err != nil {
-				return err
-			}
-			_, err := tx.ExecContext(ctx, "DELETE FROM sync_fences WHERE engine = ?", id)
+		if _, err := s.alone(ctx, "DELETE FROM sync_fences WHERE engine = ?", id); err != nil { // first: without these it writes nothing
 			return err
-		})
+		}
+		_, err := s.alone(ctx, "DELETE FROM sync_instances WHERE id = ?", id)
+		return err
 	})
 }
 
 func (s *sqlStore) Fence(id string) { s.fence.Store(&id) }
 
-// demandFence fails unless the fence of this engine is there, and keeps it there until the
-// transaction ends.
-func (s *sqlStore) demandFence(ctx context.Context, tx *sqlkit.Tx) error {
-	id := s.fence.Load()
-	if id == nil || *id == "" {
+// fenceID is the engine that Fence has told.
+func (s *sqlStore) fenceID() string {
+	if id := s.fence.Load(); id != nil {
+		return *id
+	}
+	return ""
+}
+
+// holdFence fails unless the fence of an engine is there, and keeps it there until the transaction
+// ends.
+func (s *sqlStore) holdFence(ctx context.Context, tx *sqlkit.Tx, engine string) error {
+	if engine == "" {
 		return nil
 	}
 	st, err := s.stmt(ctx, s.pools.Write, s.fenceText())
 	if err != nil {
 		return err
 	}
-	res, err := tx.StmtContext(ctx, st).ExecContext(ctx, *id, rand2.IntN(fenceSlots))
+	res, err := tx.StmtContext(ctx, st).ExecContext(ctx, engine, rand2.IntN(fenceSlots))
 	if err != nil {
 		return err
 	}
@@ -294,12 +334,15 @@ func (s *sqlStore) demandFence(ctx context.Context, tx *sqlkit.Tx) error {
 // the last one, for endOpen.
 const fenceWrites = 1_000_000
 
-func (s *sqlStore) fenceText() string {
-	writes := "CONNECTION_ID() * 1000000 + (writes + 1) % 1000000"
+func (s *sqlStore) fenceCount() string {
 	if s.dialect == sqlkit.SQLite {
-		writes = "writes + 1"
+		return "writes + 1"
 	}
-	return "UPDATE sync_fences SET writes = " + writes + " WHERE engine = ? AND slot = ? AND EXISTS (SELECT 1 FROM sync_instances WHERE id = engine)"
+	return "CONNECTION_ID() * 1000000 + (writes + 1) % 1000000"
+}
+
+func (s *sqlStore) fenceText() string {
+	return "UPDATE sync_fences SET writes = " + s.fenceCount() + " WHERE engine = ? AND slot = ? AND EXISTS (SELECT 1 FROM sync_instances WHERE id = engine)"
 }
 
 // newEngineID returns an id that is never used again.

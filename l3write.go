@@ -138,12 +138,14 @@ func (s *sqlStore) fits(content []byte) error {
 	return nil
 }
 
-// inTx runs fn in a transaction on the writing pool. An error of COMMIT is a *commitError.
+// inTx runs fn in a transaction on the writing pool which holds a fence of this engine, once it has
+// one. An error of COMMIT is a *commitError.
 func (s *sqlStore) inTx(ctx context.Context, fn func(tx *sqlkit.Tx) error) error {
-	return s.transact(ctx, fn, (*sqlkit.Tx).Commit)
+	return s.transact(ctx, s.fenceID(), fn, (*sqlkit.Tx).Commit)
 }
 
-func (s *sqlStore) transact(ctx context.Context, fn, commit func(tx *sqlkit.Tx) error) error {
+// transact is inTx with the fence of an engine, "" for none, and with a COMMIT of the caller's.
+func (s *sqlStore) transact(ctx context.Context, fence string, fn, commit func(tx *sqlkit.Tx) error) error {
 	var opts *sql.TxOptions
 	if s.dialect == sqlkit.MySQL {
 		opts = &sql.TxOptions{Isolation: sql.LevelReadCommitted} // set for each transaction: a pool's connections differ
@@ -155,7 +157,11 @@ func (s *sqlStore) transact(ctx context.Context, fn, commit func(tx *sqlkit.Tx) 
 	if err != nil {
 		return err
 	}
-	if err := fn(tx); err != nil {
+	err = s.holdFence(ctx, tx, fence)
+	if err == nil {
+		err = fn(tx)
+	}
+	if err != nil {
 		_ = tx.Rollback() // its error adds nothing: the connection is given up
 		return err
 	}
@@ -177,9 +183,6 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []stored
 		s.plain.end(nonce, ok && ce.unknown(), engine, wrote)
 	}()
 	err = s.inTx(ctx, func(tx *sqlkit.Tx) error {
-		if err := s.demandFence(ctx, tx); err != nil {
-			return err
-		}
 		heads, err := s.lockHeads(ctx, tx, recs, unseen)
 		if err != nil {
 			return err
@@ -511,4 +514,17 @@ func (s *sqlStore) Heal(ctx context.Context, r Record) (done bool, err error) {
 		})
 	})
 	return done, err
+}
+
+// alone runs one statement by itself: who is frozen in it leaves no transaction open.
+func (s *sqlStore) alone(ctx context.Context, text string, args ...any) (rows int64, err error) {
+	if s.dialect == sqlkit.SQLite { // see writing
+		s.writing.Lock()
+		defer s.writing.Unlock()
+	}
+	res, err := s.pools.Write.ExecContext(ctx, text, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
 }
