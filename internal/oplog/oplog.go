@@ -205,8 +205,9 @@ func (l *Log) openFiles(ctx context.Context, used bool) error {
 	if l.opts.NoSync {
 		sync = "OFF"
 	}
-	db, err := sqlkit.OpenSQLite(l.opts.Path, options+"_pragma=journal_mode(WAL)&_pragma=synchronous("+sync+
-		")&_pragma=journal_size_limit("+strconv.Itoa(walLimit)+")&_txlock=immediate")
+	// In quotes: the driver sorts, and to begin a file takes eight fsyncs unless this comes first.
+	sync = "_pragma=%22synchronous%22(" + sync + ")&"
+	db, err := sqlkit.OpenSQLite(l.opts.Path, sync+options+"_pragma=journal_mode(WAL)&_pragma=journal_size_limit("+strconv.Itoa(walLimit)+")&_txlock=immediate")
 	if err != nil {
 		return err
 	}
@@ -220,7 +221,7 @@ func (l *Log) openFiles(ctx context.Context, used bool) error {
 	}
 	l.extend()
 	l.next = max(l.next, l.ledger.last+1) // ids are never reused, also not those of failed commits
-	if l.sideDB, err = sqlkit.OpenSQLite(l.opts.Path, "_pragma=synchronous(FULL)&_txlock=immediate"); err != nil {
+	if l.sideDB, err = sqlkit.OpenSQLite(l.opts.Path, sync+"_txlock=immediate"); err != nil {
 		return err
 	}
 	l.sideDB.SetMaxOpenConns(1)

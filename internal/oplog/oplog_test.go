@@ -2,6 +2,7 @@ package oplog
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -364,9 +365,13 @@ func TestNoSyncIsTheOnlyWayToSkipTheFsync(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got int
-		if err := l.w.conn.QueryRowContext(context.Background(), "PRAGMA synchronous").Scan(&got); err != nil || got != want {
-			t.Errorf("NoSync %v: synchronous is %d, %v; want %d", noSync, got, err, want)
+		for who, ask := range map[string]interface {
+			QueryRowContext(context.Context, string, ...any) *sql.Row
+		}{"Run": l.w.conn, "the side": l.sideDB} {
+			var got int
+			if err := ask.QueryRowContext(context.Background(), "PRAGMA synchronous").Scan(&got); err != nil || got != want {
+				t.Errorf("NoSync %v: synchronous of %s is %d, %v; want %d", noSync, who, got, err, want)
+			}
 		}
 		if err := l.CloseFiles(); err != nil {
 			t.Error(err)
