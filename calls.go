@@ -59,7 +59,14 @@ func (e *Engine) Invalidate(ids ...string) { e.reader.Invalidate(ids) }
 //
 // The loop may call the engine, Close included. Each range over the result is a new listing.
 func (e *Engine) All(ctx context.Context, prefix string) iter.Seq2[Item, error] {
-	return e.reader.All(ctx, prefix)
+	return e.reader.All(ctx, prefix, "")
+}
+
+// AllAfter is All from the first id above after, which need not exist: the next page of a list
+// whose last page ended with it. "" is from the beginning. A page costs what its items do, wherever
+// it begins.
+func (e *Engine) AllAfter(ctx context.Context, prefix, after string) iter.Seq2[Item, error] {
+	return e.reader.All(ctx, prefix, after)
 }
 
 // Contains reports, without I/O, whether id may exist. False is definite; true may be

@@ -223,7 +223,8 @@ type Config struct {
 	NoPush bool
 
 	// VerifyInterval is how often L2 is compared with L3 in the background, and repaired. It is
-	// also done soon after Open, and when L2 is back from an outage; from 1 ms [1 h].
+	// also done soon after Open, and when L2 is back from an outage; from 1 ms [1 h]. Below 0 for
+	// never: L2 still gets what it is known to have missed, and Verify compares.
 	VerifyInterval time.Duration
 
 	Compression      Compression // of contents in L3, with -tags compression [CompressionOff]
@@ -366,10 +367,10 @@ func (c *Config) checkDurations(v *faults) {
 		{"DefaultTTL", c.DefaultTTL, 0},
 		{"L1MaxAge", c.L1MaxAge, 1},
 		{"AbsentFor", c.AbsentFor, 0},
-		{"VerifyInterval", c.VerifyInterval, leastWait},
 	} {
 		v.that(d.d >= d.least, d.name, d.d, "must be at least "+d.least.String())
 	}
+	v.that(c.VerifyInterval < 0 || c.VerifyInterval >= leastWait, "VerifyInterval", c.VerifyInterval, "must be at least "+leastWait.String()+", or below 0")
 }
 
 func (c *Config) checkStores(v *faults) {

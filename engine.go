@@ -57,6 +57,7 @@ type Engine struct {
 	tail     *tail
 	queue    *queue // these three are the pipeline
 	numbers  *numbers
+	home     *homeKeeper
 	flush    *flusher
 	bad      *quarantine
 	repair   *repair

@@ -254,7 +254,7 @@ func isOutage(err error) bool {
 
 // SetupError is something that a person has to mend.
 type SetupError struct {
-	Server  string // "mysql", "sqlite" or "redis"
+	Server  string // "mysql", "sqlite", "SQL" for any of these, or "redis"
 	Problem string
 	Mend    string // what mends it: a statement where there is one
 	Err     error  // the server's words; nil when it has not refused anything

@@ -72,6 +72,36 @@ func ExampleStore() {
 	// 7 Ada {"Name":"Ada","Visits":1} <nil>
 }
 
+// A page of a list is a listing that begins behind the last one, and ends early.
+func ExampleEngine_AllAfter() {
+	engine, done := exampleEngine()
+	defer done()
+	ctx := context.Background()
+	for _, id := range []string{"user.1", "user.2", "user.3"} {
+		if err := engine.Submit(ctx, syncengine.Item{ID: id, Content: []byte(`{}`)}); err != nil {
+			panic(err)
+		}
+	}
+	page := func(after string, size int) (ids []string, next string) {
+		for item, err := range engine.AllAfter(ctx, "user.", after) {
+			if err != nil {
+				panic(err)
+			}
+			if len(ids) == size {
+				return ids, ids[size-1] // there is more
+			}
+			ids = append(ids, item.ID)
+		}
+		return ids, ""
+	}
+	ids, next := page("", 2)
+	fmt.Println(ids, next)
+	fmt.Println(page(next, 2))
+	// Output:
+	// [user.1 user.2] user.2
+	// [user.3]
+}
+
 // SubmitEach imports what it can, and tells of the rest.
 func ExampleEngine_SubmitEach() {
 	engine, done := exampleEngine()

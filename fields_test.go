@@ -281,13 +281,21 @@ var fieldTests = map[string]func(t *testing.T){
 	"VerifyInterval": func(t *testing.T) {
 		redis := testserver.Redis(t)
 		found := make(chan int, 1000)
-		e := lab.Open(t, syncengine.Config{RedisURL: redis.URL(), VerifyInterval: 10 * time.Millisecond,
+		dir := t.TempDir()
+		e := lab.Open(t, syncengine.Config{RedisURL: redis.URL(), VerifyInterval: 10 * time.Millisecond, Dir: dir,
 			OnEvent: syncengine.Events{Verified: func(r syncengine.VerifyReport) { found <- len(r.Divergent) }}})
 		lab.Put(t, e, "a", 1)
 		lab.Must(t, e.Flush(context.Background()))
 		redis.Do(t, "DEL", "sync:a")
 		lab.Eventually(t, "the lost copy is found", func() bool { return <-found == 1 })
 		lab.Eventually(t, "the lost copy is back", func() bool { return redis.Do(t, "EXISTS", "sync:a") == "1" })
+		lab.Must(t, e.Close())
+		redis.Do(t, "DEL", "sync:a")
+		e = lab.Open(t, syncengine.Config{RedisURL: redis.URL(), VerifyInterval: -1, Dir: dir})
+		time.Sleep(100 * time.Millisecond) // a comparison takes 2 ms, and would begin at once
+		if r, err := e.Verify(context.Background(), syncengine.VerifyOptions{}); err != nil || len(r.Divergent) != 1 {
+			t.Errorf("%+v, %v", r, err)
+		}
 	},
 	"RetentionFullDays":    elsewhere("TestCompactionKeepsWhatItMust"),
 	"RetentionCompactDays": elsewhere("TestCompactionKeepsWhatItMust"),

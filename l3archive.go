@@ -55,10 +55,11 @@ type archive struct {
 	healer  healer
 	members registrar
 	log     changeLog
-	closes  bool   // the store is this engine's own
-	private bool   // it is the file in Dir: no other engine writes there
-	near    bool   // see Near
-	nonce   uint64 // of the last ApplyIf; the loop "conditions" alone uses it
+	closes  bool                                             // the store is this engine's own
+	private bool                                             // it is the file in Dir: no other engine writes there
+	near    bool                                             // see Near
+	admit   func(ctx context.Context, identity string) error // nil: any database is the right one
+	nonce   uint64                                           // of the last ApplyIf; the loop "conditions" alone uses it
 
 	changing sync.Mutex // held while state is replaced and that is told
 	state    atomic.Pointer[l3State]
@@ -186,6 +187,9 @@ func (a *archive) Prepare(ctx context.Context) error {
 
 func (a *archive) prepare(ctx context.Context) error {
 	err := a.store.Prepare(ctx)
+	if err == nil && a.admit != nil {
+		err = a.admit(ctx, a.Identity())
+	}
 	if err == nil {
 		a.change(nil, func(s *l3State) { s.prepared = true })
 	}
@@ -208,6 +212,10 @@ func (a *archive) Identity() string {
 	}
 	return ""
 }
+
+// Admit makes fn, which is told the identity of L3, decide whether it is the right one, from now on
+// before L3 is used. It is called once.
+func (a *archive) Admit(fn func(ctx context.Context, identity string) error) { a.admit = fn }
 
 // Look is the question whether L3 is back. A yes closes the breaker.
 func (a *archive) Look(ctx context.Context) error {

@@ -22,10 +22,10 @@ const (
 	pageBytes = 2 << 20
 )
 
-// All yields items; see Engine.All.
-func (d *reader) All(ctx context.Context, prefix string) iter.Seq2[Item, error] {
+// All yields items; see Engine.AllAfter.
+func (d *reader) All(ctx context.Context, prefix, after string) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
-		l := listing{d: d, prefix: prefix, limit: firstPage, more: true}
+		l := listing{d: d, prefix: prefix, after: after, limit: firstPage, more: true}
 		err := l.begin(ctx)
 		for err == nil && !l.done() {
 			err = l.next(ctx)
@@ -75,6 +75,7 @@ func (l *listing) begin(ctx context.Context) (err error) {
 		return &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a ListingStore for All and what stands on it"}
 	}
 	l.refused, err = l.d.landed(ctx, l.prefix)
+	l.refused = slices.DeleteFunc(l.refused, func(id string) bool { return id <= l.after })
 	return err
 }
 

@@ -4,6 +4,7 @@ package syncengine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -41,6 +42,10 @@ type DirStatus struct {
 	Oldest    time.Time `json:"oldest,omitzero"` // when the oldest was accepted; zero without ops
 	MetRedis  bool      `json:"met_redis"`       // an engine of this Dir has used Redis, by Config.RedisURL
 	L2Missed  bool      `json:"l2_missed"`       // Redis has missed writes, or may have
+	// Database is which one the ops are for, without user and password: "" for a handle of the
+	// caller's (Config.DB).
+	Database    string `json:"database,omitempty"`
+	TablePrefix string `json:"table_prefix,omitempty"` // there
 	// Quarantine lists the ops that L3 refuses, oldest first. It holds contents, so JSON has it
 	// not.
 	Quarantine []QuarantinedOp `json:"-"`
@@ -93,6 +98,11 @@ func (st *DirStatus) readMeta(ctx context.Context, snap *oplog.Snapshot) error {
 		missedKey:  func(b []byte) { st.L2Missed = st.L2Missed || b[0] != 0 },
 		unsureKey:  func(b []byte) { st.L2Missed = st.L2Missed || b[0] != 0 },
 		serversKey: func([]byte) { st.MetRedis = true },
+		homeKey: func(b []byte) {
+			var h home
+			_ = json.Unmarshal(b, &h) // Open says so
+			st.Database, st.TablePrefix = h.Place, h.Prefix
+		},
 	} {
 		b, err := snap.Meta(ctx, key)
 		if err != nil {

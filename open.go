@@ -63,6 +63,7 @@ func newEngine(cfg Config) *Engine {
 	e.tail = newTail(e.archive, e.trust, e.cache, e.l1, e.news)
 	e.queue = newQueue(queueLimitsOf(&cfg), e.l1, e.wal)
 	e.queue.AskAbsent(func(id string) bool { return !e.trust.MayContain(id) })
+	e.home = &homeKeeper{wal: e.wal}
 	e.numbers = newNumbers(e.l1, e.wal, e.queue, up)
 	e.numbers.Follow(e.trust.Time())
 	e.trust.Time().OnHost(hostTime(cfg.InstanceID))

@@ -16,11 +16,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/failpoint"
-	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
 func (e *Engine) recover(ctx context.Context) error {
@@ -61,7 +59,9 @@ func (e *Engine) recover(ctx context.Context) error {
 	e.tail.Begin(ctx)
 	if e.cache.On() { // not before it is known who else writes
 		e.door.Spawn("l2 repair", func() { e.verifier.RunRepair(e.door.Context()) })
-		e.door.Spawn("l2 verify", func() { e.verifier.Run(e.door.Context()) })
+		if e.cfg.VerifyInterval > 0 {
+			e.door.Spawn("l2 verify", func() { e.verifier.Run(e.door.Context()) })
+		}
 		e.door.Spawn("l2 promote", func() { e.repair.Run(e.door.Context()) })
 	}
 	e.door.Spawn("fleet", func() { e.trust.KeepFleet(e.door.Context()) })
@@ -94,7 +94,8 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 	}
 	l, err := e.wal.Recover(ctx, e.l1.Hash, e.bad.WasDiscarded)
 	if err == nil {
-		err = e.keepNamespace(ctx, l.Last != 0 || e.bad.Any())
+		err = e.home.Load(ctx, &e.cfg, l.Last != 0 || e.bad.Any(), e.archive.Identity())
+		e.archive.Admit(e.home.Check)
 	}
 	if err != nil || l.Last == 0 {
 		return err
@@ -103,28 +104,3 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 	e.news.Log().Info("draining what an earlier engine left in the WAL", "ops", l.Ops)
 	return nil
 }
-
-// keepNamespace makes sure that what waits in the Dir lands where it was accepted for.
-func (e *Engine) keepNamespace(ctx context.Context, waits bool) error {
-	if e.cfg.L3 != nil {
-		return nil
-	}
-	b, err := e.wal.Meta(ctx, namespaceKey)
-	if err != nil {
-		return err
-	}
-	before := string(b)
-	if before == "" {
-		before = sqlkit.Prefix
-	}
-	switch {
-	case before == e.cfg.TablePrefix:
-		return nil
-	case waits:
-		return &ConfigError{Field: "TablePrefix", Value: strconv.Quote(e.cfg.TablePrefix),
-			Rule: fmt.Sprintf("must be %q, as it was, until what waits in the WAL or in quarantine has landed", before)}
-	}
-	return e.wal.SetMeta(ctx, namespaceKey, []byte(e.cfg.TablePrefix))
-}
-
-const namespaceKey = "table prefix"

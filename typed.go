@@ -239,9 +239,15 @@ func (s *Store[T]) DeleteMany(ctx context.Context, keys []string, opts ...WriteO
 
 // All yields the entries in order of keys. One that can't be decoded comes with its *DecodeError,
 // Key and Item, and the loop goes on.
-func (s *Store[T]) All(ctx context.Context) iter.Seq2[Entry[T], error] {
+func (s *Store[T]) All(ctx context.Context) iter.Seq2[Entry[T], error] { return s.AllAfter(ctx, "") }
+
+// AllAfter is All from the first key above after; see Engine.AllAfter.
+func (s *Store[T]) AllAfter(ctx context.Context, after string) iter.Seq2[Entry[T], error] {
+	if after != "" {
+		after = s.prefix + after
+	}
 	return func(yield func(Entry[T], error) bool) {
-		for it, err := range s.e.All(ctx, s.prefix) {
+		for it, err := range s.e.AllAfter(ctx, s.prefix, after) {
 			entry := Entry[T]{Item: it}
 			if err == nil {
 				entry.Key = it.ID[len(s.prefix):]

@@ -357,18 +357,27 @@ func (e *Engine) GetOrInsertWith(ctx context.Context, key string, factory func(c
 
 // All is syncengine.Engine.All. The span lasts as long as the loop.
 func (e *Engine) All(ctx context.Context, prefix string) iter.Seq2[syncengine.Item, error] {
+	return e.list(ctx, "All", prefix, "")
+}
+
+// AllAfter is syncengine.Engine.AllAfter. The span lasts as long as the loop.
+func (e *Engine) AllAfter(ctx context.Context, prefix, after string) iter.Seq2[syncengine.Item, error] {
+	return e.list(ctx, "AllAfter", prefix, after)
+}
+
+func (e *Engine) list(ctx context.Context, call, prefix, after string) iter.Seq2[syncengine.Item, error] {
 	if !e.reads {
-		return e.Engine.All(ctx, prefix)
+		return e.Engine.AllAfter(ctx, prefix, after)
 	}
 	return func(yield func(syncengine.Item, error) bool) {
-		ctx, span := e.start(ctx, "All", attribute.String("syncengine.prefix", prefix))
+		ctx, span := e.start(ctx, call, attribute.String("syncengine.prefix", prefix))
 		n := 0
 		var last error
 		defer func() {
 			span.SetAttributes(items(n))
 			end(span, last)
 		}()
-		for it, err := range e.Engine.All(ctx, prefix) {
+		for it, err := range e.Engine.AllAfter(ctx, prefix, after) {
 			if err == nil {
 				n++
 			} else {

@@ -156,6 +156,14 @@ func TestEachCallIsASpanThatSaysHowItEnded(t *testing.T) {
 			}
 			return nil
 		}},
+		{"AllAfter", "ok", func() error {
+			for _, err := range e.AllAfter(ctx, "", "a") {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
 		{"Merge", "error", func() error { _, err := e.Merge(ctx, "n", "PNCounter", []byte("1")); return err }},
 		{"Touch", "ok", func() error { return e.Touch(ctx, "a", time.Hour) }},
 		{"Delete", "ok", func() error { return e.Delete(ctx, "a") }},

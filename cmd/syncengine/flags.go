@@ -3,6 +3,7 @@ package main
 // flags.go reads the command line, and opens the engine that it names.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,18 +22,19 @@ import (
 type options struct {
 	args []string // what is no flag
 
-	json, content, quiet    bool
-	sql, redis, prefix, wal string
-	tables                  string
-	withoutRedis            bool
-	timeout                 time.Duration
-	all                     bool
-	deep, repair            bool
-	file                    string
-	keepVersions            bool
-	fresh                   bool // the directory may be new
-	dialect, database, user string
-	from                    int
+	json, content, quiet       bool
+	sql, redis, keyPrefix, wal string
+	tables                     string
+	withoutRedis               bool
+	timeout                    time.Duration
+	all                        bool
+	deep, repair               bool
+	file, prefix               string
+	keepVersions               bool
+	audit                      bool // Redis is not compared in the background
+	fresh                      bool // the directory may be new
+	dialect, database, user    string
+	from                       int
 }
 
 // parse reads flags before, between and after what is none.
@@ -86,7 +88,7 @@ func serverFlags(fs *flag.FlagSet, o *options) {
 	walFlags(fs, o)
 	fs.StringVar(&o.sql, "sql", "", "`URL` of the SQL database (default $SYNCENGINE_SQL, or archive.db in DIR if it is there)")
 	fs.StringVar(&o.redis, "redis", "", "`URL` of Redis (default $SYNCENGINE_REDIS, or none)")
-	fs.StringVar(&o.prefix, "prefix", "", "what precedes ids in Redis (default \"sync:\")")
+	fs.StringVar(&o.keyPrefix, "key-prefix", "", "what precedes ids in Redis (default \"sync:\")")
 	tablesFlag(fs, o)
 	fs.BoolVar(&o.withoutRedis, "without-redis", false, "go on without the Redis that the directory has known")
 	fs.DurationVar(&o.timeout, "timeout", 0, "bound on the whole command (default none)")
@@ -109,6 +111,11 @@ func fileFlags(fs *flag.FlagSet, o *options) {
 	fs.StringVar(&o.file, "file", "", "`file` to write or read (default standard output or input)")
 }
 
+func exportFlags(fs *flag.FlagSet, o *options) {
+	fileFlags(fs, o)
+	fs.StringVar(&o.prefix, "prefix", "", "only items whose ids begin with `PREFIX`")
+}
+
 func importFlags(fs *flag.FlagSet, o *options) {
 	fileFlags(fs, o)
 	o.fresh = true
@@ -116,7 +123,7 @@ func importFlags(fs *flag.FlagSet, o *options) {
 }
 
 func tablesFlag(fs *flag.FlagSet, o *options) {
-	fs.StringVar(&o.tables, "table-prefix", "", "what the names of tables begin with (default \"sync_\")")
+	fs.StringVar(&o.tables, "table-prefix", "", "what the names of tables begin with (default that of DIR, or \"sync_\")")
 }
 
 func schemaFlags(fs *flag.FlagSet, o *options) {
@@ -163,7 +170,10 @@ func (t *tool) open(ctx context.Context, o *options, dir string) (e *syncengine.
 		}
 		return os.RemoveAll(temp)
 	}
-	cfg := syncengine.Config{Dir: dir, WALPath: o.wal, SQLURL: o.sql, RedisURL: o.redis, KeyPrefix: o.prefix, TablePrefix: o.tables, InstanceID: "syncengine command"}
+	cfg := syncengine.Config{Dir: dir, WALPath: o.wal, SQLURL: o.sql, RedisURL: o.redis, KeyPrefix: o.keyPrefix, TablePrefix: o.tables, InstanceID: "syncengine command"}
+	if o.audit {
+		cfg.VerifyInterval = -1
+	}
 	if e, err = syncengine.Open(ctx, cfg); err != nil {
 		return nil, nil, errors.Join(err, remove())
 	}
@@ -200,7 +210,11 @@ func (o *options) mayOpen(ctx context.Context, dir string) error {
 		}
 		return nil
 	}
-	st, err := syncengine.ReadOffline(ctx, syncengine.Config{Dir: dir, WALPath: o.wal}, nil)
+	merges := false
+	st, err := syncengine.ReadOffline(ctx, syncengine.Config{Dir: dir, WALPath: o.wal}, func(op syncengine.LoggedOp) error {
+		merges = merges || op.Merge && !op.Discarded
+		return nil
+	})
 	if errors.Is(err, fs.ErrNotExist) && o.fresh {
 		return nil
 	}
@@ -212,6 +226,13 @@ func (o *options) mayOpen(ctx context.Context, dir string) error {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "archive.db")); o.sql == "" && err != nil {
 		return usageError{dir + " has no archive.db, so its service has a database elsewhere: name it by -sql"}
+	}
+	if st.TablePrefix != "" && o.tables != "" && st.TablePrefix != o.tables {
+		return usageError{fmt.Sprintf("the tables of the service of %s have names that begin with %q", dir, st.TablePrefix)}
+	}
+	o.tables = cmp.Or(o.tables, st.TablePrefix)
+	if merges && !crdtBuilt {
+		return errors.New("merges wait in " + dir + ", which this command does not know: build it with the service's tags, go build -tags crdt")
 	}
 	if st.MetRedis && o.redis == "" && !o.withoutRedis {
 		return usageError{"the service of " + dir + " has a Redis: name it by -redis, or say -without-redis if it is no more"}

@@ -8,7 +8,7 @@
 //	syncengine quarantine discard DIR ID...  forgets them for good; -all for all
 //	syncengine verify [DIR]             compares Redis with SQL; -deep reads all rows, -repair repairs
 //	syncengine explain [DIR] ID         what each tier knows of an id
-//	syncengine export [DIR]             all items as lines of JSON, to standard output or -file
+//	syncengine export [DIR]             items as lines of JSON, to standard output or -file; -prefix P
 //	syncengine import [DIR]             lines of JSON, from standard input or -file
 //	syncengine schema print -dialect D  the tables and rights for a DBA: mysql, mariadb, sqlite
 //
@@ -29,8 +29,8 @@
 //
 // -sql and -redis take URLs like Config.SQLURL and Config.RedisURL. Without them they are taken
 // from the environment, SYNCENGINE_SQL and SYNCENGINE_REDIS, where passwords are better kept:
-// command lines are visible to other users. -prefix is Config.KeyPrefix,
-// -table-prefix is Config.TablePrefix.
+// command lines are visible to other users. -key-prefix is
+// Config.KeyPrefix, -table-prefix is Config.TablePrefix, which DIR knows.
 //
 // # Output
 //
@@ -113,7 +113,7 @@ var commands = map[string]command{
 	"quarantine discard": {"DIR ID... | -all", (*tool).quarantineDiscard, quarantineFlags},
 	"verify":             {"[DIR]", (*tool).verify, verifyFlags},
 	"explain":            {"[DIR] ID", (*tool).explain, serverFlags},
-	"export":             {"[DIR]", (*tool).export, fileFlags},
+	"export":             {"[DIR]", (*tool).export, exportFlags},
 	"import":             {"[DIR]", (*tool).imports, importFlags},
 	"schema print":       {"-dialect mysql|mariadb|sqlite", (*tool).schema, schemaFlags},
 }

@@ -205,18 +205,24 @@ func TestVerifyFindsAndRepairs(t *testing.T) {
 	env := []string{"SYNCENGINE_SQL=" + cfg.SQLURL, "SYNCENGINE_REDIS=" + cfg.RedisURL}
 	run(t, env[:1], "", "verify", "-deep", dir).want(t, 2, "name it by -redis")
 	run(t, env[:1], "", "verify", "-deep", "-without-redis", dir).want(t, 0, "in sync: true")
-	run(t, env, "", "verify", "-prefix", prefix, "-deep", dir).want(t, 0, "in sync: true")
-	if v := run(t, env, "", "verify", "-prefix", prefix, "-json", dir).lines(t)[0]; v["root_l2"] != v["root_l3"] || v["in_sync"] != true {
+	run(t, env, "", "verify", "-key-prefix", prefix, "-deep", dir).want(t, 0, "in sync: true")
+	if v := run(t, env, "", "verify", "-key-prefix", prefix, "-json", dir).lines(t)[0]; v["root_l2"] != v["root_l3"] || v["in_sync"] != true {
 		t.Errorf("%v", v)
 	}
+	redis.Do(t, "DEL", prefix+"x")
+	for range 3 { // it only looks
+		run(t, env, "", "verify", "-key-prefix", prefix, dir).want(t, 1, "divergent: 1 ids, 0 repaired", `divergent "x"`)
+	}
+	run(t, env, "", "verify", "-key-prefix", prefix, "-repair", dir).want(t, 1, "divergent: 1 ids, 1 repaired")
+	run(t, env, "", "verify", "-key-prefix", prefix, dir).want(t, 0)
 	raw := testserver.OpenSQL(t, cfg.SQLURL)
 	_, err := raw.Exec("UPDATE sync_items SET content = '1' WHERE id = 'y'")
 	lab.Must(t, err)
-	run(t, env, "", "verify", "-prefix", prefix, "-deep", "-json", dir).want(t, 1, `"corrupt":["y"]`, `"healed":0`)
-	run(t, env, "", "verify", "-prefix", prefix, "-deep", "-repair", dir).want(t, 1, "corrupt: 1 rows, 1 healed")
-	run(t, env, "", "verify", "-prefix", prefix, "-deep", dir).want(t, 0)
+	run(t, env, "", "verify", "-key-prefix", prefix, "-deep", "-json", dir).want(t, 1, `"corrupt":["y"]`, `"healed":0`)
+	run(t, env, "", "verify", "-key-prefix", prefix, "-deep", "-repair", dir).want(t, 1, "corrupt: 1 rows, 1 healed")
+	run(t, env, "", "verify", "-key-prefix", prefix, "-deep", dir).want(t, 0)
 	redis.Kill()
-	run(t, env, "", "verify", "-prefix", prefix, dir).want(t, 3)
+	run(t, env, "", "verify", "-key-prefix", prefix, dir).want(t, 3)
 }
 
 // TestExportAndImportCarryAllBytes from one database to another, without and with a directory.
@@ -259,6 +265,7 @@ func TestExportAndImportCarryAllBytes(t *testing.T) {
 	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("the file: %v, %v", st, err)
 	}
+	run(t, []string{"SYNCENGINE_SQL=" + from}, "", "export", "-table-prefix", "own_", "-prefix", "many-1").want(t, 0, "200 items exported", `"id":"many-1199"`)
 	text, err := os.ReadFile(file)
 	lab.Must(t, err)
 	if n := bytes.Count(text, []byte("\n")); n != 1205 {
@@ -298,6 +305,33 @@ func TestExportAndImportCarryAllBytes(t *testing.T) {
 		t.Errorf("with versions: %+v, want %+v", got, want)
 	}
 	run(t, nil, string(text), "import", "-keep-versions", to).want(t, 0, "1205 items were older")
+}
+
+// A directory knows the names of its service's tables.
+func TestTheTablesOfADirectoryAreKnown(t *testing.T) {
+	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), TablePrefix: "own_"}
+	e := lab.Open(t, cfg)
+	lab.Put(t, e, "x", 1)
+	lab.Must(t, e.Close())
+	env := []string{"SYNCENGINE_SQL=" + cfg.SQLURL}
+	run(t, env, "", "explain", cfg.Dir, "x").want(t, 0, "sql     live")
+	run(t, env, "", "explain", "-table-prefix", "other_", cfg.Dir, "x").want(t, 2, `"own_"`)
+	run(t, nil, "", "status", "-json", cfg.Dir).want(t, 0, `"table_prefix":"own_"`, `"database":"mysql://`)
+}
+
+// A damaged row is left out of an export, which says so.
+func TestExportGoesOnBehindADamagedRow(t *testing.T) {
+	dir := t.TempDir()
+	e := lab.Open(t, syncengine.Config{Dir: dir})
+	for _, id := range []string{"a", "b", "c"} {
+		lab.Put(t, e, id, 1)
+	}
+	lab.Must(t, e.Close())
+	raw := lab.OpenDriver(t, "sqlite", filepath.Join(dir, "archive.db"))
+	_, err := raw.Exec("UPDATE sync_items SET content = '2' WHERE id = 'b'")
+	lab.Must(t, err)
+	lab.Must(t, raw.Close())
+	run(t, nil, "", "export", dir).want(t, 5, `"id":"a"`, `"id":"c"`, "1 items are damaged", `"b"`)
 }
 
 func TestImportEndsAtALineThatCanNotBe(t *testing.T) {

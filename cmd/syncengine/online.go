@@ -113,6 +113,7 @@ func (t *tool) verify(ctx context.Context, o *options) error {
 	if o.redis == "" && !o.deep {
 		return usageError{"without Redis there is nothing to compare: name it by -redis, or say -deep"}
 	}
+	o.audit = true
 	return t.with(ctx, o, dir, func(ctx context.Context, e *syncengine.Engine) error {
 		if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) {
 			return err

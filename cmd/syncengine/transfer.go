@@ -11,11 +11,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/syncengine-go/syncengine"
-	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
 // line is an item as export writes it. Content is kept byte for byte, as text, when it is written
@@ -72,7 +70,7 @@ func (t *tool) export(ctx context.Context, o *options) error {
 		if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) {
 			return err
 		} else if err != nil {
-			fmt.Fprintln(t.err, "syncengine: ops in quarantine are not in SQL: of their ids what a read answers is exported, if SQL has them")
+			fmt.Fprintln(t.err, "syncengine: ops in quarantine are not in SQL: of their ids what a read answers is exported")
 		}
 		to, finish := t.out, func() error { return nil }
 		if o.file != "" {
@@ -85,68 +83,28 @@ func (t *tool) export(ctx context.Context, o *options) error {
 		w := bufio.NewWriter(to)
 		defer func() { err = errors.Join(err, w.Flush(), finish()) }()
 		p, n := t.progress(o, "items exported"), 0
-		err = eachPage(ctx, o, dir, func(ids []string) error {
-			items, err := e.GetMany(ctx, ids)
+		damaged := 0
+		for it, err := range e.All(ctx, o.prefix) {
+			if errors.Is(err, syncengine.ErrCorruption) {
+				damaged++
+				fmt.Fprintln(t.err, err)
+				continue
+			}
+			if err == nil {
+				err = writeJSON(w, lineOf(&it))
+			}
 			if err != nil {
 				return err
 			}
-			for _, it := range items {
-				if it == nil { // deleted meanwhile
-					continue
-				}
-				if err := writeJSON(w, lineOf(it)); err != nil {
-					return err
-				}
-				n++
+			if n++; n%exportPage == 0 {
+				p.at(n)
 			}
-			p.at(n)
-			return nil
-		})
-		if err == nil {
-			p.end(n)
 		}
-		return err
+		if p.end(n); damaged > 0 {
+			return fmt.Errorf("%d items are damaged, and left out: %w", damaged, syncengine.ErrCorruption)
+		}
+		return nil
 	})
-}
-
-// eachPage calls fn with the ids of all items in SQL, in order. It is the one place that reads the
-// database past the engine.
-func eachPage(ctx context.Context, o *options, dir string, fn func(ids []string) error) (err error) {
-	url := o.sql
-	if url == "" {
-		url = "sqlite:" + filepath.Join(dir, "archive.db")
-	}
-	src, err := sqlkit.Parse(url)
-	if err != nil {
-		return err
-	}
-	pools, err := src.Open(o.tables, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, pools.Close()) }()
-	for after := ""; ; {
-		rows, err := pools.Read.QueryContext(ctx, "SELECT id FROM sync_items WHERE id > ? AND deleted = 0 ORDER BY id LIMIT ?", after, exportPage)
-		if err != nil {
-			return fmt.Errorf("%w: %w", syncengine.ErrUnavailable, err)
-		}
-		var ids []string
-		for rows.Next() && err == nil {
-			var id string
-			err = rows.Scan(&id)
-			ids = append(ids, id)
-		}
-		if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
-			return fmt.Errorf("%w: %w", syncengine.ErrUnavailable, err)
-		}
-		if len(ids) == 0 {
-			return nil
-		}
-		if err := fn(ids); err != nil {
-			return err
-		}
-		after = ids[len(ids)-1]
-	}
 }
 
 func (t *tool) imports(ctx context.Context, o *options) error {

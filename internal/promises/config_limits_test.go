@@ -72,7 +72,7 @@ var limits = map[string]limit{
 	"StaleFor":             {from: math.MinInt64, to: anyInt},
 	"LockWait":             {from: 0, to: anyInt},
 	"ChangeRetention":      {from: int64(10 * time.Second), to: anyInt},
-	"VerifyInterval":       {from: int64(time.Millisecond), to: anyInt},
+	"VerifyInterval":       {from: math.MinInt64, to: anyInt},
 	"CompressionLevel":     compressionLevels,
 
 	"BackpressureWarn":      {least: math.SmallestNonzeroFloat64, largest: math.Nextafter(.80, 0)},

@@ -79,6 +79,11 @@ func publicCalls(e *syncengine.Engine) map[string]func(ctx context.Context) erro
 			}
 			return err
 		},
+		"AllAfter": func(ctx context.Context) (err error) {
+			for _, err = range e.AllAfter(ctx, "unknown-7", "unknown-70") {
+			}
+			return err
+		},
 		"DeletePrefix": func(ctx context.Context) error { _, err := e.DeletePrefix(ctx, "unknown-8"); return err },
 		"SubmitEach": func(ctx context.Context) error {
 			_, err := e.SubmitEach(ctx, slices.Values([]syncengine.Item{item}), syncengine.EachOptions{}, archived)

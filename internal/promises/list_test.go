@@ -36,11 +36,32 @@ func listed(t testing.TB, e *syncengine.Engine, prefix string) (ids []string, co
 	return ids, contents
 }
 
+// paged collects a listing in pages.
+func paged(t testing.TB, e *syncengine.Engine, prefix string, size int) (ids []string) {
+	t.Helper()
+	for after, more := "", true; more; {
+		n := 0
+		for it, err := range e.AllAfter(lab.Bounded(t), prefix, after) {
+			lab.Must(t, err)
+			if n == size {
+				break
+			}
+			n++
+			after, ids = it.ID, append(ids, it.ID)
+		}
+		more = n == size
+	}
+	return ids
+}
+
 func wantListed(t testing.TB, e *syncengine.Engine, prefix string, want map[string]int) {
 	t.Helper()
 	ids, contents := listed(t, e, prefix)
 	if !slices.Equal(ids, slices.Sorted(maps.Keys(want))) {
 		t.Fatalf("listed %q, want %q", ids, slices.Sorted(maps.Keys(want)))
+	}
+	if got := paged(t, e, prefix, 1+len(ids)/3); !slices.Equal(got, ids) {
+		t.Fatalf("listed in pages %q, want %q", got, ids)
 	}
 	for id, n := range want {
 		if contents[id] != string(lab.Doc(id, n)) {
@@ -172,6 +193,11 @@ func TestINV02AListingShowsWhatL3Refuses(t *testing.T) {
 			it, err := e.Get(ctx, id)
 			if err != nil || string(it.Content) != contents[id] {
 				t.Errorf("%s: All shows %.30s, Get %.30s, %v", id, contents[id], it.Content, err)
+			}
+		}
+		for size := range 8 {
+			if got := paged(t, e, "", size+1); !slices.Equal(got, ids) {
+				t.Errorf("in pages of %d: %s", size+1, got)
 			}
 		}
 		if ids, _ := listed(t, e, "e"); fmt.Sprint(ids) != "[e]" {

@@ -223,6 +223,14 @@ func Redact(raw string) string {
 // knownScheme matches what people give by mistake.
 var knownScheme = regexp.MustCompile(`^(postgres|postgresql|mariadb|http|https|redis|rediss|file)://`)
 
+// Place says where the database is, without user and password.
+func (s *Source) Place() string {
+	if s.Dialect == SQLite {
+		return "sqlite:" + s.Path
+	}
+	return "mysql://" + s.mysql.Addr + "/" + s.mysql.DBName
+}
+
 // Open makes the pools, for a namespace; see DB. idle is the time after which the server may end a
 // transaction that nobody uses, 0 for never. It does not connect, except that it creates a missing
 // SQLite file readable by its owner only.

@@ -1,0 +1,35 @@
+//go:build crdt
+
+package main_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// The tests' binary is built without the tag. A command that knows no merges opens no directory in
+// which some wait: an engine without them would put them into quarantine.
+func TestMergesThatTheCommandDoesNotKnowStayWhereTheyAre(t *testing.T) {
+	db := testserver.MariaDB(t)
+	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: db.URL()}
+	e := lab.Open(t, cfg)
+	db.Kill()
+	_, err := e.Merge(lab.Bounded(t), "c", "PNCounter", []byte("5"))
+	lab.Must(t, err)
+	if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
+		t.Fatal(err)
+	}
+	db.Restart()
+	run(t, []string{"SYNCENGINE_SQL=" + db.URL()}, "", "explain", cfg.Dir, "c").want(t, 6, "-tags crdt")
+	e = lab.Open(t, cfg)
+	lab.Must(t, e.Flush(lab.Bounded(t)))
+	it, err := e.Get(lab.Bounded(t), "c")
+	if err != nil || !strings.Contains(string(it.Content), ":5}") {
+		t.Errorf("%s, %v", it.Content, err)
+	}
+}
