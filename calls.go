@@ -304,7 +304,8 @@ func (e *Engine) WatchFrom(ctx context.Context, prefix, token string) iter.Seq2[
 	return e.reader.Watch(ctx, prefix, token)
 }
 
-// WatchToken returns a token for now: WatchFrom yields what is written from now on.
+// WatchToken returns a token for now: WatchFrom yields what is written from now on. It asks L3, and
+// does not wait for it: ErrUnavailable while that is away.
 func (e *Engine) WatchToken(ctx context.Context) (string, error) { return e.reader.WatchToken(ctx) }
 
 // Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file.

@@ -239,6 +239,19 @@ func (e *worded) Unwrap() error { return e.err }
 // says words an error that wraps others of this package.
 func says(err error) error { return &worded{packageName + plain(err), err} }
 
+// said gives an error the package's name if it has none. What ctx says it says alone.
+func said(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return ctx.Err()
+	case strings.HasPrefix(err.Error(), packageName):
+		return err
+	}
+	return says(err)
+}
+
 // plain is the text of an error without the package's name, in one line.
 func plain(err error) string {
 	return strings.ReplaceAll(strings.ReplaceAll(err.Error(), packageName, ""), "\n", "; ")

@@ -40,7 +40,7 @@ func (d *reader) All(ctx context.Context, prefix, after string) iter.Seq2[Item, 
 			}
 		}
 		if err != nil {
-			yield(Item{}, err)
+			yield(Item{}, said(ctx, err))
 		}
 	}
 }

@@ -114,7 +114,7 @@ func (e *writer) checkKinds(ops []*entry) error {
 		}
 		if before != nil {
 			if err := mayReplace(before.kind(), &rec); err != nil && !before.gone(e.now) {
-				return err.Err
+				return says(err.Err)
 			}
 			continue
 		}
@@ -123,7 +123,7 @@ func (e *writer) checkKinds(ops []*entry) error {
 			continue
 		}
 		if err := mayReplace(ent.kind(), &rec); err != nil {
-			return err.Err
+			return says(err.Err)
 		}
 	}
 	return nil

@@ -157,7 +157,10 @@ func (p *push) Listen(ctx context.Context) {
 	told := false
 	for {
 		_ = p.cache.Subscribe(ctx, func() {
-			p.listens.Store(true)
+			if p.listens.Store(true); told {
+				told = false
+				p.news.Log().Info("messages of other engines are heard again")
+			}
 			if !p.trust.Alone() {
 				p.l1.Doubt() // nobody knows what was told before
 			}
@@ -169,7 +172,7 @@ func (p *push) Listen(ctx context.Context) {
 		if !told {
 			told = true
 			// Not what Redis said: of a wrong password it may be that (INV-13).
-			p.news.Log().Warn("messages of other engines are not heard: Redis is away, or its account may not subscribe; copies in memory are compared when they are L1MaxAge old")
+			p.news.Log().Warn("messages of other engines are not heard: Redis is away, or its account may not subscribe; the log of changes in SQL tells of their writes, or copies are compared when they are L1MaxAge old")
 		}
 		if sleep(ctx, pushAgain) != nil {
 			return

@@ -63,21 +63,23 @@ func (d *reader) placeOf(ctx context.Context, token string) (*place, error) {
 	return &place{log: log, row: n[1], told: int(n[2])}, err
 }
 
-// here returns the place where the log ends, or that of a token. While L3 is away it waits.
+// here returns the place where the log ends, or that of a token.
 func (d *reader) here(ctx context.Context, token string) (p *place, err error) {
+	if err := d.Enter(ctx); err != nil {
+		return nil, err
+	}
+	defer d.door.Exit(ctx, &err)
+	if token != "" {
+		return d.placeOf(ctx, token)
+	}
+	log, err := d.archive.ReadLog(ctx)
+	return &place{log: log}, err
+}
+
+// hereSoon is here, and waits while L3 is away.
+func (d *reader) hereSoon(ctx context.Context, token string) (p *place, err error) {
 	for {
-		if err := d.Enter(ctx); err != nil {
-			return nil, err
-		}
-		if token != "" {
-			p, err = d.placeOf(ctx, token)
-		} else {
-			var log *logReader
-			log, err = d.archive.ReadLog(ctx)
-			p = &place{log: log}
-		}
-		d.door.Exit(ctx, &err)
-		if err == nil || !didNotAnswer(ctx, err) {
+		if p, err = d.here(ctx, token); err == nil || !didNotAnswer(ctx, err) {
 			return p, err
 		}
 		if err := d.pause(ctx, nil); err != nil {
@@ -113,7 +115,7 @@ func (d *reader) WatchToken(ctx context.Context) (string, error) {
 	}
 	p, err := d.here(ctx, "")
 	if err != nil {
-		return "", err
+		return "", said(ctx, unavailableUnless(ctx, err))
 	}
 	return p.String(), nil
 }
@@ -130,11 +132,11 @@ func (d *reader) Watch(ctx context.Context, prefix, token string) iter.Seq2[Chan
 	err := d.logs()
 	var from *place
 	if err == nil {
-		from, err = d.here(ctx, token)
+		from, err = d.hereSoon(ctx, token)
 	}
 	return func(yield func(Change, error) bool) {
 		if err != nil {
-			yield(Change{}, err)
+			yield(Change{}, said(ctx, err))
 			return
 		}
 		w := watching{d: d, prefix: prefix, place: place{from.log.Fork(), from.row, from.told}, limit: firstPage}
@@ -152,7 +154,7 @@ func (d *reader) Watch(ctx context.Context, prefix, token string) iter.Seq2[Chan
 				err = d.pause(ctx, nil)
 			}
 			if err != nil {
-				yield(Change{}, err)
+				yield(Change{}, said(ctx, err))
 				return
 			}
 		}

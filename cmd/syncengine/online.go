@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/syncengine-go/syncengine"
 )
@@ -69,23 +70,31 @@ func (t *tool) onQuarantine(ctx context.Context, o *options, did string, fn func
 		return usageError{"name ids, or say -all"}
 	}
 	return t.with(ctx, o, dir, func(ctx context.Context, e *syncengine.Engine) error {
+		ops, err := e.Quarantined(ctx)
+		if err != nil {
+			return err
+		}
+		missing := slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
+			return slices.ContainsFunc(ops, func(op syncengine.QuarantinedOp) bool { return op.ID == id })
+		})
+		if len(missing) > 0 {
+			return fmt.Errorf("not in quarantine: %q; nothing is %s", missing, did)
+		}
 		n, err := fn(ctx, e, ids)
-		left := 0
-		if ops, lerr := e.Quarantined(ctx); lerr == nil {
-			for _, op := range ops {
-				if !op.Superseded {
-					left++
-				}
+		ops, lerr := e.Quarantined(ctx)
+		err = errors.Join(err, lerr)
+		superseded := 0
+		for _, op := range ops {
+			if op.Superseded {
+				superseded++
 			}
-		} else {
-			err = errors.Join(err, lerr)
 		}
 		if o.json {
-			err = errors.Join(err, writeJSON(t.out, map[string]int{did: n, "left": left}))
+			err = errors.Join(err, writeJSON(t.out, map[string]int{did: n, "left": len(ops), "superseded": superseded}))
 		} else {
-			fmt.Fprintf(t.out, "%s %d ops; %d are in quarantine\n", did, n, left)
+			fmt.Fprintf(t.out, "%s %d ops; %d are in quarantine, %d of them superseded\n", did, n, len(ops), superseded)
 		}
-		if err == nil && left > 0 {
+		if err == nil && len(ops) > superseded {
 			return errFound
 		}
 		return err

@@ -70,9 +70,12 @@ func TestOpenNamesTheRedisRightThatIsMissing(t *testing.T) {
 	server := testserver.SharedRedis(t)
 	sql := testserver.SharedMariaDB(t).NewDatabase(t)
 	prefix := lab.NewPrefix()
-	for _, lacks := range []string{"+@all -@scripting", "+@all -set", "+@all -incr", "+@all -unlink", "+@all -scan", "+@all -mset", "+@all -get"} {
+	for _, lacks := range []string{"+@all -select", "+@all -@scripting", "+@all -set", "+@all -incr", "+@all -unlink", "+@all -scan", "+@all -mset", "+@all -get"} {
 		t.Run(lacks, func(t *testing.T) {
 			u := redisAccount(t, server, "lacks", prefix, lacks)
+			if strings.Contains(lacks, "select") {
+				u += "/3"
+			}
 			cfg := syncengine.Config{SQLURL: sql, RedisURL: u, KeyPrefix: prefix}
 			mend := openFails(t, cfg).Mend
 			if !strings.HasPrefix(mend, "ACL SETUSER lacks ") {

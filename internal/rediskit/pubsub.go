@@ -2,7 +2,9 @@ package rediskit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,8 +23,8 @@ func (c *Client) Publish(ctx context.Context, channel string, message []byte) er
 }
 
 // Subscribe calls ready once it is subscribed to a channel, and fn with each message from then on,
-// until ctx ends or the subscription can't be made. Messages are lost while the client has no
-// connection; it makes a new one by itself, and calls ready again.
+// until ctx ends, or the connection, or the channel has moved to another node. A connection on
+// which nothing comes is asked every pingEvery, and has as long to answer.
 func (c *Client) Subscribe(ctx context.Context, channel string, ready func(), fn func(message []byte)) error {
 	subscribe := c.rdb.Subscribe
 	if c.sharded() {
@@ -37,25 +39,29 @@ func (c *Client) Subscribe(ctx context.Context, channel string, ready func(), fn
 		return err
 	}
 	ready()
-	messages := sub.ChannelWithSubscriptions(redis.WithChannelSize(1000))
-	for {
-		select {
-		case m, ok := <-messages:
-			switch m := m.(type) {
-			case *redis.Subscription:
-				ready()
-			case *redis.Message:
-				fn([]byte(m.Payload))
-			default:
-				if !ok {
-					return fmt.Errorf("the subscription to %s has ended", channel)
-				}
+	defer context.AfterFunc(ctx, func() { _ = sub.Close() })() // which ends a wait
+	for asked := false; ; {
+		m, err := sub.ReceiveTimeout(ctx, pingEvery)
+		if late, ok := errors.AsType[net.Error](err); ok && late.Timeout() && !asked {
+			asked, err = true, sub.Ping(ctx)
+		} else if err == nil {
+			asked = false
+		}
+		if err != nil {
+			return err
+		}
+		switch m := m.(type) {
+		case *redis.Message:
+			fn([]byte(m.Payload))
+		case *redis.Subscription:
+			if m.Count == 0 {
+				return fmt.Errorf("the subscription to %s has ended", channel)
 			}
-		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
 }
+
+const pingEvery = 2 * time.Second
 
 func (c *Client) sharded() bool {
 	_, ok := c.rdb.(masters)

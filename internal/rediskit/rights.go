@@ -2,6 +2,7 @@ package rediskit
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,7 +40,13 @@ func (c *Client) Rights(ctx context.Context, prefix, channel string) (needed, wa
 	try(&must, "+unlink", "unlink", number)
 	try(&may, "+info", "info", "replication")
 	try(&may, "+"+publish+" +"+subscribe, publish, channel, "")
-	_, _ = pipe.Exec(ctx) // each tells by itself
+	// Each tells by itself, unless there was no connection.
+	if cmds, err := pipe.Exec(ctx); err != nil && !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
+		if Forbidden(err) && strings.Contains(err.Error(), "'select'") { // which comes first, for another database than 0
+			return c.grant(ctx, []string{"+select"}), "", nil
+		}
+		return "", "", wrap("rights", err)
+	}
 	give := map[string]string{"keys": "~" + globEscape(prefix) + "*", "channels": "&" + globEscape(channel)}
 	if err := must.look(give); err != nil {
 		return "", "", wrap("rights", err)
