@@ -242,6 +242,9 @@ func (e *Engine) DeletePrefix(ctx context.Context, prefix string, opts ...WriteO
 // ErrInvalidItem. An error of fn ends Update and is returned as it is, but for ErrNoChange, with
 // which Update returns what is there (the zero Item when there is nothing) and nil.
 //
+// An item that expires keeps its expiry, unless opts has a WithTTL; Config.DefaultTTL is for one
+// that there was not.
+//
 // Update returns the item as it was stored. ctx bounds waiting and retries. Durability and the
 // other errors are those of WithIfVersion, except that a conflict is only returned when opts
 // has a WithIfVersion of its own; after ErrUnknownOutcome fn is not run again.
@@ -269,8 +272,11 @@ func (e *Engine) Touch(ctx context.Context, id string, ttl time.Duration) error 
 // another id is ErrInvalidItem, and so is a factory that asks for the id it makes. A panic in it is
 // returned as an error. When somebody else, here or on another engine, wrote the id while factory
 // ran, that is returned instead.
-func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error)) (item Item, err error) {
-	return e.writer.GetOrInsertWith(ctx, id, factory)
+//
+// opts are those of what is inserted, WithTTL for a cache say; of callers that share a result the
+// one that began has them. A condition or a version is ErrInvalidItem.
+func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error), opts ...WriteOption) (item Item, err error) {
+	return e.writer.GetOrInsertWith(ctx, id, factory, opts...)
 }
 
 // Watch yields what is written from the call on, by this and other engines on the same L3, to ids

@@ -27,7 +27,8 @@ const homeKey = "home"
 // home is a database.
 type home struct {
 	Identity string `json:"identity,omitempty"` // "" while it has not answered
-	// Place is without user and password; "" for a handle of the caller's, which may be any.
+	// Place is without user and password; "" for a handle or a store of the caller's, which may be
+	// any.
 	Place  string `json:"place,omitempty"`
 	Prefix string `json:"table_prefix,omitempty"`
 }
@@ -40,7 +41,7 @@ func homeOf(cfg *Config) home {
 	h := home{Prefix: cfg.TablePrefix}
 	switch {
 	case cfg.L3 != nil:
-		h = home{Place: "Config.L3"}
+		return home{}
 	case cfg.DB != nil:
 	case cfg.SQLURL == "":
 		h.Place = placeInDir

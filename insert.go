@@ -11,9 +11,16 @@ import (
 	"time"
 )
 
-func (e *writer) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error)) (item Item, err error) {
+func (e *writer) GetOrInsertWith(ctx context.Context, id string, factory func(context.Context) (Item, error), opts ...WriteOption) (item Item, err error) {
 	if err := checkID(id); err != nil {
 		return Item{}, err
+	}
+	o, err := e.options(opts)
+	if err != nil {
+		return Item{}, err
+	}
+	if o.conditional || o.version != 0 {
+		return Item{}, &InvalidItemError{ID: id, Field: "options", Rule: "of GetOrInsertWith have no condition and no version: it inserts"}
 	}
 	if ent, ok := e.l1.Peek(id); ok && !ent.gone(e.now) && e.reader.Fresh(ent) {
 		if item, err = e.reader.Get(ctx, id); !errors.Is(err, ErrNotFound) {
@@ -27,10 +34,12 @@ func (e *writer) GetOrInsertWith(ctx context.Context, id string, factory func(co
 	if made, _ := ctx.Value(madeKey{}).(*madeID); made.holds(id) {
 		return Item{}, &InvalidItemError{ID: id, Field: "factory", Rule: "must not ask GetOrInsertWith for the id it makes: it would wait for itself"}
 	}
+	with := o // a copy, so that what memory answers costs no allocation
+	with.conditional = true
 	for try := 0; ; try++ {
 		known := e.numbers.Newest(id).Version // a result below it began before a write that has ended
 		rec, err := e.makers.Do(ctx, id, e.bad.Discards(id), func(f func()) { e.door.Spawn("factory", f) },
-			func() (Record, error) { return e.findOrMake(ctx, id, factory) })
+			func() (Record, error) { return e.findOrMake(ctx, id, factory, &with) })
 		if err != nil || rec.Version >= known || try == 2 { // memory may know what L3 has lost
 			return rec.Item, err
 		}
@@ -56,7 +65,7 @@ func (m *madeID) holds(id string) bool {
 }
 
 // findOrMake looks for id in all tiers, and makes and inserts it when it is absent.
-func (e *writer) findOrMake(values context.Context, id string, factory func(context.Context) (Item, error)) (Record, error) {
+func (e *writer) findOrMake(values context.Context, id string, factory func(context.Context) (Item, error), o *writeOptions) (Record, error) {
 	ctx, cancel := e.door.Until(context.WithoutCancel(values))
 	defer cancel()
 	ids := []string{id}
@@ -79,9 +88,11 @@ func (e *writer) findOrMake(values context.Context, id string, factory func(cont
 	if err := checkItem(&it, e.cfg.MaxItemBytes); err != nil {
 		return Record{}, err
 	}
-	o := writeOptions{durability: e.cfg.Durability, conditional: true, ttl: e.cfg.DefaultTTL}
+	if err := o.mayExpire(&it); err != nil {
+		return Record{}, err
+	}
 	c := o.call(1)
-	if err := c.put(e, &it, &o); err != nil {
+	if err := c.put(e, &it, o); err != nil {
 		return Record{}, err
 	}
 	return e.insertMade(ctx, c, knownAs(&rec, failed[0]))

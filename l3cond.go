@@ -20,7 +20,7 @@ package syncengine
 // # Folding
 //
 // A row with a nonce stays until nobody can ask about it: its engine has gone on, or is not in
-// the table of engines any more, and so gets no answer (holdFence). Nonces of conditions, which
+// the table of engines any more, and so gets no answer (fenceOf). Nonces of conditions, which
 // the caller gives, are stored as even numbers, those of Apply as odd ones.
 
 import (

@@ -15,7 +15,7 @@ package syncengine
 //     fleetLease, on the sessions of a URL on MariaDB. MySQL has no such limit, nor may a pool of
 //     the caller's have one, so who finds a member without a beat for a lease and its fence locked
 //     ends it as well: the fence says, to those that read what is not committed, on which
-//     connection it was written to. That goes for one that has held the fence of joins for a lease
+//     connection it was written to. That goes for one that has held the fence of joins for as long
 //     as well. Nobody waits for that: the next beat tries again. What does without a fence is one
 //     statement that leaves nothing open: a beat, the two by which an engine leaves.
 //   - A row may be removed by its engine, by the next engine on the same Dir, or by anybody
@@ -255,8 +255,12 @@ func lockRows(ctx context.Context, tx *sqlkit.Tx, text, id string) (free bool, e
 	return err == nil, err
 }
 
-// joins is whose fence those hold that join. It has one slot.
-const joins = "joins"
+const (
+	// joins is whose fence those hold that join. It has one slot.
+	joins = "joins"
+	// Who has been joining for so long is frozen.
+	joinFor = 5 * time.Second
+)
 
 // lockJoins makes those that join commit in the order of their tickets: one that waits for another
 // is not free.
@@ -282,7 +286,7 @@ func (s *sqlStore) endJoin(ctx context.Context) error {
 	if s.joining != now[0] {
 		s.joining, s.joiningSince = now[0], time.Now()
 	}
-	frozen := time.Since(s.joiningSince) > fleetLease
+	frozen := time.Since(s.joiningSince) > joinFor
 	s.mu.Unlock()
 	if !frozen {
 		return nil
@@ -310,24 +314,26 @@ func (s *sqlStore) fenceID() string {
 	return ""
 }
 
-// holdFence fails unless the fence of an engine is there, and keeps it there until the transaction
-// ends.
-func (s *sqlStore) holdFence(ctx context.Context, tx *sqlkit.Tx, engine string) error {
+// fenceOf returns what begins a transaction: it fails unless the fence of an engine is there, and
+// keeps it there until the transaction ends. For "" there is nothing to hold.
+func (s *sqlStore) fenceOf(ctx context.Context, engine string) (hold func(tx *sqlkit.Tx) error, err error) {
 	if engine == "" {
-		return nil
+		return func(*sqlkit.Tx) error { return nil }, nil
 	}
-	st, err := s.stmt(ctx, s.pools.Write, s.fenceText())
+	st, err := s.stmt(ctx, s.pools.Write, s.fenceText()) // not in the transaction: there may be no other connection
 	if err != nil {
-		return err
+		return nil, err
 	}
-	res, err := tx.StmtContext(ctx, st).ExecContext(ctx, engine, rand2.IntN(fenceSlots))
-	if err != nil {
-		return err
-	}
-	if n, err := res.RowsAffected(); err != nil || n > 0 {
-		return err
-	}
-	return errFenced
+	return func(tx *sqlkit.Tx) error {
+		res, err := tx.StmtContext(ctx, st).ExecContext(ctx, engine, rand2.IntN(fenceSlots))
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n > 0 {
+			return err
+		}
+		return errFenced
+	}, nil
 }
 
 // A fence counts writes, up to fenceWrites and from 0 again; above that it has the connection of

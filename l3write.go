@@ -153,12 +153,15 @@ func (s *sqlStore) transact(ctx context.Context, fence string, fn, commit func(t
 		s.writing.Lock()
 		defer s.writing.Unlock()
 	}
+	hold, err := s.fenceOf(ctx, fence)
+	if err != nil {
+		return err
+	}
 	tx, err := s.pools.Write.BeginTx(ctx, opts)
 	if err != nil {
 		return err
 	}
-	err = s.holdFence(ctx, tx, fence)
-	if err == nil {
+	if err = hold(tx); err == nil {
 		err = fn(tx)
 	}
 	if err != nil {
@@ -379,7 +382,7 @@ func (s *sqlStore) lockText(n int) string {
 // prepareWrites prepares what a transaction over records may need, before it: preparing takes a
 // connection of the pool, which may have only one. A delete may be of an item that is merged into.
 func (s *sqlStore) prepareWrites(ctx context.Context, recs []Record) error {
-	n, texts := len(recs), []string{s.insertLogged(), s.fenceText()}
+	n, texts := len(recs), []string{s.insertLogged()}
 	if slices.ContainsFunc(recs, func(r Record) bool { return isMerge(r.ID) || crdtBuilt && r.Deleted }) {
 		texts = append(texts, s.mergeTexts(n)...)
 	}

@@ -42,8 +42,8 @@ type DirStatus struct {
 	Oldest    time.Time `json:"oldest,omitzero"` // when the oldest was accepted; zero without ops
 	MetRedis  bool      `json:"met_redis"`       // an engine of this Dir has used Redis, by Config.RedisURL
 	L2Missed  bool      `json:"l2_missed"`       // Redis has missed writes, or may have
-	// Database is which one the ops are for, without user and password: "" for a handle of the
-	// caller's (Config.DB).
+	// Database is which one the ops are for, without user and password: "" for a handle or a
+	// store of the caller's (Config.DB, Config.L3).
 	Database    string `json:"database,omitempty"`
 	TablePrefix string `json:"table_prefix,omitempty"` // there
 	// Quarantine lists the ops that L3 refuses, oldest first. It holds contents, so JSON has it

@@ -204,7 +204,7 @@ func (s *Store[T]) update(ctx context.Context, key string, fn func(v *T) error, 
 }
 
 // GetOrInsertWith returns the value of a key, or what factory makes, which it inserts.
-func (s *Store[T]) GetOrInsertWith(ctx context.Context, key string, factory func(context.Context) (T, error)) (v T, err error) {
+func (s *Store[T]) GetOrInsertWith(ctx context.Context, key string, factory func(context.Context) (T, error), opts ...WriteOption) (v T, err error) {
 	id := s.prefix + key
 	it, err := s.e.GetOrInsertWith(ctx, id, func(ctx context.Context) (it Item, err error) {
 		made, err := factory(ctx)
@@ -214,7 +214,7 @@ func (s *Store[T]) GetOrInsertWith(ctx context.Context, key string, factory func
 		it.ID = id
 		it.Content, err = s.encode(id, &made)
 		return it, err
-	})
+	}, opts...)
 	if err != nil {
 		return v, err
 	}

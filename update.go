@@ -234,7 +234,7 @@ func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (res
 		next = b
 		return func() (Item, error) { return u.nothing(ctx, it, exists, why, b.after) }, nil
 	}
-	w, err := u.start(ctx, &it, &at)
+	w, err := u.start(ctx, &it, &at, u.options(exists, b.rec.ExpiresAt))
 	if err != nil {
 		return nil, err
 	}
@@ -324,8 +324,17 @@ type handed struct {
 	w  *waiter   // of an Archived one
 }
 
+// options are those of the write of a result: an item keeps its expiry, or that it has none.
+func (u *update) options(exists bool, until time.Time) writeOptions {
+	o := u.o
+	if exists && !o.givenTTL {
+		o.ttl, o.until = 0, until
+	}
+	return o
+}
+
 // start hands over the write of a result, on the condition that the id is what fn was given.
-func (u *update) start(ctx context.Context, it *Item, at *known) (w *handed, err error) {
+func (u *update) start(ctx context.Context, it *Item, at *known, o writeOptions) (w *handed, err error) {
 	e := u.e
 	if err := e.pressure.Allow(ctx); err != nil {
 		return nil, err
@@ -333,7 +342,6 @@ func (u *update) start(ctx context.Context, it *Item, at *known) (w *handed, err
 	if err := e.pressure.Slow(ctx); err != nil {
 		return nil, err
 	}
-	o := u.o
 	o.ifVersion = at.Live()
 	c := o.call(1)
 	if err := c.put(e, it, &o); err != nil {

@@ -116,7 +116,7 @@ func IfUnchanged() WriteOption { return WriteOption{kind: optionIfUnchanged} }
 // L3, which engines share: from then on no call finds them, and they count as absent. It is exact
 // to a millisecond, rounded up. 0 is never, whatever Config.DefaultTTL says; less is
 // ErrInvalidItem. The expiry is that of this write: what is written over the item later has its
-// own, or none. Engine.Touch changes it alone.
+// own, or none; but an Update without WithTTL keeps it. Engine.Touch changes it alone.
 //
 // An item with a CRDT kind does not expire: with it, and with Merge, a time above 0 is
 // ErrInvalidItem; so is any in a delete. A Config.L3 has to be an ExpiringStore, else the error is
@@ -132,7 +132,8 @@ type writeOptions struct {
 	unchanged   bool   // the condition is the version of each item,
 	ifVersion   uint64 // else this one
 	ttl         time.Duration
-	givenTTL    bool // by the call
+	givenTTL    bool      // by the call
+	until       time.Time // instead of ttl, if it is not zero
 }
 
 func (e *writer) options(opts []WriteOption) (writeOptions, error) {
@@ -463,6 +464,8 @@ func (e *writer) newPut(it *Item, o *writeOptions) *entry {
 	rec.Version, rec.ExpiresAt = o.version, time.Time{}
 	if it.CRDT != "" {
 		e.asMerge(&rec, false)
+	} else if !o.until.IsZero() {
+		rec.ExpiresAt = o.until
 	} else if o.ttl > 0 {
 		rec.ExpiresAt = expiryIn(e.now(), o.ttl)
 	}

@@ -344,13 +344,13 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*syncengine.Item,
 
 // GetOrInsertWith is syncengine.Engine.GetOrInsertWith. The factory's context has the span, and
 // what it makes carries the trace context of the call that ran it.
-func (e *Engine) GetOrInsertWith(ctx context.Context, key string, factory func(context.Context) (syncengine.Item, error)) (syncengine.Item, error) {
+func (e *Engine) GetOrInsertWith(ctx context.Context, key string, factory func(context.Context) (syncengine.Item, error), opts ...syncengine.WriteOption) (syncengine.Item, error) {
 	ctx, span := e.start(ctx, "GetOrInsertWith", id(key))
 	it, err := e.Engine.GetOrInsertWith(ctx, key, func(ctx context.Context) (syncengine.Item, error) {
 		made, err := factory(ctx)
 		mark(ctx, &made)
 		return made, err
-	})
+	}, opts...)
 	end(span, err)
 	return it, err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
+	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
 // TestDefaultTTLIsOfPutsWithoutATimeOfTheirOwn, by every call that puts; a time of the call goes
@@ -38,6 +39,12 @@ func TestDefaultTTLIsOfPutsWithoutATimeOfTheirOwn(t *testing.T) {
 		"Update": func(id string, opts ...syncengine.WriteOption) error {
 			return first(e.Update(ctx, id, func(syncengine.Item, bool) (syncengine.Item, error) { return item(id), nil }, opts...))
 		},
+		"GetOrInsertWith": func(id string, opts ...syncengine.WriteOption) error {
+			return first(e.GetOrInsertWith(ctx, id, func(context.Context) (syncengine.Item, error) { return item(id), nil }, opts...))
+		},
+		"typed/GetOrInsertWith": func(id string, opts ...syncengine.WriteOption) error {
+			return first(s.GetOrInsertWith(ctx, id[len("typed/"):], func(context.Context) (int, error) { return 1, nil }, opts...))
+		},
 		"typed/Put": func(id string, opts ...syncengine.WriteOption) error {
 			return s.Put(ctx, id[len("typed/"):], 1, opts...)
 		},
@@ -59,10 +66,6 @@ func TestDefaultTTLIsOfPutsWithoutATimeOfTheirOwn(t *testing.T) {
 			}
 		}
 	}
-	made, err := e.GetOrInsertWith(ctx, "made", func(context.Context) (syncengine.Item, error) { return item("made"), nil })
-	if d := time.Until(made.ExpiresAt); err != nil || d < 59*time.Minute || d > time.Hour+time.Millisecond {
-		t.Errorf("GetOrInsertWith: %v, %v", made.ExpiresAt, err)
-	}
 	// What is written over an item has a time of its own.
 	lab.Must(t, e.Submit(ctx, item("Submit0"), syncengine.WithTTL(0)))
 	if it, err := e.Get(ctx, "Submit0"); err != nil || !it.ExpiresAt.IsZero() {
@@ -75,6 +78,35 @@ func TestDefaultTTLIsOfPutsWithoutATimeOfTheirOwn(t *testing.T) {
 	lab.Must(t, e.Touch(ctx, "typed/Put1", 0))
 	if it, err := e.Get(ctx, "typed/Put1"); err != nil || !it.ExpiresAt.IsZero() {
 		t.Errorf("Touch with 0: %+v, %v", it, err)
+	}
+}
+
+// TestAnUpdateKeepsTheTimeToLive that the item has, none included, unless it is given one.
+func TestAnUpdateKeepsTheTimeToLive(t *testing.T) {
+	ctx := context.Background()
+	for name, url := range map[string]string{"SQLite": "", "MariaDB": testserver.SharedMariaDB(t).NewDatabase(t)} {
+		e := lab.Open(t, syncengine.Config{SQLURL: url, DefaultTTL: 24 * time.Hour})
+		for id, ttl := range map[string]time.Duration{"hour": time.Hour, "ever": 0} {
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: []byte(`1`)}, syncengine.WithTTL(ttl)))
+			lab.Must(t, e.Flush(ctx))
+			was, err := e.Get(ctx, id)
+			lab.Must(t, err)
+			for range 2 {
+				it, err := e.Update(ctx, id, lab.Increment)
+				if err != nil || !it.ExpiresAt.Equal(was.ExpiresAt) || it.Version <= was.Version {
+					t.Errorf("%s: %s: %v, %v; it was %v", name, id, it.ExpiresAt, err, was.ExpiresAt)
+				}
+			}
+			lab.Must(t, e.Flush(ctx))
+			e.Invalidate(id)
+			if it, err := e.Get(ctx, id); err != nil || !it.ExpiresAt.Equal(was.ExpiresAt) {
+				t.Errorf("%s: %s in SQL: %v, %v; it was %v", name, id, it.ExpiresAt, err, was.ExpiresAt)
+			}
+			it, err := e.Update(ctx, id, lab.Increment, syncengine.WithTTL(2*time.Hour))
+			if d := time.Until(it.ExpiresAt); err != nil || d < 119*time.Minute || d > 121*time.Minute {
+				t.Errorf("%s: %s with a time of its own: %v, %v", name, id, it.ExpiresAt, err)
+			}
+		}
 	}
 }
 
@@ -91,6 +123,8 @@ func TestATimeToLiveThatCannotBeIsRefused(t *testing.T) {
 		"of deletes":                  many(e.DeleteMany(ctx, []string{"there"}, syncengine.WithTTL(time.Hour))),
 		"of deletes below a prefix":   many(e.DeletePrefix(ctx, "the", syncengine.WithTTL(time.Hour))),
 		"Touch of what is no id":      e.Touch(ctx, "", time.Hour),
+		"a condition on what is made": many(e.GetOrInsertWith(ctx, "a", nil, syncengine.WithIfVersion(1))),
+		"a version of what is made":   many(e.GetOrInsertWith(ctx, "a", nil, syncengine.WithVersion(1))),
 		"0 of a delete means nothing": e.Delete(ctx, "there", syncengine.WithTTL(0)),
 	} {
 		if !errors.Is(err, syncengine.ErrInvalidItem) {
