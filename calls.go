@@ -38,8 +38,9 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 }
 
 // Invalidate forgets copies in memory of these ids, so that the next read of each asks the tiers
-// below: for callers who know that a row was changed past all engines. What waits for L3 is no copy
-// and stays. Without ids it does nothing. It does no I/O.
+// below: for callers who know that a row was changed past all engines, by a restore say. (A row is
+// content, hash and version: one whose content alone is changed by hand is damaged.) What waits for
+// L3 is no copy and stays. Without ids it does nothing. It does no I/O.
 func (e *Engine) Invalidate(ids ...string) { e.reader.Invalidate(ids) }
 
 // All yields the items whose ids begin with prefix, all items when it is empty, in order of ids, by

@@ -190,8 +190,8 @@ type Config struct {
 	LockWait time.Duration
 
 	// How merges of CRDT items are kept in L3, with -tags crdt; see Engine.Compact.
-	RetentionFullDays    int           // each as long as this, at most 100,000 [7]
-	RetentionCompactDays int           // one snapshot of a day as long as this, the same, and at least RetentionFullDays [90]
+	RetentionFullDays    int           // days for which each merge is kept, at most 100,000 [7]
+	RetentionCompactDays int           // days for which a snapshot of each day is kept, from RetentionFullDays on, at most 100,000 [90]
 	CompactionInterval   time.Duration // how often what is older is folded [1 h]
 
 	TombstoneRetention time.Duration // how long deletes are remembered [7 days]

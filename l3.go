@@ -318,11 +318,23 @@ func (s *sqlStore) Identity() string {
 	return s.identity
 }
 
-// Writable tries a write that changes nothing.
+// Writable tries writes that change nothing, each of the kinds that there is a right for: or an
+// outage would end, and begin again with the next flush.
 func (s *sqlStore) Writable(ctx context.Context) error {
 	return s.run(ctx, "write", func() error {
-		_, err := s.alone(ctx, "DELETE FROM sync_items WHERE 1 = 0")
-		return err
+		for _, text := range []string{
+			"DELETE FROM sync_items WHERE 1 = 0",
+			"UPDATE sync_items SET version = version WHERE 1 = 0",
+			"INSERT INTO sync_items (id, version, updated_at) SELECT id, version, updated_at FROM sync_items WHERE 1 = 0",
+		} {
+			if _, err := s.alone(ctx, text); err != nil {
+				if sqlkit.Classify(err) == sqlkit.Unwritable { // a session keeps the rights that it began with
+					s.pools.Write.Renew()
+				}
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -108,7 +108,7 @@ type Stats struct {
 	Quarantined int    // ops in quarantine
 	L3Down      bool   // what is to be written to L3 waits: a write failed, L3 was away at Open, or the WAL fails
 	PushTold    uint64 // ids announced to other engines, while there are some
-	PushUntold  uint64 // the same, but nobody could be told: they see it after L1MaxAge
+	PushUntold  uint64 // the same, but nobody could be told: they see it from the log in L3
 	PushHeard   uint64 // ids that others have announced
 	PushListens bool   // this engine hears the others
 	PushPending int    // ids that others are still to be told of

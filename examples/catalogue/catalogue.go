@@ -102,8 +102,8 @@ func (c *catalogue) deleteProduct(r *http.Request) (any, error) {
 	return nil, c.products.Delete(r.Context(), r.PathValue("sku"))
 }
 
-// getProduct counts each look. It may lose the last ones in a crash, and does without the counter
-// while SQL is away, which has to decide what an Update of several engines becomes.
+// getProduct counts each look. On a SQL server of several engines that decides what an Update
+// becomes, and while it is away looks are not counted; on SQLite a crash may lose the last ones.
 func (c *catalogue) getProduct(r *http.Request) (any, error) {
 	sku := r.PathValue("sku")
 	p, err := c.products.Get(r.Context(), sku)

@@ -36,12 +36,12 @@ var sections = []struct {
 	title  string
 	fields []string
 }{
-	{"Where", []string{"Dir", "SQLURL", "RedisURL", "DB", "Dialect", "Redis", "L2", "L3", "KeyPrefix", "InstanceID", "LockWait"}},
-	{"Memory (L1)", []string{"L1MaxBytes", "L1MaxAge"}},
+	{"Where", []string{"Dir", "SQLURL", "RedisURL", "DB", "Dialect", "Redis", "L2", "L3", "KeyPrefix", "TablePrefix", "InstanceID", "LockWait"}},
+	{"Memory (L1)", []string{"L1MaxBytes", "L1MaxAge", "AbsentFor", "StaleFor"}},
 	{"Redis (L2)", []string{"L2Timeout", "L2Breaker", "NoPush", "VerifyInterval"}},
-	{"SQL (L3)", []string{"L3Timeout", "L3Breaker", "TombstoneRetention", "Compression", "CompressionLevel"}},
+	{"SQL (L3)", []string{"L3Timeout", "L3Breaker", "TombstoneRetention", "ChangeRetention", "Compression", "CompressionLevel"}},
 	{"The log (WAL)", []string{"WALPath", "WALMaxItems", "WALMaxBytes", "WALNoSync"}},
-	{"Writes", []string{"Durability", "MaxItemBytes", "GroupMaxItems", "GroupMaxBytes", "MaxClockSkew", "FactoryTimeout", "PriorityFunc"}},
+	{"Writes", []string{"Durability", "DefaultTTL", "MaxItemBytes", "GroupMaxItems", "GroupMaxBytes", "MaxClockSkew", "FactoryTimeout", "PriorityFunc"}},
 	{"Flush", []string{"BatchFlushInterval", "BatchFlushCount", "BatchFlushBytes", "FlushConcurrency", "CloseTimeout"}},
 	{"Backpressure", []string{"BackpressureWarn", "BackpressureThrottle", "BackpressureCritical", "BackpressureEmergency", "BackpressureShutdown"}},
 	{"Filter", []string{"FilterWarmupBatch", "FilterSnapshotInterval", "FilterSnapshotInserts"}},

@@ -18,6 +18,7 @@ type DB struct {
 	pool   *sql.DB
 	prefix string // "" for Prefix itself
 	local  bool   // the database is a library: see Stmt
+	idle   int    // how many connections may be idle; 0: the pool is the caller's
 }
 
 // NewDB returns a DB on a pool. A prefix of "" is Prefix.
@@ -25,7 +26,7 @@ func NewDB(pool *sql.DB, d Dialect, prefix string) *DB {
 	if prefix == Prefix {
 		prefix = ""
 	}
-	return &DB{pool, prefix, d == SQLite}
+	return &DB{pool: pool, prefix: prefix, local: d == SQLite}
 }
 
 // Named returns a text with the names of a namespace; see DB.
@@ -89,6 +90,14 @@ func (d *DB) BeginTx(ctx context.Context, opts *sql.TxOptions) (*Tx, error) {
 		return nil, err
 	}
 	return &Tx{tx, d}, nil
+}
+
+// Renew closes the connections that nobody uses now, unless the pool is the caller's.
+func (d *DB) Renew() {
+	if d.idle > 0 {
+		d.pool.SetMaxIdleConns(0)
+		d.pool.SetMaxIdleConns(d.idle)
+	}
 }
 
 // Close is that of sql.DB.

@@ -247,7 +247,9 @@ func (s *Source) Open(prefix string, idle time.Duration) (Pools, error) {
 	db.SetMaxOpenConns(s.conns)
 	db.SetMaxIdleConns(s.conns)
 	db.SetConnMaxLifetime(connLifetime)
-	return OnePool(db, MySQL, prefix), nil
+	pools := OnePool(db, MySQL, prefix)
+	pools.Write.idle = s.conns
+	return pools, nil
 }
 
 func openSQLite(path, prefix string) (Pools, error) {
