@@ -177,7 +177,8 @@ func (e *Engine) Rebuild(ctx context.Context, id string) (item Item, err error) 
 
 // Insert is Submit of an item that must not exist: else the error is ErrExists, a
 // *ConflictError that says at which version it does, and nothing is changed. Deleted ids do not
-// exist. See WithIfVersion for durability and the other errors.
+// exist. See WithIfVersion for durability and the other errors. A condition of opts is
+// ErrInvalidItem.
 func (e *Engine) Insert(ctx context.Context, item Item, opts ...WriteOption) error {
 	return e.writer.Insert(ctx, item, opts...)
 }

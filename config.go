@@ -51,6 +51,9 @@ func (d Durability) String() string {
 	case Archived:
 		return "archived"
 	}
+	if d != DefaultDurability {
+		return fmt.Sprintf("Durability(%d)", d)
+	}
 	return "default"
 }
 

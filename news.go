@@ -118,7 +118,11 @@ func (n *news) Heard(lag time.Duration) { n.meters.heard(lag) }
 
 // L2Outage tells that writes to L2 began (cause is set) or ceased to fail.
 func (n *news) L2Outage(cause error) {
-	n.log.Info("L2 changed", "down", cause != nil, "error", cause)
+	if cause == nil {
+		n.log.Info("L2 changed", "down", false)
+	} else {
+		n.log.Info("L2 changed", "down", true, "error", cause)
+	}
 	if fn := n.on.L2Outage; fn != nil {
 		n.loop.Send(func() { fn(cause != nil, cause) })
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"iter"
+	"slices"
 	"time"
 )
 
@@ -120,11 +121,15 @@ func (s *Store[T]) ids(keys []string) []string {
 // Contains is the Engine's: false is definite.
 func (s *Store[T]) Contains(key string) bool { return s.e.Contains(s.prefix + key) }
 
-// Put is Submit. IfUnchanged needs the version of an Entry: see PutMany.
+// Put is Submit. IfUnchanged needs the version of an Entry, and is ErrInvalidItem here: see PutMany
+// and Update.
 func (s *Store[T]) Put(ctx context.Context, key string, v T, opts ...WriteOption) error {
 	it, err := s.item(key, &v)
 	if err != nil {
 		return err
+	}
+	if slices.ContainsFunc(opts, func(o WriteOption) bool { return o.kind == optionIfUnchanged }) {
+		return &InvalidItemError{ID: it.ID, Field: "IfUnchanged", Rule: "needs a version: use PutMany with the entry that was read, or Update"}
 	}
 	return s.e.Submit(ctx, it, opts...)
 }

@@ -252,7 +252,10 @@ func (e *writer) Insert(ctx context.Context, item Item, opts ...WriteOption) err
 	if err != nil {
 		return err
 	}
-	o.conditional, o.unchanged, o.ifVersion = true, false, 0
+	if o.unchanged || o.ifVersion != 0 {
+		return &InvalidItemError{ID: item.ID, Field: "options", Rule: "of Insert have no condition of their own: it is that there is no item"}
+	}
+	o.conditional = true
 	return e.submit(ctx, &item, &o)
 }
 

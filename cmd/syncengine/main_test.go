@@ -102,7 +102,7 @@ func TestAWrongCommandLineIsSaid(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"stats"}, {"wal"}, {"wal", "drop"}, {"status"}, {"status", dir, "more"}, {"status", "-nothing", dir}, {"verify"},
 		{"explain"}, {"quarantine", "discard", dir}, {"quarantine", "discard", dir, "x", "-all"}, {"schema", "print"},
-		{"schema", "print", "-dialect", "mysql", "-user", "a; DROP TABLE x"}, {"schema", "print", "-dialect", "mysql", "-from", "-1"}, {"schema", "print", "-dialect", "mysql", "-table-prefix", "A;"}, {"export", "-sql", "http://x"}, {"export"},
+		{"schema", "print", "-dialect", "mysql", "-user", "a; DROP TABLE x"}, {"schema", "print", "-dialect", "mysql", "-from", "-1"}, {"schema", "print", "-dialect", "sqlite", "-from", "99"}, {"schema", "print", "-dialect", "mysql", "-table-prefix", "A;"}, {"export", "-sql", "http://x"}, {"export"},
 	} {
 		run(t, nil, "", args...).want(t, 2, "")
 	}

@@ -29,20 +29,24 @@ func (t *tool) schema(_ context.Context, o *options) error {
 		return usageError{"-from is a version: what SELECT MAX(version) FROM sync_schema says"}
 	}
 	v := schemaView{Dialect: o.dialect, Rights: []string{}}
+	d := syncengine.DialectMySQL
 	switch o.dialect {
 	case "mysql", "mariadb":
 		if !account.MatchString(o.user) || o.database == "" || strings.ContainsAny(o.database, "`\x00") {
 			return usageError{"-user takes name@'host', -database a name without `"}
 		}
-		v.Tables = syncengine.SchemaUpgrade(syncengine.DialectMySQL, o.tables, o.from)
 		v.Rights = []string{fmt.Sprintf("GRANT SELECT, INSERT, UPDATE, DELETE ON `%s`.* TO %s", o.database, o.user)}
 	case "sqlite":
-		v.Tables = syncengine.SchemaUpgrade(syncengine.DialectSQLite, o.tables, o.from)
+		d = syncengine.DialectSQLite
 	default:
 		return usageError{"-dialect is mysql, mariadb or sqlite"}
 	}
-	if v.Tables == nil && o.from == 0 {
+	v.Tables = syncengine.SchemaUpgrade(d, o.tables, o.from)
+	switch {
+	case syncengine.SchemaUpgrade(d, o.tables, 0) == nil:
 		return usageError{"-table-prefix takes up to 32 lower-case letters, digits and _"}
+	case o.from > 0 && syncengine.SchemaUpgrade(d, o.tables, o.from-1) == nil:
+		return usageError{fmt.Sprintf("-from: there is no version %d", o.from)}
 	}
 	if o.json {
 		return writeJSON(t.out, v)

@@ -196,3 +196,26 @@ func TestATypedUpdateBeginsAgainFromWhatIsThere(t *testing.T) {
 		}
 	})
 }
+
+// Conditions that contradict a call, or have no version to compare with, are refused.
+func TestAConditionThatCanNotBeMeantIsRefused(t *testing.T) {
+	ctx := context.Background()
+	e := lab.Open(t, syncengine.Config{})
+	s := syncengine.NewStore[int](e, "s.")
+	item := syncengine.Item{ID: "x", Content: []byte("1")}
+	for what, err := range map[string]error{
+		"Insert at a version":     e.Insert(ctx, item, syncengine.WithIfVersion(7)),
+		"Insert of what is read":  e.Insert(ctx, item, syncengine.IfUnchanged()),
+		"Put of what nobody read": s.Put(ctx, "x", 1, syncengine.IfUnchanged()),
+	} {
+		if !errors.Is(err, syncengine.ErrInvalidItem) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, id := range []string{"x", "s.x"} {
+		if _, err := e.Get(ctx, id); !errors.Is(err, syncengine.ErrNotFound) {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	lab.NoError(t, "Insert that says what it is", e.Insert(ctx, item, syncengine.WithIfVersion(0)))
+}
