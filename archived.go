@@ -92,9 +92,6 @@ func (e *writer) again(ctx context.Context, lost []lostOp) (w *waiter, err error
 
 // Superseded counts ops that L3 holds something higher of, by another engine, and tells the user.
 func (e *writer) Superseded(lost []lostOp) {
-	if e.archive.Private() { // the WAL has only told again of what had landed before a crash
-		return
-	}
 	e.news.Superseded(len(lost), func(i int) SupersededOp {
 		l := &lost[i]
 		op := SupersededOp{ID: itemOf(l.Op.ID), Version: l.Op.Version, Deleted: l.Op.Deleted, By: l.Held.Version, ByDelete: l.Held.Deleted}

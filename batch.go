@@ -180,6 +180,7 @@ type queue struct {
 	read     int64 // last segment the drain has read
 	written  int64 // last segment of which any op was spooled
 	whole    int64 // last segment of which all ops were spooled: the drain may read up to it
+	earlier  int64 // last segment of an earlier engine; set once
 	spooled  int   // ops not yet read by the drain
 	oldest   int64 // a lower bound on when the oldest of them was accepted
 	ages     []segmentAge

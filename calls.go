@@ -201,7 +201,8 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOpti
 // commit, but one that is refused takes no other with it, and is told of by itself. It takes
 // items one at a time, in bounded memory, and copies each: the sequence may use its slices again.
 // While there is no room it waits, until ctx ends. An item may come more than once: the last one
-// wins. Conditions and versions of opts hold for each item by itself.
+// wins, unless WithVersion gives them one version: then the larger hash does, as everywhere.
+// Conditions and versions of opts hold for each item by itself.
 //
 // The error is nil when all items were stored or refused; look at Failed. Refused are those that
 // break a rule, lose to their condition or version, or that L3 refuses at Archived. What L3 refuses
@@ -291,8 +292,8 @@ func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(co
 // It goes on until the loop breaks or yields an error, which is the last it yields: what ctx says,
 // ErrClosed, ErrWatchExpired when the loop took longer than Config.ChangeRetention for one turn. A
 // row that can't be read is an error, too (ErrCorruption), with the ID of its change; the watch
-// goes on after it. While L3 is away it waits. Nothing is kept for a slow loop: it costs no memory,
-// and holds up nobody.
+// goes on after it. While L3 is away it waits. Nothing is kept for a slow loop but what was read
+// last, 2 MiB of content or one item, and it holds up nobody.
 //
 // The call itself asks L3 where the log ends, and waits for it. Change.Token is where WatchFrom
 // goes on.

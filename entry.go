@@ -190,6 +190,11 @@ func (e *entry) compare(o *entry) int {
 	return compareOps(e.version, o.version, e.deleted, o.deleted, &e.hash, &o.hash)
 }
 
+// twin reports whether two ops are one but for the expiry; see Meta.twin.
+func (e *entry) twin(o *entry) bool {
+	return e.version == o.version && !e.deleted && e.compare(o) == 0 && e.expires() != o.expires()
+}
+
 // record returns the entry as stores see it, sharing its content.
 func (e *entry) record() (r Record) {
 	r.Deleted = e.deleted

@@ -8,7 +8,8 @@ package syncengine
 // counts it as absent, and what is written over it is written over nothing. The time is part of a
 // version of the item and never changes with it: Touch writes a new version with the same content.
 // So wherever two copies have one version they have one expiry, and neither the order of records
-// nor the content hash knows of it.
+// nor the content hash knows of it. A caller's own number could break that, by WithVersion twice
+// with a TTL each: the expiry that L3 holds stays, and the other write is outranked by it.
 //
 // Whoever looks decides, by the clock of L3 (fleettime.go), which engines agree on whatever their
 // hosts' clocks say; not by the time of versions, which is ahead of it for good where a host was,
@@ -111,6 +112,11 @@ func (e *entry) expired(clock func() time.Time) bool {
 
 // gone reports whether an entry stands for no item.
 func (e *entry) gone(clock func() time.Time) bool { return e.deleted || e.expired(clock) }
+
+// twin reports whether a row is what a record says, but for the expiry: a version has one.
+func (m *Meta) twin(r *Record) bool {
+	return m.Version == r.Version && !m.Deleted && !r.Deleted && m.ContentHash == r.ContentHash && millis(m.ExpiresAt) != millis(r.ExpiresAt)
+}
 
 // same reports whether two rows are of one state of an id.
 func (m *Meta) same(o *Meta) bool {

@@ -196,7 +196,7 @@ func (f *fleet) tryJoin(ctx context.Context) (ok bool, err error) {
 func (f *fleet) enter(ctx context.Context) error {
 	if f.next == "" {
 		id := newEngineID()
-		if err := f.remember(ctx, append([]string{id}, f.dead...)); err != nil {
+		if err := f.keep(ctx, append([]string{id}, f.dead...)); err != nil {
 			return err
 		}
 		f.next = id
@@ -217,7 +217,15 @@ func (f *fleet) enter(ctx context.Context) error {
 		return nil
 	}
 	f.id, f.ticket, f.next, f.dead = f.next, ticket, "", nil
-	return f.remember(ctx, []string{f.id})
+	return f.keep(ctx, []string{f.id})
+}
+
+// keep remembers ids. The owner of a private file needs none: it removes those of owners before it.
+func (f *fleet) keep(ctx context.Context, ids []string) error {
+	if f.private {
+		return nil
+	}
+	return f.remember(ctx, ids)
 }
 
 // look reads the other rows. Those that have stopped beating are in f.still.
@@ -269,6 +277,12 @@ func (f *fleet) show(members []member) {
 		})
 	}
 	f.shown.Store(shown)
+}
+
+// others reports whether the last look saw any.
+func (f *fleet) others() bool {
+	shown := f.shown.Load()
+	return shown != nil && len(shown.Others) > 0
 }
 
 // Shown returns what the last look saw, and what holds now.

@@ -36,6 +36,7 @@ type fleetTime struct {
 	mu   sync.Mutex   // held while the two are changed
 	base atomic.Int64 // unix nanoseconds of L3 at start, 0: not known
 	lift atomic.Int64 // nanoseconds
+	most atomic.Int64 // the host's clock beside the monotonic one at its furthest, as base
 }
 
 func newFleetTime() *fleetTime {
@@ -59,12 +60,23 @@ func (c *fleetTime) Now() time.Time {
 }
 
 // L3 returns the time of L3 itself, by which items expire. It has no lift, or an hour of a host's
-// wrong clock would take an hour from what lives; in return it goes back where L3's clock does.
+// wrong clock would take an hour from what lives; in return it goes back where L3's clock does. The
+// host's clock, where that is all there is, does not go back: what has expired stays so.
 func (c *fleetTime) L3() time.Time {
+	mono := int64(time.Since(c.start))
 	if base := c.base.Load(); base != 0 {
-		return time.Unix(0, base+int64(time.Since(c.start)))
+		return time.Unix(0, base+mono)
 	}
-	return c.host()
+	ahead := c.host().UnixNano() - mono
+	for {
+		most := c.most.Load()
+		if ahead <= most {
+			return time.Unix(0, most+mono)
+		}
+		if c.most.CompareAndSwap(most, ahead) {
+			return time.Unix(0, ahead+mono)
+		}
+	}
 }
 
 // Offset returns by how much the host's clock is ahead; known tells whether L3 has been asked.

@@ -285,6 +285,9 @@ func (f *flusher) count(b *batch, a *outcome) {
 	}
 	var lost []lostOp
 	for e, l := range a.lost {
+		if f.archive.Private() && e.seg != nil && f.q.IsOfEarlier(e.seg.id) {
+			continue // the WAL has only told again of what had landed before a crash: nobody else writes
+		}
 		if !seenTo[awaitedOp{e.id(), e.version}] && !f.q.replaced(e) {
 			lost = append(lost, lostOp{Op: e.record(), Held: l.Held})
 		}

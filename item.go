@@ -101,9 +101,9 @@ type Item struct {
 	// 16 while there are more; the time is exact to a second.
 	AccessCount  uint64
 	LastAccessed time.Time
-	// Stale tells that this is what the engine knew before L3 went away: past Config.L1MaxAge, or
-	// an own op that waits for L3, when another engine may have written since. It is set on reads
-	// and ignored on Submit; see Config.StaleFor.
+	// Stale tells that this is what the engine knows while L3 is away: past Config.L1MaxAge, or an
+	// own op that waits for L3, when other engines that are known may have written since. It is set
+	// on reads and ignored on Submit; see Config.StaleFor.
 	Stale bool
 }
 

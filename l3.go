@@ -511,6 +511,18 @@ func (s *sqlStore) Heads(ctx context.Context, ids []string) ([]Meta, error) {
 	return slices.Collect(maps.Values(seen)), err
 }
 
+func (s *sqlStore) Sizes(ctx context.Context, ids []string) (map[string]int, error) {
+	sizes := make(map[string]int, len(ids))
+	err := s.lookup(ctx, "heads", "id, LENGTH(content)", ids, func(rows *sql.Rows) error {
+		var id string
+		var n sql.NullInt64
+		err := rows.Scan(&id, &n)
+		sizes[id] = int(n.Int64)
+		return err
+	})
+	return sizes, err
+}
+
 // run calls fn again after a deadlock or the like, and describes its error.
 func (s *sqlStore) run(ctx context.Context, op string, fn func() error) error {
 	var met time.Time // when fn met another's lock first

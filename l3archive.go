@@ -109,6 +109,9 @@ func (s l3State) after(fn func(s *l3State)) l3State {
 // Down reports whether L3 takes no writes, as far as is known.
 func (a *archive) Down() bool { return a.state.Load().down }
 
+// Answers reports whether L3 has answered lately, as far as is known.
+func (a *archive) Answers() bool { return !a.Down() && a.State() == "closed" }
+
 // Fail notes that L3 takes no writes, or that none can be made.
 func (a *archive) Fail(cause error) { a.change(cause, func(s *l3State) { s.down = true }) }
 
@@ -473,6 +476,15 @@ func (a *archive) LogHeads(ctx context.Context, above int64) (heads []logHead, t
 		return err
 	})
 	return heads, trimmed, err
+}
+
+// Sizes returns how many bytes the contents of rows have.
+func (a *archive) Sizes(ctx context.Context, ids []string) (sizes map[string]int, err error) {
+	err = a.Call(ctx, "log", func(ctx context.Context) (err error) {
+		sizes, err = a.log.Sizes(ctx, ids)
+		return err
+	})
+	return sizes, err
 }
 
 // LogChanges returns the changes of rows of the log.

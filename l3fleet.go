@@ -49,7 +49,8 @@ type member struct {
 // registrar is an L3 that keeps a table of its engines.
 type registrar interface {
 	// Join adds an engine that has beaten so often and returns its ticket, 0 if another one is
-	// joining. dead are engines known to be no more. name is for people who look at the table.
+	// joining. dead are engines known to be no more; for one that never beats they are all others
+	// that never do. name is for people who look at the table.
 	Join(ctx context.Context, id, name string, beats int64, dead []string) (ticket int64, err error)
 	// Members returns the other engines, and the time on L3's clock, zero when there is no row at
 	// all.
@@ -76,6 +77,12 @@ func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead 
 		return s.transact(ctx, "", func(tx *sqlkit.Tx) error {
 			if free, err = s.lockJoins(ctx, tx); err != nil || !free {
 				return err
+			}
+			dead := dead
+			if beats == beatsNot { // there is one owner at a time
+				if dead, err = s.owners(ctx, tx); err != nil {
+					return err
+				}
 			}
 			args := []any{id}
 			for _, d := range dead {
@@ -112,6 +119,20 @@ func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead 
 		}
 	}
 	return ticket, err
+}
+
+// owners returns the engines that do not beat.
+func (s *sqlStore) owners(ctx context.Context, tx *sqlkit.Tx) (ids []string, err error) {
+	rows, err := tx.QueryContext(ctx, "SELECT id FROM sync_instances WHERE beats = ?", beatsNot)
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() && err == nil {
+		var id string
+		err = rows.Scan(&id)
+		ids = append(ids, id)
+	}
+	return ids, errors.Join(err, rows.Err(), rows.Close())
 }
 
 // fenceSlots is how many rows a fence has.

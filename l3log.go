@@ -54,6 +54,8 @@ type changeLog interface {
 	LogHeads(ctx context.Context, above int64) (heads []logHead, trimmed int64, err error)
 	// LogChanges returns the changes of rows, by number. One that was trimmed is missing.
 	LogChanges(ctx context.Context, numbers []int64) (map[int64][]byte, error)
+	// Sizes returns of rows with contents how many bytes these have there.
+	Sizes(ctx context.Context, ids []string) (map[string]int, error)
 }
 
 // logHead is a row of the log.

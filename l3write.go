@@ -264,6 +264,9 @@ func planOf(recs []storedRow, merges []itemMerges, heads map[string]lockedHead) 
 			case c < 0:
 				p.above = append(p.above, m.Meta)
 				continue
+			case m.twin(r.Record):
+				p.above = append(p.above, m.Meta)
+				continue
 			case c == 0:
 				continue
 			}

@@ -115,10 +115,10 @@ const (
 
 func (d *reader) freshness(ent *entry) freshness {
 	switch {
-	case d.l1.Young(ent, d.ages.max):
-		return checked
 	case ent.pinned():
 		return notInL3
+	case d.l1.Young(ent, d.ages.max) && !ent.expired(d.now): // a later expiry may be there: only L3, or a tombstone, says that an item is not
+		return checked
 	case d.l1.Age(ent) < d.trust.AloneFor()-2*tickTime: // ages are coarse
 		return unrivaled
 	}
@@ -153,10 +153,15 @@ func (d *reader) show(ent *entry, it *Item) error {
 		return ErrNotFound
 	}
 	ent.fill(it)
+	it.Stale = ent.pinned() && d.passed()
 	it.AccessCount = uint64(ent.place.Uses())
 	it.LastAccessed = d.l1.LastUse(ent)
 	return nil
 }
+
+// passed reports whether another engine that is known may have written over this engine's ops that
+// wait for L3, for longer than it takes to write a batch.
+func (d *reader) passed() bool { return d.archive.Down() && d.trust.Accompanied() }
 
 // Enter begins a read that memory alone can't answer.
 func (d *reader) Enter(ctx context.Context) error {
@@ -220,7 +225,9 @@ func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, 
 	}
 	ent, ok := d.l1.Get(id)
 	if ok && d.Fresh(ent) {
-		return ent.record(), byL1, nil
+		rec := ent.record()
+		rec.Stale = ent.pinned() && d.passed()
+		return rec, byL1, nil
 	}
 	if !ok {
 		d.l1.Missed()
@@ -236,6 +243,7 @@ func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, 
 	switch d.way(id, ok, waiting, askL3) {
 	case fromWAL:
 		rec := waiting.record()
+		rec.Stale = d.passed()
 		d.Promote(&rec, since, false)
 		return rec, byWAL, nil
 	case fromDenial:
@@ -283,9 +291,9 @@ func (d *reader) refreshed(ent *entry, rec Record, err error) (Record, error) {
 }
 
 // tooStale reports whether an L1 entry past its age is not to be served, though nobody can be
-// asked.
+// asked. One whose item has expired is not, as nobody says that it has no later expiry.
 func (d *reader) tooStale(ent *entry) bool {
-	return d.ages.stale < 0 || d.ages.stale > 0 && d.l1.Age(ent)-d.ages.max > d.ages.stale
+	return ent.expired(d.now) || d.ages.stale < 0 || d.ages.stale > 0 && d.l1.Age(ent)-d.ages.max > d.ages.stale
 }
 
 // outdates reports whether what the tiers below said counts, and not the L1 entry. When nobody

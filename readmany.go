@@ -79,6 +79,7 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			}
 		case waiting != nil && !askL3:
 			rec := waiting.record()
+			rec.Stale = d.passed()
 			d.Promote(&rec, since, false)
 			m.answer(id, &rec)
 		case waiting == nil && !ok && d.knowsAbsent(id):

@@ -5,9 +5,9 @@ import "context"
 // readmerge.go is how reads see items that are merged into (merging.go).
 
 // mayMerge reports whether an entry may not be what its item is, since merges wait: they are none
-// of plain items. Those that have just landed have replaced it.
+// of plain items that are there. Those that have just landed have replaced it.
 func (d *reader) mayMerge(ent *entry) bool {
-	if !ent.deleted && (ent.meta == nil || ent.meta.crdt == "") {
+	if !ent.gone(d.now) && (ent.meta == nil || ent.meta.crdt == "") {
 		return false
 	}
 	if d.queue.Merging(ent.id()) {

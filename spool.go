@@ -240,9 +240,13 @@ func (q *queue) Restore(ops int, first, last, oldest int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.spooling, q.read, q.written, q.whole = true, first-1, last, last
+	q.earlier = last
 	q.spooled, q.oldest = ops, q.ageOf(0, oldest)
 	q.Signal()
 }
+
+// IsOfEarlier reports whether a segment is what an earlier engine has left.
+func (q *queue) IsOfEarlier(segment int64) bool { return segment <= q.earlier }
 
 // hold notes an op that the drain has read; it is not in the map of L1, where a later op would
 // find it. copied tells that it was in memory as well, and that stands for it. q.mu is held.

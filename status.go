@@ -11,8 +11,13 @@ func (d *reader) Contains(id string) bool {
 	if checkID(id) != nil {
 		return false
 	}
-	if ent, ok := d.l1.Peek(id); ok && d.Fresh(ent) && !d.mayMerge(ent) {
-		return !ent.gone(d.now)
+	if ent, ok := d.l1.Peek(id); ok && !d.mayMerge(ent) {
+		switch {
+		case d.Fresh(ent):
+			return !ent.gone(d.now)
+		case ent.expired(d.now) && d.l1.Young(ent, d.ages.max) && d.archive.Answers():
+			return false // it would have been told of a later expiry
+		}
 	}
 	return !d.Denies(id)
 }

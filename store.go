@@ -38,6 +38,14 @@ func compareOps(aVersion, bVersion uint64, aDeleted, bDeleted bool, a, b *[32]by
 	return bytes.Compare(a[:], b[:])
 }
 
+// Outranks reports whether a row stays when r is applied to it, and so is among those that
+// ArchiveStore.Apply returns: it compares above r, or differs from it in ExpiresAt alone, since a
+// version has one expiry.
+func (m *Meta) Outranks(r *Record) bool {
+	head := m.record()
+	return head.Compare(r) > 0 || m.twin(r)
+}
+
 // Found is a store's answer for one id of a GetMany.
 type Found struct {
 	Record Record
@@ -116,9 +124,9 @@ type ArchiveStore interface {
 	Heads(ctx context.Context, ids []string) ([]Meta, error)
 	// Apply writes all records in one transaction; each replaces what the store holds
 	// only if it compares above that. It returns the rows that compare above their records
-	// and so stay, without content. An id occurs at most once. A *RefusedError means that a
-	// row was refused for its own sake and nothing was written. After any other error the
-	// outcome is unknown and Apply may be repeated.
+	// and so stay, without content; see Meta.Outranks. An id occurs at most once. A *RefusedError
+	// means that a row was refused for its own sake and nothing was written. After any other error
+	// the outcome is unknown and Apply may be repeated.
 	Apply(ctx context.Context, recs []Record) (above []Meta, err error)
 	// Scan returns up to limit rows with ids above after, in byte order of the id,
 	// tombstones included: fewer only if there are no more. after need not be an id, nor valid
@@ -280,7 +288,7 @@ func judgeUnit(at func(id string) Meta, unit []Conditional) Verdict {
 		if row.Version != 0 {
 			cmp = c.Record.Compare(&head)
 		}
-		if (cmp < 0 || cmp == 0 && !c.Always) && (v.Decision == DecidedApplied || row.Version > v.Row.Version) {
+		if (cmp < 0 || cmp == 0 && (!c.Always || row.twin(&c.Record))) && (v.Decision == DecidedApplied || row.Version > v.Row.Version) {
 			v = Verdict{DecidedOutranked, i, row}
 		}
 	}

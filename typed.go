@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"iter"
-	"slices"
 	"time"
 )
 
@@ -128,7 +127,7 @@ func (s *Store[T]) Put(ctx context.Context, key string, v T, opts ...WriteOption
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(opts, func(o WriteOption) bool { return o.kind == optionIfUnchanged }) {
+	if comparesItems(opts) {
 		return &InvalidItemError{ID: it.ID, Field: "IfUnchanged", Rule: "needs a version: use PutMany with the entry that was read, or Update"}
 	}
 	return s.e.Submit(ctx, it, opts...)

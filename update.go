@@ -37,7 +37,10 @@ func (e *writer) Update(ctx context.Context, id string, fn func(cur Item, exists
 	}
 	defer e.door.Exit(ctx, &err)
 	u := &update{e: e, id: id, ids: []string{id}, fn: fn, o: o}
-	if o.conditional && !o.unchanged {
+	if o.unchanged {
+		return Item{}, &InvalidItemError{ID: id, Field: "IfUnchanged", Rule: "is what Update is about: it has no item to compare with"}
+	}
+	if o.conditional {
 		u.only = &o.ifVersion
 	}
 	u.o.conditional, u.o.unchanged = true, false

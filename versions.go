@@ -164,7 +164,7 @@ func (n *numbers) Assign(op *entry) error {
 	if op.isMerge() { // it may be older
 		return nil
 	}
-	if op.version < known.Version || op.version == known.Version && known.op != nil && op.compare(known.op) < 0 {
+	if op.version < known.Version || op.version == known.Version && known.op != nil && (op.compare(known.op) < 0 || op.twin(known.op)) {
 		return staleError(op, known.Version)
 	}
 	return nil
@@ -339,7 +339,7 @@ func (n *numbers) Judge(op *entry, k *known, want uint64, always bool) (restsOn 
 	switch {
 	case !always && live(cur) != want:
 		err = &ConflictError{ID: op.id(), Want: want, Have: live(cur)}
-	case op.version != 0 && (op.compare(cur) < 0 || !always && op.version <= cur.version):
+	case op.version != 0 && (op.compare(cur) < 0 || !always && op.version <= cur.version || op.twin(cur)):
 		err = staleError(op, cur.version)
 	}
 	if err != nil {

@@ -82,6 +82,9 @@ func (t *trust) WhenNoticed(fn func()) { t.fleet.noticed = fn }
 // Fleet returns what is known of the other engines.
 func (t *trust) Fleet() Fleet { return t.fleet.Shown() }
 
+// Accompanied reports whether other engines were there at the last look.
+func (t *trust) Accompanied() bool { return t.fleet.others() }
+
 // Time is the clock that versions are made of.
 func (t *trust) Time() *fleetTime { return t.fleet.time }
 

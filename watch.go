@@ -65,7 +65,7 @@ func (d *reader) placeOf(ctx context.Context, token string) (*place, error) {
 
 // here returns the place where the log ends, or that of a token.
 func (d *reader) here(ctx context.Context, token string) (p *place, err error) {
-	if err := d.Enter(ctx); err != nil {
+	if err := d.door.Enter(); err != nil { // not d.Enter: it puts nothing into memory, whose room that is about
 		return nil, err
 	}
 	defer d.door.Exit(ctx, &err)
@@ -139,7 +139,7 @@ func (d *reader) Watch(ctx context.Context, prefix, token string) iter.Seq2[Chan
 			yield(Change{}, said(ctx, err))
 			return
 		}
-		w := watching{d: d, prefix: prefix, place: place{from.log.Fork(), from.row, from.told}, limit: firstPage}
+		w := watching{d: d, prefix: prefix, place: place{from.log.Fork(), from.row, from.told}}
 		for {
 			changed := d.push.Changed() // before it is looked
 			more, err := w.next(ctx)
@@ -166,7 +166,6 @@ type watching struct {
 	d      *reader
 	prefix string
 	place
-	limit int     // of items read at once
 	told  []told  // what is to be read of L3, in order
 	rows  []int64 // of the log, that told is from
 	found []found // what is to be yielded
@@ -237,13 +236,30 @@ func (w *watching) look(ctx context.Context) (more bool, err error) {
 	return more || len(rows) > 0, nil
 }
 
-// read reads the next items.
+// read reads the next items: no more at once than have pageBytes, or one.
 func (w *watching) read(ctx context.Context) error {
 	var ids []string
 	n := 0
-	for ; n < len(w.told) && len(ids) < w.limit; n++ {
+	for ; n < len(w.told) && len(ids) < watchPage; n++ {
 		if w.told[n].Key != "" {
 			ids = append(ids, w.told[n].Key)
+		}
+	}
+	if len(ids) > 1 {
+		sizes, err := w.d.archive.Sizes(ctx, ids)
+		if err != nil {
+			return err
+		}
+		fit, bytes := 0, 0
+		for fit < len(ids) && (fit == 0 || bytes+sizes[ids[fit]] <= pageBytes) {
+			bytes += sizes[ids[fit]]
+			fit++
+		}
+		ids = ids[:fit]
+		for n = 0; fit > 0; n++ { // behind the last of them
+			if w.told[n].Key != "" {
+				fit--
+			}
 		}
 	}
 	rows, err := w.d.archive.GetMany(ctx, ids)
@@ -259,15 +275,12 @@ func (w *watching) read(ctx context.Context) error {
 			w.rows = w.rows[1:]
 		}
 		w.row, w.place.told = t.row, t.nth
-		w.found = append(w.found, w.tell(ctx, &w.told[i], &rows[0]))
+		if f := &rows[0]; !f.OK || !f.Record.Deleted || f.Record.Version <= t.Version { // else the log tells of that delete later, and whether it is one
+			w.found = append(w.found, w.tell(ctx, &w.told[i], f))
+		}
 		rows = rows[1:]
 	}
 	w.told = w.told[n:]
-	bytes := 1
-	for i := range w.found {
-		bytes += len(w.found[i].change.Item.Content)
-	}
-	w.limit = max(1, min(4*w.limit, watchPage, n*pageBytes/bytes))
 	return nil
 }
 
@@ -284,7 +297,8 @@ func (w *watching) tell(ctx context.Context, t *told, f *Found) found {
 		c.Version = f.Record.Version
 	}
 	switch {
-	case f.OK && f.Record.expired(w.d.now), t.Flags == loggedExpiry && c.Version == t.Version:
+	case f.OK && f.Record.expired(w.d.now), t.Flags == loggedExpiry && c.Version == t.Version,
+		t.Flags != loggedDelete && c.Version == t.Version && f.OK && f.Record.Deleted: // a put that is a tombstone now
 		c.Kind = ChangeExpire
 	case f.OK && !f.Record.Deleted:
 		c.Kind, c.Item = ChangePut, f.Record.Item

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -92,7 +93,8 @@ func WithPriority(p Priority) WriteOption { return WriteOption{kind: optionPrior
 // elsewhere: all others let the engine number, since a version decides which write wins. It
 // orders its id only. A version that lies more than Config.MaxClockSkew ahead of this engine's
 // clock (see VersionAt) is ErrInvalidItem. One that is older than what the id is known at is
-// ErrStaleVersion; an identical repetition is no error. At Archived L3 decides that, before
+// ErrStaleVersion; an identical repetition is no error. (With another time to live it is not one:
+// the expiry that is there stays, and the repetition is older.) At Archived L3 decides that, before
 // anything is stored; at the other levels an op that L3 holds something higher of is
 // superseded (Stats.Superseded). 0 changes nothing.
 func WithVersion(v uint64) WriteOption { return WriteOption{kind: optionVersion, version: v} }
@@ -122,6 +124,11 @@ func IfUnchanged() WriteOption { return WriteOption{kind: optionIfUnchanged} }
 // ErrInvalidItem; so is any in a delete. A Config.L3 has to be an ExpiringStore, else the error is
 // a *ConfigError.
 func WithTTL(d time.Duration) WriteOption { return WriteOption{kind: optionTTL, ttl: d} }
+
+// comparesItems reports whether an IfUnchanged is among opts.
+func comparesItems(opts []WriteOption) bool {
+	return slices.ContainsFunc(opts, func(o WriteOption) bool { return o.kind == optionIfUnchanged })
+}
 
 // writeOptions are the options of a call with the config's defaults.
 type writeOptions struct {

@@ -296,8 +296,7 @@ func (s *Store) write(ctx context.Context, tx *sql.Tx, recs []syncengine.Record)
 				return nil, err
 			}
 			for _, m := range heads {
-				row := syncengine.Record{Deleted: m.Deleted, Item: syncengine.Item{Version: m.Version, ContentHash: m.ContentHash}}
-				if row.Compare(left[m.ID]) > 0 {
+				if m.Outranks(left[m.ID]) {
 					above = append(above, m)
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -79,4 +80,12 @@ func Increment(cur syncengine.Item, exists bool) (syncengine.Item, error) {
 	}
 	cur.Content = []byte(strconv.Itoa(n + 1))
 	return cur, nil
+}
+
+// HeapInUse is what the heap holds after a collection.
+func HeapInUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

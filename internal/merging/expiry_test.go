@@ -72,3 +72,20 @@ func TestAMergeOverWhatHasExpiredBeginsAnew(t *testing.T) {
 		})
 	}
 }
+
+// TestINV02AMergeOverWhatHasExpiredIsRead, though memory has a copy of that.
+func TestINV02AMergeOverWhatHasExpiredIsRead(t *testing.T) {
+	ctx := context.Background()
+	for name, url := range l3s {
+		t.Run(name, func(t *testing.T) {
+			e := lab.Open(t, syncengine.Config{SQLURL: url(t), BatchFlushInterval: time.Second})
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "c", Content: []byte("1")}, syncengine.WithTTL(50*time.Millisecond), syncengine.WithDurability(syncengine.Archived)))
+			time.Sleep(60 * time.Millisecond) // its time has come
+			merge(t, e, "c", "PNCounter", "2")
+			if !e.Contains("c") {
+				t.Error("Contains denies it")
+			}
+			wantValue(t, e, "c", "2")
+		})
+	}
+}

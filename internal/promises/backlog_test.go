@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,14 +18,6 @@ import (
 	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 )
-
-// heapInUse is what the heap holds after a collection.
-func heapInUse() int64 {
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
-}
 
 // leaveBacklog fills the WAL in dir with so many ops of ids of their own.
 func leaveBacklog(t *testing.T, dir string, ops int) {
@@ -73,7 +64,7 @@ func TestINV10ALargeBacklogIsUsableAtOpenAndDrainsInBatches(t *testing.T) {
 		most.Store(max(most.Load(), e.Stats().L1Bytes))
 		return nil
 	}}
-	before := heapInUse()
+	before := lab.HeapInUse()
 	e = lab.Open(t, syncengine.Config{Dir: dir, L3: hooked, L1MaxBytes: memory, L3Timeout: time.Minute, FlushConcurrency: 1})
 	close(opened)
 	if s := e.Stats(); s.PendingOps != ops || s.WALItems != int64(ops) {
@@ -83,7 +74,7 @@ func TestINV10ALargeBacklogIsUsableAtOpenAndDrainsInBatches(t *testing.T) {
 		lab.WantContent(t, e, fmt.Sprint("id-", n), n)
 	}
 	// What grows with the backlog is an index of some 40 bytes an op, in a map at most half empty.
-	if grown, limit := heapInUse()-before, int64(2*memory+ops*100); grown > limit {
+	if grown, limit := lab.HeapInUse()-before, int64(2*memory+ops*100); grown > limit {
 		t.Errorf("the heap grew by %d bytes for %d ops of %d bytes, want at most %d", grown, ops, payload, limit)
 	}
 	lab.Put(t, e, "id-0", ops+1) // writes go on, and rank after what waits

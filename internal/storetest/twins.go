@@ -188,8 +188,8 @@ func (a *archive) Apply(ctx context.Context, recs []syncengine.Record) (above []
 func (a *table) apply(recs []syncengine.Record) (above []syncengine.Meta) {
 	for i := range recs {
 		old, ok := a.rows[recs[i].ID]
-		if ok && recs[i].Compare(&old) < 0 {
-			above = append(above, metaOf(&old))
+		if m := metaOf(&old); ok && m.Outranks(&recs[i]) {
+			above = append(above, m)
 		}
 		if ok && recs[i].Compare(&old) <= 0 {
 			continue
