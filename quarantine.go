@@ -49,7 +49,7 @@ type quarantine struct {
 	discarded map[discardedOp]int64 // up to which segment
 	leaving   map[discardedOp]int64 // the same, of calls of Discard that have not noted it yet
 
-	discards [64]atomic.Uint64 // how often something was discarded, by the hashes of ids
+	discards [1024]atomic.Uint64 // how often something was discarded, by the hashes of ids
 
 	saving  sync.Mutex // held from a copy of discarded until it is stored
 	marking sync.Mutex // held from reading a row until it is stored with its marks
