@@ -23,6 +23,7 @@ func eachL3(t *testing.T, run func(t *testing.T, cfg syncengine.Config)) {
 // TestINV15AVersionHasOneExpiry: whoever repeats a version with another time to live is refused,
 // or, when nobody here knew better, outranked by what L3 holds.
 func TestINV15AVersionHasOneExpiry(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	eachL3(t, func(t *testing.T, cfg syncengine.Config) {
 		var told atomic.Int32
@@ -64,6 +65,7 @@ func TestINV15AVersionHasOneExpiry(t *testing.T) {
 
 // TestINV01WhatIsSupersededIsToldWhereNobodyElseWrites: by a number of the caller's.
 func TestINV01WhatIsSupersededIsToldWhereNobodyElseWrites(t *testing.T) {
+	t.Parallel()
 	eachL3(t, func(t *testing.T, cfg syncengine.Config) {
 		var told atomic.Int64
 		cfg.OnEvent = syncengine.Events{Superseded: func(syncengine.SupersededOp) { told.Add(1) }}
@@ -84,6 +86,7 @@ func TestINV01WhatIsSupersededIsToldWhereNobodyElseWrites(t *testing.T) {
 
 // A watch that comes late, when the purge has been, tells of an expiry, and of a delete as one.
 func TestAWatchTellsExpiriesFromDeletes(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	eachL3(t, func(t *testing.T, cfg syncengine.Config) {
 		e := lab.Open(t, cfg)
@@ -119,6 +122,7 @@ func TestAWatchTellsExpiriesFromDeletes(t *testing.T) {
 
 // TestINV08ACopyThatHasExpiredIsNoWordOfAbsence: another engine may have given the item more time.
 func TestINV08ACopyThatHasExpiredIsNoWordOfAbsence(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	db := testserver.SharedMariaDB(t)
 	url, p := db.NewDatabase(t), faultproxy.New(t, db.Addr())
@@ -152,6 +156,7 @@ func TestINV08ACopyThatHasExpiredIsNoWordOfAbsence(t *testing.T) {
 
 // TestINV15AnOwnOpThatWaitsInAnOutageIsStale, since others may have written since.
 func TestINV15AnOwnOpThatWaitsInAnOutageIsStale(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	db := testserver.SharedMariaDB(t)
 	url, p := db.NewDatabase(t), faultproxy.New(t, db.Addr())
@@ -193,7 +198,7 @@ func TestINV10AWatchTakesBoundedMemory(t *testing.T) {
 		e := lab.OpenAsIs(t, cfg)
 		token, err := e.WatchToken(ctx)
 		lab.Must(t, err)
-		const items, kib = 24, 4 << 10
+		const items, kib = 8, 4 << 10
 		for n := range items {
 			id := fmt.Sprint(10 + n)
 			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: lab.BigDoc(kib)}, archived))

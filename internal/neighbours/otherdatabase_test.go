@@ -16,6 +16,7 @@ import (
 // TestINV01WhatWaitsForADatabaseLandsInNoOther: a service with acknowledged writes in its Dir is
 // started with another database, or without any.
 func TestINV01WhatWaitsForADatabaseLandsInNoOther(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server, second := testserver.MariaDB(t), testserver.SharedMariaDB(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: server.URL(), CloseTimeout: time.Second}
@@ -77,6 +78,7 @@ func TestINV01WhatWaitsForADatabaseLandsInNoOther(t *testing.T) {
 
 // A database that was made anew is the one that ops wait for, and so is one that has moved.
 func TestWhatWaitsLandsInTheSameDatabaseWhereverItIs(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server := testserver.MariaDB(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: server.URL(), CloseTimeout: time.Second}
