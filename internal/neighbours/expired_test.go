@@ -167,7 +167,8 @@ func TestINV15AnOwnOpThatWaitsInAnOutageIsStale(t *testing.T) {
 	p.Cut()
 	defer p.Restore()
 	submit(t, e, "x", "1")
-	submit(t, other, "x", "2", archived) // later
+	time.Sleep(100 * time.Millisecond) // engines agree on the time to a few milliseconds
+	submit(t, other, "x", "2", archived)
 	stale := func(e *syncengine.Engine) bool {
 		one, err := e.Get(ctx, "x")
 		lab.Must(t, err)
