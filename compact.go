@@ -145,7 +145,7 @@ func (c *compaction) rebuilt(ctx context.Context, id string) (rec Record, err er
 	c.news.DamagedMerges(id, damaged)
 	if err != nil {
 		if errors.Is(err, ErrNotFound) {
-			return rec, ErrNotFound
+			return rec, &NotFoundError{ID: id}
 		}
 		return rec, says(fmt.Errorf("rebuild: %w", err))
 	}

@@ -14,8 +14,7 @@ import (
 var (
 	// ErrNotFound means L3 or a tombstone said that the id does not exist (with Config.AbsentFor,
 	// that L3 did lately), or that the item has expired. A tier that could not be asked never
-	// leads to it (INV-8). It does not name the id: an error that does would be an allocation, and
-	// a Get that memory or the filter answers makes none. The caller knows what it asked for.
+	// leads to it (INV-8). See NotFoundError, which names the id.
 	ErrNotFound = errors.New("syncengine: not found")
 	// ErrClosed means that the engine is shutting down or closed.
 	ErrClosed = errors.New("syncengine: engine is closed")
@@ -264,6 +263,16 @@ func isOutage(err error) bool {
 	return err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorruption) &&
 		!errors.Is(err, ErrRefused) && !errors.Is(err, context.Canceled) && !errors.Is(err, ErrSchema)
 }
+
+// NotFoundError is the ErrNotFound of calls that do more than to read one id, and of a Store. Get
+// and GetVerified return ErrNotFound itself: an answer that memory has costs no allocation.
+type NotFoundError struct{ ID string }
+
+// Error implements error.
+func (e *NotFoundError) Error() string { return fmt.Sprintf("syncengine: item %q not found", e.ID) }
+
+// Is reports whether target is ErrNotFound.
+func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
 
 // SetupError is something that a person has to mend.
 type SetupError struct {

@@ -68,7 +68,7 @@ func ExampleStore() {
 	}
 	// Output:
 	// {Ada 1} <nil>
-	// syncengine: not found
+	// syncengine: item "user.8" not found
 	// 7 Ada {"Name":"Ada","Visits":1} <nil>
 }
 

@@ -77,9 +77,12 @@ func (s *Store[T]) encode(id string, v *T) (b []byte, err error) {
 	return b, nil
 }
 
-// Get returns the value of a key, or ErrNotFound.
+// Get returns the value of a key, or ErrNotFound, as a *NotFoundError.
 func (s *Store[T]) Get(ctx context.Context, key string) (v T, err error) {
 	it, err := s.e.Get(ctx, s.prefix+key)
+	if errors.Is(err, ErrNotFound) {
+		return v, &NotFoundError{ID: s.prefix + key}
+	}
 	if err != nil {
 		return v, err
 	}
@@ -173,7 +176,7 @@ func (s *Store[T]) Update(ctx context.Context, key string, fn func(v *T) error, 
 
 // UpdateExisting is Update of what must be there: else it returns ErrNotFound, with no call of fn.
 func (s *Store[T]) UpdateExisting(ctx context.Context, key string, fn func(v *T) error, opts ...WriteOption) (T, error) {
-	return s.update(ctx, key, fn, ErrNotFound, opts)
+	return s.update(ctx, key, fn, &NotFoundError{ID: s.prefix + key}, opts)
 }
 
 func (s *Store[T]) update(ctx context.Context, key string, fn func(v *T) error, absent error, opts []WriteOption) (T, error) {

@@ -67,7 +67,7 @@ func (e *writer) Touch(ctx context.Context, id string, ttl time.Duration) error 
 	_, err := e.Update(ctx, id, func(cur Item, exists bool) (Item, error) {
 		switch {
 		case !exists:
-			return cur, ErrNotFound
+			return cur, &NotFoundError{ID: id}
 		case cur.CRDT != "":
 			return cur, &InvalidItemError{ID: id, Field: "ttl", Rule: "is not for items with a CRDT kind: they don't expire"}
 		}

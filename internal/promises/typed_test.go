@@ -40,7 +40,8 @@ func TestAStoreIsAViewOfItsPrefix(t *testing.T) {
 			t.Errorf("GetOrInsertWith: %v, %v", made, err)
 		}
 		lab.Must(t, s.Delete(ctx, "a"))
-		if _, err := s.Get(ctx, "a"); !errors.Is(err, syncengine.ErrNotFound) || !s.Contains("b") {
+		var none *syncengine.NotFoundError
+		if _, err := s.Get(ctx, "a"); !errors.Is(err, syncengine.ErrNotFound) || !errors.As(err, &none) || !strings.HasSuffix(none.ID, "a") || !s.Contains("b") {
 			t.Errorf("Get of what was deleted: %v", err)
 		}
 		many, err := s.GetMany(ctx, []string{"b", "a", "d"})
