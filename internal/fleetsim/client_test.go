@@ -158,7 +158,8 @@ func (s *slot) readAs(n *node, l *line, id, call string, forgot bool) {
 		s.w.wrong("INV-2: %s\n%v\n%s", what, l, explain(n, id))
 	}
 	well = well && good == s.goodSince.Load() && s.w.steady(began.Add(-bound))
-	if well && r.Stale && strings.Contains(explain(n, id), "not connected yet") { // Open has given up waiting for SQL
+	// Open has given up waiting for SQL. That there is nothing can't be marked as stale.
+	if well && (r.Stale || got == -1) && strings.Contains(explain(n, id), "not connected yet") {
 		well = false
 		s.w.count("reads before SQL was reached")
 	}
