@@ -146,7 +146,7 @@ var known = map[string]string{
 	"syncengine": "github.com/syncengine-go/syncengine", "crdt": "github.com/syncengine-go/syncengine/crdt",
 	"inspect": "github.com/syncengine-go/syncengine/inspect", "syncenginetest": "github.com/syncengine-go/syncengine/syncenginetest",
 	"prometheus": "github.com/prometheus/client_golang/prometheus",
-	"json":       "encoding/json", "http": "net/http", "slog": "log/slog", "sql": "database/sql", "bufio": "", "context": "", "errors": "",
+	"json":       "encoding/json", "http": "net/http", "slog": "log/slog", "sql": "database/sql", "bufio": "", "context": "", "errors": "", "strconv": "",
 	"fmt": "", "io": "", "log": "", "os": "", "strings": "", "time": "", "testing": "",
 }
 
