@@ -130,6 +130,27 @@ func TestAnEngineTakenForDeadWritesNothingBeforeItIsKnownAgain(t *testing.T) {
 	})
 }
 
+// TestINV07WhatAnEngineWroteThatHasLeftIsNotDenied: the filter of the one that stays is from before
+// the company.
+func TestINV07WhatAnEngineWroteThatHasLeftIsNotDenied(t *testing.T) {
+	t.Parallel()
+	eachShared(t, func(t *testing.T, url string) {
+		a := lab.Open(t, syncengine.Config{SQLURL: url})
+		submit(t, a, "x", "1", archived)
+		lab.Trusted(t, a)
+		for n := range 3 {
+			b := lab.Open(t, syncengine.Config{SQLURL: url})
+			id := fmt.Sprint("new", n)
+			submit(t, b, id, "1", archived)
+			lab.Must(t, b.Close())
+			lab.Trusted(t, a)
+			if got := reads["Get"](a, id); got != "1" {
+				t.Errorf("%s: %s", id, got)
+			}
+		}
+	})
+}
+
 // An engine that reads the private file of another one, which its owner writes without looking
 // around, must not trust its filter.
 func TestINV07AReaderOfAPrivateFileDeniesNothing(t *testing.T) {
