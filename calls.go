@@ -245,7 +245,8 @@ func (e *Engine) DeletePrefix(ctx context.Context, prefix string, opts ...WriteO
 // ErrInvalidItem. An error of fn ends Update and is returned as it is, but for ErrNoChange, with
 // which Update returns what is there (the zero Item when there is nothing) and nil.
 //
-// An item that expires keeps its expiry, unless opts has a WithTTL; Config.DefaultTTL is for one
+// UpdatedAt is the time of the call, unless fn sets another one. An item that expires keeps its
+// expiry, unless opts has a WithTTL; Config.DefaultTTL is for one
 // that there was not.
 //
 // Update returns the item as it was stored. ctx bounds waiting and retries. Durability and the

@@ -25,6 +25,18 @@ import (
 )
 
 func (e *writer) Update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts ...WriteOption) (item Item, err error) {
+	return e.update(ctx, id, func(cur Item, exists bool) (Item, error) {
+		was := cur.UpdatedAt
+		it, err := fn(cur, exists)
+		if it.UpdatedAt.Equal(was) { // fn has left it as it was: it is updated now
+			it.UpdatedAt = time.Time{}
+		}
+		return it, err
+	}, opts)
+}
+
+// update is Update that leaves UpdatedAt to fn.
+func (e *writer) update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts []WriteOption) (item Item, err error) {
 	o, err := e.options(opts)
 	if err != nil {
 		return Item{}, err
@@ -64,7 +76,7 @@ func (e *writer) Update(ctx context.Context, id string, fn func(cur Item, exists
 
 // Touch is an Update that changes nothing but the expiry.
 func (e *writer) Touch(ctx context.Context, id string, ttl time.Duration) error {
-	_, err := e.Update(ctx, id, func(cur Item, exists bool) (Item, error) {
+	_, err := e.update(ctx, id, func(cur Item, exists bool) (Item, error) {
 		switch {
 		case !exists:
 			return cur, &NotFoundError{ID: id}
@@ -72,7 +84,7 @@ func (e *writer) Touch(ctx context.Context, id string, ttl time.Duration) error 
 			return cur, &InvalidItemError{ID: id, Field: "ttl", Rule: "is not for items with a CRDT kind: they don't expire"}
 		}
 		return cur, nil
-	}, WithTTL(ttl))
+	}, []WriteOption{WithTTL(ttl)})
 	return err
 }
 
@@ -106,10 +118,14 @@ type line struct {
 	turn    chan baton    // cap 1: whoever takes the baton puts one back
 }
 
-// baton is what the caller before leaves: the result of its write, which is decided by after.
+// baton is what the caller before leaves: the result of its write, which is decided by after. Or
+// that L3 did not answer it, which those who were in line then need not find out one after the
+// other.
 type baton struct {
-	rec   Record
-	after *decision // nil: nothing is known
+	rec      Record
+	after    *decision // nil: nothing is known
+	silent   error
+	silentAt time.Time
 }
 
 // decision of a write. err is valid once done is closed.
@@ -199,12 +215,17 @@ type update struct {
 // try takes one turn.
 func (u *update) try(ctx context.Context, l *line) (Item, error) {
 	var b baton
+	began := time.Now()
 	select {
 	case b = <-l.turn:
 	case <-ctx.Done():
 		return Item{}, ctx.Err()
 	case <-u.e.door.Context().Done(): // the one before may never end
 		return Item{}, ErrClosed
+	}
+	if b.silent != nil && began.Before(b.silentAt) {
+		l.turn <- b
+		return Item{}, b.silent
 	}
 	failed := u.e.numbers.Watch(u.ids)
 	defer u.e.numbers.Unwatch(u.ids)
@@ -226,6 +247,9 @@ func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (res
 		}
 		recs, err := u.e.truth(ctx, u.ids)
 		if err != nil {
+			if ctx.Err() == nil && errors.Is(err, ErrUnavailable) {
+				next = baton{silent: err, silentAt: time.Now()}
+			}
 			return nil, err
 		}
 		b.rec = recs[0]
@@ -241,7 +265,7 @@ func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (res
 	if err != nil {
 		return nil, err
 	}
-	if next = (baton{w.op.record(), &w.decision}); w.op.isMerge() { // what it becomes is not known yet
+	if next = (baton{rec: w.op.record(), after: &w.decision}); w.op.isMerge() { // what it becomes is not known yet
 		next = baton{}
 	}
 	return func() (Item, error) { return w.wait(ctx) }, nil

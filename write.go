@@ -115,7 +115,8 @@ func WithIfVersion(v uint64) WriteOption { return WriteOption{kind: optionIfVers
 func IfUnchanged() WriteOption { return WriteOption{kind: optionIfUnchanged} }
 
 // WithTTL makes the items of one call expire after a time, counted from the call by the clock of
-// L3, which engines share: from then on no call finds them, and they count as absent. It is exact
+// L3, which engines share (by the host's in an engine that has not reached L3 since Open): from
+// then on no call finds them, and they count as absent. It is exact
 // to a millisecond, rounded up. 0 is never, whatever Config.DefaultTTL says; less is
 // ErrInvalidItem. The expiry is that of this write: what is written over the item later has its
 // own, or none; but an Update without WithTTL keeps it. Engine.Touch changes it alone.

@@ -33,6 +33,7 @@ type options struct {
 	keepVersions               bool
 	audit                      bool // Redis is not compared in the background
 	fresh                      bool // the directory may be new
+	waited                     int  // ops in its WAL
 	dialect, database, user    string
 	from                       int
 }
@@ -227,6 +228,7 @@ func (o *options) mayOpen(ctx context.Context, dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, "archive.db")); o.sql == "" && err != nil {
 		return usageError{dir + " has no archive.db, so its service has a database elsewhere: name it by -sql"}
 	}
+	o.waited = st.Ops - st.Discarded
 	if st.TablePrefix != "" && o.tables != "" && st.TablePrefix != o.tables {
 		return usageError{fmt.Sprintf("the tables of the service of %s have names that begin with %q", dir, st.TablePrefix)}
 	}

@@ -6,6 +6,7 @@
 //	syncengine quarantine list DIR      the ops that SQL refuses
 //	syncengine quarantine retry DIR ID...    puts them back into the queue, and waits for SQL; -all for all
 //	syncengine quarantine discard DIR ID...  forgets them for good; -all for all
+//	syncengine drain DIR                brings what waits in the WAL to SQL
 //	syncengine verify [DIR]             compares Redis with SQL; -deep reads all rows, -repair repairs
 //	syncengine explain [DIR] ID         what each tier knows of an id
 //	syncengine export [DIR]             items as lines of JSON, to standard output or -file; -prefix P
@@ -113,6 +114,7 @@ var commands = map[string]command{
 	"quarantine discard": {"DIR ID... | -all", (*tool).quarantineDiscard, quarantineFlags},
 	"verify":             {"[DIR]", (*tool).verify, verifyFlags},
 	"explain":            {"[DIR] ID", (*tool).explain, serverFlags},
+	"drain":              {"DIR", (*tool).drain, serverFlags},
 	"export":             {"[DIR]", (*tool).export, exportFlags},
 	"import":             {"[DIR]", (*tool).imports, importFlags},
 	"schema print":       {"-dialect mysql|mariadb|sqlite", (*tool).schema, schemaFlags},

@@ -166,6 +166,7 @@ func TestWhatWaitsIsShownAndCanBeSettled(t *testing.T) {
 	run(t, env, "", "quarantine", "retry", "-all", dir).want(t, 3)
 	db.Restart()
 	run(t, env, "", "quarantine", "retry", "-all", "-json", dir).want(t, 1, `{"left":1,"retried":1,"superseded":0}`)
+	run(t, env, "", "drain", dir).want(t, 1)
 	run(t, env, "", "explain", dir, "one").want(t, 0, "SQL has it", "sql     live")
 	run(t, env, "", "explain", dir, "two").want(t, 1, "not found")
 	run(t, env, "", "quarantine", "discard", dir, "bad", "gone").want(t, 6, `not in quarantine: ["gone"]`)

@@ -27,7 +27,28 @@ func (t *tool) with(ctx context.Context, o *options, dir string, fn func(ctx con
 		}
 		return errors.Join(err, closed)
 	}
+	if o.waited > 0 && !o.quiet {
+		fmt.Fprintf(t.err, "%d ops that waited in the WAL of %s were brought to SQL\n", o.waited, dir)
+	}
 	return err
+}
+
+// drain brings what waits in a directory to SQL, which opening and closing an engine does.
+func (t *tool) drain(ctx context.Context, o *options) error {
+	dir, err := o.dir()
+	if err == nil {
+		err = o.only(1)
+	}
+	if err != nil {
+		return err
+	}
+	return t.with(ctx, o, dir, func(ctx context.Context, e *syncengine.Engine) error {
+		err := e.Flush(ctx)
+		if errors.Is(err, syncengine.ErrRefused) {
+			return errFound // see quarantine list
+		}
+		return err
+	})
 }
 
 // optional splits the directory, which may be missing, from n more words.

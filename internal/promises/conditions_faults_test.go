@@ -7,13 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/faultproxy"
 	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
+	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
 // refuseInPlace changes the bytes that it is given, and then says why.
@@ -329,5 +332,64 @@ func TestAFactoryThatIgnoresItsEndDoesNotHoldUpClose(t *testing.T) {
 	}
 	if s := e.State(); s != syncengine.StateClosed {
 		t.Errorf("%v after Close", s)
+	}
+}
+
+// Those who wait in line for an id while SQL hangs hear of it with the one whose turn it was, not
+// one L3Timeout after the other.
+func TestUpdatesInLineShareOneSilenceOfSQL(t *testing.T) {
+	server := testserver.SharedMariaDB(t)
+	p := faultproxy.New(t, server.Addr())
+	e := lab.Open(t, syncengine.Config{SQLURL: lab.Via(t, server.NewDatabase(t), p), L3Timeout: 2 * time.Second, CloseTimeout: time.Second})
+	_, err := e.Update(lab.Bounded(t), "n", lab.Increment)
+	lab.Must(t, err)
+	p.Hold()
+	defer p.Release()
+	var callers sync.WaitGroup
+	heard := make(chan error, 6)
+	for range cap(heard) {
+		callers.Go(func() {
+			_, err := e.Update(lab.Bounded(t), "n", lab.Increment)
+			heard <- err
+		})
+	}
+	callers.Wait()
+	first := <-heard
+	for range cap(heard) - 1 {
+		if err := <-heard; err != first || !errors.Is(err, syncengine.ErrUnavailable) {
+			t.Errorf("%v, and another one heard %v", err, first)
+		}
+	}
+	p.Release()
+	lab.Eventually(t, "it goes on", func() bool { _, err := e.Update(lab.Bounded(t), "n", lab.Increment); return err == nil })
+}
+
+// UpdatedAt is when an item was updated, unless the function says otherwise; a Touch changes no
+// item.
+func TestUpdatedAtIsTheTimeOfAnUpdate(t *testing.T) {
+	ctx := context.Background()
+	for _, url := range []string{"", testserver.SharedMariaDB(t).NewDatabase(t)} {
+		e := lab.Open(t, syncengine.Config{SQLURL: url})
+		first, err := e.Update(ctx, "n", lab.Increment)
+		lab.Must(t, err)
+		time.Sleep(5 * time.Millisecond) // so that a later time is one
+		second, err := e.Update(ctx, "n", lab.Increment)
+		lab.Must(t, err)
+		if !second.UpdatedAt.After(first.UpdatedAt) || first.UpdatedAt.IsZero() {
+			t.Errorf("%q: %v, after %v", url, second.UpdatedAt, first.UpdatedAt)
+		}
+		lab.Must(t, e.Touch(ctx, "n", time.Hour))
+		touched, err := e.Get(ctx, "n")
+		if err != nil || !touched.UpdatedAt.Equal(second.UpdatedAt) {
+			t.Errorf("%q: touched: %v, %v; it was %v", url, touched.UpdatedAt, err, second.UpdatedAt)
+		}
+		own := time.Unix(1, 0).UTC()
+		it, err := e.Update(ctx, "n", func(cur syncengine.Item, _ bool) (syncengine.Item, error) {
+			cur.UpdatedAt = own
+			return cur, nil
+		})
+		if err != nil || !it.UpdatedAt.Equal(own) {
+			t.Errorf("%q: a time of its own: %v, %v", url, it.UpdatedAt, err)
+		}
 	}
 }
