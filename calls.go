@@ -294,7 +294,8 @@ func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(co
 // ErrClosed, ErrWatchExpired when the loop took longer than Config.ChangeRetention for one turn. A
 // row that can't be read is an error, too (ErrCorruption), with the ID of its change; the watch
 // goes on after it. While L3 is away it waits. Nothing is kept for a slow loop but what was read
-// last, 2 MiB of content or one item, and it holds up nobody.
+// last, 2 MiB of content (as it is stored, see Config.Compression) or one item, and it holds up
+// nobody.
 //
 // The call itself asks L3 where the log ends, and waits for it. Change.Token is where WatchFrom
 // goes on.

@@ -9,8 +9,8 @@ package syncengine
 // its identity, and one that was made anew has its place. While nothing waits, a Dir may go to any
 // database.
 //
-// What is not noticed: a change of a URL while neither database answers. What is accepted then
-// waits together with what did before.
+// What is not noticed: a change of the URL of a database that has never answered, or while neither
+// answers: what is accepted then waits together with what did before. A Config.L3 has no identity.
 
 import (
 	"context"
@@ -97,7 +97,7 @@ func (k *homeKeeper) Load(ctx context.Context, cfg *Config, waits bool, identity
 	}
 	if len(b) == 0 || !waits {
 		is := k.cfg
-		if is.Identity = identity; identity == "" && k.is.Place == is.Place && k.is.Prefix == is.Prefix {
+		if is.Identity = identity; identity == "" && is.Place != "" && k.is.Place == is.Place && k.is.Prefix == is.Prefix {
 			is.Identity = k.is.Identity
 		}
 		if err := k.set(ctx, is); err != nil {

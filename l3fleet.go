@@ -74,8 +74,11 @@ var errFenced = errors.New("this engine was taken for dead by another one")
 func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead []string) (ticket int64, err error) {
 	free := true
 	err = s.run(ctx, "join", func() error {
+		if free, err = s.mayJoin(ctx); err != nil || !free {
+			return err
+		}
 		return s.transact(ctx, "", func(tx *sqlkit.Tx) error {
-			if free, err = s.lockJoins(ctx, tx); err != nil || !free {
+			if err := s.holdJoins(ctx, tx); err != nil {
 				return err
 			}
 			dead := dead
@@ -263,8 +266,10 @@ func (s *sqlStore) lockFence(ctx context.Context, tx *sqlkit.Tx, id string) (fre
 }
 
 // lockRows runs a SELECT ... FOR UPDATE NOWAIT for its locks.
-func lockRows(ctx context.Context, tx *sqlkit.Tx, text, id string) (free bool, err error) {
-	rows, err := tx.QueryContext(ctx, text, id)
+func lockRows(ctx context.Context, in interface {
+	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
+}, text, id string) (free bool, err error) {
+	rows, err := in.QueryContext(ctx, text, id)
 	if err == nil {
 		for rows.Next() { // the locks are all that is wanted
 		}
@@ -283,18 +288,22 @@ const (
 	joinFor = 5 * time.Second
 )
 
-// lockJoins makes those that join commit in the order of their tickets: one that waits for another
-// is not free.
-func (s *sqlStore) lockJoins(ctx context.Context, tx *sqlkit.Tx) (free bool, err error) {
+// mayJoin reports whether no other engine is joining. It leaves no lock.
+func (s *sqlStore) mayJoin(ctx context.Context) (free bool, err error) {
 	if s.dialect == sqlkit.SQLite {
 		return true, nil // there is one transaction at a time
 	}
-	free, err = lockRows(ctx, tx, "SELECT 1 FROM sync_fences WHERE engine = ? FOR UPDATE NOWAIT", joins)
-	if err != nil || !free {
-		return false, err
+	return lockRows(ctx, s.pools.Write, "SELECT 1 FROM sync_fences WHERE engine = ? FOR UPDATE NOWAIT", joins)
+}
+
+// holdJoins makes those that join commit in the order of their tickets. It is the first thing that
+// a transaction does: who is frozen in one has written to the fence.
+func (s *sqlStore) holdJoins(ctx context.Context, tx *sqlkit.Tx) error {
+	if s.dialect == sqlkit.SQLite {
+		return nil
 	}
-	_, err = tx.ExecContext(ctx, "INSERT INTO sync_fences (engine, slot, writes) VALUES (?, 0, CONNECTION_ID() * 1000000) ON DUPLICATE KEY UPDATE writes = "+s.fenceCount(), joins)
-	return err == nil, err
+	_, err := tx.ExecContext(ctx, "INSERT INTO sync_fences (engine, slot, writes) VALUES (?, 0, CONNECTION_ID() * 1000000) ON DUPLICATE KEY UPDATE writes = "+s.fenceCount(), joins)
+	return err
 }
 
 // endJoin ends the transaction of one that has been joining for a lease.

@@ -115,7 +115,7 @@ const (
 
 func (d *reader) freshness(ent *entry) freshness {
 	switch {
-	case ent.pinned():
+	case ent.pinned() && !(ent.expired(d.now) && d.passed()):
 		return notInL3
 	case d.l1.Young(ent, d.ages.max) && !ent.expired(d.now): // a later expiry may be there: only L3, or a tombstone, says that an item is not
 		return checked
@@ -158,6 +158,9 @@ func (d *reader) show(ent *entry, it *Item) error {
 	it.LastAccessed = d.l1.LastUse(ent)
 	return nil
 }
+
+// errLapsed is why what is known is no answer.
+var errLapsed = errors.New("what is known of the item has expired, and another engine may have written it since")
 
 // passed reports whether another engine that is known may have written over this engine's ops that
 // wait for L3, for longer than it takes to write a batch.
@@ -243,7 +246,9 @@ func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, 
 	switch d.way(id, ok, waiting, askL3) {
 	case fromWAL:
 		rec := waiting.record()
-		rec.Stale = d.passed()
+		if rec.Stale = d.passed(); rec.Stale && rec.expired(d.now) { // as of a copy in memory
+			return Record{}, byWAL, unavailable("L3", errLapsed)
+		}
 		d.Promote(&rec, since, false)
 		return rec, byWAL, nil
 	case fromDenial:

@@ -241,3 +241,33 @@ func TestWhatHasExpiredStaysSoWhateverTheHostsClockDoes(t *testing.T) {
 		lab.Eventually(t, "what is written then expires", func() bool { return reads["Get"](e, "y") == "absent" })
 	})
 }
+
+// TestINV08AnOwnOpThatHasExpiredIsNoWordOfAbsence, while it waits in an outage and another engine
+// has written the id since.
+func TestINV08AnOwnOpThatHasExpiredIsNoWordOfAbsence(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testserver.SharedMariaDB(t)
+	url, p := db.NewDatabase(t), faultproxy.New(t, db.Addr())
+	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: lab.Via(t, url, p), L3Timeout: time.Second, CloseTimeout: time.Second}
+	e := lab.Open(t, cfg)
+	other := lab.Open(t, syncengine.Config{SQLURL: url})
+	submit(t, e, "w", "0", archived)
+	lab.Eventually(t, "it knows of the other one", func() bool { return len(e.Health(ctx).Fleet.Others) == 1 })
+	p.Cut()
+	defer p.Restore()
+	submit(t, e, "x", "1", syncengine.WithTTL(time.Second))
+	submit(t, other, "x", "2", archived)
+	lab.Eventually(t, "the outage is noticed", func() bool { return !e.Health(ctx).L3.OK })
+	time.Sleep(time.Second) // its time has come
+	if got := reads["Get"](e, "x"); got == "absent" || got == "1" {
+		t.Errorf("Get: %s", got)
+	}
+	_, err := e.GetOrInsertWith(ctx, "x", func(context.Context) (syncengine.Item, error) {
+		t.Error("a factory is called")
+		return syncengine.Item{Content: []byte("3")}, nil
+	})
+	if !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Error(err)
+	}
+}

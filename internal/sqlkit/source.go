@@ -226,6 +226,9 @@ var knownScheme = regexp.MustCompile(`^(postgres|postgresql|mariadb|http|https|r
 // Place says where the database is, without user and password.
 func (s *Source) Place() string {
 	if s.Dialect == SQLite {
+		if abs, err := filepath.Abs(s.Path); err == nil {
+			return "sqlite:" + abs
+		}
 		return "sqlite:" + s.Path
 	}
 	return "mysql://" + s.mysql.Addr + "/" + s.mysql.DBName
