@@ -275,6 +275,7 @@ func TestRefusedInputChangesNothing(t *testing.T) {
 			lab.NoError(t, "submit", e.Submit(lab.Bounded(t), syncengine.Item{ID: "held", Content: []byte(`"held"`)}, syncengine.WithDurability(syncengine.Archived)))
 			raw, rdb := srv.Raw(t, cfg.SQLURL), lab.RedisAt(t, cfg.RedisURL)
 			lab.Eventually(t, "it listens", func() bool { return e.Stats().PushListens })
+			lab.Trusted(t, e)
 			before := e.Stats()
 			unchanged := func(what string) {
 				t.Helper()
