@@ -478,15 +478,6 @@ func (a *archive) LogHeads(ctx context.Context, above int64) (heads []logHead, t
 	return heads, trimmed, err
 }
 
-// Sizes returns how many bytes the contents of rows have.
-func (a *archive) Sizes(ctx context.Context, ids []string) (sizes map[string]int, err error) {
-	err = a.Call(ctx, "log", func(ctx context.Context) (err error) {
-		sizes, err = a.log.Sizes(ctx, ids)
-		return err
-	})
-	return sizes, err
-}
-
 // LogChanges returns the changes of rows of the log.
 func (a *archive) LogChanges(ctx context.Context, numbers []int64) (changes map[int64][]byte, err error) {
 	err = a.Call(ctx, "log", func(ctx context.Context) (err error) {

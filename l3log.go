@@ -363,3 +363,24 @@ func (r *logReader) advance() {
 		r.upTo, r.heads = h.Number, r.heads[1:]
 	}
 }
+
+func (s *sqlStore) Sizes(ctx context.Context, ids []string) (map[string]int, error) {
+	sizes := make(map[string]int, len(ids))
+	err := s.lookup(ctx, "heads", "id, LENGTH(content)", ids, func(rows *sql.Rows) error {
+		var id string
+		var n sql.NullInt64
+		err := rows.Scan(&id, &n)
+		sizes[id] = int(n.Int64)
+		return err
+	})
+	return sizes, err
+}
+
+// Sizes returns how many bytes the contents of rows have.
+func (a *archive) Sizes(ctx context.Context, ids []string) (sizes map[string]int, err error) {
+	err = a.Call(ctx, "log", func(ctx context.Context) (err error) {
+		sizes, err = a.log.Sizes(ctx, ids)
+		return err
+	})
+	return sizes, err
+}

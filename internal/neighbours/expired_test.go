@@ -154,17 +154,24 @@ func TestINV08ACopyThatHasExpiredIsNoWordOfAbsence(t *testing.T) {
 	}
 }
 
+// cutOff opens two engines that know of each other, and cuts the first one off from SQL.
+func cutOff(t *testing.T) (cfg syncengine.Config, e, other *syncengine.Engine, p *faultproxy.Proxy) {
+	db := testserver.SharedMariaDB(t)
+	url := db.NewDatabase(t)
+	p = faultproxy.New(t, db.Addr())
+	cfg = syncengine.Config{Dir: t.TempDir(), SQLURL: lab.Via(t, url, p), L3Timeout: time.Second, CloseTimeout: time.Second}
+	e = lab.Open(t, cfg)
+	other = lab.Open(t, syncengine.Config{SQLURL: url})
+	lab.Eventually(t, "it knows of the other one", func() bool { return len(e.Health(context.Background()).Fleet.Others) == 1 })
+	p.Cut()
+	return cfg, e, other, p
+}
+
 // TestINV15AnOwnOpThatWaitsInAnOutageIsStale, since others may have written since.
 func TestINV15AnOwnOpThatWaitsInAnOutageIsStale(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	db := testserver.SharedMariaDB(t)
-	url, p := db.NewDatabase(t), faultproxy.New(t, db.Addr())
-	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: lab.Via(t, url, p), L3Timeout: time.Second, CloseTimeout: time.Second}
-	e := lab.Open(t, cfg)
-	other := lab.Open(t, syncengine.Config{SQLURL: url})
-	lab.Eventually(t, "it knows of the other one", func() bool { return len(e.Health(ctx).Fleet.Others) == 1 })
-	p.Cut()
+	cfg, e, other, p := cutOff(t)
 	defer p.Restore()
 	submit(t, e, "x", "1")
 	time.Sleep(100 * time.Millisecond) // engines agree on the time to a few milliseconds
@@ -247,14 +254,7 @@ func TestWhatHasExpiredStaysSoWhateverTheHostsClockDoes(t *testing.T) {
 func TestINV08AnOwnOpThatHasExpiredIsNoWordOfAbsence(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	db := testserver.SharedMariaDB(t)
-	url, p := db.NewDatabase(t), faultproxy.New(t, db.Addr())
-	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: lab.Via(t, url, p), L3Timeout: time.Second, CloseTimeout: time.Second}
-	e := lab.Open(t, cfg)
-	other := lab.Open(t, syncengine.Config{SQLURL: url})
-	submit(t, e, "w", "0", archived)
-	lab.Eventually(t, "it knows of the other one", func() bool { return len(e.Health(ctx).Fleet.Others) == 1 })
-	p.Cut()
+	_, e, other, p := cutOff(t)
 	defer p.Restore()
 	submit(t, e, "x", "1", syncengine.WithTTL(time.Second))
 	submit(t, other, "x", "2", archived)

@@ -2,6 +2,7 @@ package neighbours
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -135,4 +136,41 @@ func othersGoOn(t *testing.T, url string, b *syncengine.Engine) {
 	for _, id := range []string{"b", "old"} {
 		lab.NoError(t, "a write of "+id, b.Submit(bounded, syncengine.Item{ID: id, Content: []byte("1")}, archived))
 	}
+}
+
+// Engines are seen in the order of their tickets, on which rests who waits for whom: one that joins
+// meanwhile does not overtake one that has its ticket and is slow to commit.
+func TestEnginesJoinInTheOrderOfTheirTickets(t *testing.T) {
+	t.Parallel()
+	server := testserver.MariaDB(t)
+	lab.Must(t, lab.Open(t, ownPool(t, server.URL(), "tables")).Close())
+	raw := testserver.OpenSQL(t, server.URL())
+	_, err := raw.Exec("CREATE TRIGGER slow AFTER INSERT ON sync_instances FOR EACH ROW SET @asleep = IF(NEW.name = 'first', SLEEP(2), 0)")
+	lab.Must(t, err)
+	var opened sync.WaitGroup
+	seen := make(chan struct{}) // until then they stay
+	open := func(id string) {
+		cfg := ownPool(t, server.URL(), id)
+		opened.Go(func() {
+			e, err := syncengine.Open(context.Background(), cfg)
+			lab.NoError(t, id, err)
+			<-seen
+			lab.NoError(t, id, e.Submit(lab.Bounded(t), syncengine.Item{ID: id, Content: []byte("1")}, archived))
+			lab.NoError(t, id, e.Close())
+		})
+	}
+	open("first")
+	lab.Eventually(t, "the first one has a ticket", func() bool {
+		return lab.Number(t, raw, "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SET @asleep%'") > 0
+	})
+	open("second")
+	lab.Eventually(t, "the second one is seen", func() bool {
+		second := lab.Number(t, raw, "SELECT COUNT(*) FROM sync_instances WHERE name = 'second'") > 0
+		if first := lab.Number(t, raw, "SELECT COUNT(*) FROM sync_instances WHERE name = 'first'") > 0; second && !first {
+			t.Error("the second one is seen before the first")
+		}
+		return second
+	})
+	close(seen)
+	opened.Wait()
 }
