@@ -57,6 +57,27 @@ func (c *cache) Place(ctx context.Context) (place string, err error) {
 	return place, err
 }
 
+// Empty reports whether L2 holds no copies. One in which it takes long to find that out, among keys
+// of others, is taken for one that does.
+func (c *cache) Empty(ctx context.Context) (empty bool, err error) {
+	found := errors.New("found")
+	err = c.pass(ctx, "scan", func(ctx context.Context) error {
+		within, cancel := context.WithTimeout(ctx, min(c.Timeout, loopTime))
+		defer cancel()
+		err := c.store.Scan(within, func(ids []string) error {
+			if len(ids) > 0 {
+				return found
+			}
+			return nil
+		})
+		if empty = err == nil; err == found || ctx.Err() == nil && within.Err() != nil {
+			return nil
+		}
+		return err
+	})
+	return empty, err
+}
+
 // underWay counts writes that may be in L3 and not in L2, in two sets: those that have begun before
 // the last mark, and since.
 type underWay struct {

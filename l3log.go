@@ -252,11 +252,10 @@ type logRow struct {
 
 // ReadLog returns a reader that begins with what is written from now on.
 func (a *archive) ReadLog(ctx context.Context) (*logReader, error) {
-	upTo, _, err := a.LogEnd(ctx)
+	r, err := a.ReadLogSettled(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r := &logReader{archive: a, upTo: upTo, above: make(map[int64]struct{})}
 	if err := r.look(ctx); err != nil {
 		return nil, err
 	}
@@ -265,6 +264,13 @@ func (a *archive) ReadLog(ctx context.Context) (*logReader, error) {
 	}
 	r.advance()
 	return r, nil
+}
+
+// ReadLogSettled returns a reader that begins a little before that, with what may still have been
+// under way somewhere lately.
+func (a *archive) ReadLogSettled(ctx context.Context) (*logReader, error) {
+	upTo, _, err := a.LogEnd(ctx)
+	return &logReader{archive: a, upTo: upTo, above: make(map[int64]struct{})}, err
 }
 
 // ReadLogAbove returns a reader that begins above a number of the log of an origin, or

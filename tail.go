@@ -16,7 +16,9 @@ package syncengine
 // engine that was killed between its commit and L2, or was cut off from L2, or has none, while
 // nobody else was there. Each engine on that L2 moves the place on: to where it has read the log,
 // once its own batches that were under way then have reached L2, and what it found lacking then was
-// brought there. An L2 without a place is an empty one.
+// brought there. An L2 that is empty is at the end, and is given that place at once. One that holds
+// copies and has no place is suspect: it has come back empty and was filled, and those that did
+// that may have gone before they gave it one.
 //
 // One loop, "tail".
 
@@ -189,7 +191,10 @@ func (t *tail) outdate(row logRow) {
 // catchUp reads the log from where L2 has reached.
 func (t *tail) catchUp(ctx context.Context) error {
 	place, err := t.cache.Place(ctx)
-	if err != nil || place == "" {
+	if err == nil && place == "" {
+		place, err = t.first(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	origin, number, _ := strings.Cut(place, "/")
@@ -205,6 +210,20 @@ func (t *tail) catchUp(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// first gives an L2 that has no place its first one, if it is empty, and returns it; else "", which
+// is none. The log is looked at before L2: what comes there later was read later.
+func (t *tail) first(ctx context.Context) (place string, err error) {
+	log, err := t.archive.ReadLogSettled(ctx)
+	if err != nil {
+		return "", err
+	}
+	empty, err := t.cache.Empty(ctx)
+	if err != nil || !empty {
+		return "", err
+	}
+	return log.Place(), t.cache.SetPlace(ctx, log.Place())
 }
 
 // moveOn moves the place in L2, when it has reached one.

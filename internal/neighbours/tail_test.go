@@ -159,6 +159,37 @@ func TestINV15WhatRedisHasMissedIsKnownAtOpen(t *testing.T) {
 	})
 }
 
+// TestINV15ARedisThatWithoutAPlaceIsNotBelieved: it came back empty and was filled again, and
+// those that did that have gone before they noted up to where it has all. An empty one is at the
+// end.
+func TestINV15ARedisThatWithoutAPlaceIsNotBelieved(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
+		server := testserver.SharedRedis(t)
+		cfg.VerifyInterval = -1
+		past := cfg
+		cfg.RedisURL, cfg.KeyPrefix = server.URL(), lab.NewPrefix()
+		first := lab.Open(t, cfg)
+		submit(t, first, "x", "1", archived)
+		lab.Must(t, first.Close())
+		if server.Do(t, "DEL", cfg.KeyPrefix+"\x00place") != "1" {
+			t.Fatal("Redis has no place")
+		}
+		alone := lab.Open(t, past)
+		submit(t, alone, "x", "2", archived)
+		lab.Must(t, alone.Close())
+		second := lab.Open(t, cfg)
+		if got := reads["Get"](second, "x"); got != "2" {
+			t.Errorf("of a Redis that can be at any place x is %s", got)
+		}
+		lab.Eventually(t, "it was compared", func() bool { return second.Stats().L2Missed == 0 })
+		lab.Must(t, second.Close())
+		cfg.KeyPrefix = lab.NewPrefix()
+		if s := lab.Open(t, cfg).Stats(); s.L2Missed != 0 {
+			t.Errorf("an empty Redis is suspect: %d", s.L2Missed)
+		}
+	})
+}
+
 // TestINV15WhatWasWrittenWhileTheLogCouldNotBeReadIsSeen: by one that came, wrote past Redis, and
 // has left. The engine that stays is alone before and after.
 func TestINV15WhatWasWrittenWhileTheLogCouldNotBeReadIsSeen(t *testing.T) {
