@@ -259,13 +259,12 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		if err = s.pools.Write.QueryRowContext(ctx, "SELECT value FROM sync_meta WHERE name = 'identity'").Scan(&identity); err != nil {
 			return err
 		}
-		packet, err = sqlkit.MaxPacket(ctx, s.pools.Write, s.dialect)
-		return err
+		if packet, err = sqlkit.MaxPacket(ctx, s.pools.Write, s.dialect); err != nil {
+			return err
+		}
+		return s.recall(ctx, s.pools.Write)
 	})
 	if err != nil {
-		return err
-	}
-	if err := s.run(ctx, "prepare", func() error { return s.recall(ctx, s.pools.Read) }); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -56,7 +56,9 @@ func (e *Engine) recover(ctx context.Context) error {
 	if err := e.trust.Load(ctx); err != nil {
 		return says(fmt.Errorf("open: %w", err))
 	}
-	e.tail.Begin(ctx)
+	if e.tail.On() {
+		e.tail.Begin(ctx)
+	}
 	if e.cache.On() { // not before it is known who else writes
 		e.door.Spawn("l2 repair", func() { e.verifier.RunRepair(e.door.Context()) })
 		if e.cfg.VerifyInterval > 0 {
@@ -69,7 +71,7 @@ func (e *Engine) recover(ctx context.Context) error {
 		e.door.Spawn("push", func() { e.push.Run(e.door.Context()) })
 		e.door.Spawn("listen", func() { e.push.Listen(e.door.Context()) })
 	}
-	if e.tail.On() && (e.cache.On() || !e.archive.Private()) {
+	if e.tail.On() {
 		e.door.Spawn("tail", func() { e.tail.Run(e.door.Context()) })
 	}
 	e.door.Spawn("filter", func() { e.trust.KeepFilter(e.door.Context()) })

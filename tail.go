@@ -64,14 +64,13 @@ func newTail(a *archive, t *trust, c *cache, mem *l1, news *news) *tail {
 	return &tail{archive: a, trust: t, cache: c, l1: mem, news: news, own: make(map[string]bool)}
 }
 
-// On reports whether there is a log.
-func (t *tail) On() bool { return t.archive.KeepsLog() }
+// On reports whether there is a log, and anything that others could make old.
+func (t *tail) On() bool {
+	return t.archive.KeepsLog() && (t.cache.On() || !t.archive.Private())
+}
 
 // Begin finds out what L2 lacks, before it is read.
 func (t *tail) Begin(ctx context.Context) {
-	if !t.On() {
-		return
-	}
 	if t.behind = t.cache.Places(); t.behind {
 		// While L3 is away nobody can know better.
 		t.cache.Withhold(func() bool { return t.archive.Ready() && !t.archive.Down() })

@@ -226,6 +226,7 @@ func (a *agent) call(ctx context.Context, req *Request, out *Reply) error {
 		for _, it := range items {
 			if it != nil {
 				out.Many[it.ID] = string(it.Content)
+				out.Stale = out.Stale || it.Stale
 			}
 		}
 		return err

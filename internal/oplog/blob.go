@@ -52,10 +52,10 @@ func (l *Log) Blob(ctx context.Context, key string) (value []byte, err error) {
 	}
 	defer release()
 	var n int
-	if err := l.reader.QueryRowContext(ctx, "SELECT COUNT(*) FROM sqlite_master WHERE name = 'blobs'").Scan(&n); err != nil || n == 0 {
+	if err := l.sideDB.QueryRowContext(ctx, "SELECT COUNT(*) FROM sqlite_master WHERE name = 'blobs'").Scan(&n); err != nil || n == 0 {
 		return nil, l.describe(err)
 	}
-	rows, err := l.reader.QueryContext(ctx, "SELECT data FROM blobs WHERE key = ?1 AND gen = (SELECT MAX(gen) FROM blobs WHERE key = ?1 AND done) ORDER BY part", key)
+	rows, err := l.sideDB.QueryContext(ctx, "SELECT data FROM blobs WHERE key = ?1 AND gen = (SELECT MAX(gen) FROM blobs WHERE key = ?1 AND done) ORDER BY part", key)
 	if err != nil {
 		return nil, l.describe(err)
 	}

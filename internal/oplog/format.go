@@ -164,8 +164,11 @@ func prepare(ctx context.Context, conn *sql.Conn) (err error) {
 				return err
 			}
 		}
+		err = putLedgers(ctx, tx, new(ledger), new(sideLedger))
+	} else {
+		err = upgrade(ctx, tx)
 	}
-	if err := upgrade(ctx, tx); err != nil {
+	if err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", formatVersion)); err != nil {
@@ -209,10 +212,12 @@ func upgrade(ctx context.Context, tx *sql.Tx) error {
 			return err
 		}
 	}
-	if _, err := tx.ExecContext(ctx, putMeta, ledgerKey, sealLedger(ledgerKey, l.fields())); err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, putMeta, sideLedgerKey, sealLedger(sideLedgerKey, side.fields()))
+	return putLedgers(ctx, tx, &l, &side)
+}
+
+func putLedgers(ctx context.Context, tx *sql.Tx, l *ledger, side *sideLedger) error {
+	_, err := tx.ExecContext(ctx, "INSERT INTO meta (key, value) VALUES (?, ?), (?, ?)",
+		ledgerKey, sealLedger(ledgerKey, l.fields()), sideLedgerKey, sealLedger(sideLedgerKey, side.fields()))
 	return err
 }
 
@@ -241,18 +246,27 @@ func readSchema(ctx context.Context, db runner) (version, tables int, err error)
 	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 		return 0, 0, err
 	}
+	found := make(map[string]string)
+	rows, err := db.QueryContext(ctx, "SELECT name, sql FROM sqlite_master WHERE type = 'table'")
+	if err != nil {
+		return 0, 0, err
+	}
+	for rows.Next() && err == nil {
+		var name, text string
+		err = rows.Scan(&name, &text)
+		found[name] = text
+	}
+	if err := errors.Join(err, rows.Err(), rows.Close()); err != nil {
+		return 0, 0, err
+	}
 	for _, t := range schema {
-		var text string
-		err := db.QueryRowContext(ctx, "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", t.name).Scan(&text)
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			continue
-		case err != nil:
-			return 0, 0, err
-		case text != t.text:
+		text, ok := found[t.name]
+		if ok && text != t.text {
 			return 0, 0, fmt.Errorf("%w: table %s is not the one that was made: %s", ErrCorrupt, t.name, strings.ToValidUTF8(text, "?"))
 		}
-		tables++
+		if ok {
+			tables++
+		}
 	}
 	if tables != len(schema) && tables+version > 0 || version < 0 || version > formatVersion {
 		return 0, 0, fmt.Errorf("%w: it has format %d and %d tables, this build knows format %d and %d tables: damaged, or written by a newer build",

@@ -136,13 +136,14 @@ type Log struct {
 	fresh   int     // bytes appended since the size of the -wal file was looked up
 	unseen  int     // bytes appended since the disk was found to have room
 
-	readMu sync.RWMutex // guards reader and sideDB against being reopened
-	reader *sql.DB
+	readMu sync.RWMutex  // guards reader and sideDB against being reopened
+	reader *sql.DB       // of segments
 	gone   bool          // CloseFiles was called
 	opened chan struct{} // closed and replaced when the readers are open again
-	sideDB *sql.DB       // small writes beside the loop: quarantine, meta
+	sideDB *sql.DB       // what is beside the segments: quarantine, meta, blobs
 
 	last, trimmed atomic.Int64 // of the ledger, for Extent
+	bare          atomic.Bool  // nothing was written yet beside segments
 }
 
 // Open locks and opens the log, or creates it when neither the file nor a memory of it
@@ -173,12 +174,13 @@ func Open(ctx context.Context, opts Options) (_ *Log, err error) {
 		return nil, fmt.Errorf("%w: %s is missing or empty but was in use; restore it, or remove %s.lock as well to start empty",
 			ErrCorrupt, opts.Path, opts.Path)
 	}
+	l.bare.Store(!used && !l.begun())
 	if err := l.openFiles(ctx, used); err != nil {
 		return nil, err
 	}
-	// The last owner may have died of a failed fsync. Here it need not succeed: the disk may be
-	// full, or a backup under way.
-	_ = l.w.startOver(ctx)
+	if !l.bare.Load() { // the last owner may have died of a failed fsync; the disk may be full now, or a backup under way
+		_ = l.w.startOver(ctx)
+	}
 	if err := w.begin(); err != nil {
 		return nil, err
 	}

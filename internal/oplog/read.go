@@ -42,6 +42,9 @@ type Totals struct {
 
 // Totals sums up what the log holds.
 func (l *Log) Totals(ctx context.Context) (t Totals, err error) {
+	if last, trimmed := l.Extent(); last == trimmed {
+		return t, nil
+	}
 	release, err := l.hold(ctx)
 	if err != nil {
 		return t, err
@@ -123,6 +126,7 @@ func (l *Log) side(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx,
 		return err
 	}
 	defer release()
+	l.bare.Store(false)
 	tx, err := l.sideDB.BeginTx(ctx, nil)
 	if err != nil {
 		return l.describe(err)
@@ -204,12 +208,15 @@ func deleteBad(ids []int64) func(ctx context.Context, tx *sql.Tx, to *sideLedger
 
 // Bads lists the quarantine in order, from id first up to id last.
 func (l *Log) Bads(ctx context.Context, first, last int64) (bads []Bad, err error) {
+	if l.bare.Load() {
+		return nil, nil
+	}
 	release, err := l.hold(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	rows, err := l.reader.QueryContext(ctx, "SELECT id, ops, at, attempts, error, crc, payload FROM quarantine WHERE id BETWEEN ? AND ? ORDER BY id", first, last)
+	rows, err := l.sideDB.QueryContext(ctx, "SELECT id, ops, at, attempts, error, crc, payload FROM quarantine WHERE id BETWEEN ? AND ? ORDER BY id", first, last)
 	if err != nil {
 		return nil, l.describe(err)
 	}
@@ -239,11 +246,14 @@ func (l *Log) SetMeta(ctx context.Context, key string, value []byte) error {
 
 // Meta returns the value under a key, nil when there is none.
 func (l *Log) Meta(ctx context.Context, key string) (value []byte, err error) {
+	if l.bare.Load() {
+		return nil, nil
+	}
 	release, err := l.hold(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	value, err = readMeta(ctx, l.reader, key)
+	value, err = readMeta(ctx, l.sideDB, key)
 	return value, l.describe(err)
 }

@@ -64,6 +64,7 @@ func OpenSnapshot(ctx context.Context, path string) (_ *Snapshot, err error) {
 		return nil, err
 	}
 	s.l.reader.SetMaxOpenConns(1)
+	s.l.sideDB = s.l.reader
 	if err := s.l.look(ctx, s.l.reader, used); err != nil {
 		return nil, fmt.Errorf("checking %s: %w", path, s.l.describe(err))
 	}
