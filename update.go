@@ -10,8 +10,11 @@ package syncengine
 // caller that has tried in vain a few times they give way, but not for long: its function may be
 // who makes them.
 //
-// What a function says without a write (an error, ErrNoChange) counts only once what it was
-// given is known to be there.
+// What a function says without a write (an error, ErrNoChange), and a version that is not the one
+// wanted, counts only if what the function was given is known to have been there during the call:
+// the write of it has landed, and was handed over after the call began. One that was handed over
+// before may have landed before, too, and another engine may have written since; so the function is
+// run again, on what L3 holds.
 
 import (
 	"context"
@@ -48,7 +51,7 @@ func (e *writer) update(ctx context.Context, id string, fn func(cur Item, exists
 		return Item{}, err
 	}
 	defer e.door.Exit(ctx, &err)
-	u := &update{e: e, id: id, ids: []string{id}, fn: fn, o: o}
+	u := &update{e: e, id: id, ids: []string{id}, fn: fn, o: o, began: time.Now()}
 	if o.unchanged {
 		return Item{}, &InvalidItemError{ID: id, Field: "IfUnchanged", Rule: "is what Update is about: it has no item to compare with"}
 	}
@@ -124,6 +127,7 @@ type line struct {
 type baton struct {
 	rec      Record
 	after    *decision // nil: nothing is known
+	at       time.Time // when it was about to be handed over
 	silent   error
 	silentAt time.Time
 }
@@ -132,6 +136,19 @@ type baton struct {
 type decision struct {
 	done chan struct{}
 	err  error
+}
+
+// wait returns errAgain for a write that was not made.
+func (d *decision) wait(ctx context.Context) error {
+	select {
+	case <-d.done:
+		if d.err != nil {
+			return errAgain
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (ls *lines) enter(id string) *line {
@@ -210,6 +227,8 @@ type update struct {
 	fn   func(Item, bool) (Item, error)
 	o    writeOptions
 	only *uint64 // the version that the id must be at
+
+	began time.Time
 }
 
 // try takes one turn.
@@ -241,34 +260,54 @@ func (u *update) try(ctx context.Context, l *line) (Item, error) {
 func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (rest func() (Item, error), err error) {
 	next := baton{}
 	defer func() { l.turn <- next }()
-	if b.after == nil {
-		if err := u.e.landMerges(ctx, u.ids); err != nil {
-			return nil, err
-		}
-		recs, err := u.e.truth(ctx, u.ids)
-		if err != nil {
-			if ctx.Err() == nil && errors.Is(err, ErrUnavailable) {
-				next = baton{silent: err, silentAt: time.Now()}
+	var at known
+	var it Item
+	var exists bool
+	var why error // of a call that writes nothing
+	for done := false; !done; {
+		if b.after == nil {
+			if b.rec, err = u.truth(ctx); err != nil {
+				if ctx.Err() == nil && errors.Is(err, ErrUnavailable) {
+					next = baton{silent: err, silentAt: time.Now()}
+				}
+				return nil, err
 			}
-			return nil, err
 		}
-		b.rec = recs[0]
+		b.rec.lapse(u.e.now)
+		at = knownAs(&b.rec, failed)
+		it, exists, why = u.run(&b.rec, &at)
+		if done = why == nil || b.after == nil || b.at.After(u.began); !done {
+			if err := b.after.wait(ctx); err != nil {
+				return nil, err
+			}
+			b = baton{}
+		}
 	}
-	b.rec.lapse(u.e.now)
-	at := knownAs(&b.rec, failed)
-	it, exists, why := u.run(&b.rec, &at)
 	if why != nil {
 		next = b
 		return func() (Item, error) { return u.nothing(ctx, it, exists, why, b.after) }, nil
 	}
+	now := time.Now()
 	w, err := u.start(ctx, &it, &at, u.options(exists, b.rec.ExpiresAt))
 	if err != nil {
 		return nil, err
 	}
-	if next = (baton{rec: w.op.record(), after: &w.decision}); w.op.isMerge() { // what it becomes is not known yet
+	if next = (baton{rec: w.op.record(), after: &w.decision, at: now}); w.op.isMerge() { // what it becomes is not known yet
 		next = baton{}
 	}
 	return func() (Item, error) { return w.wait(ctx) }, nil
+}
+
+// truth reads the item, as it is without what waits in line.
+func (u *update) truth(ctx context.Context) (Record, error) {
+	if err := u.e.landMerges(ctx, u.ids); err != nil {
+		return Record{}, err
+	}
+	recs, err := u.e.truth(ctx, u.ids)
+	if err != nil {
+		return Record{}, err
+	}
+	return recs[0], nil
 }
 
 // valid drops what can't be built on: a write that failed, or one that was decided long ago, as
@@ -323,13 +362,8 @@ func (u *update) callFn(cur Item, exists bool) (it Item, err error) {
 // nothing ends a try that writes nothing, once it is certain that cur is there.
 func (u *update) nothing(ctx context.Context, cur Item, exists bool, err error, after *decision) (Item, error) {
 	if after != nil {
-		select {
-		case <-after.done:
-			if after.err != nil {
-				return Item{}, errAgain
-			}
-		case <-ctx.Done():
-			return Item{}, ctx.Err()
+		if err := after.wait(ctx); err != nil {
+			return Item{}, err
 		}
 	}
 	switch {

@@ -159,10 +159,10 @@ func TestINV15WhatRedisHasMissedIsKnownAtOpen(t *testing.T) {
 	})
 }
 
-// TestINV15ARedisThatWithoutAPlaceIsNotBelieved: it came back empty and was filled again, and
+// TestINV15ARedisWithoutAPlaceIsNotBelieved: it came back empty and was filled again, and
 // those that did that have gone before they noted up to where it has all. An empty one is at the
 // end.
-func TestINV15ARedisThatWithoutAPlaceIsNotBelieved(t *testing.T) {
+func TestINV15ARedisWithoutAPlaceIsNotBelieved(t *testing.T) {
 	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
 		server := testserver.SharedRedis(t)
 		cfg.VerifyInterval = -1

@@ -1,0 +1,80 @@
+package neighbours
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/faultproxy"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// TestINV14AnUpdateThatDeclinesHasSeenWhatOthersWrote: the write before it in line has landed, and
+// nobody here knows that yet; another engine has written since, and its call has returned. What the
+// function says to what was before is no answer, nor is the version.
+func TestINV14AnUpdateThatDeclinesHasSeenWhatOthersWrote(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	dbURL := testserver.SharedMariaDB(t).NewDatabase(t)
+	u, err := url.Parse(dbURL)
+	lab.Must(t, err)
+	proxy := faultproxy.New(t, u.Host)
+	a := lab.Open(t, syncengine.Config{SQLURL: lab.Via(t, dbURL, proxy), L3Timeout: 30 * time.Second})
+	b := lab.Open(t, syncengine.Config{SQLURL: dbURL})
+	raw := testserver.OpenSQL(t, dbURL)
+	set := func(e *syncengine.Engine, to string) syncengine.Item {
+		t.Helper()
+		it, err := e.Update(ctx, "x", func(syncengine.Item, bool) (syncengine.Item, error) { return syncengine.Item{Content: []byte(to)}, nil })
+		lab.Must(t, err)
+		return it
+	}
+	set(a, `"0"`)
+	set(b, `"0"`)
+	proxy.Delay(200 * time.Millisecond) // a hears of what was done after so long
+	var busy chan struct{}
+	var now syncengine.Item
+	for knows := true; knows; {
+		busy = make(chan struct{})
+		go func() { set(a, `"a"`); close(busy) }()
+		lab.Eventually(t, "a write of a has landed", func() bool {
+			return lab.Number(t, raw, `SELECT COUNT(*) FROM sync_items WHERE id = 'x' AND content = '"a"'`) == 1
+		})
+		now = set(b, `"b"`)
+		select {
+		case <-busy: // this machine stood still: once more
+		default:
+			knows = false
+		}
+	}
+	declined := errors.New("declined")
+	said := make(chan error, 3)
+	decline := func(why error, opts ...syncengine.WriteOption) {
+		var seen string
+		it, err := a.Update(ctx, "x", func(cur syncengine.Item, exists bool) (syncengine.Item, error) {
+			seen = string(cur.Content)
+			return cur, why
+		}, opts...)
+		switch {
+		case seen != `"b"`:
+			err = errors.New("its function was given " + seen)
+		case errors.Is(err, why):
+			err = nil
+		case err == nil && it.Version != now.Version:
+			err = errors.New("it returns another version")
+		}
+		said <- err
+	}
+	go decline(declined)
+	go decline(syncengine.ErrNoChange)
+	go decline(declined, syncengine.WithIfVersion(now.Version))
+	for range 3 {
+		if err := <-said; err != nil {
+			t.Error(err)
+		}
+	}
+	<-busy
+}
