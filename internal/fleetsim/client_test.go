@@ -160,10 +160,8 @@ func (s *slot) readAs(n *node, l *line, id, call string, forgot bool) {
 		s.w.wrong("INV-2: %s\n%v\n%s", what, l, explain(n, id))
 	}
 	well = well && good == s.goodSince.Load() && s.w.steady(began.Add(-bound))
-	// Open has given up waiting for SQL. That there is nothing can't be marked as stale.
-	if well && (r.Stale || got == -1) && strings.Contains(explain(n, id), "not connected yet") {
+	if well && s.beforeSQL(n, id, r.Stale || got == -1) { // that there is nothing can't be marked as stale
 		well = false
-		s.w.count("reads before SQL was reached")
 	}
 	if !well {
 		floor = -1
@@ -178,6 +176,15 @@ func (s *slot) readAs(n *node, l *line, id, call string, forgot bool) {
 	if !l.allows(floor, got, expires) {
 		s.w.wrong("INV-15: %s\n%v\n%s", what, l, explain(n, id))
 	}
+}
+
+// beforeSQL reports whether a read was marked as stale, since Open has given up waiting for SQL.
+func (s *slot) beforeSQL(n *node, id string, stale bool) bool {
+	if !stale || !strings.Contains(explain(n, id), "not connected yet") {
+		return false
+	}
+	s.w.count("reads before SQL was reached")
+	return true
 }
 
 // list lists the lines, which is no cached answer.
@@ -242,6 +249,9 @@ func (s *slot) readCounter(n *node, c *counter, rng *rand.Rand) {
 		got = valueOf(r.Value)
 	case absent:
 	default:
+		return
+	}
+	if s.beforeSQL(n, c.id, r.Stale || r.Outcome == absent) {
 		return
 	}
 	s.w.count("counters read in time")
