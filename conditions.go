@@ -204,7 +204,7 @@ func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 		}
 		e.archive.Saw(rec.Version != 0, 1)
 		if rec.Version != 0 && (out[i].Version == 0 || rec.Compare(&out[i]) > 0) {
-			e.reader.Promote(&rec, stamps[i], true)
+			e.reader.Promote(&rec, stamps[i], false) // to L2 goes what comes of it
 			out[i] = rec
 		}
 	}

@@ -110,11 +110,15 @@ func TestWhatOthersWriteIsBelievedOnceL2HasIt(t *testing.T) {
 	}
 	copied := []syncengine.Record{{Item: syncengine.Item{ID: "undone", Version: 4, Content: []byte("1")}}}
 	lab.Must(t, c.Promote(ctx, copied))
-	if c.Told("undone", 5, true); c.MayRead("undone") {
-		t.Error("a copy of before a write, that L2 has forgotten since, is read")
+	if c.Told("undone", 5, true); believes("undone", 4) {
+		t.Error("a copy of before a write, that L2 has forgotten since, is believed")
 	}
 	ids, _, gen := c.Owed(10)
+	c.Others("missed", 6) // while it is repaired
 	lab.Must(t, c.Paid(ctx, ids, false, gen))
+	if !c.MayRead("missed") || c.Owes() || believes("missed", 5) || !believes("missed", 6) {
+		t.Error("what is written all the time is lacking for ever")
+	}
 	c.LogRead()
 	c.Others("before", 5)
 	if !believes("before", 4) {

@@ -47,10 +47,15 @@ type l2Missed struct {
 
 // lack is what L2 lacks of an id, or may lack.
 type lack struct {
-	gen   uint64
-	least uint64    // the version from which on a copy is right
-	until time.Time // when a message is not waited for any more; zero: L2 does not have it
+	gen  uint64 // when that was found last
+	from uint64 // the version from which on a copy is right, if it may lack that
+	// Of what it is known to lack the same; 0 is nothing.
+	hard, hardFrom uint64
+	until          time.Time // when a message, or a copy that is right, is not waited for any more
 }
+
+// right reports whether a copy of that version is right.
+func (l *lack) right(version uint64) bool { return version >= max(l.from, l.hardFrom) }
 
 // mayRead reports whether a copy of an id may be one that is right.
 func (m *l2Missed) mayRead(id string) bool {
@@ -60,7 +65,7 @@ func (m *l2Missed) mayRead(id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l, ok := m.ids[id]
-	return !m.all && (!ok || !l.until.IsZero())
+	return !m.all && (!ok || l.hard == 0)
 }
 
 // believes reports whether a copy of that version is right.
@@ -74,40 +79,49 @@ func (m *l2Missed) believes(id string, version uint64) bool {
 		return false
 	}
 	l, ok := m.ids[id]
-	if ok && version >= l.least && !l.until.IsZero() {
+	if ok && l.right(version) && l.hard == 0 {
 		m.forget(id)
-		return true
 	}
-	return !ok || version >= l.least
+	return !ok || l.right(version)
 }
 
 // forget drops an id. mu is held.
 func (m *l2Missed) forget(id string) {
-	if l, ok := m.ids[id]; ok && !l.until.IsZero() {
+	if l, ok := m.ids[id]; ok && l.hard == 0 {
 		m.later--
 	}
 	delete(m.ids, id)
 	m.some.Store(m.all || len(m.ids) > 0)
 }
 
-// lacks notes what L2 lacks of an id. mu is held.
-func (m *l2Missed) lacks(id string, l lack) {
+// lacks notes that a copy of an id is right from a version on, and whether L2 surely has none. mu is
+// held.
+func (m *l2Missed) lacks(id string, from uint64, surely bool) {
 	if m.ids == nil {
 		m.ids = make(map[string]lack)
 	}
-	was, ok := m.ids[id]
-	if l.least = max(l.least, was.least); ok && was.until.IsZero() {
-		l.until = was.until
+	l := m.ids[id]
+	if l.gen = m.gen; surely {
+		l.hard, l.hardFrom = m.gen, max(from, l.hardFrom)
+	} else {
+		l.from = max(from, l.from)
 	}
-	m.forget(id)
-	if l.gen = m.gen; !l.until.IsZero() {
-		m.later++
-	}
-	m.ids[id] = l
+	m.keep(id, l)
 	if len(m.ids) > maxMissed {
 		m.ids, m.later = make(map[string]lack), 0
 		m.all, m.allAt = true, m.gen
 	}
+	m.some.Store(true)
+}
+
+// keep notes what L2 lacks of an id, in place of what was noted before. mu is held.
+func (m *l2Missed) keep(id string, l lack) {
+	m.forget(id)
+	if l.hard == 0 {
+		m.later++
+		l.until = time.Now().Add(toldWait)
+	}
+	m.ids[id] = l
 	m.some.Store(true)
 }
 
@@ -116,11 +130,11 @@ func (m *l2Missed) add(ctx context.Context, recs []Record, least uint64) error {
 	m.mu.Lock()
 	m.gen++
 	for i := range recs {
-		l := lack{least: max(least, recs[i].Version)}
-		if l.least == 0 { // nobody knows
-			l.least = whole
+		from := max(least, recs[i].Version)
+		if from == 0 { // nobody knows
+			from = whole
 		}
-		m.lacks(recs[i].ID, l)
+		m.lacks(recs[i].ID, from, true)
 	}
 	marked := m.mark
 	m.mu.Unlock()
@@ -150,17 +164,10 @@ func (m *l2Missed) wrote(id string, version uint64, lacks bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.gen++
-	l := lack{least: version}
-	if m.mayHaveUndone(id, version) {
-		lacks = true
+	if !lacks && !m.mayHaveUndone(id, version) && (m.told[0][id] >= version || m.told[1][id] >= version) {
+		return
 	}
-	if !lacks {
-		if m.told[0][id] >= version || m.told[1][id] >= version {
-			return
-		}
-		l.until = time.Now().Add(toldWait)
-	}
-	m.lacks(id, l)
+	m.lacks(id, version, lacks)
 }
 
 // has is told that L2 has what another engine has written.
@@ -173,9 +180,8 @@ func (m *l2Missed) has(id string, version uint64) {
 	m.told[0][id] = max(m.told[0][id], version)
 	if m.mayHaveUndone(id, version) {
 		m.gen++
-		m.lacks(id, lack{least: version})
-	}
-	if l, ok := m.ids[id]; ok && version >= l.least && !l.until.IsZero() {
+		m.lacks(id, version, false)
+	} else if l, ok := m.ids[id]; ok && l.right(version) && l.hard == 0 {
 		m.forget(id)
 	}
 }
@@ -223,19 +229,24 @@ func (m *l2Missed) pick(n int) (ids []string, all bool, gen uint64) {
 		if len(ids) == n {
 			break
 		}
-		if l.until.Before(now) {
+		if l.hard != 0 || l.until.Before(now) {
 			ids = append(ids, id)
 		}
 	}
 	return ids, m.all, m.gen
 }
 
-// repaired forgets ids, or all, unless they were missed again after gen.
+// repaired forgets ids, or all, unless they were missed again after gen. An id that was only
+// written again since is not lacking any more, as far as anybody knows.
 func (m *l2Missed) repaired(ctx context.Context, ids []string, all bool, gen uint64) error {
 	m.mu.Lock()
 	for _, id := range ids {
-		if m.ids[id].gen <= gen {
+		if l, ok := m.ids[id]; ok && l.gen <= gen {
 			m.forget(id)
+		} else if ok && l.hard != 0 && l.hard <= gen {
+			m.forget(id)
+			l.hard, l.hardFrom = 0, 0
+			m.keep(id, l)
 		}
 	}
 	if all && m.allAt <= gen {
