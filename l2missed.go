@@ -94,8 +94,8 @@ func (m *l2Missed) forget(id string) {
 	m.some.Store(m.all || len(m.ids) > 0)
 }
 
-// lacks notes that a copy of an id is right from a version on, and whether L2 surely has none. mu is
-// held.
+// lacks notes that a copy of an id is right from a version on, and whether L2 surely has none. mu
+// is held.
 func (m *l2Missed) lacks(id string, from uint64, surely bool) {
 	if m.ids == nil {
 		m.ids = make(map[string]lack)

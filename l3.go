@@ -350,7 +350,7 @@ func (s *sqlStore) describe(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, ErrRefused) || errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrRefused) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrUnavailable) {
 		return err // this store's own words
 	}
 	if u, ok := errors.AsType[*sqlkit.Unfit](err); ok {
@@ -365,13 +365,13 @@ func (s *sqlStore) describe(op string, err error) error {
 	case sqlkit.Refused:
 		return &RefusedError{Err: err}
 	case sqlkit.Unwritable:
-		return fmt.Errorf("%s %s: %w: %w: %w", s.dialect, op, ErrUnavailable, errNoWrites, err)
+		return fmt.Errorf("%s: %w: %w: %w", s.dialect, ErrUnavailable, errNoWrites, err)
 	case sqlkit.Permanent:
 		return fmt.Errorf("%s %s: %w", s.dialect, op, err)
 	case sqlkit.Corrupt:
 		return fmt.Errorf("%s %s: %w: %w", s.dialect, op, ErrCorruption, err)
 	}
-	return fmt.Errorf("%s %s: %w: %w", s.dialect, op, ErrUnavailable, err)
+	return fmt.Errorf("%s: %w: %w", s.dialect, ErrUnavailable, err) // what was asked says nothing
 }
 
 // stmtKey is a statement of one of the pools.

@@ -254,14 +254,16 @@ func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, 
 	case fromDenial:
 		return Record{}, byFilter, ErrNotFound
 	}
-	// A server is asked on another goroutine, so that a caller may leave while it hangs. A library
-	// does not hang, and waking somebody takes longer than a look; but of many callers those gain
-	// that hand over.
-	shared, spawn := ctx, (func(func()))(nil)
-	if !d.cache.On() && d.archive.Near() && d.itself.CompareAndSwap(false, true) {
+	// A server is asked on another goroutine, so that a caller may leave while it hangs. One that
+	// can't leave asks itself, and so does one that asks a library, which does not hang: waking
+	// somebody takes longer than a look. But of many callers those gain that hand over.
+	shared, spawn := d.door.Background(ctx), d.door.Work
+	near := !d.cache.On() && d.archive.Near()
+	if (near || ctx.Done() == nil) && d.itself.CompareAndSwap(false, true) {
 		defer d.itself.Store(false)
-	} else {
-		shared, spawn = d.door.Background(ctx), d.door.Work
+		if spawn = nil; near {
+			shared = ctx
+		}
 	}
 	got, err := d.loads.Do(ctx, id, since.Writes, spawn, func() (loaded, error) { return d.load(shared, id, since, waiting) })
 	if ok {

@@ -33,7 +33,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	case err != nil && !errors.Is(err, ErrUnavailable):
 		return says(fmt.Errorf("open: %w", err))
 	case err != nil:
-		e.archive.Fail(err)
+		e.archive.Fail(unavailable("L3", err))
 	}
 	e.setState(StateDrainingWAL)
 	if err := e.bad.Load(ctx); err != nil {

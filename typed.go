@@ -79,15 +79,29 @@ func (s *Store[T]) encode(id string, v *T) (b []byte, err error) {
 
 // Get returns the value of a key, or ErrNotFound, as a *NotFoundError.
 func (s *Store[T]) Get(ctx context.Context, key string) (v T, err error) {
+	it, err := s.get(ctx, key)
+	if err == nil {
+		err = s.decode(&it, &v)
+	}
+	return v, err
+}
+
+// GetEntry is Get that also returns the item, with its version, as for an ETag, its expiry, and
+// whether it is stale.
+func (s *Store[T]) GetEntry(ctx context.Context, key string) (en Entry[T], err error) {
+	en.Key = key
+	if en.Item, err = s.get(ctx, key); err == nil {
+		err = s.decode(&en.Item, &en.Value)
+	}
+	return en, err
+}
+
+func (s *Store[T]) get(ctx context.Context, key string) (Item, error) {
 	it, err := s.e.Get(ctx, s.prefix+key)
 	if errors.Is(err, ErrNotFound) {
-		return v, &NotFoundError{ID: s.prefix + key}
+		err = &NotFoundError{ID: s.prefix + key}
 	}
-	if err != nil {
-		return v, err
-	}
-	err = s.decode(&it, &v)
-	return v, err
+	return it, err
 }
 
 // GetMany returns the values of keys, aligned with them; nil stands for not found. With an error

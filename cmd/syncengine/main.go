@@ -190,6 +190,7 @@ const overview = `syncengine looks after directories and databases of engines wh
   syncengine quarantine list DIR            the ops that SQL refuses
   syncengine quarantine retry DIR ID...     puts them back into the queue; -all for all
   syncengine quarantine discard DIR ID...   forgets them for good; -all for all
+  syncengine drain DIR                      brings what waits in the WAL to SQL
   syncengine verify [DIR]                   compares Redis with SQL; -deep, -repair
   syncengine explain [DIR] ID               what each tier knows of an id
   syncengine export [DIR]                   all items as lines of JSON

@@ -52,12 +52,12 @@ func answerTo(err error) (status int, retryAfter time.Duration) {
 			status = http.StatusServiceUnavailable
 		}
 		return status, max(pressure.RetryAfter, time.Second)
+	case errors.Is(err, syncengine.ErrUnavailable): // a server that hangs is a deadline that was exceeded, too
+		return http.StatusServiceUnavailable, time.Second
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout, 0
 	case errors.Is(err, context.Canceled):
 		return statusClientGone, 0
-	case errors.Is(err, syncengine.ErrUnavailable):
-		return http.StatusServiceUnavailable, time.Second
 	case errors.Is(err, syncengine.ErrClosed):
 		return http.StatusServiceUnavailable, 0
 	}

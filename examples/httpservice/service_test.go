@@ -441,6 +441,7 @@ func TestAnswerTo(t *testing.T) {
 		{fmt.Errorf("outcome unknown: %w", context.DeadlineExceeded), 504, 0},
 		{context.Canceled, statusClientGone, 0},
 		{fmt.Errorf("x: %w", syncengine.ErrUnavailable), 503, time.Second},
+		{fmt.Errorf("%w: %w", syncengine.ErrUnavailable, context.DeadlineExceeded), 503, time.Second},
 		{syncengine.ErrClosed, 503, 0},
 		{&syncengine.CorruptionError{ID: "a", Tier: "L3"}, 500, 0},
 		{errors.New("unforeseen"), 500, 0},

@@ -129,6 +129,7 @@ func (want contents) wantRepaired(t testing.TB, e *syncengine.Engine, cfg syncen
 	}
 	want.read(t, e)
 	cold := lab.Open(t, another(t, cfg))
+	lab.Eventually(t, "Redis is read, also if it has just come back empty", func() bool { return cold.Stats().L2Missed == 0 })
 	live := maps.Clone(want)
 	maps.DeleteFunc(live, func(_ string, n int) bool { return n < 0 })
 	live.read(t, cold)

@@ -51,6 +51,13 @@ func TestAStoreIsAViewOfItsPrefix(t *testing.T) {
 		if it, err := e.Get(ctx, "thing.b"); err != nil || string(it.Content) != `{"Name":"b","N":2}` {
 			t.Errorf("the item is %s, %v", it.Content, err)
 		}
+		one, err := s.GetEntry(ctx, "b")
+		if err != nil || one.Key != "b" || one.Value != (thing{"b", 2}) || one.Item.ID != "thing.b" || one.Item.Version == 0 {
+			t.Errorf("GetEntry: %v, %v", one, err)
+		}
+		if _, err := s.GetEntry(ctx, "a"); !errors.As(err, &none) {
+			t.Errorf("GetEntry of what was deleted: %v", err)
+		}
 		var all []syncengine.Entry[thing]
 		var got []string
 		for entry, err := range s.All(ctx) {
