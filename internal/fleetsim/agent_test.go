@@ -208,6 +208,8 @@ func (a *agent) call(ctx context.Context, req *Request, out *Reply) error {
 		return e.Touch(ctx, req.ID, req.TTL)
 	case "update":
 		return show(e.Update(ctx, req.ID, lab.Increment, opts...))
+	case "decide": // to change nothing
+		return show(e.Update(ctx, req.ID, func(cur syncengine.Item, _ bool) (syncengine.Item, error) { return cur, syncengine.ErrNoChange }, opts...))
 	case "get":
 		return show(e.Get(ctx, req.ID))
 	case "verified":

@@ -30,6 +30,9 @@ func (s *slot) runReads(rng *rand.Rand) {
 		s.w.pause.RLock()
 		if n := s.node.Load(); n != nil {
 			s.read(n, s.w.lines[rng.IntN(len(s.w.lines))], rng)
+			if rng.IntN(8) == 0 {
+				s.decide(n, s.w.counters[rng.IntN(len(s.w.counters))])
+			}
 			if rng.IntN(4) == 0 {
 				s.readCounter(n, s.w.counters[rng.IntN(len(s.w.counters))], rng)
 			}
@@ -230,6 +233,18 @@ func (s *slot) increment(n *node, c *counter) {
 		c.reached = append(c.reached, reached{v, time.Now()})
 	case unsure:
 		c.unsure++
+	}
+}
+
+// decide asks for a counter where it is decided: what any engine has returned before counts.
+func (s *slot) decide(n *node, c *counter) {
+	began := time.Now()
+	r := n.do(Request{Call: "decide", ID: c.id})
+	if s.w.count("decide " + r.Outcome); r.Outcome != done {
+		return
+	}
+	if got, least := max(0, valueOf(r.Value)), c.atLeast(began); got < least { // 0: it is not there
+		s.w.wrong("INV-14: place %d, %v: %s is decided to be %d, and was %d\n%s", s.number, n, c.id, got, least, explain(n, c.id))
 	}
 }
 
