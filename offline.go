@@ -1,6 +1,7 @@
 package syncengine
 
-// offline.go reads the WAL of a Dir that no engine has open, and changes nothing there.
+// offline.go reads the WAL of a Dir that no engine has open. But for what ForgetDatabase does,
+// nothing changes there.
 
 import (
 	"context"
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/oplog"
@@ -91,6 +93,27 @@ func ReadOffline(ctx context.Context, cfg Config, each func(LoggedOp) error) (st
 		st.Quarantine = append(st.Quarantine, units[i].Public()...)
 	}
 	return st, st.readOps(ctx, snap, totals.Last, each)
+}
+
+// ForgetDatabase makes the WAL in cfg.Dir, or at cfg.WALPath, that no engine has open, forget which
+// database its ops wait for: they land in the one that the next engine on it has, whichever that
+// is. It is for a database that was made anew, or is another one on purpose: Open returns a
+// SetupError then, as long as anything waits.
+//
+// Errors: ErrLocked when an engine has it open, ErrWALCorrupt, fs.ErrNotExist when there is no WAL.
+func ForgetDatabase(ctx context.Context, cfg Config) error {
+	cfg = cfg.withDefaults()
+	if _, err := os.Stat(cfg.WALPath); err != nil { // to open the log would make it
+		return offlineError(err)
+	}
+	log, err := oplog.Open(ctx, oplog.Options{Path: cfg.WALPath, NoSync: cfg.WALNoSync})
+	if err != nil {
+		return offlineError(err)
+	}
+	if err := errors.Join(log.SetMeta(ctx, homeKey, nil), log.CloseFiles()); err != nil {
+		return offlineError(err)
+	}
+	return nil
 }
 
 func (st *DirStatus) readMeta(ctx context.Context, snap *oplog.Snapshot) error {

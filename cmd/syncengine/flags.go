@@ -33,7 +33,8 @@ type options struct {
 	keepVersions               bool
 	audit                      bool // Redis is not compared in the background
 	fresh                      bool // the directory may be new
-	waited                     int  // ops in its WAL
+	moved                      bool
+	waited                     int // ops in its WAL
 	dialect, database, user    string
 	from                       int
 }
@@ -99,6 +100,11 @@ func serverFlags(fs *flag.FlagSet, o *options) {
 func quarantineFlags(fs *flag.FlagSet, o *options) {
 	serverFlags(fs, o)
 	fs.BoolVar(&o.all, "all", false, "all ops in quarantine")
+}
+
+func drainFlags(fs *flag.FlagSet, o *options) {
+	serverFlags(fs, o)
+	fs.BoolVar(&o.moved, "moved", false, "also into another database than that for which the ops were accepted")
 }
 
 func verifyFlags(fs *flag.FlagSet, o *options) {

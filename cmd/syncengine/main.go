@@ -6,7 +6,7 @@
 //	syncengine quarantine list DIR      the ops that SQL refuses
 //	syncengine quarantine retry DIR ID...    puts them back into the queue, and waits for SQL; -all for all
 //	syncengine quarantine discard DIR ID...  forgets them for good; -all for all
-//	syncengine drain DIR                brings what waits in the WAL to SQL
+//	syncengine drain DIR                brings what waits in the WAL to SQL; -moved if it is another database
 //	syncengine verify [DIR]             compares Redis with SQL; -deep reads all rows, -repair repairs
 //	syncengine explain [DIR] ID         what each tier knows of an id
 //	syncengine export [DIR]             items as lines of JSON, to standard output or -file; -prefix P
@@ -114,7 +114,7 @@ var commands = map[string]command{
 	"quarantine discard": {"DIR ID... | -all", (*tool).quarantineDiscard, quarantineFlags},
 	"verify":             {"[DIR]", (*tool).verify, verifyFlags},
 	"explain":            {"[DIR] ID", (*tool).explain, serverFlags},
-	"drain":              {"DIR", (*tool).drain, serverFlags},
+	"drain":              {"DIR", (*tool).drain, drainFlags},
 	"export":             {"[DIR]", (*tool).export, exportFlags},
 	"import":             {"[DIR]", (*tool).imports, importFlags},
 	"schema print":       {"-dialect mysql|mariadb|sqlite", (*tool).schema, schemaFlags},
@@ -190,7 +190,7 @@ const overview = `syncengine looks after directories and databases of engines wh
   syncengine quarantine list DIR            the ops that SQL refuses
   syncengine quarantine retry DIR ID...     puts them back into the queue; -all for all
   syncengine quarantine discard DIR ID...   forgets them for good; -all for all
-  syncengine drain DIR                      brings what waits in the WAL to SQL
+  syncengine drain DIR                      brings what waits in the WAL to SQL; -moved
   syncengine verify [DIR]                   compares Redis with SQL; -deep, -repair
   syncengine explain [DIR] ID               what each tier knows of an id
   syncengine export [DIR]                   all items as lines of JSON

@@ -167,6 +167,11 @@ func TestWhatWaitsIsShownAndCanBeSettled(t *testing.T) {
 	db.Restart()
 	run(t, env, "", "quarantine", "retry", "-all", "-json", dir).want(t, 1, `{"left":1,"retried":1,"superseded":0}`)
 	run(t, env, "", "drain", dir).want(t, 1)
+	elsewhere := t.TempDir()
+	lab.Must(t, os.CopyFS(elsewhere, os.DirFS(dir)))
+	other := []string{"SYNCENGINE_SQL=" + testserver.SharedMariaDB(t).NewDatabase(t)}
+	run(t, other, "", "drain", elsewhere).want(t, 6, "was accepted for another database")
+	run(t, other, "", "drain", "-moved", elsewhere).want(t, 1)
 	run(t, env, "", "explain", dir, "one").want(t, 0, "SQL has it", "sql     live")
 	run(t, env, "", "explain", dir, "two").want(t, 1, "not found")
 	run(t, env, "", "quarantine", "discard", dir, "bad", "gone").want(t, 6, `not in quarantine: ["gone"]`)

@@ -39,6 +39,11 @@ func (t *tool) drain(ctx context.Context, o *options) error {
 	if err == nil {
 		err = o.only(1)
 	}
+	if err == nil && o.moved {
+		if err = o.mayOpen(ctx, dir); err == nil {
+			err = syncengine.ForgetDatabase(ctx, syncengine.Config{Dir: dir, WALPath: o.wal})
+		}
+	}
 	if err != nil {
 		return err
 	}

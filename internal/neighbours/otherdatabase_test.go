@@ -3,6 +3,8 @@ package neighbours
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -59,6 +61,25 @@ func TestINV01WhatWaitsForADatabaseLandsInNoOther(t *testing.T) {
 	}
 	if n := lab.Number(t, testserver.OpenSQL(t, late.URL()), "SELECT COUNT(*) FROM sync_items"); n != 0 {
 		t.Error("what was accepted for one database is in another")
+	}
+	// That there is no other one any more a person has to say.
+	moved := cfg
+	moved.Dir = t.TempDir()
+	lab.Must(t, os.CopyFS(moved.Dir, os.DirFS(cfg.Dir)))
+	lab.Must(t, syncengine.ForgetDatabase(ctx, moved))
+	moved.SQLURL = second.NewDatabase(t)
+	e = lab.Open(t, moved)
+	if err := syncengine.ForgetDatabase(ctx, moved); !errors.Is(err, syncengine.ErrLocked) {
+		t.Errorf("beside an engine: %v", err)
+	}
+	lab.Must(t, e.Flush(lab.Bounded(t)))
+	if n := lab.Number(t, testserver.OpenSQL(t, moved.SQLURL), "SELECT COUNT(*) FROM sync_items WHERE id = 'x' AND content = '2'"); n != 1 {
+		t.Error("what waited is not in the database that was named")
+	}
+	lab.Must(t, e.Close())
+	moved.Dir = t.TempDir()
+	if err := syncengine.ForgetDatabase(ctx, moved); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("where there is no WAL: %v", err)
 	}
 	server.Restart()
 	e = lab.Open(t, cfg)
