@@ -129,9 +129,9 @@ func (n *news) L2Outage(cause error) {
 }
 
 // Quarantined tells that L3 refuses the ops of a unit. Its words could quote content, so the log
-// gets none.
-func (n *news) Quarantined(ops []QuarantinedOp) {
-	n.log.Warn("L3 refused an op, now in quarantine", "ops", len(ops))
+// gets its number for the error alone, 0 for none.
+func (n *news) Quarantined(ops []QuarantinedOp, number int) {
+	n.log.Warn("L3 refused an op, now in quarantine", "ops", len(ops), "sql_error", number)
 	if fn := n.on.Quarantined; fn != nil {
 		for _, op := range ops {
 			n.loop.Send(func() { fn(op) })

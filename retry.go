@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/failpoint"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
 // Refuse is the flusher's way into quarantine.
@@ -26,7 +27,7 @@ func (q *quarantine) Refuse(ctx context.Context, u *unit, why error) error {
 	}
 	failpoint.Hit(failpoint.Quarantined)
 	bad := badUnit{At: at, Attempts: attempts(u.Ops()), Err: why.Error(), Ops: u.Ops()}
-	q.news.Quarantined(bad.Public())
+	q.news.Quarantined(bad.Public(), sqlkit.Number(why))
 	return nil
 }
 

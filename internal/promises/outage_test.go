@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -274,7 +276,9 @@ func TestINV09OneBadRowBlocksNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := make(chan syncengine.QuarantinedOp, 100)
-	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: dbURL, OnEvent: syncengine.Events{Quarantined: func(op syncengine.QuarantinedOp) { seen <- op }}}
+	var said listener
+	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: dbURL, OnEvent: syncengine.Events{Quarantined: func(op syncengine.QuarantinedOp) { seen <- op }},
+		Logger: slog.New(slog.NewTextHandler(&said, nil))}
 	e := lab.Open(t, cfg)
 	for n := range 500 {
 		lab.Put(t, e, fmt.Sprint("id-", n), n)
@@ -288,6 +292,9 @@ func TestINV09OneBadRowBlocksNobody(t *testing.T) {
 	}
 	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
 		t.Fatalf("Flush: %v, want ErrRefused", err)
+	}
+	if line := said.line("now in quarantine"); !strings.Contains(line, "sql_error=4025") {
+		t.Errorf("the log says %s", line)
 	}
 	rows := func() (n int) {
 		lab.Must(t, outside.QueryRow("SELECT COUNT(*) FROM sync_items").Scan(&n))

@@ -46,6 +46,18 @@ func Classify(err error) Class {
 	return Outage
 }
 
+// Number returns the number that the database has for an error, 0 for none. Unlike its text it
+// quotes no content.
+func Number(err error) int {
+	if me, ok := errors.AsType[*mysql.MySQLError](err); ok {
+		return int(me.Number)
+	}
+	if se, ok := errors.AsType[*sqlite.Error](err); ok {
+		return se.Code()
+	}
+	return 0
+}
+
 // LockHeld reports whether a statement with NOWAIT met a lock.
 func LockHeld(err error) bool {
 	me, ok := errors.AsType[*mysql.MySQLError](err)
