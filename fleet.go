@@ -265,6 +265,19 @@ func (f *fleet) look(ctx context.Context) (members []member, err error) {
 	return members, nil
 }
 
+// hear learns L3's time, and asks past the breaker.
+func (f *fleet) hear(ctx context.Context) error {
+	if f.reg == nil || f.private {
+		return nil
+	}
+	asked := time.Now()
+	_, l3, err := f.reg.Members(ctx, f.id)
+	if err == nil {
+		f.time.heard(l3, asked, time.Now())
+	}
+	return err
+}
+
 // show sets what people see.
 func (f *fleet) show(members []member) {
 	shown := &Fleet{Known: true, ID: f.id, Name: f.name, Others: make([]Neighbour, 0, len(members))}

@@ -59,6 +59,7 @@ type archive struct {
 	private bool                                             // it is the file in Dir: no other engine writes there
 	near    bool                                             // see Near
 	admit   func(ctx context.Context, identity string) error // nil: any database is the right one
+	hear    func(ctx context.Context) error                  // see Hear
 	nonce   uint64                                           // of the last ApplyIf; the loop "conditions" alone uses it
 
 	changing sync.Mutex // held while state is replaced and that is told
@@ -193,6 +194,9 @@ func (a *archive) prepare(ctx context.Context) error {
 	if err == nil && a.admit != nil {
 		err = a.admit(ctx, a.Identity())
 	}
+	if err == nil && a.hear != nil {
+		err = a.hear(ctx)
+	}
 	if err == nil {
 		a.change(nil, func(s *l3State) { s.prepared = true })
 	}
@@ -219,6 +223,10 @@ func (a *archive) Identity() string {
 // Admit makes fn, which is told the identity of L3, decide whether it is the right one, from now on
 // before L3 is used. It is called once.
 func (a *archive) Admit(fn func(ctx context.Context, identity string) error) { a.admit = fn }
+
+// Hear makes fn learn L3's time, from now on before L3 is used: what has expired goes by it. It is
+// called once.
+func (a *archive) Hear(fn func(ctx context.Context) error) { a.hear = fn }
 
 // Look is the question whether L3 is back. A yes closes the breaker.
 func (a *archive) Look(ctx context.Context) error {

@@ -52,8 +52,7 @@ type registrar interface {
 	// joining. dead are engines known to be no more; for one that never beats they are all others
 	// that never do. name is for people who look at the table.
 	Join(ctx context.Context, id, name string, beats int64, dead []string) (ticket int64, err error)
-	// Members returns the other engines, and the time on L3's clock, zero when there is no row at
-	// all.
+	// Members returns the other engines, and the time on L3's clock.
 	Members(ctx context.Context, id string) (others []member, now time.Time, err error)
 	// Beat notes that the engine me.ID is alive, and Seen, Clock and Ahead. gone tells that its row
 	// was removed.
@@ -166,7 +165,13 @@ func (s *sqlStore) Members(ctx context.Context, id string) (out []member, now ti
 				out = append(out, m)
 			}
 		}
-		return errors.Join(err, rows.Err(), rows.Close())
+		if err := errors.Join(err, rows.Err(), rows.Close()); err != nil || !now.IsZero() {
+			return err
+		}
+		var micros int64 // there is no row
+		err = s.pools.Write.QueryRowContext(ctx, "SELECT "+s.serverTime()).Scan(&micros)
+		now = time.UnixMicro(micros)
+		return err
 	})
 	return out, now, err
 }

@@ -23,6 +23,7 @@ import (
 
 func (e *Engine) recover(ctx context.Context) error {
 	start := time.Now()
+	e.trust.Meet()
 	err := onStartup.Retry(ctx, e.news.Retried,
 		// Not after a wrong password or a newer schema; and a server that hangs will hang again.
 		func(err error) bool { return errors.Is(err, ErrUnavailable) && time.Since(start) < e.cfg.L3Timeout },

@@ -277,6 +277,12 @@ func (t *trust) loadFilter(ctx context.Context) (trusted bool, err error) {
 	return true, nil
 }
 
+// Meet makes L3's time known before L3 is used, whenever it can be.
+func (t *trust) Meet() {
+	t.fleet.reg, t.fleet.private = t.archive.Members(), t.archive.Private()
+	t.archive.Hear(t.fleet.hear)
+}
+
 // Load makes this engine known in L3, if no other one has to notice it first; else the
 // loop goes on with it.
 func (t *trust) Load(ctx context.Context) error {
@@ -287,7 +293,6 @@ func (t *trust) Load(ctx context.Context) error {
 	if len(b) > 0 {
 		t.fleet.dead = strings.Split(string(b), "\n")
 	}
-	t.fleet.reg, t.fleet.private = t.archive.Members(), t.archive.Private()
 	if t.archive.Ready() {
 		if _, err := t.fleet.tryJoin(ctx); err == nil && ctx.Err() == nil {
 			if _, err := t.loadFilter(ctx); err != nil {

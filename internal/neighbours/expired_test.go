@@ -271,3 +271,34 @@ func TestINV08AnOwnOpThatHasExpiredIsNoWordOfAbsence(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestExpiryGoesByL3sTimeAsSoonAsL3IsRead, by an engine that was opened in an outage, on a host
+// whose clock is behind.
+func TestExpiryGoesByL3sTimeAsSoonAsL3IsRead(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testserver.SharedMariaDB(t)
+	url := db.NewDatabase(t)
+	raw := testserver.OpenSQL(t, url)
+	for range 3 {
+		e := lab.Open(t, syncengine.Config{SQLURL: url})
+		submit(t, e, "x", "1", archived, syncengine.WithTTL(time.Hour))
+		lab.Must(t, e.Close())
+		if _, err := raw.Exec("UPDATE sync_items SET expires_at = expires_at - ? WHERE id = 'x'", time.Hour.Milliseconds()); err != nil {
+			t.Fatal(err)
+		}
+		p := faultproxy.New(t, db.Addr())
+		p.Cut()
+		e = lab.OpenAsIs(t, syncengine.Config{SQLURL: lab.Via(t, url, p), InstanceID: "behind", L3Timeout: time.Second})
+		p.Restore()
+		var err error
+		lab.Eventually(t, "SQL is read", func() bool {
+			_, err = e.Get(ctx, "x")
+			return !errors.Is(err, syncengine.ErrUnavailable)
+		})
+		if !errors.Is(err, syncengine.ErrNotFound) {
+			t.Errorf("what has expired: %v", err)
+		}
+		lab.Must(t, e.Close())
+	}
+}
