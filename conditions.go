@@ -496,7 +496,7 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 					e.l1.Accept(op, false)
 				}
 			}
-			e.numbers.Stored(q.ops)
+			e.numbers.Stored(q.ops, !q.unit[0].Always)
 		}
 	}
 	e.l1.Shrink()

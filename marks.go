@@ -177,14 +177,16 @@ func (n *numbers) Decided(ctx context.Context, units []unit, a *outcome) error {
 	return n.KeepAhead(ctx, a.stored)
 }
 
-// Stored is told of ops that L3 has taken directly.
-func (n *numbers) Stored(ops []*entry) {
+// Stored is told of ops that L3 has taken directly. Those with a condition stand for none that came
+// before: they were made of what L3 held then, and an op that it does not hold was not in that.
+func (n *numbers) Stored(ops []*entry, conditional bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, op := range ops {
 		if m, ok := n.marks[op.item()]; ok {
-			m.see(op.shadow())
-			m.landed = max(m.landed, op.version)
+			if m.see(op.shadow()); !conditional {
+				m.landed = max(m.landed, op.version)
+			}
 			n.marks[op.item()] = m
 		}
 	}

@@ -3,6 +3,7 @@ package neighbours
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"testing"
 	"time"
@@ -77,4 +78,58 @@ func TestINV14AnUpdateThatDeclinesHasSeenWhatOthersWrote(t *testing.T) {
 		}
 	}
 	<-busy
+}
+
+// TestINV01NothingStandsForAPutThatItHasNotSeen: a put of a is on its way, at Archived, when an
+// Update of b lands above it. What a makes of that with an Update of its own has not seen the put,
+// which therefore has to come after it, or to be refused.
+func TestINV01NothingStandsForAPutThatItHasNotSeen(t *testing.T) {
+	t.Parallel()
+	ctx := lab.Bounded(t)
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	a, b := lab.Open(t, syncengine.Config{SQLURL: url, L3Timeout: 20 * time.Second}), lab.Open(t, syncengine.Config{SQLURL: url})
+	raw := testserver.OpenSQL(t, url)
+	set := func(e *syncengine.Engine, id, to string) string {
+		var saw string
+		_, err := e.Update(ctx, id, func(cur syncengine.Item, _ bool) (syncengine.Item, error) {
+			saw = string(cur.Content)
+			return syncengine.Item{Content: []byte(to)}, nil
+		})
+		if err != nil {
+			t.Errorf("Update: %v", err)
+		}
+		return saw
+	}
+	met := 0
+	for n := range 10 {
+		locked, x := fmt.Sprint("locked", n), fmt.Sprint("x", n)
+		submit(t, b, locked, `"0"`, archived)
+		submit(t, b, x, `"0"`, archived)
+		tx, err := raw.Begin()
+		lab.Must(t, err)
+		var v int64
+		lab.Must(t, tx.QueryRow("SELECT version FROM sync_items WHERE id = ? FOR UPDATE", locked).Scan(&v))
+		put, second := make(chan error, 1), make(chan string, 1)
+		go func() {
+			_, err := a.SubmitMany(ctx, []syncengine.Item{{ID: locked, Content: []byte(`"put"`)}, {ID: x, Content: []byte(`"put"`)}}, archived)
+			put <- err
+		}()
+		time.Sleep(50 * time.Millisecond) // it stands before the row
+		first := set(b, x, `"b"`)
+		go func() { second <- set(a, x, `"a"`) }()
+		time.Sleep(50 * time.Millisecond) // it waits for the put
+		lab.Must(t, tx.Rollback())
+		saw, acked := <-second, <-put == nil
+		b.Invalidate(x)
+		it, err := b.Get(ctx, x)
+		lab.Must(t, err)
+		if first == `"0"` && saw == `"b"` {
+			if met++; acked && string(it.Content) != `"put"` {
+				t.Errorf("an acknowledged put was seen by nobody, and at the end it is %s", it.Content)
+			}
+		}
+	}
+	if met == 0 {
+		t.Error("it never came to that")
+	}
 }
