@@ -151,7 +151,14 @@ func (c *call) renumber() {
 // about ids of which memory and the WAL know nothing, or what an earlier engine has left. What L3
 // says is promoted.
 func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
-	out, stamps := make([]Record, len(ids)), make([]stamp, len(ids))
+	recs, _, err := e.truths(ctx, ids)
+	return recs, err
+}
+
+// truths is truth that also tells what L3 holds, where it was asked.
+func (e *writer) truths(ctx context.Context, ids []string) (out, inL3 []Record, err error) {
+	out, inL3 = make([]Record, len(ids)), make([]Record, len(ids))
+	stamps := make([]stamp, len(ids))
 	var ask []string
 	var at []int
 	for i, id := range ids {
@@ -160,13 +167,13 @@ func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 		if ok && (ent.pinned() || e.archive.Private()) {
 			rec, err := e.flush.SoundRecord(ctx, ent)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			out[i] = rec
 		}
 		waiting, askL3, err := e.bad.Waiting(ctx, id)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if waiting != nil {
 			if rec := waiting.record(); out[i].Version == 0 || rec.Compare(&out[i]) > 0 {
@@ -182,33 +189,35 @@ func (e *writer) truth(ctx context.Context, ids []string) ([]Record, error) {
 		}
 		ask, at = append(ask, id), append(at, i)
 	}
-	lapsed := func() []Record {
+	lapsed := func() ([]Record, []Record, error) {
 		for i := range out {
 			out[i].lapse(e.now)
+			inL3[i].lapse(e.now)
 		}
-		return out
+		return out, inL3, nil
 	}
 	if len(ask) == 0 {
-		return lapsed(), nil
+		return lapsed()
 	}
 	found, err := e.archive.GetManyOnce(ctx, ask)
 	if err != nil {
-		return nil, unavailableUnless(ctx, err)
+		return nil, nil, unavailableUnless(ctx, err)
 	}
 	for k := range found {
 		rec, i := found[k].Record, at[k]
 		if found[k].Err != nil {
 			if rec, err = e.repair.HealedOr(ctx, ask[k], found[k].Err); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 		e.archive.Saw(rec.Version != 0, 1)
+		inL3[i] = rec
 		if rec.Version != 0 && (out[i].Version == 0 || rec.Compare(&out[i]) > 0) {
 			e.reader.Promote(&rec, stamps[i], false) // to L2 goes what comes of it
 			out[i] = rec
 		}
 	}
-	return lapsed(), nil
+	return lapsed()
 }
 
 // conditions is what the loop "conditions" works on. That loop alone calls ApplyIf, one call at a
@@ -354,8 +363,8 @@ func (e *writer) answered(ctx context.Context, c *call, q *question) (floor uint
 	op := c.ops[q.verdict.At]
 	switch row := &q.verdict.Row; q.verdict.Decision {
 	case DecidedConflict:
-		have := row.Version
-		if row.Deleted || row.expired(e.now) {
+		have, judged := row.Version, func() time.Time { return q.unit[q.verdict.At].Now }
+		if row.Deleted || row.expired(judged) {
 			have = 0
 		}
 		return 0, &ConflictError{ID: op.item(), Want: c.want[q.verdict.At], Have: have}

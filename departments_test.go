@@ -130,6 +130,7 @@ func (h *House) load(ctx context.Context, must func(error)) {
 	if h.Cache.On() {
 		must(h.Cache.Load(ctx))
 	}
+	h.Trust.Meet()
 	must(h.Trust.Load(ctx))
 }
 

@@ -115,17 +115,17 @@ func (e *writer) insertMade(ctx context.Context, c *call, at known) (Record, err
 	if errors.Is(err, errUnsettled) {
 		err = e.writeIf(ctx, c)
 	}
-	if !errors.Is(err, ErrExists) {
-		return e.storedAs(c.ops[0]), err
+	for ; errors.Is(err, ErrExists); err = e.writeIf(ctx, c) {
+		there, terr := e.truth(ctx, itemsOf(c.ops))
+		if terr != nil {
+			return Record{}, terr
+		}
+		if there[0].Version != 0 && !there[0].Deleted {
+			return there[0], nil
+		}
+		c.renumber() // it was deleted since
 	}
-	there, terr := e.truth(ctx, itemsOf(c.ops))
-	if terr != nil {
-		return Record{}, terr
-	}
-	if there[0].Version == 0 || there[0].Deleted { // and was deleted since
-		return Record{}, err
-	}
-	return there[0], nil
+	return e.storedAs(c.ops[0]), err
 }
 
 // runFactory calls factory, for FactoryTimeout at most, whether it looks at its context or not.

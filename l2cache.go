@@ -19,6 +19,7 @@ import (
 const (
 	missedKey = "l2_missed"
 	unsureKey = "l2_unsure"
+	usedKey   = "l2_used"
 )
 
 // cache is the department of L2.
@@ -89,6 +90,23 @@ func (c *cache) Load(ctx context.Context) error {
 		return c.noteMissed(ctx, true)
 	}
 	return nil
+}
+
+// Succeed is told where this engine keeps copies, "" for nowhere. What an earlier one of the Dir
+// has written, and kept elsewhere or nowhere, L2 may not have: and while L3 is away nobody else
+// knows.
+func (c *cache) Succeed(ctx context.Context, where string) error {
+	was, err := c.wal.Meta(ctx, usedKey)
+	if err != nil || string(was) == where {
+		return err
+	}
+	if where != "" && !c.wal.Made() {
+		c.missed.addAll()
+		if err := c.noteMissed(ctx, true); err != nil {
+			return err
+		}
+	}
+	return c.wal.SetMeta(ctx, usedKey, []byte(where))
 }
 
 // Sure notes that all batches have reached L2, or that it is noted which did not.

@@ -206,16 +206,17 @@ type sqlStore struct {
 	joining      int64
 	joiningSince time.Time
 
-	clock  func() time.Time       // the clock of L3
-	self   string                 // see engine
-	fence  atomic.Pointer[string] // the engine whose fence transactions hold
-	asker  atomic.Pointer[string] // the engine of the last ApplyIf
-	window int                    // ids that one call of Leaves looks at
-	deltas atomic.Int32           // digest deltas this store wrote since it last folded
-	plain  unresolved             // transactions of Apply
-	nonce  atomic.Uint64          // of the last ApplyIf: nobody asks about lower ones
-	logFor time.Duration          // how long the log is kept
-	gets   gather.Group[string, Record]
+	clock    func() time.Time // the clock of L3, once it is followed
+	followed bool
+	self     string                 // see engine
+	fence    atomic.Pointer[string] // the engine whose fence transactions hold
+	asker    atomic.Pointer[string] // the engine of the last ApplyIf
+	window   int                    // ids that one call of Leaves looks at
+	deltas   atomic.Int32           // digest deltas this store wrote since it last folded
+	plain    unresolved             // transactions of Apply
+	nonce    atomic.Uint64          // of the last ApplyIf: nobody asks about lower ones
+	logFor   time.Duration          // how long the log is kept
+	gets     gather.Group[string, Record]
 }
 
 func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sqlStore {
@@ -225,7 +226,7 @@ func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sql
 }
 
 // Follow sets the clock by which items expire.
-func (s *sqlStore) Follow(clock func() time.Time) { s.clock = clock }
+func (s *sqlStore) Follow(clock func() time.Time) { s.clock, s.followed = clock, true }
 
 func (s *sqlStore) Prepare(ctx context.Context) error {
 	s.mu.Lock()

@@ -33,6 +33,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/syncengine-go/syncengine/internal/digest"
 	"github.com/syncengine-go/syncengine/internal/failpoint"
@@ -83,6 +84,9 @@ func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record,
 		if err != nil {
 			return err
 		}
+		if s.followed { // it may have waited for the locks
+			notBefore(units, s.clock())
+		}
 		var write []Record
 		rows := make(map[string]Meta, len(heads))
 		for id, h := range heads {
@@ -107,6 +111,17 @@ func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record,
 		return nil
 	})
 	return verdicts, err
+}
+
+// notBefore makes conditions go by a time that is not before now.
+func notBefore(units [][]Conditional, now time.Time) {
+	for _, unit := range units {
+		for i := range unit {
+			if c := &unit[i]; !c.Now.IsZero() && now.After(c.Now) {
+				c.Now = now
+			}
+		}
+	}
 }
 
 // conditional returns the ids of units whose ops have a condition.

@@ -45,6 +45,13 @@ func (e *Engine) recover(ctx context.Context) error {
 	}
 	failpoint.Hit(failpoint.WALIndexed)
 	e.setState(StateSyncingRedis)
+	where := ""
+	if e.cache.On() {
+		where = "L2 " + e.cfg.KeyPrefix
+	}
+	if err := e.cache.Succeed(ctx, where); err != nil {
+		return err
+	}
 	if e.cache.On() {
 		if err := e.cache.Load(ctx); err != nil {
 			return err

@@ -11,10 +11,11 @@ package syncengine
 // who makes them.
 //
 // What a function says without a write (an error, ErrNoChange), and a version that is not the one
-// wanted, counts only if what the function was given is known to have been there during the call:
-// the write of it has landed, and was handed over after the call began. One that was handed over
-// before may have landed before, too, and another engine may have written since; so the function is
-// run again, on what L3 holds.
+// wanted, counts only if what the function was given is known to have been in L3 during the call.
+// The write of it was handed over after the call began, and has landed. One that was handed over
+// before may have landed before, too, and another engine may have written since; and what this
+// engine has accepted without a condition may be outranked on its way. Then the function is run
+// again, on what L3 holds.
 
 import (
 	"context"
@@ -263,10 +264,12 @@ func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (res
 	var at known
 	var it Item
 	var exists bool
-	var why error // of a call that writes nothing
+	var why error   // of a call that writes nothing
+	landed := false // what this engine had accepted before
 	for done := false; !done; {
+		ahead := false // of L3
 		if b.after == nil {
-			if b.rec, err = u.truth(ctx); err != nil {
+			if b.rec, ahead, err = u.truth(ctx, landed); err != nil {
 				if ctx.Err() == nil && errors.Is(err, ErrUnavailable) {
 					next = baton{silent: err, silentAt: time.Now()}
 				}
@@ -276,11 +279,17 @@ func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (res
 		b.rec.lapse(u.e.now)
 		at = knownAs(&b.rec, failed)
 		it, exists, why = u.run(&b.rec, &at)
-		if done = why == nil || b.after == nil || b.at.After(u.began); !done {
-			if err := b.after.wait(ctx); err != nil {
-				return nil, err
-			}
-			b = baton{}
+		switch {
+		case why == nil || b.after == nil && !ahead || b.after != nil && b.at.After(u.began):
+			done = true
+			continue
+		case b.after != nil:
+			err = b.after.wait(ctx)
+		default:
+			err, landed = u.e.landOwn(ctx, u.ids), true
+		}
+		if b = (baton{}); err != nil {
+			return nil, err
 		}
 	}
 	if why != nil {
@@ -298,16 +307,22 @@ func (u *update) turn(ctx context.Context, l *line, b baton, failed uint64) (res
 	return func() (Item, error) { return w.wait(ctx) }, nil
 }
 
-// truth reads the item, as it is without what waits in line.
-func (u *update) truth(ctx context.Context) (Record, error) {
+// truth reads the item, as it is without what waits in line; or, once what this engine had accepted
+// has landed, as L3 holds it. ahead tells that L3 does not hold that, and will.
+func (u *update) truth(ctx context.Context, landed bool) (rec Record, ahead bool, err error) {
 	if err := u.e.landMerges(ctx, u.ids); err != nil {
-		return Record{}, err
+		return Record{}, false, err
 	}
-	recs, err := u.e.truth(ctx, u.ids)
-	if err != nil {
-		return Record{}, err
+	recs, inL3, err := u.e.truths(ctx, u.ids)
+	switch {
+	case err != nil:
+		return Record{}, false, err
+	case u.e.archive.Private() || u.e.bad.Has(u.id):
+		return recs[0], false, nil
+	case landed:
+		return inL3[0], false, nil
 	}
-	return recs[0], nil
+	return recs[0], recs[0].Version != inL3[0].Version, nil
 }
 
 // valid drops what can't be built on: a write that failed, or one that was decided long ago, as

@@ -274,6 +274,9 @@ func (j *journal) Extent() (last, trimmed int64) { return j.log.Extent() }
 // earlier engine included.
 func (j *journal) Max() uint64 { return j.log.Max() }
 
+// Made reports whether the file is new.
+func (j *journal) Made() bool { return j.log.Made() }
+
 // Meta returns the value of a key, nil when there is none.
 func (j *journal) Meta(ctx context.Context, key string) ([]byte, error) {
 	b, err := j.log.Meta(ctx, key)

@@ -302,3 +302,32 @@ func TestExpiryGoesByL3sTimeAsSoonAsL3IsRead(t *testing.T) {
 		lab.Must(t, e.Close())
 	}
 }
+
+// TestWhatIsDecidedGoesByTheTimeOfTheDecision: it waits for a lock until the item has expired, and
+// others were told that it is gone.
+func TestWhatIsDecidedGoesByTheTimeOfTheDecision(t *testing.T) {
+	t.Parallel()
+	ctx := lab.Bounded(t)
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	a, b := lab.Open(t, syncengine.Config{SQLURL: url, L3Timeout: 20 * time.Second}), lab.Open(t, syncengine.Config{SQLURL: url})
+	submit(t, a, "x", "1", archived, syncengine.WithTTL(700*time.Millisecond))
+	it, err := a.Get(ctx, "x")
+	lab.Must(t, err)
+	tx, err := testserver.OpenSQL(t, url).Begin()
+	lab.Must(t, err)
+	var v int64
+	lab.Must(t, tx.QueryRow("SELECT version FROM sync_items WHERE id = 'x' FOR UPDATE").Scan(&v))
+	said := make(chan error, 1)
+	go func() { said <- a.Touch(ctx, "x", time.Hour) }()
+	time.Sleep(time.Until(it.ExpiresAt) + 100*time.Millisecond) // it stands before the lock, and its time has come
+	if got := reads["Get"](b, "x"); got != "absent" {
+		t.Errorf("after its time x is %s", got)
+	}
+	lab.Must(t, tx.Rollback())
+	if err := <-said; !errors.Is(err, syncengine.ErrNotFound) {
+		t.Errorf("Touch of what was gone: %v", err)
+	}
+	if got := reads["Get"](b, "x"); got != "absent" {
+		t.Errorf("it came back, as %s", got)
+	}
+}

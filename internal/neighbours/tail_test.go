@@ -220,3 +220,47 @@ func TestINV15WhatWasWrittenWhileTheLogCouldNotBeReadIsSeen(t *testing.T) {
 		return reads["Get"](a, "x") == "2"
 	})
 }
+
+// TestINV02WhatWasWrittenPastRedisIsKnownInAnOutage: the Dir's engine had no Redis, or another
+// KeyPrefix, and the next one has it, while SQL is away. What it holds may be older than what was
+// acknowledged here.
+func TestINV02WhatWasWrittenPastRedisIsKnownInAnOutage(t *testing.T) {
+	t.Parallel()
+	for name, past := range map[string]func(cfg *syncengine.Config){
+		"no Redis":       func(cfg *syncengine.Config) { cfg.RedisURL = "" },
+		"another prefix": func(cfg *syncengine.Config) { cfg.KeyPrefix = lab.NewPrefix() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			db := testserver.SharedMariaDB(t)
+			url := db.NewDatabase(t)
+			p := faultproxy.New(t, db.Addr())
+			cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: lab.Via(t, url, p), L3Timeout: 500 * time.Millisecond, RedisURL: testserver.SharedRedis(t).URL(), KeyPrefix: lab.NewPrefix(), VerifyInterval: -1}
+			first := lab.Open(t, cfg)
+			submit(t, first, "x", "1", archived)
+			lab.Must(t, first.Close())
+			other := cfg
+			past(&other)
+			second := lab.Open(t, other)
+			submit(t, second, "x", "2", archived)
+			lab.Must(t, second.Close())
+			p.Cut()
+			third := lab.OpenAsIs(t, cfg)
+			if it, err := third.Get(ctx, "x"); err == nil && string(it.Content) != "2" {
+				t.Errorf("in an outage x is %s, stale %v", it.Content, it.Stale)
+			}
+			p.Restore()
+			lab.Eventually(t, "it is compared", func() bool { return third.Stats().L2Missed == 0 })
+			if got := reads["Get"](third, "x"); got != "2" {
+				t.Errorf("x is %s", got)
+			}
+			lab.Must(t, third.Close())
+			p.Cut()
+			fourth := lab.OpenAsIs(t, cfg)
+			if it, err := fourth.Get(ctx, "x"); err != nil || string(it.Content) != "2" || !it.Stale {
+				t.Errorf("after a clean end Redis is read in an outage: %s, stale %v, %v", it.Content, it.Stale, err)
+			}
+			p.Restore()
+		})
+	}
+}

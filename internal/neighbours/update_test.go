@@ -133,3 +133,79 @@ func TestINV01NothingStandsForAPutThatItHasNotSeen(t *testing.T) {
 		t.Error("it never came to that")
 	}
 }
+
+// TestINV14AnUpdateThatDeclinesRestsOnNothingThatMayBeOutranked: a put of its own engine is on its
+// way to L3. An Update of another engine that begins after one has declined is given what that saw.
+func TestINV14AnUpdateThatDeclinesRestsOnNothingThatMayBeOutranked(t *testing.T) {
+	t.Parallel()
+	ctx := lab.Bounded(t)
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	a, b := lab.Open(t, syncengine.Config{SQLURL: url, L3Timeout: 20 * time.Second}), lab.Open(t, syncengine.Config{SQLURL: url})
+	submit(t, b, "locked", "0", archived)
+	submit(t, b, "x", "0", archived)
+	tx, err := testserver.OpenSQL(t, url).Begin()
+	lab.Must(t, err)
+	var v int64
+	lab.Must(t, tx.QueryRow("SELECT version FROM sync_items WHERE id = 'locked' FOR UPDATE").Scan(&v))
+	_, err = a.SubmitMany(ctx, []syncengine.Item{{ID: "locked", Content: []byte("1")}, {ID: "x", Content: []byte("1")}})
+	lab.Must(t, err)
+	declined := make(chan string, 1)
+	go func() {
+		it, err := a.Update(ctx, "x", func(cur syncengine.Item, _ bool) (syncengine.Item, error) { return cur, syncengine.ErrNoChange })
+		if err != nil {
+			t.Error(err)
+		}
+		declined <- string(it.Content)
+	}()
+	saw := ""
+	select {
+	case saw = <-declined:
+	case <-time.After(300 * time.Millisecond): // it waits for the put
+	}
+	given := ""
+	_, err = b.Update(ctx, "x", func(cur syncengine.Item, _ bool) (syncengine.Item, error) {
+		given = string(cur.Content)
+		cur.Content = []byte("2")
+		return cur, nil
+	})
+	lab.Must(t, err)
+	if saw != "" && given != saw {
+		t.Errorf("a said that x is %s, and an Update of b that began then was given %s", saw, given)
+	}
+	lab.Must(t, tx.Rollback())
+	if saw == "" {
+		if saw = <-declined; saw != "2" {
+			t.Errorf("the put was outranked by 2, and a says that x is %s", saw)
+		}
+	}
+}
+
+// TestGetOrInsertWithSurvivesWhatComesAndGoes: others write and delete the id all the time.
+func TestGetOrInsertWithSurvivesWhatComesAndGoes(t *testing.T) {
+	t.Parallel()
+	ctx := lab.Bounded(t)
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	a, b := lab.Open(t, syncengine.Config{SQLURL: url}), lab.Open(t, syncengine.Config{SQLURL: url})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				lab.NoError(t, "put", b.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("1")}, archived))
+				lab.NoError(t, "delete", b.Delete(ctx, "x", archived))
+			}
+		}
+	}()
+	for range 300 {
+		if _, err := a.GetOrInsertWith(ctx, "x", func(context.Context) (syncengine.Item, error) { return syncengine.Item{Content: []byte("2")}, nil }); err != nil {
+			t.Error(err)
+			break
+		}
+		lab.Must(t, a.Delete(ctx, "x", archived))
+	}
+	close(stop)
+	<-stopped
+}

@@ -143,25 +143,25 @@ func rowSum(text string, payload []byte, numbers ...int64) int64 {
 // columns are damaged matches it as seldom as any other number.
 func payloadSum(payload []byte) int64 { return int64(crc32.Checksum(payload, castagnoli)) }
 
-// prepare creates the tables in a new file, or upgrades an old one.
-func prepare(ctx context.Context, conn *sql.Conn) (err error) {
+// prepare creates the tables in a new file, made, or upgrades an old one.
+func prepare(ctx context.Context, conn *sql.Conn) (made bool, err error) {
 	version, tables, err := readSchema(ctx, conn)
 	if err != nil || version == formatVersion {
-		return err
+		return false, err
 	}
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, tx.Rollback())
 		}
 	}()
-	if tables == 0 {
+	if made = tables == 0; made {
 		for _, t := range schema {
 			if _, err := tx.ExecContext(ctx, t.text); err != nil {
-				return err
+				return false, err
 			}
 		}
 		err = putLedgers(ctx, tx, new(ledger), new(sideLedger))
@@ -169,12 +169,12 @@ func prepare(ctx context.Context, conn *sql.Conn) (err error) {
 		err = upgrade(ctx, tx)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", formatVersion)); err != nil {
-		return err
+		return false, err
 	}
-	return tx.Commit()
+	return made, tx.Commit()
 }
 
 // upgrade gives the tables of version 0 their ledgers.

@@ -137,13 +137,14 @@ type Log struct {
 	unseen  int     // bytes appended since the disk was found to have room
 
 	readMu sync.RWMutex  // guards reader and sideDB against being reopened
-	reader *sql.DB       // of segments
+	reader *sql.DB       // of segments and quarantine
 	gone   bool          // CloseFiles was called
 	opened chan struct{} // closed and replaced when the readers are open again
-	sideDB *sql.DB       // what is beside the segments: quarantine, meta, blobs
+	sideDB *sql.DB       // writes what is beside the segments, and reads meta and blobs
 
 	last, trimmed atomic.Int64 // of the ledger, for Extent
 	bare          atomic.Bool  // nothing was written yet beside segments
+	made          bool         // by this Open
 }
 
 // Open locks and opens the log, or creates it when neither the file nor a memory of it
@@ -174,11 +175,10 @@ func Open(ctx context.Context, opts Options) (_ *Log, err error) {
 		return nil, fmt.Errorf("%w: %s is missing or empty but was in use; restore it, or remove %s.lock as well to start empty",
 			ErrCorrupt, opts.Path, opts.Path)
 	}
-	l.bare.Store(!used && !l.begun())
 	if err := l.openFiles(ctx, used); err != nil {
 		return nil, err
 	}
-	if !l.bare.Load() { // the last owner may have died of a failed fsync; the disk may be full now, or a backup under way
+	if !l.made { // the last owner may have died of a failed fsync; the disk may be full now, or a backup under way
 		_ = l.w.startOver(ctx)
 	}
 	if err := w.begin(); err != nil {
@@ -215,8 +215,13 @@ func (l *Log) openFiles(ctx context.Context, used bool) error {
 	}
 	l.db = db
 	db.SetMaxOpenConns(1)
-	if l.w, err = newWriter(ctx, db); err != nil {
+	var made bool
+	if l.w, made, err = newWriter(ctx, db); err != nil {
 		return l.describe(err)
+	}
+	if made {
+		l.made = true
+		l.bare.Store(true)
 	}
 	if err := readLedger(ctx, l.w.conn, ledgerKey, l.ledger.fields()); err != nil {
 		return l.describe(err)
@@ -316,6 +321,9 @@ func (l *Log) extend() {
 	l.last.Store(l.ledger.last)
 	l.trimmed.Store(l.ledger.trimmed)
 }
+
+// Made reports whether this Open has made the log.
+func (l *Log) Made() bool { return l.made }
 
 // Max returns the largest Request.Max ever committed. Call it before Run.
 func (l *Log) Max() uint64 { return uint64(l.ledger.max) }

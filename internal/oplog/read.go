@@ -216,7 +216,7 @@ func (l *Log) Bads(ctx context.Context, first, last int64) (bads []Bad, err erro
 		return nil, err
 	}
 	defer release()
-	rows, err := l.sideDB.QueryContext(ctx, "SELECT id, ops, at, attempts, error, crc, payload FROM quarantine WHERE id BETWEEN ? AND ? ORDER BY id", first, last)
+	rows, err := l.reader.QueryContext(ctx, "SELECT id, ops, at, attempts, error, crc, payload FROM quarantine WHERE id BETWEEN ? AND ? ORDER BY id", first, last)
 	if err != nil {
 		return nil, l.describe(err)
 	}

@@ -314,3 +314,27 @@ func TestADamagedLockFileClaimsNothingAndForgetsNothing(t *testing.T) {
 		session(t, Options{Path: path}, func(l *Log) { wantPayloads(t, l, "first") })
 	}
 }
+
+// TestAFileThatIsNotNewIsRead though its lock is gone and a journal lies beside, as of a file whose
+// creation was cut off.
+func TestAFileThatIsNotNewIsRead(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "wal.db")
+	session(t, Options{Path: path}, func(l *Log) {
+		_, err := l.AddBad(ctx, Bad{Payload: []byte("bad")})
+		if err := errors.Join(err, l.SetMeta(ctx, "k", []byte("v")), l.SetBlob(ctx, "b", []byte("blob"))); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if err := errors.Join(os.Remove(path+".lock"), os.WriteFile(path+"-journal", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	session(t, Options{Path: path}, func(l *Log) {
+		bads, err := l.Bads(ctx, 0, 10)
+		v, verr := l.Meta(ctx, "k")
+		b, berr := l.Blob(ctx, "b")
+		if err := errors.Join(err, verr, berr); err != nil || len(bads) != 1 || string(v) != "v" || string(b) != "blob" || l.Made() {
+			t.Errorf("%d in quarantine, %q, %q, new %v, %v", len(bads), v, b, l.Made(), err)
+		}
+	})
+}

@@ -15,18 +15,18 @@ type writer struct {
 	begin, end, insert, trim, meta *sql.Stmt
 }
 
-func newWriter(ctx context.Context, db *sql.DB) (_ *writer, err error) {
+func newWriter(ctx context.Context, db *sql.DB) (_ *writer, made bool, err error) {
 	w := &writer{}
 	if w.conn, err = db.Conn(ctx); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
 		}
 	}()
-	if err := prepare(ctx, w.conn); err != nil {
-		return nil, err
+	if made, err = prepare(ctx, w.conn); err != nil {
+		return nil, false, err
 	}
 	for _, p := range []struct {
 		stmt **sql.Stmt
@@ -38,10 +38,10 @@ func newWriter(ctx context.Context, db *sql.DB) (_ *writer, err error) {
 		{&w.meta, putMeta},
 	} {
 		if *p.stmt, err = w.conn.PrepareContext(ctx, p.text); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	return w, nil
+	return w, made, nil
 }
 
 func (w *writer) close() error {
