@@ -259,8 +259,8 @@ func (n *numbers) AcceptUnit(u unit, assign func(*entry) error) error {
 			return err
 		}
 	}
-	n.note(u.Ops())
 	n.queue.Accept(u, nil, false)
+	n.note(u.Ops()) // not before: who begins to watch between the two would see it neither here nor in L1
 	return nil
 }
 

@@ -456,3 +456,42 @@ func (c *askedContext) Done() <-chan struct{} {
 	c.asked()
 	return c.Context.Done()
 }
+
+// TestINV14AnUpdateIsNeverMadeOfWhatABufferedWriteHasReplaced: one goroutine writes rising numbers,
+// at Buffered; others update the item, and leave the number as it is. So nobody may see an old one.
+func TestINV14AnUpdateIsNeverMadeOfWhatABufferedWriteHasReplaced(t *testing.T) {
+	ctx := lab.Bounded(t)
+	e := lab.Open(t, syncengine.Config{BatchFlushInterval: time.Millisecond})
+	number := func(it *syncengine.Item) (n int) {
+		_, _ = fmt.Sscanf(string(it.Content), `"%d`, &n)
+		return n
+	}
+	var over atomic.Bool
+	var work sync.WaitGroup
+	for g := range 6 {
+		work.Go(func() {
+			for n := 0; !over.Load(); n++ {
+				_, err := e.Update(ctx, fmt.Sprint("x", n%3), func(cur syncengine.Item, _ bool) (syncengine.Item, error) {
+					cur.Content = fmt.Appendf(nil, `"%d of %d"`, number(&cur), g)
+					return cur, nil
+				}, syncengine.WithDurability([]syncengine.Durability{syncengine.Buffered, syncengine.Logged}[n%2]))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	last := make(map[string]int)
+	for n, end := 1, time.Now().Add(2*time.Second); time.Now().Before(end) && !t.Failed(); n++ {
+		id := fmt.Sprint("x", n%3)
+		if it, err := e.Get(ctx, id); last[id] != 0 && (err != nil || number(&it) < last[id]) {
+			t.Errorf("after %d was accepted: %s, %v", last[id], it.Content, err)
+		}
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: fmt.Appendf(nil, `"%d"`, n)}, syncengine.WithDurability(syncengine.Buffered)))
+		last[id] = n
+		runtime.Gosched()
+	}
+	over.Store(true)
+	work.Wait()
+}
