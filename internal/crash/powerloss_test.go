@@ -54,8 +54,16 @@ func mountImage(t testing.TB, image string) (dir string, unmount func()) {
 			return
 		}
 		done = true
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
+		for try := 0; ; try++ {
+			out, err := exec.Command("umount", dir).CombinedOutput()
+			if err == nil {
+				return
+			}
+			if try == 20 {
+				t.Errorf("umount: %v: %s", err, out)
+				return
+			}
+			time.Sleep(100 * time.Millisecond) // what has just ended may still hold it
 		}
 	}
 	t.Cleanup(unmount)
