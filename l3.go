@@ -406,8 +406,13 @@ func (s *sqlStore) stmt(ctx context.Context, db *sqlkit.DB, text string) (*sqlki
 
 const selectOne = "SELECT " + columns + " FROM sync_items WHERE id = ?"
 
-// Get shares a round trip with others that wait.
-func (s *sqlStore) Get(ctx context.Context, id string) (Record, error) { return s.gets.Do(ctx, id) }
+// Get shares a round trip with others that wait; to a library there is none.
+func (s *sqlStore) Get(ctx context.Context, id string) (Record, error) {
+	if s.dialect == sqlkit.SQLite {
+		return s.getOne(ctx, id)
+	}
+	return s.gets.Do(ctx, id)
+}
 
 func (s *sqlStore) getOne(ctx context.Context, id string) (rec Record, err error) {
 	if rec, err = s.get(ctx, id); errors.Is(err, errLacksDictionary) && s.recall(ctx, s.pools.Read) == nil {
