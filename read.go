@@ -257,13 +257,16 @@ func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, 
 	// A server is asked on another goroutine, so that a caller may leave while it hangs. One that
 	// can't leave asks itself, and so does one that asks a library, which does not hang: waking
 	// somebody takes longer than a look. But of many callers those gain that hand over.
-	shared, spawn := d.door.Background(ctx), d.door.Work
+	shared, spawn := ctx, (func(func()))(nil)
 	near := !d.cache.On() && d.archive.Near()
-	if (near || ctx.Done() == nil) && d.itself.CompareAndSwap(false, true) {
+	itself := (near || ctx.Done() == nil) && d.itself.CompareAndSwap(false, true)
+	if itself {
 		defer d.itself.Store(false)
-		if spawn = nil; near {
-			shared = ctx
-		}
+	} else {
+		spawn = d.door.Work
+	}
+	if !itself || !near {
+		shared = d.door.Background(ctx)
 	}
 	got, err := d.loads.Do(ctx, id, since.Writes, spawn, func() (loaded, error) { return d.load(shared, id, since, waiting) })
 	if ok {
