@@ -26,7 +26,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -52,7 +51,6 @@ type flusher struct {
 	waits     backoff.BackOff // between probes; only the loop uses it
 	landedOne atomic.Bool     // a batch landed since waits was last reset
 	kick      chan struct{}   // cap 1: try L3 now
-	logging   sync.WaitGroup  // Buffered units on their way into the WAL
 	flushed   atomic.Uint64   // ops
 	drained   atomic.Uint64   // the part of them that was read back from the WAL
 	batches   atomic.Uint64
@@ -466,20 +464,11 @@ func (f *flusher) fail(ctx context.Context, cause error) {
 }
 
 // LogBuffered hands the queued units that are not in the WAL to it. Each reports to the
-// queue by itself; logging tells when all have.
+// queue by itself.
 func (f *flusher) LogBuffered() {
-	us := f.q.unlogged()
+	us := f.q.Lone()
 	for i := range us {
-		u := &us[i]
-		f.logging.Add(1)
-		f.numbers.LogLone(u, func(seg *segment, last bool, err error) {
-			if err == nil {
-				f.q.logged(u, seg, last)
-			} else {
-				f.q.notLogged(u.Ops())
-			}
-			f.logging.Done()
-		})
+		f.numbers.LogLone(&us[i])
 	}
 }
 
@@ -550,9 +539,9 @@ func (f *flusher) AwaitChange(ctx context.Context, id string) error {
 
 // LogRest waits until the log has what it takes of all that is in memory alone. The loop has ended.
 func (f *flusher) LogRest() {
-	f.logging.Wait() // what an outage has put on its way
+	f.numbers.AwaitLone() // what is on its way
 	f.LogBuffered()
-	f.logging.Wait()
+	f.numbers.AwaitLone()
 }
 
 // tryNow makes the loop ask L3 at once, if it waits for it.

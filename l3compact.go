@@ -304,6 +304,9 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sqlkit.Tx, id string, fold
 	}
 	applied.Settle(settled)
 	base.applied = applied.Append(nil)
+	if err := s.deleteKeys(ctx, tx, append(keys, gone...)); err != nil { // before: a day may have the key of one that a delete has taken
+		return r, err
+	}
 	for _, d := range days {
 		if err := s.exec1(ctx, tx, replaceOp, d.args(nil)...); err != nil {
 			return r, err
@@ -316,7 +319,7 @@ func (s *sqlStore) compactIn(ctx context.Context, tx *sqlkit.Tx, id string, fold
 	if base.hash != nil {
 		r.Snapshots++
 	}
-	return r, s.deleteKeys(ctx, tx, append(keys, gone...))
+	return r, nil
 }
 
 // foldDays adds to days what an item was after the last of ops, in order, of each day. latest is

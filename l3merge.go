@@ -13,10 +13,13 @@ package syncengine
 // are, and a row of sync_ops for each, whose ord is a version in between: in that order they were
 // applied, and replaying them on the base gives the same bytes again (Rebuild).
 //
-// A delete counts for all merges up to its version, whichever comes first. One with a condition
-// takes what the row has, which its caller has seen, and nothing else: merges that land later
-// count, be they older. It makes the base an empty snapshot (emptied): the rows below stay, so that
-// their merges are not applied again, until compaction has their dots.
+// A delete counts for all merges up to its version, whichever comes first. A merge that changes
+// nothing has no version of its own: it is as old as what it met, and a delete that comes later and
+// takes that takes it, too. (Else each state that is submitted again would be a write.)
+//
+// A delete with a condition takes what the row has, which its caller has seen, and nothing else:
+// merges that land later count, be they older. It makes the base an empty snapshot (emptied): the
+// rows below stay, so that their merges are not applied again, until compaction has their dots.
 
 import (
 	"context"
@@ -298,9 +301,9 @@ func (m *mergingItem) write(p *plan, ops []*Record, s *sqlStore) error {
 		}
 	}
 	if m.cut != nil || m.floor > m.base.version {
-		base := opRow{key: baseKey(m.id), version: m.floor, kind: m.kind}
+		base := opRow{key: baseKey(m.id), version: m.floor, kind: m.kind, applied: m.base.applied}
 		if m.base.hash == nil {
-			base.ord, base.applied = m.base.ord, m.base.applied
+			base.ord = m.base.ord
 		}
 		p.bases = append(p.bases, base)
 	}

@@ -164,7 +164,8 @@ func (m *mergeModel) apply(t *rapid.T, recs []syncengine.Record) {
 					t.Fatalf("a delete of %s at %d is outranked", r.ID, r.Version)
 				}
 			} else if r.Version > it.row || it.live { // a delete beats a put
-				it.live, it.state, it.floor, it.row, it.log, it.snaps = false, nil, r.Version, r.Version, nil, false
+				it.live, it.state, it.row, it.log, it.snaps = false, nil, r.Version, nil, false
+				m.forget(r.ID, r.Version)
 			}
 		}
 	}
@@ -202,7 +203,19 @@ func (m *mergeModel) apply(t *rapid.T, recs []syncengine.Record) {
 			t.Fatalf("merged: %s at %d: %s, want %s above %d", r.ID, r.Version, r.Content, it.state, it.row)
 		}
 		if it.row = r.Version; r.Deleted {
-			it.floor = r.Version
+			m.forget(r.ID, r.Version)
+		}
+	}
+}
+
+// forget is for a delete after which nothing of an item is left but its version. Merges above that
+// have changed nothing, else the item's version would be higher: they count if they come again.
+func (m *mergeModel) forget(id string, version uint64) {
+	it := m.items[id]
+	it.floor = version
+	for _, r := range m.sent {
+		if r.Version > version && strings.HasPrefix(r.ID, id+"\x00") {
+			delete(it.dots, r.ID)
 		}
 	}
 }
@@ -357,4 +370,41 @@ func TestINV10NothingIsKeptOfMergesThatHaveLanded(t *testing.T) {
 	}
 	lab.Must(t, e.Flush(ctx))
 	lab.Eventually(t, "all marks are gone", func() bool { return syncengine.Marks(e) == 0 })
+}
+
+// TestCompactionKeepsADayThatADeletedOneHasTheKeyOf: a merge from before a delete with a condition
+// lands after it, so there are two snapshots of one day, one of which is to go.
+func TestCompactionKeepsADayThatADeletedOneHasTheKeyOf(t *testing.T) {
+	ctx := context.Background()
+	store := lab.ArchiveAt(t, "sqlite:"+t.TempDir()+"/archive.db").(syncengine.MergingStore)
+	c := store.(syncengine.Compacter)
+	const day = 24 * 3600 * 1000 << 16
+	old := uint64(1_700_000_000_000 << 16)
+	apply := func(seq, version uint64) uint64 {
+		t.Helper()
+		rec := storetest.Put(syncengine.MergeKey{ID: "n", Node: "node", Seq: seq, Delta: true}.String(), version, "1")
+		rec.CRDT, rec.UpdatedAt = "GCounter", time.UnixMilli(int64(version>>16))
+		_, merged, err := store.ApplyMerges(ctx, []syncengine.Record{rec})
+		lab.Must(t, err)
+		return merged[0].Version
+	}
+	compact := func() {
+		t.Helper()
+		now := time.UnixMilli(int64(old>>16)).AddDate(0, 0, 40)
+		if _, _, err := c.CompactItem(ctx, "n", now.AddDate(0, 0, -7), now.AddDate(0, 0, -90), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := apply(1, old)
+	compact()
+	del := storetest.Tombstone("n", old+40*day)
+	_, err := store.ApplyIf(ctx, 1, [][]syncengine.Conditional{{{Record: del, IfVersion: at}}})
+	lab.Must(t, err)
+	apply(2, old+1)
+	apply(3, old+41*day)
+	compact()
+	rec, changed, damaged, err := c.Rebuild(ctx, "n")
+	if v, _ := crdt.Value(crdt.KindGCounter, rec.Content); err != nil || changed || damaged > 0 || string(v) != "2" {
+		t.Errorf("rebuilt: %s, changed %v, %d damaged, %v", rec.Content, changed, damaged, err)
+	}
 }

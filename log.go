@@ -2,6 +2,8 @@ package syncengine
 
 // log.go is the way of ops into the log, and from there into the queue.
 
+import "sync/atomic"
+
 // StartLog hands ops, which have their place in the log, to it; logged runs on its loop. At
 // Archived it returns what to wait for then. After an error the ops have no place any more.
 func (n *numbers) StartLog(ops []*entry, d Durability, assign func(*entry) (*entry, error), logged func(error)) (w *waiter, err error) {
@@ -34,9 +36,64 @@ func (n *numbers) Log(ops []*entry) error {
 	return <-logged
 }
 
-// LogLone puts a unit that is in memory alone, and has its place there, into the log.
-func (n *numbers) LogLone(u *unit, then func(seg *segment, last bool, err error)) {
-	_ = n.LogUnit(u.Ops(), n.noteLate, then)
+// LogLone puts a unit that is in memory alone, and has its place there, into the log. AwaitLone
+// waits until it is there, or not.
+func (n *numbers) LogLone(u *unit) {
+	n.order.Lock()
+	defer n.order.Unlock()
+	n.logLone(u, func(error) {})
+}
+
+func (n *numbers) logLone(u *unit, logged func(error)) {
+	ops := u.Ops()
+	if !n.queue.StartLogging(ops) {
+		return
+	}
+	n.lone.Add(1)
+	for _, op := range ops {
+		_, _ = n.noteLate(op)
+	}
+	n.append(ops, nil, func(seg *segment, last bool, err error) {
+		if err == nil {
+			n.queue.Logged(u, seg, last)
+		} else {
+			n.queue.NotLogged(ops)
+		}
+		logged(err)
+		n.lone.Done()
+	})
+}
+
+// AwaitLone waits for what LogLone has begun.
+func (n *numbers) AwaitLone() { n.lone.Wait() }
+
+// logMergesBefore puts merges that are in memory alone into the log before later ones of their
+// items: the drain of the next engine goes by the order of the log, and merges of an item have to
+// land in the order of their numbers (mergenumbers.go). lost tells at the commit that the log has
+// not taken one.
+func (n *numbers) logMergesBefore(ops []*entry) (lost func() bool) {
+	var items []string
+	for _, op := range ops {
+		if op.isMerge() {
+			items = append(items, op.item())
+		}
+	}
+	if len(items) == 0 {
+		return nil
+	}
+	us := n.queue.Lone(items...)
+	if len(us) == 0 {
+		return nil
+	}
+	failed := new(atomic.Bool)
+	for i := range us {
+		n.logLone(&us[i], func(err error) {
+			if err != nil {
+				failed.Store(true)
+			}
+		})
+	}
+	return failed.Load
 }
 
 // noteLate is an assign for ops that have their versions. Of an op that a later one of its id comes

@@ -4,8 +4,9 @@ package syncengine
 // Dir, whatever the item. They are part of what a delta does: the state has the same dots wherever
 // it is applied, here in a view or in L3, and so a state that was read while merges wait can be
 // submitted again. For that, merges of an item also land in the order of their numbers: the queue
-// keeps them in one lane, and a Buffered one does not overtake one that is being logged or is
-// spooled (numbers.mustFollow). Only what comes out of quarantine comes late.
+// keeps them in one lane, a Buffered one does not overtake one that is being logged or is spooled
+// (numbers.mustFollow), and one that is logged takes those before it, which memory alone has, into
+// the log (numbers.logMergesBefore). Only what comes out of quarantine comes late.
 //
 // How far numbers are given out is kept in the WAL file beside the node's name, mergesAhead at a
 // time: after a kill the next engine leaves out the rest of those. A number stays below 2^53 for

@@ -6,6 +6,7 @@ package syncengine
 // held.
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -125,9 +126,9 @@ func (q *queue) wantsRefill(batches int) (w wanted, ok bool) {
 // calling it back from one of them.
 var beingLogged, elsewhere = &segment{}, &segment{}
 
-// logged notes that a Buffered unit, still waiting, is now in the WAL too. last tells that
+// Logged notes that a Buffered unit, still waiting, is now in the WAL too. last tells that
 // it is the last unit of its segment.
-func (q *queue) logged(u *unit, seg *segment, last bool) {
+func (q *queue) Logged(u *unit, seg *segment, last bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	ops := u.Ops()
@@ -171,17 +172,25 @@ func setSegment(ops []*entry, seg *segment) {
 	}
 }
 
-// unlogged returns the queued and flying units that are not in the WAL, and marks them as
-// being logged.
-func (q *queue) unlogged() (us []unit) {
+// alone reports whether the ops of a unit are in memory alone. q.mu is held.
+func alone(ops []*entry) bool {
+	waits := ops[0].state.Load()&(statePinned|stateDetached) != 0 // else it is in quarantine by now
+	return ops[0].seg == nil && waits
+}
+
+// Lone returns the units that are in memory alone, queued or flying, in the order in which they
+// came. With items it returns those with merges of one of them.
+func (q *queue) Lone(items ...string) (us []unit) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if len(items) > 0 && !slices.ContainsFunc(items, q.lonelyMerge) {
+		return nil
+	}
 	pick := func(units []unit) {
 		for _, u := range units {
 			ops := u.Ops()
-			waits := ops[0].state.Load()&(statePinned|stateDetached) != 0 // else it is in quarantine by now
-			if ops[0].seg == nil && waits {
-				setSegment(ops, beingLogged)
+			of := func(e *entry) bool { return e.isMerge() && slices.Contains(items, e.item()) }
+			if alone(ops) && (len(items) == 0 || slices.ContainsFunc(ops, of)) {
 				us = append(us, u)
 			}
 		}
@@ -193,11 +202,29 @@ func (q *queue) unlogged() (us []unit) {
 		pick(b.units)
 		pick(b.parked)
 	}
+	slices.SortFunc(us, func(a, b unit) int { return cmp.Compare(a.Seq, b.Seq) })
 	return us
 }
 
-// notLogged takes the mark back from a unit that the log did not take.
-func (q *queue) notLogged(ops []*entry) {
+// lonelyMerge reports whether a merge of an item is in memory alone. q.mu is held.
+func (q *queue) lonelyMerge(item string) bool {
+	m := q.merges[item]
+	return m != nil && slices.ContainsFunc(m.ops, func(e *entry) bool { return e.seg == nil })
+}
+
+// StartLogging marks a unit as on its way into the WAL, unless it is not in memory alone any more.
+func (q *queue) StartLogging(ops []*entry) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !alone(ops) {
+		return false
+	}
+	setSegment(ops, beingLogged)
+	return true
+}
+
+// NotLogged takes the mark back from a unit that the log did not take.
+func (q *queue) NotLogged(ops []*entry) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if ops[0].seg == beingLogged {

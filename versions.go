@@ -64,6 +64,7 @@ type numbers struct {
 
 	order  sync.Mutex // see above
 	merges mergeNumbers
+	lone   sync.WaitGroup // units on their way from memory into the log, see LogLone
 
 	mu      sync.Mutex // guards the three
 	marks   map[string]mark
@@ -207,8 +208,14 @@ func (n *numbers) LogUnit(ops []*entry, assign func(*entry) (restsOn *entry, err
 			rests = append(rests, on)
 		}
 	}
+	n.append(ops, unlessLost(rests, n.logMergesBefore(ops)), then)
+	return nil
+}
+
+// append hands ops that have their versions to the log. The order lock is held.
+func (n *numbers) append(ops []*entry, unless func() error, then func(seg *segment, last bool, err error)) {
 	n.begin(ops)
-	n.wal.Append(ops, n.clock.Last(), unlessLost(rests), func(seg *segment, last bool, err error) {
+	n.wal.Append(ops, n.clock.Last(), unless, func(seg *segment, last bool, err error) {
 		if err != nil {
 			for _, op := range ops {
 				if !op.pinned() { // a Buffered one is still in memory
@@ -219,14 +226,18 @@ func (n *numbers) LogUnit(ops []*entry, assign func(*entry) (restsOn *entry, err
 		then(seg, last, err)
 		n.end(ops, err) // after L1 has them
 	})
-	return nil
 }
 
-func unlessLost(rests []*entry) func() error {
-	if len(rests) == 0 {
+// unlessLost returns an error when the log has not taken one of rests, or when lost, if it is not
+// nil, says that it has not taken another one.
+func unlessLost(rests []*entry, lost func() bool) func() error {
+	if len(rests) == 0 && lost == nil {
 		return nil
 	}
 	return func() error {
+		if lost != nil && lost() {
+			return errRestsOnLost
+		}
 		for _, op := range rests {
 			if op.state.Load()&stateLost != 0 {
 				return errRestsOnLost

@@ -72,6 +72,42 @@ func TestAStateThatWasReadWhileMergesWaitMayBeSubmittedAgain(t *testing.T) {
 	}
 }
 
+// Merges in memory alone go into the log before a later state that has them: the next engine would
+// take those that it drains after it for late ones, and apply them once more.
+func TestAStateIsNotLoggedBeforeTheBufferedMergesThatItHas(t *testing.T) {
+	ctx := context.Background()
+	raw, err := lab.OpenSQLStore(l3s["SQLite"](t))
+	lab.Must(t, err)
+	t.Cleanup(func() { _ = raw.Close() })
+	lab.Must(t, raw.Prepare(ctx))
+	var mode atomic.Int32
+	cfg := syncengine.Config{
+		Dir: t.TempDir(), L3: &gate{MergingStore: raw.(syncengine.MergingStore), mode: &mode}, BatchFlushInterval: time.Hour, BatchFlushCount: 1000,
+		CloseTimeout: 200 * time.Millisecond,
+	}
+	e := lab.Open(t, cfg)
+	merge(t, e, "n", "PNCounter", "1", syncengine.WithDurability(syncengine.Archived))
+	_, err = e.Get(ctx, "n")
+	lab.Must(t, err)
+	mode.Store(gateShut)
+	for range 3 {
+		merge(t, e, "n", "PNCounter", "10", syncengine.WithDurability(syncengine.Buffered))
+		merge(t, e, "other", "PNCounter", "10", syncengine.WithDurability(syncengine.Buffered))
+		it, err := e.Get(ctx, "n")
+		lab.Must(t, err)
+		lab.Must(t, e.Submit(ctx, it))
+	}
+	if err := e.Close(); err == nil {
+		t.Fatal("nothing waits")
+	}
+	mode.Store(gateOpen)
+	cfg.BatchFlushCount = 1 // what is flushed together is in order
+	e = lab.Open(t, cfg)
+	lab.Must(t, e.Flush(ctx))
+	wantValue(t, e, "n", "31")
+	wantValue(t, e, "other", "30")
+}
+
 // After a kill that loses Buffered merges, states that had them may be about still.
 func TestADotIsNotGivenOutAgainAfterAKill(t *testing.T) {
 	ctx := context.Background()
