@@ -463,7 +463,16 @@ func (e *writer) decideMany(ctx context.Context, qs []*question) {
 		e.news.Log().Error("can't note in the WAL file what L3 holds now", "error", err)
 	}
 	for i, q := range qs {
-		q.answer(verdicts[i], nil)
+		if verdicts[i].Decision != DecidedApplied {
+			q.answer(verdicts[i], nil)
+			continue
+		}
+		e.numbers.LogDecided(q.ops, func(err error) {
+			if err != nil {
+				e.news.Log().Warn("a kill while SQL is away would show an older version of an item", "id", q.ops[0].item(), "error", err)
+			}
+			q.answer(verdicts[i], nil)
+		})
 	}
 }
 

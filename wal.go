@@ -12,7 +12,8 @@ package syncengine
 // flushed but never logged; a write of another engine; and an op that came later than one that was
 // retried, or that was Buffered and logged in an outage: it is further back in the log, and lands
 // first. Reads of recovered ops therefore ask L3 as well, see read.go. In an outage they can't;
-// then an op of the last kind, which is marked, answers nothing.
+// then an op of the last kind, which is marked, answers nothing. What this engine has let L3 decide
+// is not among them: see walkept.go.
 //
 // One goroutine, "wal", which whoever opens the journal starts with Run.
 
@@ -40,6 +41,7 @@ type journal struct {
 
 	current *segment // only the log's loop uses it: the segment of the last request
 	spool   spoolIndex
+	kept    keptOps
 }
 
 // walLimits bound what the log holds.
@@ -101,7 +103,8 @@ func (j *journal) Close() error { return j.log.CloseFiles() }
 // Units enter the log in the order of these calls, so whoever gives out versions holds a lock
 // from then until Append has returned (versions.go).
 func (j *journal) Append(ops []*entry, newest uint64, unless func() error, then func(seg *segment, last bool, err error)) {
-	payload := encodeUnit(make([]byte, 0, unitSize(ops)), ops, ops[0].pinned()) // accepted before: a Buffered unit
+	seen := ops[0].state.Load()&(statePinned|stateOwn) != 0 // accepted before: Buffered, or decided
+	payload := encodeUnit(make([]byte, 0, unitSize(ops)), ops, seen)
 	j.log.Append(&oplog.Request{Payload: payload, Ops: len(ops), Max: newest, At: time.Now().UnixNano(), Unless: unless, Done: func(s *oplog.Segment, err error) {
 		if err != nil {
 			then(nil, false, walError(err))
@@ -130,6 +133,12 @@ func (j *journal) Reserve(ops []*entry) bool {
 	return false
 }
 
+// Occupy gives ops a place whatever the limits are.
+func (j *journal) Occupy(ops []*entry) {
+	j.items.Add(int64(len(ops)))
+	j.bytes.Add(opsBytes(ops))
+}
+
 // Release takes a place back.
 func (j *journal) Release(ops []*entry) {
 	j.items.Add(-int64(len(ops)))
@@ -149,6 +158,7 @@ func (j *journal) Lone(ops []*entry, by int64) {
 func (j *journal) Done(seg *segment, ops []*entry) {
 	j.Release(ops)
 	seg.live -= len(ops)
+	j.kept.add(seg.id, ops, j.log)
 }
 
 // Alone returns how many ops are in memory alone.

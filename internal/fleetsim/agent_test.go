@@ -308,6 +308,8 @@ type node struct {
 	remote *rpc.Client
 	child  *exec.Cmd
 	killed atomic.Bool
+	// connected tells that the engine has reached SQL.
+	connected atomic.Bool
 }
 
 // do asks. A child that is gone leaves a write unsure.

@@ -144,6 +144,7 @@ func (s *slot) readAs(n *node, l *line, id, call string, forgot bool) {
 	floor := l.floorAt(began.Add(-bound))
 	good := s.goodSince.Load()
 	well := s.good(began.Add(-bound))
+	before := s.beforeSQL(n, id)
 	r := n.do(Request{Call: call, ID: id, IDs: []string{id}})
 	got := -1
 	switch {
@@ -163,7 +164,8 @@ func (s *slot) readAs(n *node, l *line, id, call string, forgot bool) {
 		s.w.wrong("INV-2: %s\n%v\n%s", what, l, explain(n, id))
 	}
 	well = well && good == s.goodSince.Load() && s.w.steady(began.Add(-bound))
-	if well && s.beforeSQL(n, id, r.Stale || got == -1) { // that there is nothing can't be marked as stale
+	if well && before && (r.Stale || got == -1) { // that there is nothing can't be marked as stale
+		s.w.count("reads before SQL was reached")
 		well = false
 	}
 	if !well {
@@ -181,13 +183,15 @@ func (s *slot) readAs(n *node, l *line, id, call string, forgot bool) {
 	}
 }
 
-// beforeSQL reports whether a read was marked as stale, since Open has given up waiting for SQL.
-func (s *slot) beforeSQL(n *node, id string, stale bool) bool {
-	if !stale || !strings.Contains(explain(n, id), "not connected yet") {
+// beforeSQL reports whether a read that is to come may be marked as stale, since Open has given up
+// waiting for SQL. Afterwards it may be reached.
+func (s *slot) beforeSQL(n *node, id string) bool {
+	if n.connected.Load() {
 		return false
 	}
-	s.w.count("reads before SQL was reached")
-	return true
+	told := explain(n, id)
+	n.connected.Store(told != "" && !strings.Contains(told, "not connected yet"))
+	return !n.connected.Load()
 }
 
 // list lists the lines, which is no cached answer.
@@ -254,6 +258,7 @@ func (s *slot) readCounter(n *node, c *counter, rng *rand.Rand) {
 		n.do(Request{Call: "invalidate", IDs: []string{c.id}})
 	}
 	well, good := s.good(began.Add(-bound)), s.goodSince.Load()
+	before := s.beforeSQL(n, c.id)
 	r := n.do(Request{Call: []string{"get", "verified"}[rng.IntN(2)], ID: c.id})
 	if !well || good != s.goodSince.Load() || !s.w.steady(began.Add(-bound)) {
 		return
@@ -266,7 +271,8 @@ func (s *slot) readCounter(n *node, c *counter, rng *rand.Rand) {
 	default:
 		return
 	}
-	if s.beforeSQL(n, c.id, r.Stale || r.Outcome == absent) {
+	if before && (r.Stale || r.Outcome == absent) {
+		s.w.count("reads before SQL was reached")
 		return
 	}
 	s.w.count("counters read in time")

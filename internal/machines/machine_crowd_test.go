@@ -547,9 +547,6 @@ func (u *crowdUser) judge(id string) {
 		if u.c.private || !errors.Is(err, syncengine.ErrUnavailable) { // else the engine may not know yet that L3 is back
 			u.wrong("Get of %s: %v", id, err)
 		}
-	case !u.c.private && (it.Stale || err != nil) && u.c.e.Stats().L3Down:
-		// After a kill what is in the WAL answers while L3 is away, and L3 alone knows of what was
-		// decided there since.
 	case !f.mayHold(string(it.Content)):
 		u.wrong("Get of %s answers %q, it may hold %s", id, it.Content, f)
 	}

@@ -123,6 +123,7 @@ type Log struct {
 	waiting []*Request
 	trimTo  int64 // segments up to this one may go
 	urgent  bool  // commit the trim now
+	trims   []trimWait
 	closed  bool
 	wake    chan struct{} // cap 1: something is waiting
 
@@ -288,6 +289,54 @@ func (l *Log) Trim(upTo int64) {
 	l.signal()
 }
 
+// trimWait is a call of Trimmed.
+type trimWait struct {
+	upTo int64
+	then func(error)
+}
+
+// Trimmed calls then when the segments up to upTo, which Trim was told of, are gone from disk, or
+// with the error of the commit that should have deleted them, or with ErrClosed. That commit is
+// made at once. then runs on the loop, or in the call; what holds for Request.Done holds for it.
+func (l *Log) Trimmed(upTo int64, then func(error)) {
+	l.mu.Lock()
+	if gone := l.trimmed.Load() >= upTo; gone || l.closed {
+		l.mu.Unlock()
+		if gone {
+			then(nil)
+		} else {
+			then(ErrClosed)
+		}
+		return
+	}
+	l.trims, l.urgent = append(l.trims, trimWait{upTo, then}), true
+	l.mu.Unlock()
+	l.signal()
+}
+
+// Trims returns up to where Trim was told that segments may go.
+func (l *Log) Trims() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.trimTo
+}
+
+// tellTrims tells those who wait that segments up to trimTo are gone, or why not.
+func (l *Log) tellTrims(trimTo int64, err error) {
+	l.mu.Lock()
+	var told []trimWait
+	l.trims = slices.DeleteFunc(l.trims, func(w trimWait) bool {
+		if w.upTo <= trimTo {
+			told = append(told, w)
+		}
+		return w.upTo <= trimTo
+	})
+	l.mu.Unlock()
+	for _, w := range told {
+		w.then(err)
+	}
+}
+
 func (l *Log) signal() {
 	select {
 	case l.wake <- struct{}{}:
@@ -426,6 +475,11 @@ func (l *Log) commit(reqs []*Request, trimTo int64) bool {
 		} else {
 			r.Done(&segs[of[i]], nil)
 		}
+	}
+	if err == nil {
+		l.tellTrims(trimTo, nil)
+	} else {
+		l.tellTrims(trimTo, l.describe(err))
 	}
 	l.boundWAL(segs)
 	if err == nil && len(reqs) == 0 {

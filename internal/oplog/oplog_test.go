@@ -256,6 +256,32 @@ func TestAppendAfterCloseIsRefused(t *testing.T) {
 	}
 }
 
+func TestTrimmedTellsWhenSegmentsAreGone(t *testing.T) {
+	l, stop := open(t, filepath.Join(t.TempDir(), "wal.db"))
+	told := make(chan error, 1)
+	tell := func(err error) { told <- err }
+	for range 3 {
+		put(t, l, "x")
+	}
+	l.Trim(2)
+	l.Trimmed(2, tell)
+	if err := <-told; err != nil {
+		t.Fatal(err)
+	}
+	if _, trimmed := l.Extent(); trimmed != 2 || l.Trims() != 2 {
+		t.Errorf("%d are gone, %d may go", trimmed, l.Trims())
+	}
+	l.Trimmed(1, tell)
+	if err := <-told; err != nil {
+		t.Errorf("of what is gone: %v", err)
+	}
+	stop()
+	l.Trimmed(3, tell)
+	if err := <-told; !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
 // Each trim used to start the delay anew, so trims that kept coming kept all segments.
 func TestTrimsThatKeepComingDoNotPutEachOtherOff(t *testing.T) {
 	l, _ := open(t, filepath.Join(t.TempDir(), "wal.db"))
