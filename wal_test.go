@@ -44,6 +44,15 @@ func TestTheNewestSpooledOpIsThatOfTheHighestVersion(t *testing.T) {
 			t.Errorf("there is %v, %v", op, err)
 		}
 	})
+	t.Run("beside one that was discarded", func(t *testing.T) {
+		j := syncengine.NewJournal(t, t.TempDir(), 100, 1<<20)
+		seg, err := syncengine.AppendTo(j, syncengine.NewEntry("x", 5, "1"), syncengine.NewEntry("x", 6, "1"))
+		lab.Must(t, err)
+		j.AddSpooled(hash("x"), seg, 5)
+		if op, _, err := j.FindSpooled(ctx, "x", hash("x")); err != nil || op == nil || syncengine.VersionOf(op) != 5 {
+			t.Errorf("what is left is %v, %v", op, err)
+		}
+	})
 	t.Run("recovered", func(t *testing.T) {
 		j := syncengine.NewJournal(t, dir, 100, 1<<20)
 		left, err := j.Recover(ctx, hash, nothing)

@@ -131,7 +131,7 @@ func (j *journal) FindSpooled(ctx context.Context, id string, hash uint64) (op *
 			return nil, false, walError(err)
 		}
 		if ok {
-			op, err = newestIn(s.Payload, id)
+			op, err = opIn(s.Payload, id, ref.version)
 			return op, ref.seg <= j.spool.recovered, err
 		}
 		// Drained meanwhile: the index is changed before the segment is trimmed, so it

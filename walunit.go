@@ -18,6 +18,7 @@ package syncengine
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 )
 
 const (
@@ -240,11 +241,15 @@ func (d *decoder) skip(contentLen uint64, flags byte) {
 	}
 }
 
-// newestIn returns the newest op of an id in a payload, nil when there is none.
-func newestIn(payload []byte, id string) (*entry, error) {
+// opIn returns the op of an id at a version in a payload, nil when there is none. A newer one there
+// was discarded.
+func opIn(payload []byte, id string, version uint64) (*entry, error) {
 	units, err := decodeOps(payload, id)
 	if err != nil {
 		return nil, walError(err)
+	}
+	for i := range units {
+		units[i] = slices.DeleteFunc(units[i], func(e *entry) bool { return e.version != version })
 	}
 	return newestOf(id, units...)
 }
