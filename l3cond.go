@@ -79,7 +79,7 @@ func (s *sqlStore) ApplyIf(ctx context.Context, nonce uint64, units [][]Conditio
 }
 
 func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record, units [][]Conditional) (verdicts []Verdict, err error) {
-	err = s.inToldTx(ctx, func(tx *sqlkit.Tx) error {
+	err = s.inTx(ctx, func(tx *sqlkit.Tx) error {
 		heads, err := s.lockHeads(ctx, tx, recs, nil)
 		if err != nil {
 			return err
@@ -187,7 +187,7 @@ func evenNonce(nonce uint64) int64 { return int64(nonce << 1) }
 
 func (s *sqlStore) isThere(ctx context.Context, nonce int64) (landed bool, err error) {
 	err = s.run(ctx, "landed", func() error {
-		return s.inToldTx(ctx, func(tx *sqlkit.Tx) error {
+		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			landed = false
 			_, err := tx.ExecContext(ctx, insertNonce, []byte{}, s.engine(), nonce)
 			if !sqlkit.IsDuplicate(err) {
@@ -200,19 +200,6 @@ func (s *sqlStore) isThere(ctx context.Context, nonce int64) (landed bool, err e
 		})
 	})
 	return landed, err
-}
-
-// inToldTx is inTx with a COMMIT that ends with ctx: the driver's own waits for its reply whatever
-// becomes of it. That costs a round trip, since database/sql wants to see an end after it.
-func (s *sqlStore) inToldTx(ctx context.Context, fn func(tx *sqlkit.Tx) error) error {
-	if s.dialect == sqlkit.SQLite {
-		return s.inTx(ctx, fn)
-	}
-	return s.transact(ctx, s.fenceID(), fn, func(tx *sqlkit.Tx) error {
-		_, err := tx.ExecContext(ctx, "COMMIT")
-		_ = tx.Rollback() // there is nothing left to roll back
-		return err
-	})
 }
 
 // commitError is an error of COMMIT itself.

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/faultproxy"
@@ -250,5 +251,41 @@ func TestINV14ACommitOnItsWayHoldsUpTheAnswer(t *testing.T) {
 				lab.WantDigest(t, direct)
 			})
 		}
+	}
+}
+
+// TestINV12ACommitThatHangsEnds: the driver's own waits for its reply whatever becomes of its
+// context.
+func TestINV12ACommitThatHangsEnds(t *testing.T) {
+	t.Parallel()
+	db := testserver.SharedMariaDB(t)
+	for _, pool := range []string{"by URL", "the caller's"} {
+		t.Run(pool, func(t *testing.T) {
+			dbURL := db.NewDatabase(t)
+			g := newGate(t, hostOf(t, dbURL))
+			behind := strings.Replace(dbURL, hostOf(t, dbURL), g.listener.Addr().String(), 1)
+			cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: behind, L3Timeout: time.Second, CloseTimeout: time.Second}
+			if pool != "by URL" {
+				cfg.SQLURL, cfg.DB, cfg.Dialect = "", testserver.OpenSQL(t, behind), "mysql"
+			}
+			e, err := syncengine.Open(context.Background(), cfg)
+			lab.Must(t, err)
+			ctx := lab.Bounded(t)
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("1")}, syncengine.WithDurability(syncengine.Archived)))
+			g.armed.Store(true)
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("2")}))
+			<-g.seen
+			closed := make(chan error, 1)
+			go func() { closed <- e.Close() }()
+			select {
+			case err := <-closed:
+				if pending := (*syncengine.PendingError)(nil); !errors.As(err, &pending) {
+					t.Errorf("closed: %v", err)
+				}
+			case <-ctx.Done():
+				t.Error("Close waits for a COMMIT")
+			}
+			g.pass <- false
+		})
 	}
 }

@@ -109,7 +109,7 @@ func (s *sqlStore) Join(ctx context.Context, id, name string, beats int64, dead 
 			}
 			_, err = tx.ExecContext(ctx, "INSERT INTO sync_fences (engine, slot) VALUES (?,?)"+strings.Repeat(",(?,?)", fenceSlots-1), fence...)
 			return err
-		}, (*sqlkit.Tx).Commit)
+		})
 	})
 	if err == nil && !free {
 		return 0, s.run(ctx, "join", func() error { return s.endJoin(ctx) })
@@ -202,7 +202,7 @@ func (s *sqlStore) Evict(ctx context.Context, by string, m member) error {
 			}
 			_, err = tx.ExecContext(ctx, "DELETE FROM sync_fences WHERE engine = ?", m.ID)
 			return err
-		}, (*sqlkit.Tx).Commit)
+		})
 	})
 	if err == nil && !free {
 		err = s.run(ctx, "evict", func() error { return s.endOpen(ctx, m.ID) })

@@ -141,11 +141,11 @@ func (s *sqlStore) fits(content []byte) error {
 // inTx runs fn in a transaction on the writing pool which holds a fence of this engine, once it has
 // one. An error of COMMIT is a *commitError.
 func (s *sqlStore) inTx(ctx context.Context, fn func(tx *sqlkit.Tx) error) error {
-	return s.transact(ctx, s.fenceID(), fn, (*sqlkit.Tx).Commit)
+	return s.transact(ctx, s.fenceID(), fn)
 }
 
-// transact is inTx with the fence of an engine, "" for none, and with a COMMIT of the caller's.
-func (s *sqlStore) transact(ctx context.Context, fence string, fn, commit func(tx *sqlkit.Tx) error) error {
+// transact is inTx with the fence of an engine, "" for none.
+func (s *sqlStore) transact(ctx context.Context, fence string, fn func(tx *sqlkit.Tx) error) error {
 	var opts *sql.TxOptions
 	if s.dialect == sqlkit.MySQL {
 		opts = &sql.TxOptions{Isolation: sql.LevelReadCommitted} // set for each transaction: a pool's connections differ
@@ -172,7 +172,7 @@ func (s *sqlStore) transact(ctx context.Context, fence string, fn, commit func(t
 		_ = tx.Rollback()
 		return ctx.Err()
 	}
-	if err := commit(tx); err != nil {
+	if err := tx.Commit(ctx); err != nil {
 		return &commitError{err}
 	}
 	return nil

@@ -276,5 +276,5 @@ func (p *plainUpserts) apply(ctx context.Context, b *testing.B, recs []syncengin
 		lab.Must(b, err)
 		recs = recs[chunk:]
 	}
-	lab.Must(b, tx.Commit())
+	lab.Must(b, tx.Commit(ctx))
 }

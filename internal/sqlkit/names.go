@@ -129,8 +129,17 @@ func (t *Tx) StmtContext(ctx context.Context, s *Stmt) *Stmt {
 	return &Stmt{t.tx.StmtContext(ctx, s.stmt), s.local}
 }
 
-// Commit is that of sql.Tx.
-func (t *Tx) Commit() error { return t.tx.Commit() }
+// Commit is that of sql.Tx, and ends with ctx, which is that of the transaction. In a pool of the
+// caller's, whose driver waits for the reply of its own COMMIT whatever becomes of ctx, that costs
+// a round trip, since database/sql wants to see an end after it.
+func (t *Tx) Commit(ctx context.Context) error {
+	if t.db.local || t.db.idle > 0 {
+		return t.tx.Commit()
+	}
+	_, err := t.tx.ExecContext(ctx, "COMMIT")
+	_ = t.tx.Rollback() // there is nothing left to roll back
+	return err
+}
 
 // Rollback is that of sql.Tx.
 func (t *Tx) Rollback() error { return t.tx.Rollback() }

@@ -6,8 +6,10 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -31,15 +33,16 @@ type pinned struct {
 }
 
 func (p pinned) Connect(ctx context.Context) (driver.Conn, error) {
-	c, err := p.Connector.Connect(ctx)
+	var wire net.Conn
+	made, err := p.Connector.Connect(context.WithValue(ctx, wireKey{}, &wire))
 	if err != nil {
 		return nil, err
 	}
-	x, ok := c.(driver.ExecerContext)
-	if !ok {
-		return c, nil
+	c, ok := made.(mysqlConn)
+	if !ok || wire == nil {
+		return nil, errors.Join(fmt.Errorf("the driver has made a %T", made), made.Close())
 	}
-	_, err = x.ExecContext(ctx, isolation, nil)
+	_, err = c.ExecContext(ctx, isolation, nil)
 	optional := []string{syncWait}
 	if p.idle > 0 {
 		optional = append(optional, fmt.Sprintf("SET SESSION idle_transaction_timeout = %d", int((p.idle+time.Second-1)/time.Second)))
@@ -48,7 +51,7 @@ func (p pinned) Connect(ctx context.Context) (driver.Conn, error) {
 		if err != nil {
 			break
 		}
-		_, err = x.ExecContext(ctx, text, nil)
+		_, err = c.ExecContext(ctx, text, nil)
 		if me, ok := errors.AsType[*mysql.MySQLError](err); ok && me.Number == unknownVariable {
 			err = nil
 		}
@@ -56,10 +59,77 @@ func (p pinned) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	return c, nil
+	return &session{mysqlConn: c, wire: wire}, nil
 }
 
 const unknownVariable = 1193
+
+// dial connects, and tells pinned.Connect what it has connected.
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, network, addr)
+	if wire, ok := ctx.Value(wireKey{}).(*net.Conn); ok {
+		*wire = c
+	}
+	return c, err
+}
+
+type wireKey struct{}
+
+// session is a connection on which COMMIT and ROLLBACK end with the context of their transaction.
+// The driver's own wait for the reply whatever becomes of it, and database/sql has no context for
+// them: on a server that stands still, or a network that swallows it, they would wait for ever.
+type session struct {
+	mysqlConn
+	wire   net.Conn
+	broken atomic.Bool // nothing can be read from it any more
+}
+
+// mysqlConn is what the driver's connections are.
+type mysqlConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.Pinger
+	driver.SessionResetter
+	driver.Validator
+	driver.NamedValueChecker
+}
+
+func (s *session) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	tx, err := s.mysqlConn.BeginTx(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &boundTx{tx: tx, ctx: ctx, session: s}, nil
+}
+
+func (s *session) IsValid() bool { return !s.broken.Load() && s.mysqlConn.IsValid() }
+
+// boundTx is a transaction of a session.
+type boundTx struct {
+	tx      driver.Tx
+	ctx     context.Context
+	session *session
+}
+
+func (t *boundTx) Commit() error { return t.end(t.tx.Commit) }
+
+func (t *boundTx) Rollback() error { return t.end(t.tx.Rollback) }
+
+func (t *boundTx) end(how func() error) error {
+	stop := context.AfterFunc(t.ctx, func() {
+		t.session.broken.Store(true)
+		_ = t.session.wire.SetReadDeadline(time.Unix(1, 0)) // long ago; of one that is closed nobody reads
+	})
+	err := how()
+	if !stop() && err != nil {
+		return fmt.Errorf("%w: %w", t.ctx.Err(), err)
+	}
+	return err
+}
 
 // pin adds to the options of connections what is set in one statement with others.
 func pin(cfg *mysql.Config) {

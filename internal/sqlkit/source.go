@@ -101,7 +101,7 @@ func Parse(raw string) (*Source, error) {
 		}
 		cfg.TLSConfig = ""
 	}
-	cfg.Timeout = dialTimeout
+	cfg.Timeout, cfg.DialFunc = dialTimeout, dial
 	cfg.Collation = "utf8mb4_bin"
 	cfg.MaxAllowedPacket = 0 // ask the server
 	cfg.Logger = &mysql.NopLogger{}
