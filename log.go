@@ -44,14 +44,14 @@ func (n *numbers) Log(ops []*entry) error {
 func (n *numbers) LogLone(u *unit) {
 	n.order.Lock()
 	defer n.order.Unlock()
-	n.logLone(u, func(error) {})
+	if n.queue.StartLogging(u.Ops()) {
+		n.logKnown(u, func(error) {})
+	}
 }
 
-func (n *numbers) logLone(u *unit, logged func(error)) {
+// logKnown logs a unit whose ops are known already. The order lock is held.
+func (n *numbers) logKnown(u *unit, logged func(error)) {
 	ops := u.Ops()
-	if !n.queue.StartLogging(ops) {
-		return
-	}
 	n.lone.Add(1)
 	for _, op := range ops {
 		_, _ = n.noteLate(op)
@@ -86,25 +86,15 @@ func (n *numbers) LogDecided(ops []*entry, then func(error)) {
 		n.wal.Trimmed(seg, then)
 		return
 	}
-	n.order.Lock()
-	defer n.order.Unlock()
-	for _, op := range ops {
-		_, _ = n.noteLate(op)
-	}
 	u := unitOf(ops, n.queue.Now())
 	n.wal.Occupy(ops)
 	n.wal.Lone(ops, 1)
-	n.wal.Append(ops, n.clock.Last(), nil, func(seg *segment, last bool, err error) {
-		if err == nil {
-			n.queue.Logged(&u, seg, last)
-		} else {
-			n.queue.NotLogged(ops)
-		}
-		then(err)
-	})
+	n.order.Lock()
+	defer n.order.Unlock()
+	n.logKnown(&u, then)
 }
 
-// AwaitLone waits for what LogLone has begun.
+// AwaitLone waits for what LogLone and LogDecided have begun.
 func (n *numbers) AwaitLone() { n.lone.Wait() }
 
 // logMergesBefore puts merges that are in memory alone into the log before later ones of their
@@ -127,11 +117,13 @@ func (n *numbers) logMergesBefore(ops []*entry) (lost func() bool) {
 	}
 	failed := new(atomic.Bool)
 	for i := range us {
-		n.logLone(&us[i], func(err error) {
-			if err != nil {
-				failed.Store(true)
-			}
-		})
+		if n.queue.StartLogging(us[i].Ops()) {
+			n.logKnown(&us[i], func(err error) {
+				if err != nil {
+					failed.Store(true)
+				}
+			})
+		}
 	}
 	return failed.Load
 }

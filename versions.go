@@ -64,7 +64,7 @@ type numbers struct {
 
 	order  sync.Mutex // see above
 	merges mergeNumbers
-	lone   sync.WaitGroup // units on their way from memory into the log, see LogLone
+	lone   sync.WaitGroup // units on their way into the log that are known, see LogLone
 
 	mu      sync.Mutex // guards the three
 	marks   map[string]mark
@@ -218,7 +218,7 @@ func (n *numbers) append(ops []*entry, unless func() error, then func(seg *segme
 	n.wal.Append(ops, n.clock.Last(), unless, func(seg *segment, last bool, err error) {
 		if err != nil {
 			for _, op := range ops {
-				if !op.pinned() { // a Buffered one is still in memory
+				if op.state.Load()&(statePinned|stateOwn) == 0 { // others are known by other means
 					op.state.Or(stateLost)
 				}
 			}
