@@ -3,7 +3,7 @@ package syncengine
 // each.go writes many items that have nothing to do with each other: many at a time, so that they
 // share commits, but each as an op of its own, so that what L3 refuses later takes no other with it
 // (INV-9). Where L3 has to decide whether an item is stored, each is a question of its own, and
-// many are answered by one transaction (conditions.go): whatever share of the items are there
+// many are answered by one transaction (decide.go): whatever share of the items are there
 // already, an import of what is new costs no more. Where the log decides they are groups, since
 // each item would be a commit of its own; a group that fails for one item is written again in
 // halves. What is full is waited for. State is that of the call.

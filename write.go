@@ -12,7 +12,7 @@ package syncengine
 // memory has room for it; then that step runs in its call.
 //
 // The caller's goroutine owns a call; lines (update.go), makers (insert.go) and conditions
-// (conditions.go) are the only state of this department.
+// (decide.go) are the only state of this department.
 //
 // Writes with a condition leave this path after validation: conditions.go. What an Archived
 // call waits for in the end is in archived.go.
