@@ -122,7 +122,8 @@ func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) err
 // merges of an item land in that order, whatever their priority, and one that lands where a state
 // has brought it already changes nothing. Changes to it need a node of the caller's own. A state
 // from before a delete brings back what the merges since have not seen; of a counter, for each node
-// the larger amount.
+// the larger amount. A merge that changes nothing is no newer than what it meets: a delete that
+// lands later takes both, though its version may be lower than that of the merge.
 //
 // What was in quarantine and is retried comes late. To a set or a map it adds what a state that was
 // read in between takes back. To a counter it adds the same twice if a state that was read before
