@@ -50,9 +50,10 @@ type crowd struct {
 	store   syncengine.ArchiveStore // what is around it; nil when L3 is private
 	e       *syncengine.Engine
 
-	mode  atomic.Int32 // of L3, when it is not private
-	over  atomic.Bool  // the image of a crash may be taken: what ends from here on is uncertain
-	users []*crowdUser
+	mode    atomic.Int32 // of L3, when it is not private
+	wasAway bool         // when the round began: an attempt from then may fail still
+	over    atomic.Bool  // the image of a crash may be taken: what ends from here on is uncertain
+	users   []*crowdUser
 
 	mu     sync.Mutex
 	faults []string
@@ -185,7 +186,7 @@ func (c *crowd) open(t *rapid.T) {
 // shut closes the engine, which may have work left if L3 is not there.
 func (c *crowd) shut(t *rapid.T) {
 	err := c.e.Close()
-	if err != nil && (c.mode.Load() == l3There || !errors.Is(err, syncengine.ErrPending)) {
+	if err != nil && (c.mode.Load() == l3There && !c.wasAway || !errors.Is(err, syncengine.ErrPending)) {
 		t.Fatalf("Close: %v", err)
 	}
 	if c.store != nil {
@@ -266,6 +267,7 @@ func (c *crowd) round(t *rapid.T) {
 		u.script = drawSteps(t)
 	}
 	mode := rapid.SampledFrom([]int32{l3There, l3There, l3Away, l3Mute}).Draw(t, "L3")
+	c.wasAway = c.mode.Load() != l3There
 	then := rapid.SampledFrom([]string{"nothing", "close", "crash", "crash amid"}).Draw(t, "then")
 	at := rapid.IntRange(0, 10).Draw(t, "L3 changes after steps")
 	var steps atomic.Int64
