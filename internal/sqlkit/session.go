@@ -82,7 +82,7 @@ type wireKey struct{}
 type session struct {
 	mysqlConn
 	wire   net.Conn
-	broken atomic.Bool // nothing can be read from it any more
+	broken atomic.Bool // nothing can be read from it any more, or soon
 }
 
 // mysqlConn is what the driver's connections are.
@@ -121,12 +121,15 @@ func (t *boundTx) Rollback() error { return t.end(t.tx.Rollback) }
 
 func (t *boundTx) end(how func() error) error {
 	stop := context.AfterFunc(t.ctx, func() {
-		t.session.broken.Store(true)
 		_ = t.session.wire.SetReadDeadline(time.Unix(1, 0)) // long ago; of one that is closed nobody reads
 	})
 	err := how()
-	if !stop() && err != nil {
-		return fmt.Errorf("%w: %w", t.ctx.Err(), err)
+	if stop() {
+		return err
+	}
+	t.session.broken.Store(true) // also when the reply came first: the pool lets go of it
+	if err != nil {
+		err = fmt.Errorf("%w: %w", t.ctx.Err(), err)
 	}
 	return err
 }
