@@ -15,9 +15,13 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/syncengine-go/syncengine/internal/filelock"
 )
 
 // quiet is how long a server must say nothing before a swallowed reply counts
@@ -65,13 +69,23 @@ func New(t testing.TB, upstream string) *Proxy {
 	// go to somebody else, even to the redialling client itself, during a Cut.
 	err := errors.New("no free port")
 	for try := 0; try < 100 && err != nil; try++ {
-		p.addr = fmt.Sprintf("127.0.0.1:%d", 30000+rand.IntN(2700))
-		err = p.listen()
+		port := 30000 + rand.IntN(2700)
+		p.addr = fmt.Sprintf("127.0.0.1:%d", port)
+		// Other programs' proxies are not to take it during a Cut either.
+		var mine *filelock.Lock
+		if mine, err = filelock.Acquire(filepath.Join(os.TempDir(), fmt.Sprintf("syncengine-proxy-%d.lock", port))); err != nil {
+			continue
+		}
+		if err = p.listen(); err == nil {
+			t.Cleanup(func() {
+				p.Close()
+				_ = mine.Release() // it ends with the program at the latest
+			})
+			return p
+		}
+		_ = mine.Release()
 	}
-	if err != nil {
-		t.Fatalf("faultproxy: %v", err)
-	}
-	t.Cleanup(p.Close)
+	t.Fatalf("faultproxy: %v", err)
 	return p
 }
 
