@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -77,6 +79,7 @@ type caller struct {
 	rng     *rand.Rand
 	ids     []string
 	private bool
+	durable bool // nothing at Buffered
 	numbers *atomic.Int64
 	start   time.Time
 	seen    map[string]syncengine.Item // what was read of an id last
@@ -98,6 +101,9 @@ func (c *caller) call(t *testing.T, ctx context.Context) {
 	durability := syncengine.Archived
 	if c.private {
 		durability = []syncengine.Durability{syncengine.Buffered, syncengine.Logged, syncengine.Archived}[c.rng.IntN(3)]
+	}
+	if c.durable {
+		durability = max(durability, syncengine.Logged)
 	}
 	at := syncengine.WithDurability(durability)
 	q := asked{id: c.ids[c.rng.IntN(len(c.ids))], write: int(c.numbers.Add(1))}
@@ -191,19 +197,26 @@ func linear(t *testing.T, engines []*syncengine.Engine, private bool, during tim
 			history = append(history, c.history...)
 		}
 		checked += len(history)
-		if porcupine.CheckOperationsTimeout(register, history, 20*time.Second) == porcupine.Illegal {
-			for _, of := range register.Partition(history) {
-				if porcupine.CheckOperations(register, of) {
-					continue
-				}
-				for _, op := range of {
-					t.Logf("%d: %9d to %9d: %s", op.ClientId, op.Call, op.Return, register.DescribeOperation(op.Input, op.Output))
-				}
-			}
-			t.Errorf("round %d of seed %d: no order of these calls explains what they returned", round, seed)
+		explained(t, history)
+	}
+	t.Logf("%d calls, seed %d", checked, seed)
+}
+
+// explained checks a history.
+func explained(t *testing.T, history []porcupine.Operation) {
+	t.Helper()
+	if porcupine.CheckOperationsTimeout(register, history, 20*time.Second) != porcupine.Illegal {
+		return
+	}
+	for _, of := range register.Partition(history) {
+		if porcupine.CheckOperations(register, of) {
+			continue
+		}
+		for _, op := range of {
+			t.Logf("%d: %9d to %9d: %s", op.ClientId, op.Call, op.Return, register.DescribeOperation(op.Input, op.Output))
 		}
 	}
-	t.Logf("%d calls", checked)
+	t.Error("no order of these calls explains what they returned")
 }
 
 // TestINV14CallsOnAPrivateL3AreLinearizable whatever their durability.
@@ -235,6 +248,93 @@ func TestINV14WhatIsDecidedInL3IsLinearizable(t *testing.T) {
 				engines[n] = lab.Open(t, cfg)
 			}
 			linear(t, engines, false, 3*time.Second)
+		})
+	}
+}
+
+// kill copies what a kill leaves in a directory: nothing is committed to its log meanwhile.
+func kill(t *testing.T, dir string) (image string) {
+	t.Helper()
+	db := lab.OpenDriver(t, "sqlite", "file:"+filepath.Join(dir, "wal.db")+"?_pragma=busy_timeout(30000)&_txlock=immediate")
+	tx, err := db.Begin()
+	lab.Must(t, err)
+	image = t.TempDir()
+	lab.Must(t, os.CopyFS(image, os.DirFS(dir)))
+	lab.Must(t, tx.Rollback())
+	lab.Must(t, os.Remove(filepath.Join(image, "wal.db-shm"))) // it is made anew from the -wal
+	return image
+}
+
+// TestINV02WhatCallsReturnedHoldsAfterAKill: what the next engine answers is part of the history,
+// but for ids of which a call was under way. Nobody else writes.
+func TestINV02WhatCallsReturnedHoldsAfterAKill(t *testing.T) {
+	for _, name := range []string{"private", "shared"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := lab.Bounded(t)
+			cfg := syncengine.Config{Dir: t.TempDir(), BatchFlushInterval: 200 * time.Millisecond}
+			if name != "private" {
+				store, err := lab.OpenSQLStore("sqlite:" + filepath.Join(t.TempDir(), "shared.db"))
+				lab.Must(t, err)
+				t.Cleanup(func() { _ = store.Close() })
+				cfg.L3 = store
+			}
+			var numbers atomic.Int64
+			seed, start := uint64(time.Now().UnixNano()), time.Now()
+			answers := 0
+			for round := range uint64(8) {
+				e, err := syncengine.Open(ctx, cfg)
+				lab.Must(t, err)
+				lab.Must(t, e.Flush(ctx)) // so that any call is possible
+				var ids []string
+				for n := range 60 {
+					ids = append(ids, fmt.Sprintf("round-%d-%d", round, n))
+				}
+				var work sync.WaitGroup
+				var over atomic.Bool
+				all := make([]*caller, 6)
+				for n := range all {
+					c := &caller{e: e, n: n, rng: rand.New(rand.NewPCG(seed, round*100+uint64(n))), ids: ids, private: true, durable: true, numbers: &numbers, start: start, seen: make(map[string]syncengine.Item)}
+					all[n] = c
+					work.Go(func() {
+						for !over.Load() {
+							c.call(t, ctx)
+						}
+					})
+				}
+				time.Sleep(time.Duration(100+rand.IntN(100)) * time.Millisecond) // a kill comes at any time
+				killed := int64(time.Since(start))
+				over.Store(true)
+				cfg.Dir = kill(t, cfg.Dir)
+				work.Wait()
+				lab.Must(t, e.Close())
+				e, err = syncengine.Open(ctx, cfg)
+				lab.Must(t, err)
+				var history []porcupine.Operation
+				unsure := make(map[string]bool)
+				for _, c := range all {
+					history = append(history, c.history...)
+					if last := history[len(history)-1]; last.Return > killed {
+						unsure[last.Input.(asked).id] = true
+					}
+				}
+				for _, id := range ids {
+					if unsure[id] {
+						continue
+					}
+					began := time.Since(start)
+					it, err := e.Get(ctx, id)
+					if err != nil && !errors.Is(err, syncengine.ErrNotFound) {
+						t.Error(err)
+					}
+					answers++
+					history = append(history, porcupine.Operation{ClientId: len(all), Input: asked{id: id, call: "get after the kill"},
+						Call: int64(began), Output: said{told: true, held: numberIn(&it)}, Return: int64(time.Since(start))})
+				}
+				explained(t, history)
+				lab.Must(t, e.Close())
+			}
+			t.Logf("%d answers after kills, seed %d", answers, seed)
 		})
 	}
 }
