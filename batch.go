@@ -116,11 +116,13 @@ func (l *lane) unpop(us []unit) {
 const lanes = int(PriorityCritical-PriorityLow) + 1
 
 // laneOf returns the lane of a unit: that of its most urgent op. Merges keep to one lane, so that
-// those of an item land in the order of their dots.
+// those of an item land in the order of their dots; and so do deletes that the drain has read,
+// which may be of such an item: later merges would raise its version above theirs.
 func laneOf(ops []*entry) int {
 	p := PriorityLow
 	for _, e := range ops {
-		if e.isMerge() {
+		drained := e.state.Load()&(statePinned|stateDetached) == stateDetached
+		if e.isMerge() || crdtBuilt && e.deleted && drained {
 			return int(PriorityCritical - PriorityNormal)
 		}
 		if p = max(p, e.priority); e.state.Load()&stateRaised != 0 {

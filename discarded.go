@@ -111,6 +111,13 @@ func (q *quarantine) WasDiscarded(ops []*entry, segment int64) bool {
 // waits for those that are on their way there. It returns the rows that are left then: of the
 // others L3 has taken the ops.
 func (q *quarantine) part(ctx context.Context, rows []*badRow) (left []*badRow, end func(), err error) {
+	for _, r := range rows {
+		for _, op := range r.ops { // a Buffered one was refused while an outage put it into the log
+			if err := q.numbers.Settle(ctx, itemOf(op.id)); err != nil {
+				return nil, func() {}, err
+			}
+		}
+	}
 	last, _ := q.wal.Extent()
 	q.mu.Lock()
 	for _, r := range rows {

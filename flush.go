@@ -286,7 +286,8 @@ func (f *flusher) count(b *batch, a *outcome) {
 		if f.archive.Private() && e.seg != nil && f.q.IsOfEarlier(e.seg.id) {
 			continue // the WAL has only told again of what had landed before a crash: nobody else writes
 		}
-		if !seenTo[awaitedOp{e.id(), e.version}] && !f.q.replaced(e) {
+		told := seenTo[awaitedOp{e.id(), e.version}] || e.state.Load()&stateDecided != 0 // it was stored
+		if !told && !f.q.replaced(e) {
 			lost = append(lost, lostOp{Op: e.record(), Held: l.Held})
 		}
 	}

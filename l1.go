@@ -290,7 +290,7 @@ func (c *l1) tally(e *entry, n int64) {
 // Hold accounts for an entry that the drain read from the WAL: it is in memory, not in
 // the map, and not pinned.
 func (c *l1) Hold(e *entry) {
-	e.state.Store(stateDetached)
+	e.state.Store(stateDetached | e.state.Load()&stateDecided)
 	c.detached.Add(e.size())
 	c.drained.Add(e.size())
 }

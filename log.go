@@ -2,10 +2,7 @@ package syncengine
 
 // log.go is the way of ops into the log, and from there into the queue.
 
-import (
-	"slices"
-	"sync/atomic"
-)
+import "sync/atomic"
 
 // StartLog hands ops, which have their place in the log, to it; logged runs on its loop. At
 // Archived it returns what to wait for then. After an error the ops have no place any more.
@@ -67,24 +64,22 @@ func (n *numbers) logKnown(u *unit, logged func(error)) {
 	})
 }
 
-// LogDecided is for ops that L3 has just decided to store. Where the log still has an op of one of
-// their ids that was done before, a kill would leave that one as the newest that the Dir knows of,
-// and it would answer while L3 is away (INV-2). So it goes now, if all before it is done, or these
-// go into the log behind it: L3 finds them there when they come again. then is called when that is
-// on disk, or with why it is not: then L3 has them all the same.
+// LogDecided is for ops that L3 has just decided to store. Where the log still has an earlier op of
+// one of their items, a kill would leave that one as the newest that the Dir knows of, and it would
+// answer while L3 is away (INV-2). So it goes now, if it and all before it are done, or these go
+// into the log behind it: L3 finds that it has them when they come again. then is called when that
+// is on disk, or with why it is not: then L3 has them all the same.
 func (n *numbers) LogDecided(ops []*entry, then func(error)) {
-	ops = slices.DeleteFunc(slices.Clone(ops), (*entry).isMerge) // of merges that wait nothing is known in an outage
-	seg := int64(0)
-	if len(ops) > 0 {
-		seg = n.wal.Kept(ops)
-	}
-	if seg == 0 {
+	switch seg := n.wal.Kept(ops); {
+	case seg == 0:
 		then(nil)
 		return
-	}
-	if n.wal.Trimming(seg) {
+	case n.wal.Trimming(seg):
 		n.wal.Trimmed(seg, then)
 		return
+	}
+	for _, op := range ops {
+		op.state.Or(stateDecided)
 	}
 	u := unitOf(ops, n.queue.Now())
 	n.wal.Occupy(ops)

@@ -99,7 +99,7 @@ func (m *mergeNumbers) close(ctx context.Context, wal *journal) error {
 // some.
 func (n *numbers) Node() string { return n.merges.node }
 
-// mustFollow reports whether a merge among ops would overtake another one of its item if it did not
+// mustFollow reports whether a merge among ops would overtake another op of its item if it did not
 // go through the log. The order lock is held.
 func (n *numbers) mustFollow(ops []*entry) bool {
 	for _, op := range ops {
@@ -109,7 +109,8 @@ func (n *numbers) mustFollow(ops []*entry) bool {
 		n.mu.Lock()
 		m := n.marks[op.item()]
 		n.mu.Unlock()
-		if m.begun != m.ended || n.wal.SpooledMerges(n.l1.Hash(op.item())) > 0 {
+		hash := n.l1.Hash(op.item())
+		if _, spooled := n.wal.Spooled(hash); spooled || m.begun != m.ended || n.wal.SpooledMerges(hash) > 0 {
 			return true
 		}
 	}

@@ -105,11 +105,14 @@ func (j *journal) Close() error { return j.log.CloseFiles() }
 func (j *journal) Append(ops []*entry, newest uint64, unless func() error, then func(seg *segment, last bool, err error)) {
 	seen := ops[0].state.Load()&(statePinned|stateOwn) != 0 // accepted before: Buffered, or decided
 	payload := encodeUnit(make([]byte, 0, unitSize(ops)), ops, seen)
+	kept := j.kept.begin(ops)
 	j.log.Append(&oplog.Request{Payload: payload, Ops: len(ops), Max: newest, At: time.Now().UnixNano(), Unless: unless, Done: func(s *oplog.Segment, err error) {
 		if err != nil {
+			j.kept.end(kept, 0)
 			then(nil, false, walError(err))
 			return
 		}
+		j.kept.end(kept, s.ID)
 		if j.current == nil || j.current.id != s.ID {
 			j.current = &segment{id: s.ID, live: s.Ops, pending: s.Ops, bytes: int64(len(s.Payload))}
 		}
@@ -158,7 +161,6 @@ func (j *journal) Lone(ops []*entry, by int64) {
 func (j *journal) Done(seg *segment, ops []*entry) {
 	j.Release(ops)
 	seg.live -= len(ops)
-	j.kept.add(seg.id, ops, j.log)
 }
 
 // Alone returns how many ops are in memory alone.

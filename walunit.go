@@ -12,8 +12,8 @@ package syncengine
 // not stored but for content that no longer matches its own (sound.go): the log's checksum guards
 // the bytes and the hash is computed again.
 //
-// Two more flags tell of an op in quarantine that it is superseded, and of one in the log that a
-// later one of its id was there before it.
+// Three more flags tell of an op in quarantine that it is superseded, and of one in the log that a
+// later one of its id was there before it, and that L3 had stored it before.
 
 import (
 	"encoding/binary"
@@ -29,7 +29,7 @@ const (
 	opSuperseded
 	opLate
 	opExpires
-	opKnown = opDeleted | opCarried | opRetried | opHashed | opSuperseded | opLate | opExpires
+	opDecided
 )
 
 var errBadPayload = errors.New("payload can't be decoded")
@@ -60,6 +60,9 @@ func encodeUnit(b []byte, ops []*entry, check bool) []byte {
 		}
 		if e.state.Load()&stateLate != 0 {
 			flags |= opLate
+		}
+		if e.state.Load()&stateDecided != 0 {
+			flags |= opDecided
 		}
 		b = append(b, flags, byte(e.priority))
 		b = binary.AppendUvarint(b, e.version)
@@ -169,7 +172,7 @@ func (d *decoder) take(n uint64) []byte {
 
 func (d *decoder) op() *entry {
 	head := d.take(2)
-	if d.bad || head[0]&^opKnown != 0 || !Priority(int8(head[1])).valid() {
+	if d.bad || !Priority(int8(head[1])).valid() {
 		d.bad = true
 		return nil
 	}
@@ -202,6 +205,9 @@ func (d *decoder) op() *entry {
 	}
 	if head[0]&opLate != 0 {
 		e.state.Or(stateLate)
+	}
+	if head[0]&opDecided != 0 {
+		e.state.Or(stateDecided)
 	}
 	if head[0]&opHashed != 0 {
 		copy(e.hash[:], d.take(uint64(len(e.hash))))

@@ -69,8 +69,7 @@ func TestINV02WhatWasDecidedInL3IsKnownAfterAKillInAnOutage(t *testing.T) {
 					return err == nil
 				})
 				lab.Must(t, call(e, id))
-				images[id] = t.TempDir()
-				lab.Must(t, os.CopyFS(images[id], os.DirFS(dir)))
+				images[id] = imageOf(t, dir)
 			}
 			c.Away.Store(true)
 			var all sync.WaitGroup
@@ -100,4 +99,12 @@ func TestINV02WhatWasDecidedInL3IsKnownAfterAKillInAnOutage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// imageOf copies what a kill leaves in a directory, at a moment when nothing is committed there.
+func imageOf(t *testing.T, dir string) string {
+	t.Helper()
+	image := t.TempDir()
+	lab.Must(t, os.CopyFS(image, os.DirFS(dir)))
+	return image
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/failpoint"
 	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
@@ -392,4 +393,64 @@ func TestINV16AWriteAfterADiscardIsAboveWhatWasBelow(t *testing.T) {
 		t.Error("an op is told to be superseded by another engine")
 	}
 	lab.WantContent(t, e, "x", 3)
+}
+
+// TestADiscardWaitsForWhatIsOnItsWayIntoTheLog: a Buffered op is refused while an outage puts it
+// there, and discarded before it is there.
+func TestADiscardWaitsForWhatIsOnItsWayIntoTheLog(t *testing.T) {
+	ctx := context.Background()
+	g := newGatedStore(t)
+	gateX, inX := make(chan bool), make(chan bool, 9)
+	var tolerant atomic.Bool
+	g.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
+		switch {
+		case tolerant.Load():
+			return nil
+		case recs[0].ID == "x":
+			inX <- true
+			<-gateX
+			return lab.RefusePoison(ctx, recs)
+		}
+		return lab.ErrAway
+	}
+	dir := t.TempDir()
+	e := lab.Open(t, syncengine.Config{Dir: dir, L3: g, FlushConcurrency: 2, BatchFlushCount: 1, BatchFlushInterval: time.Millisecond})
+	buffered := syncengine.WithDurability(syncengine.Buffered)
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}, buffered))
+	<-inX
+	var point atomic.Value
+	point.Store(failpoint.WALCommitted)
+	at, gates := make(chan bool, 9), make(chan bool)
+	failpoint.SetHook(func(p failpoint.Point) {
+		if p == point.Load() {
+			at <- true
+			<-gates
+		}
+	})
+	defer failpoint.SetHook(func(failpoint.Point) {})
+	z := make(chan bool)
+	go func() { lab.Put(t, e, "z", 1); close(z) }()
+	<-at // the log is slow
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "y", Content: []byte("1")}, buffered))
+	lab.Eventually(t, "an outage", func() bool { return e.Stats().L3Down })
+	time.Sleep(300 * time.Millisecond) // x waits for the log
+	close(gateX)
+	lab.Eventually(t, "refused", func() bool { return e.Stats().Quarantined == 1 })
+	point.Store(failpoint.WALCommitting)
+	gates <- true
+	<-at // x is about to be in the log
+	done := make(chan error)
+	go func() { _, err := e.DiscardQuarantined(ctx, "x"); done <- err }()
+	time.Sleep(300 * time.Millisecond) // if it does not wait, it is done
+	point.Store(failpoint.Point(""))
+	gates <- true
+	lab.Must(t, <-done)
+	image := imageOf(t, dir)
+	<-z
+	tolerant.Store(true)
+	next := lab.Open(t, syncengine.Config{Dir: image, L3: g})
+	lab.Must(t, next.Flush(ctx))
+	if r, err := g.Get(ctx, "x"); err == nil {
+		t.Errorf("what was discarded has landed: %s", r.Content)
+	}
 }
