@@ -22,6 +22,7 @@ import (
 // TestINV02AnItemThatWasInsertedAfterADeleteIsNotAbsent: after a kill in an outage, where the log
 // still has the delete.
 func TestINV02AnItemThatWasInsertedAfterADeleteIsNotAbsent(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server := testserver.SharedMariaDB(t)
 	db := server.NewDatabase(t)
@@ -60,6 +61,7 @@ func TestINV02AnItemThatWasInsertedAfterADeleteIsNotAbsent(t *testing.T) {
 
 // TestINV04ADeleteInTheLogLandsBeforeLaterMerges, though its priority is lower.
 func TestINV04ADeleteInTheLogLandsBeforeLaterMerges(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server := testserver.SharedMariaDB(t)
 	p := faultproxy.New(t, server.Addr())

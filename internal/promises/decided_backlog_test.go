@@ -100,8 +100,10 @@ func draining(t *testing.T, g *gatedStore, cfg syncengine.Config) *syncengine.En
 // TestINV02UpdatesWhileABacklogDrainsAreKnown: what was decided goes into the log at its end; the
 // next one must not take that for gone when what was before it is.
 func TestINV02UpdatesWhileABacklogDrainsAreKnown(t *testing.T) {
+	t.Parallel()
 	for name, killed := range map[string]bool{"kill": true, "Close": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := newGatedStore(t, "front", "hold")
 			cfg := syncengine.Config{Dir: t.TempDir(), L3: g, FlushConcurrency: 2, BatchFlushCount: 1}
 			e := draining(t, g, cfg)
@@ -134,6 +136,7 @@ func TestINV02UpdatesWhileABacklogDrainsAreKnown(t *testing.T) {
 // TestINV02AnUpdateAfterAWriteThatOvertookTheLogIsKnown: a Buffered write has landed before a
 // spooled one of its id, which the log still has.
 func TestINV02AnUpdateAfterAWriteThatOvertookTheLogIsKnown(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	g := newGatedStore(t, "front", "hold", "mid")
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: g, FlushConcurrency: 3, BatchFlushCount: 1}
@@ -209,6 +212,7 @@ func TestINV02UpdatesInLineOnASlowLogAreKnown(t *testing.T) {
 // TestWhatWasDecidedIsNotToldSuperseded: it waits in the log as well, the engine is closed, and
 // another one goes on.
 func TestWhatWasDecidedIsNotToldSuperseded(t *testing.T) {
+	t.Parallel()
 	g := newGatedStore(t, "front")
 	told := make(chan syncengine.SupersededOp, 100)
 	cfg := syncengine.Config{Dir: t.TempDir(), L3: g, FlushConcurrency: 2, BatchFlushCount: 1,

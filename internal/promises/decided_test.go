@@ -17,6 +17,7 @@ import (
 // TestINV02WhatWasDecidedInL3IsKnownAfterAKillInAnOutage: or it is known that something was. An op
 // from before it that the log still has is not taken for the newest.
 func TestINV02WhatWasDecidedInL3IsKnownAfterAKillInAnOutage(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	calls := map[string]func(e *syncengine.Engine, id string) error{
 		"Update": func(e *syncengine.Engine, id string) error {
@@ -54,6 +55,7 @@ func TestINV02WhatWasDecidedInL3IsKnownAfterAKillInAnOutage(t *testing.T) {
 	}
 	for name, stuck := range map[string]bool{"the op before is trimmed": false, "it can't be": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := lab.NewChoosy(t)
 			defer c.Release()
 			dir := t.TempDir()
