@@ -99,6 +99,7 @@ func TestINV02AListingShowsAllThatWasAcknowledged(t *testing.T) {
 
 // An engine finds more in the WAL than its memory holds, and L3 empty.
 func TestINV02AListingShowsWhatIsSpooled(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	c := lab.NewChoosy(t)
 	defer c.Release()
