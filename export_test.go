@@ -45,6 +45,12 @@ func NewSQLStoreNamed(d Dialect, db *sql.DB, tablePrefix string) ArchiveStore {
 	return newSQLStore(sqlkit.Dialect(d), sqlkit.OnePool(db, sqlkit.Dialect(d), tablePrefix), testCodec(), false)
 }
 
+// Exec runs a statement as a store's own connections do.
+func Exec(ctx context.Context, s ArchiveStore, text string) error {
+	_, err := s.(*sqlStore).pools.Write.ExecContext(ctx, text)
+	return err
+}
+
 // ArchiveDigester is what an L3 of ours can do besides.
 type ArchiveDigester = archiveDigester
 

@@ -30,20 +30,18 @@ import (
 )
 
 const (
-	// maxChunk rows make one MySQL statement at most; statements are prepared for powers
-	// of two, so a batch of 1000 new rows takes six.
-	maxChunk = 512
 	// maxLookup ids are looked up by one statement.
 	maxLookup = 1024
-	// chunkBytes bounds a statement's content, also below the server's max_allowed_packet.
-	chunkBytes = 4 << 20
+	// chunkBytes bounds a statement, also below the server's max_allowed_packet: the length up to
+	// which the driver keeps the buffer that it writes a statement to.
+	chunkBytes = 240 << 10
 	// What meets another transaction's lock is tried so often at least, and for so long: a caller's
 	// own handle on SQLite may have no busy timeout, and then a commit turns readers away at once
 	// for as long as its fsyncs take. Our own handles wait as long by themselves.
 	conflictTries  = 20
 	conflictFor    = 5 * time.Second
 	conflictWait   = 2 * time.Millisecond
-	rowOverheadSQL = 256
+	rowOverheadSQL = 96
 )
 
 const columns = "id, version, updated_at, deleted, content_hash, content, priority, crdt, trace_parent, trace_state, home_instance, expires_at"
@@ -64,6 +62,7 @@ type sqlStore struct {
 	packet   int64 // bytes one statement may have
 	identity string
 	stmts    map[stmtKey]*sqlkit.Stmt
+	ready    []writesReady // what all statements are prepared for
 	// joining is what the fence of joins said when another engine held it, and since when.
 	joining      int64
 	joiningSince time.Time
@@ -76,8 +75,10 @@ type sqlStore struct {
 	window   int                    // ids that one call of Leaves looks at
 	deltas   atomic.Int32           // digest deltas this store wrote since it last folded
 	plain    unresolved             // transactions of Apply
-	nonce    atomic.Uint64          // of the last ApplyIf: nobody asks about lower ones
-	logFor   time.Duration          // how long the log is kept
+	counts   atomic.Bool            // the server counts the rows that a statement changes, not those it finds
+	known    knownRows
+	nonce    atomic.Uint64 // of the last ApplyIf: nobody asks about lower ones
+	logFor   time.Duration // how long the log is kept
 	gets     gather.Group[string, Record]
 }
 
@@ -125,6 +126,15 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		}
 		if err = s.pools.Write.QueryRowContext(ctx, "SELECT value FROM sync_meta WHERE name = 'identity'").Scan(&identity); err != nil {
 			return err
+		}
+		if s.dialect == sqlkit.MySQL { // a handle may have been opened with clientFoundRows
+			res, err := s.pools.Write.ExecContext(ctx, "UPDATE sync_meta SET value = value WHERE name = 'identity'")
+			if err == nil {
+				n, err := res.RowsAffected()
+				s.counts.Store(err == nil && n == 0)
+			}
+		} else {
+			s.counts.Store(true)
 		}
 		if packet, err = sqlkit.MaxPacket(ctx, s.pools.Write, s.dialect); err != nil {
 			return err

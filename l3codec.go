@@ -38,6 +38,9 @@ type storedRow struct {
 	*Record
 	content  []byte
 	encoding string
+
+	known bool     // it is written over a row that is known (l3known.go)
+	over  knownRow // which is this
 }
 
 // rowsOf packs the contents of records.

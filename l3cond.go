@@ -46,21 +46,22 @@ const (
 )
 
 func (s *sqlStore) ApplyIf(ctx context.Context, nonce uint64, units [][]Conditional) (verdicts []Verdict, err error) {
-	var recs []Record // one of each id, in the order of locks
+	var recs []Record
 	for _, unit := range units {
 		for i := range unit {
 			recs = append(recs, unit[i].Record)
 		}
 	}
 	plain, merges := splitMerges(recs)
-	if err := s.checkSizes(rowsOf(plain, s.codec), merges); err != nil {
+	packed := rowsOf(plain, s.codec)
+	if err := s.checkSizes(packed, merges); err != nil {
+		return nil, err
+	}
+	if err := s.run(ctx, "apply if", func() error { return s.prepareWrites(ctx, recs, packed) }); err != nil {
 		return nil, err
 	}
 	slices.SortStableFunc(recs, func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
 	recs = slices.CompactFunc(recs, func(a, b Record) bool { return a.ID == b.ID })
-	if err := s.run(ctx, "apply if", func() error { return s.prepareWrites(ctx, recs) }); err != nil {
-		return nil, err
-	}
 	s.nonce.Store(nonce)
 	asker := s.engine()
 	s.asker.Store(&asker)
@@ -79,7 +80,9 @@ func (s *sqlStore) ApplyIf(ctx context.Context, nonce uint64, units [][]Conditio
 }
 
 func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record, units [][]Conditional) (verdicts []Verdict, err error) {
+	var p *plan
 	err = s.inTx(ctx, func(tx *sqlkit.Tx) error {
+		p = nil
 		heads, err := s.lockHeads(ctx, tx, recs, nil)
 		if err != nil {
 			return err
@@ -97,7 +100,7 @@ func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record,
 		}
 		slices.SortFunc(write, func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
 		plain, merges := splitMerges(write)
-		p, err := s.plan(ctx, tx, rowsOf(plain, s.codec), merges, heads, conditional(units))
+		p, err = s.plan(ctx, tx, rowsOf(plain, s.codec), merges, heads, conditional(units))
 		if err != nil {
 			return err
 		}
@@ -110,6 +113,9 @@ func (s *sqlStore) applyIfOnce(ctx context.Context, nonce uint64, recs []Record,
 		failpoint.Hit(failpoint.L3Committing)
 		return nil
 	})
+	if err == nil && p != nil {
+		s.known.Wrote(p)
+	}
 	return verdicts, err
 }
 
@@ -158,13 +164,16 @@ func (s *sqlStore) writePlan(ctx context.Context, tx *sqlkit.Tx, p *plan) error 
 	if s.dialect == sqlkit.SQLite {
 		write = s.writeSQLite
 	}
-	if err := write(ctx, tx, p.fresh, false); err != nil {
+	if err := write(ctx, tx, p.fresh, inserting); err != nil {
 		if sqlkit.IsDuplicate(err) {
 			err = errors.Join(errRaced, err)
 		}
 		return err
 	}
-	if err := write(ctx, tx, p.over, true); err != nil || s.dialect == sqlkit.SQLite {
+	if err := write(ctx, tx, p.over, overwriting); err != nil {
+		return err
+	}
+	if err := write(ctx, tx, p.swap, swapping); err != nil || s.dialect == sqlkit.SQLite {
 		return err
 	}
 	return s.writeDues(ctx, tx, p)

@@ -237,6 +237,7 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 		return wrong, nil
 	}
 	_ = tx.Rollback() // there may be no other connection
+	s.known.Forget()  // what was counted are the rows, whatever somebody did to them by hand
 	if err := s.mendDues(ctx); err != nil || wrong == 0 {
 		return wrong, err
 	}

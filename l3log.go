@@ -74,7 +74,7 @@ func (s *sqlStore) KeepingChanges(d time.Duration) *sqlStore {
 // changes are what a batch changes, for the log.
 func (p *plan) changes() []byte {
 	var a changelog.Appender
-	rows := mergeSorted(p.fresh, p.over)
+	rows := mergeSorted(mergeSorted(p.fresh, p.over), p.swap)
 	b := make([]byte, 0, 16*len(rows))
 	for _, r := range rows {
 		c := changelog.Change{Key: r.ID, Version: r.Version}

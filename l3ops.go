@@ -213,15 +213,13 @@ func (s *sqlStore) writeOps(ctx context.Context, tx *sqlkit.Tx, p *plan) error {
 	rest := p.ops
 	for len(rest) > 0 {
 		n, size := 0, 0
-		for n < len(rest) && n < maxChunk {
-			if size += len(rest[n].content) + rowOverheadSQL; size > chunkBytes/4 && n > 0 {
+		for n < len(rest) && n < maxOps {
+			if size += len(rest[n].content) + rowOverheadSQL; size > chunkBytes && n > 0 {
 				break
 			}
 			n++
 		}
-		for n&(n-1) != 0 { // a power of two
-			n &= n - 1
-		}
+		n = chunkWithin(n)
 		args := make([]any, 0, 8*n)
 		for i := range rest[:n] {
 			args = rest[i].args(args)
@@ -246,6 +244,7 @@ func selectOps(n int) string {
 }
 
 const (
+	maxOps    = 500 // of a statement
 	opPlace   = "(?,?,?,?,?,?,?,?)"
 	replaceOp = "REPLACE INTO sync_ops (" + opColumns + ") VALUES " + opPlace
 	deleteOps = "DELETE FROM sync_ops WHERE op >= ? AND op < ?"
@@ -258,11 +257,13 @@ func insertOps(n int) string {
 // mergeTexts are the statements that a transaction of n records may need for merges.
 func (s *sqlStore) mergeTexts(n int) []string {
 	texts := []string{replaceOp, deleteOps}
-	for k := 1; ; k *= 2 {
-		texts = append(texts, selectOps(k), selectStates(k))
-		if k <= maxChunk {
+	for _, k := range chunkSizes {
+		if k <= min(n, maxOps) {
 			texts = append(texts, insertOps(k))
 		}
+	}
+	for k := 1; ; k *= 2 {
+		texts = append(texts, selectOps(k), selectStates(k))
 		if k >= 2*n || k >= maxLookup { // a key for each, and for each base
 			return texts
 		}

@@ -12,7 +12,7 @@ import (
 )
 
 func (s *sqlStore) Rebuild(ctx context.Context, id string) (rec Record, changed bool, damaged int, err error) {
-	if err := s.run(ctx, "prepare", func() error { return s.prepareWrites(ctx, []Record{{Item: Item{ID: id}, Deleted: true}}) }); err != nil {
+	if err := s.run(ctx, "prepare", func() error { return s.prepareWrites(ctx, []Record{{Item: Item{ID: id}, Deleted: true}}, nil) }); err != nil {
 		return rec, false, 0, err
 	}
 	nonce, engine := s.plain.begin(), s.engine()

@@ -11,9 +11,11 @@ import (
 )
 
 // plain reports whether a row has defaults in all columns but those of writtenPlain.
-func (r *storedRow) plain() bool {
-	return !r.Deleted && r.encoding == "" && r.Priority == 0 && r.ExpiresAt.IsZero() &&
-		r.CRDT == "" && r.TraceParent == "" && r.TraceState == "" && r.HomeInstanceID == ""
+func (r *storedRow) plain() bool { return r.simple() && r.encoding == "" }
+
+// simple reports whether it has in all but those and its encoding.
+func (r *storedRow) simple() bool {
+	return !r.Deleted && r.Priority == 0 && r.ExpiresAt.IsZero() && r.CRDT == "" && r.TraceParent == "" && r.TraceState == "" && r.HomeInstanceID == ""
 }
 
 // appendArgs appends the values of the columns in written, or writtenPlain.

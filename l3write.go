@@ -3,7 +3,7 @@ package syncengine
 // l3write.go is the write path of L3 on SQL. One transaction does, in this order:
 //
 //  1. reads and locks the rows of the batch (SELECT … FOR UPDATE; SQLite has one writer), but for
-//     ids that the filter denies
+//     ids that the filter denies, and rows that are known (l3known.go)
 //  2. compares in Go: a record that is not above its row is not written (INV-3, INV-4),
 //     and a row that is above its record is reported to the caller
 //  3. inserts the rows that were not there, overwrites those that were
@@ -12,8 +12,9 @@ package syncengine
 // The rows stay locked until the commit, so the comparison holds. Only a row that was not
 // there has nothing to lock: when there is one after all, since another engine has inserted it in
 // between, or the filter was wrong, the plain INSERT fails on the primary key and the transaction
-// is repeated, with a look at all. Locks are taken in the order of the ids, so that engines that
-// meet wait for each other instead of in a circle.
+// is repeated, with a look at all; and so if a row that is known is not what it is taken for. Locks
+// are taken in the order of the ids, so that engines that meet wait for each other instead of in a
+// circle.
 //
 // All this may be repeated after an unknown outcome: what was applied compares
 // equal, and is not written again.
@@ -23,7 +24,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/bits"
 	"slices"
 	"strings"
 
@@ -52,25 +52,76 @@ var overwrite, overwriteSQLite = func() (string, string) {
 	return " ON DUPLICATE KEY UPDATE " + strings.Join(sets, ", "), " ON CONFLICT (id) DO UPDATE SET " + strings.Join(excluded, ", ")
 }()
 
-// insertText inserts so many rows, or writes over them.
-func (s *sqlStore) insertText(rows int, plain, over bool) string {
-	names := written
-	if plain {
+// swap ends an INSERT of simple rows of which each is written only over the row that is expected.
+// That one's version and hash come in columns that a simple row has no use for: if anything is not
+// what is expected, nothing of the transaction stays (counted). Each assignment sees those before
+// it; what the last one compares are those of this row by then, if the row was the expected one.
+const (
+	swapped    = writtenPlain + ", encoding"
+	expectedIn = "deleted_at, trace_state"
+	isExpected = "IF(version = VALUES(deleted_at) AND content_hash = "
+	swap       = " ON DUPLICATE KEY UPDATE content = " + isExpected + "VALUES(trace_state), VALUES(content), content)" +
+		", encoding = " + isExpected + "VALUES(trace_state), VALUES(encoding), encoding)" +
+		", updated_at = " + isExpected + "VALUES(trace_state), VALUES(updated_at), updated_at)" +
+		", content_hash = " + isExpected + "VALUES(trace_state), VALUES(content_hash), content_hash)" +
+		", version = " + isExpected + "VALUES(content_hash) AND updated_at = VALUES(updated_at), VALUES(version), version)"
+)
+
+// leave ends an INSERT that leaves a row that is there as it is, and does not count it (counted):
+// so the last row may come again, to fill a statement.
+const leave = " ON DUPLICATE KEY UPDATE version = version"
+
+// swapSQLite is the same of one row, with the same arguments.
+const swapSQLite = "UPDATE sync_items SET version = ?2, updated_at = ?3, content_hash = ?4, content = ?5, encoding = ?6 " +
+	"WHERE id = ?1 AND version = ?7 AND content_hash = ?8"
+
+// mode is how rows are written.
+type mode int
+
+const (
+	inserting   mode = iota // there is none
+	overwriting             // there is one, and it is locked
+	swapping                // there is the one that is expected, and both are simple
+	modes
+)
+
+// insertText writes so many rows.
+func (s *sqlStore) insertText(rows int, plain bool, how mode) string {
+	names, tail := written, ""
+	switch {
+	case how == swapping && s.dialect == sqlkit.SQLite:
+		return swapSQLite
+	case how == swapping:
+		names, tail = swapped+", "+expectedIn, swap
+	case plain:
 		names = writtenPlain
 	}
-	place := "(?" + strings.Repeat(",?", strings.Count(names, ",")) + ")"
-	text := "INSERT INTO sync_items (" + names + ") VALUES " + place + strings.Repeat(","+place, rows-1)
 	switch {
-	case over && s.dialect == sqlkit.SQLite:
-		text += overwriteSQLite
-	case over:
-		text += overwrite
+	case how == overwriting && s.dialect == sqlkit.SQLite:
+		tail = overwriteSQLite
+	case how == overwriting:
+		tail = overwrite
+	case how == inserting && s.counts.Load() && s.dialect == sqlkit.MySQL:
+		tail = leave
 	}
-	return text
+	place := "(" + placesFor(names) + ")"
+	return "INSERT INTO sync_items (" + names + ") VALUES " + place + strings.Repeat(","+place, rows-1) + tail
 }
 
-// errRaced means that there is a row that our look, or the filter, did not know of.
-var errRaced = errors.New("another engine inserted the same id")
+// append appends the arguments of a row.
+func (how mode) append(args []any, r *storedRow, plain bool) []any {
+	if args = appendArgs(args, r, plain || how == swapping); how == swapping {
+		args = append(args, r.encoding, int64(r.over.version), r.over.hash[:])
+	}
+	return args
+}
+
+// placesFor are the places of columns.
+func placesFor(names string) string { return "?" + strings.Repeat(",?", strings.Count(names, ",")) }
+
+// errRaced means that there is a row that our look, or the filter, did not know of, or one that is
+// not what it was taken for.
+var errRaced = errors.New("another engine has written the same id")
 
 func (s *sqlStore) Apply(ctx context.Context, recs []Record) (above []Meta, err error) {
 	above, _, err = s.ApplyMerges(ctx, recs)
@@ -90,15 +141,21 @@ func (s *sqlStore) Insert(ctx context.Context, recs []Record, unseen []bool) (ab
 	if err := s.checkSizes(packed, merges); err != nil {
 		return nil, nil, err
 	}
-	if err := s.run(ctx, "apply", func() error { return s.prepareWrites(ctx, recs) }); err != nil {
+	if err := s.run(ctx, "apply", func() error { return s.prepareWrites(ctx, recs, packed) }); err != nil {
 		return nil, nil, err
 	}
 	if err := s.resolve(ctx); err != nil {
 		return nil, nil, err
 	}
+	if len(merges) == 0 && s.counts.Load() {
+		s.known.Expect(packed)
+	}
 	err = s.run(ctx, "apply", func() (err error) {
 		above, merged, err = s.applyOnce(ctx, recs, packed, merges, unseen)
 		unseen = nil
+		for i := range packed {
+			packed[i].known = false
+		}
 		return err
 	})
 	if err != nil {
@@ -181,16 +238,19 @@ func (s *sqlStore) transact(ctx context.Context, fence string, fn func(tx *sqlki
 func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []storedRow, merges []itemMerges, unseen []bool) (above []Meta, merged []Record, err error) {
 	nonce, engine := s.plain.begin(), s.engine()
 	var wrote []Meta
+	var p *plan
 	defer func() {
 		ce, ok := errors.AsType[*commitError](err)
 		s.plain.end(nonce, ok && ce.unknown(), engine, wrote)
 	}()
 	err = s.inTx(ctx, func(tx *sqlkit.Tx) error {
-		heads, err := s.lockHeads(ctx, tx, recs, unseen)
+		heads, err := s.lockHeads(ctx, tx, recs, func(i int) bool {
+			return unseen != nil && unseen[i] || len(merges) == 0 && packed[i].known
+		})
 		if err != nil {
 			return err
 		}
-		p, err := s.plan(ctx, tx, packed, merges, heads, nil)
+		p, err = s.plan(ctx, tx, packed, merges, heads, nil)
 		if err != nil {
 			return err
 		}
@@ -199,8 +259,10 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []stored
 			return err
 		}
 		wrote = wrote[:0]
-		for _, r := range append(append(p.fresh, p.over...), p.covered...) {
-			wrote = append(wrote, r.meta())
+		for _, rows := range [...][]*storedRow{p.fresh, p.over, p.swap, p.covered} {
+			for _, r := range rows {
+				wrote = append(wrote, r.meta())
+			}
 		}
 		if len(wrote) > 0 {
 			if err := s.noteDelta(ctx, tx, p, nonce); err != nil {
@@ -210,12 +272,16 @@ func (s *sqlStore) applyOnce(ctx context.Context, recs []Record, packed []stored
 		failpoint.Hit(failpoint.L3Committing)
 		return nil
 	})
+	if err == nil {
+		s.known.Wrote(p)
+	}
 	return above, merged, err
 }
 
 // plan is what a batch does to the rows of L3.
 type plan struct {
 	fresh, over []*storedRow // to insert, to overwrite
+	swap        []*storedRow // to write over rows that are known
 	above       []Meta       // rows that stay, since they compare above their records
 	delta       digest.Delta
 	expired     map[string]bool // ids of over that are purged
@@ -254,6 +320,11 @@ func planOf(recs []storedRow, merges []itemMerges, heads map[string]lockedHead) 
 	}
 	for i := range recs {
 		r := &recs[i]
+		if r.known { // and above it
+			p.swap = append(p.swap, r)
+			p.delta.Replace(r.ID, digest.LeafOf(r.ID, r.over.version, r.over.hash), digest.LeafOf(r.ID, r.Version, r.ContentHash))
+			continue
+		}
 		m, exists := heads[r.ID]
 		if exists {
 			head := m.record()
@@ -296,9 +367,12 @@ func (p *plan) write(r *storedRow, exists bool, was *lockedHead) {
 	if d, ok := r.due(); ok {
 		p.due = append(p.due, d)
 	}
-	if !exists {
+	if exists {
+		p.over = append(p.over, r)
+	} else {
 		p.fresh = append(p.fresh, r)
-	} else if p.over = append(p.over, r); !was.Deleted {
+	}
+	if exists && !was.Deleted {
 		p.delta.Remove(was.ID, digest.LeafOf(was.ID, was.Version, was.ContentHash))
 	}
 	if exists && r.Deleted && r.Version == was.Version && !was.ExpiresAt.IsZero() {
@@ -333,11 +407,11 @@ func mayReplace(kind string, r *Record) *RefusedError {
 }
 
 // lockHeads reads the rows of the records' items and locks them until the transaction ends, but for
-// those that are not there (unseen).
-func (s *sqlStore) lockHeads(ctx context.Context, tx *sqlkit.Tx, recs []Record, unseen []bool) (map[string]lockedHead, error) {
+// those that need no look.
+func (s *sqlStore) lockHeads(ctx context.Context, tx *sqlkit.Tx, recs []Record, without func(i int) bool) (map[string]lockedHead, error) {
 	ids := make([]string, 0, len(recs))
 	for i := range recs { // sorted
-		if unseen != nil && unseen[i] {
+		if without != nil && without(i) {
 			continue
 		}
 		if id := itemOf(recs[i].ID); len(ids) == 0 || id != ids[len(ids)-1] {
@@ -384,23 +458,42 @@ func (s *sqlStore) lockText(n int) string {
 
 // prepareWrites prepares what a transaction over records may need, before it: preparing takes a
 // connection of the pool, which may have only one. A delete may be of an item that is merged into.
-func (s *sqlStore) prepareWrites(ctx context.Context, recs []Record) error {
-	n, texts := len(recs), []string{s.insertLogged()}
-	if slices.ContainsFunc(recs, func(r Record) bool { return isMerge(r.ID) || crdtBuilt && r.Deleted }) {
-		texts = append(texts, s.mergeTexts(n)...)
+func (s *sqlStore) prepareWrites(ctx context.Context, recs []Record, packed []storedRow) error {
+	need := writesReady{rows: len(recs)}
+	need.merges = slices.ContainsFunc(recs, func(r Record) bool { return isMerge(r.ID) || crdtBuilt && r.Deleted })
+	need.all = need.merges || slices.ContainsFunc(packed, func(r storedRow) bool { return !r.plain() })
+	s.mu.Lock()
+	ready := slices.ContainsFunc(s.ready, need.within)
+	s.mu.Unlock()
+	if ready {
+		return nil
+	}
+	texts := []string{s.insertLogged()}
+	if need.merges {
+		texts = append(texts, s.mergeTexts(need.rows)...)
 	}
 	for k := 1; ; k *= 2 {
-		texts = append(texts, s.lockText(k))
-		if k == 1 || k <= maxChunk && s.dialect == sqlkit.MySQL {
-			for _, plain := range []bool{true, false} {
-				texts = append(texts, s.insertText(k, plain, false), s.insertText(k, plain, true))
-			}
-		}
-		if k <= maxDues && s.dialect == sqlkit.MySQL {
+		if texts = append(texts, s.lockText(k)); k <= maxDues && s.dialect == sqlkit.MySQL {
 			texts = append(texts, insertDues(k), deleteDues(k))
 		}
-		if k >= n || k >= maxLookup {
+		if k >= need.rows || k >= maxLookup {
 			break
+		}
+	}
+	for _, plain := range []bool{true, false} {
+		if !plain && !need.all {
+			break
+		}
+		for _, n := range chunkSizes {
+			if n > maxChunk(plain) {
+				break
+			}
+			for how := range modes {
+				texts = append(texts, s.insertText(n, plain, how))
+			}
+			if n >= need.rows || s.dialect == sqlkit.SQLite {
+				break // the last one has room for all: some may fill places
+			}
 		}
 	}
 	for _, text := range texts {
@@ -408,7 +501,21 @@ func (s *sqlStore) prepareWrites(ctx context.Context, recs []Record) error {
 			return err
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = append(slices.DeleteFunc(s.ready, func(r writesReady) bool { return r.within(need) }), need)
 	return nil
+}
+
+// writesReady are records that all is prepared for.
+type writesReady struct {
+	rows        int
+	merges, all bool // with merges; with rows that are not plain
+}
+
+// within reports whether what is ready for o is all that r needs.
+func (r writesReady) within(o writesReady) bool {
+	return r.rows <= o.rows && (o.merges || !r.merges) && (o.all || !r.all)
 }
 
 // exec runs a prepared statement in a transaction.
@@ -422,47 +529,64 @@ func (s *sqlStore) exec(ctx context.Context, tx *sqlkit.Tx, text string, args ..
 }
 
 // writeSQLite writes row by row: SQLite is a library, there are no round trips to save.
-func (s *sqlStore) writeSQLite(ctx context.Context, tx *sqlkit.Tx, rows []*storedRow, over bool) error {
+func (s *sqlStore) writeSQLite(ctx context.Context, tx *sqlkit.Tx, rows []*storedRow, how mode) error {
 	var texts [2]*sqlkit.Stmt // for plain rows, and others
 	args := make([]any, 0, 16)
 	for _, r := range rows {
-		plain := r.plain()
+		plain := r.plain() && how != swapping
 		st := &texts[0]
 		if !plain {
 			st = &texts[1]
 		}
 		if *st == nil {
-			prepared, err := s.stmt(ctx, s.pools.Write, s.insertText(1, plain, over))
+			prepared, err := s.stmt(ctx, s.pools.Write, s.insertText(1, plain, how))
 			if err != nil {
 				return err
 			}
 			*st = tx.StmtContext(ctx, prepared)
 		}
-		if _, err := (*st).ExecContext(ctx, appendArgs(args[:0], r, plain)...); err != nil {
+		args = how.append(args[:0], r, plain)
+		res, err := (*st).ExecContext(ctx, args...)
+		if err == nil && how == swapping {
+			err = s.counted(res, 1)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeMySQL writes rows by multi-row statements.
-func (s *sqlStore) writeMySQL(ctx context.Context, tx *sqlkit.Tx, rows []*storedRow, over bool) error {
+// writeMySQL writes rows by multi-row statements: each is a round trip, and takes the server as
+// long as ten rows.
+func (s *sqlStore) writeMySQL(ctx context.Context, tx *sqlkit.Tx, rows []*storedRow, how mode) error {
 	s.mu.Lock()
 	limit := min(chunkBytes, s.packet/4)
 	s.mu.Unlock()
+	counts := s.counts.Load()
 	var args []any
 	for len(rows) > 0 {
-		n := chunkLen(rows, limit)
-		places := n
-		if over {
-			n, places = padded(rows, n, limit)
+		n, places, plain := chunkOf(rows, how != inserting || counts, how, limit)
+		if args == nil {
+			args = make([]any, 0, places*8)
 		}
-		plain := !slices.ContainsFunc(rows[:n], func(r *storedRow) bool { return !r.plain() })
 		args = args[:0]
 		for i := range places {
-			args = appendArgs(args, rows[min(i, n-1)], plain)
+			args = how.append(args, rows[min(i, n-1)], plain)
 		}
-		if err := s.exec(ctx, tx, s.insertText(places, plain, over), args...); err != nil {
+		st, err := s.stmt(ctx, s.pools.Write, s.insertText(places, plain, how))
+		if err != nil {
+			return err
+		}
+		res, err := tx.StmtContext(ctx, st).ExecContext(ctx, args...)
+		switch {
+		case err != nil:
+		case how == swapping:
+			err = s.counted(res, 2*n)
+		case how == inserting && counts:
+			err = s.counted(res, n)
+		}
+		if err != nil {
 			return err
 		}
 		rows = rows[n:]
@@ -470,35 +594,61 @@ func (s *sqlStore) writeMySQL(ctx context.Context, tx *sqlkit.Tx, rows []*stored
 	return nil
 }
 
-// padded returns how many rows a statement that overwrites takes, and how many places it has:
-// writing the last row more than once changes nothing, and saves statements where that is less than
-// an eighth of one. n is what chunkLen says.
-func padded(rows []*storedRow, n int, limit int64) (take, places int) {
-	if places = 2 * n; places > maxChunk || len(rows) < places-places/8 {
-		return n, n
+// counted fails unless a statement has written all rows, as the database counts them. MySQL counts
+// a row that was not there for one, and one that was for two. A row that was not what it is taken
+// for counts less, and no other one makes up for it: nothing, since it is not written, or one,
+// since it is not there. A row that comes again to fill a statement counts for nothing.
+func (s *sqlStore) counted(res sql.Result, want int) error {
+	n, err := res.RowsAffected()
+	if err == nil && n != int64(want) {
+		s.known.Failed()
+		err = errRaced
 	}
-	take = min(len(rows), places)
-	bytes := int64(0)
-	for i := range places {
-		bytes += int64(len(rows[min(i, take-1)].content)) + rowOverheadSQL
-	}
-	if bytes > limit {
-		return n, n
-	}
-	return take, places
+	return err
 }
 
-// chunkLen returns how many of the records one statement takes: a power of two, at most
-// maxChunk, within limit bytes; one record always goes alone, whatever its size.
-func chunkLen(recs []*storedRow, limit int64) int {
-	n, bytes := 0, int64(0)
-	for n < len(recs) && n < maxChunk {
-		if bytes += int64(len(recs[n].content)) + rowOverheadSQL; bytes > limit && n > 0 {
+// chunkSizes are how many rows one statement may have: as prepared statements have a number each.
+var chunkSizes = []int{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}
+
+// chunkWithin is the largest of them that is not above n, which is at least 1.
+func chunkWithin(n int) int {
+	i, found := slices.BinarySearch(chunkSizes, n)
+	if !found {
+		i--
+	}
+	return chunkSizes[min(i, len(chunkSizes)-1)]
+}
+
+// maxChunk bounds the places of a statement: a server keeps some hundred bytes for each, in each
+// connection.
+func maxChunk(plain bool) int {
+	if plain {
+		return 1000
+	}
+	return 500
+}
+
+// chunkOf returns how many of the rows one statement takes, within limit bytes (one row always
+// goes alone, whatever its size); how many places it has: one of chunkSizes; and whether the rows
+// are all plain. Where rows may come again, the last one fills up to an eighth of the places: that
+// is less than another statement.
+func chunkOf(rows []*storedRow, again bool, how mode, limit int64) (n, places int, plain bool) {
+	plain, bytes, last := true, int64(0), int64(0)
+	for ; n < len(rows); n++ {
+		all := plain && (how == swapping || rows[n].plain())
+		size := int64(len(rows[n].ID)+len(rows[n].content)) + rowOverheadSQL
+		if n > 0 && (bytes+size > limit || n >= maxChunk(all)) {
 			break
 		}
-		n++
+		plain, bytes, last = all, bytes+size, size
 	}
-	return 1 << (bits.Len(uint(n)) - 1)
+	places = chunkWithin(n)
+	if i := slices.Index(chunkSizes, places) + 1; again && n > places && i < len(chunkSizes) {
+		if more := chunkSizes[i]; n >= more-more/8 && bytes+int64(more-n)*last <= limit {
+			return n, more, plain
+		}
+	}
+	return places, places, plain
 }
 
 const healRow = "UPDATE sync_items SET content_hash = ?, content = ?, encoding = ?, updated_at = ?, priority = ?, crdt = ?, trace_parent = ?, " +

@@ -32,9 +32,10 @@ const (
 var writeRows = []row{
 	{work: "Submit, Logged, one caller, beside an append and fdatasync", goal: 1.15, ours: logged(1, 3000), theirs: appendAndSync},
 	{work: "Submit, Logged, 64 callers, beside SQLite upserts at 1000 a transaction", goal: 1 / .7, ours: logged(callers, ingested), theirs: sqliteUpserts(ingested)},
-	{work: "Ingest until SQLite holds it, Logged, beside those upserts", ours: ingest(syncengine.Logged, newSQLite, nil), theirs: sqliteUpserts(ingested)},
-	{work: "Ingest until MariaDB and Redis hold it, Logged, beside the overlapped loop", goal: 1 / .8, ours: ingest(syncengine.Logged, newMariaDB, newRedis), theirs: overlapped},
-	{work: "Ingest until MariaDB and Redis hold it, Buffered, beside the overlapped loop", goal: 1 / .8, ours: ingest(syncengine.Buffered, newMariaDB, newRedis), theirs: overlapped},
+	{work: "Ingest until SQLite holds it, Logged, beside those upserts", ours: ingest(syncengine.Logged, newSQLite, nil, callers, 1), theirs: sqliteUpserts(ingested)},
+	{work: "Ingest until MariaDB and Redis hold it, Logged, beside the overlapped loop", goal: 1 / .8, ours: ingest(syncengine.Logged, newMariaDB, newRedis, callers, 1), theirs: overlapped},
+	{work: "The same in groups of 1000, two callers", goal: 1 / .8, ours: ingest(syncengine.Logged, newMariaDB, newRedis, 2, batch), theirs: overlapped},
+	{work: "Ingest until MariaDB and Redis hold it, Buffered, beside the overlapped loop", goal: 1 / .8, ours: ingest(syncengine.Buffered, newMariaDB, newRedis, callers, 1), theirs: overlapped},
 	{work: "Ingest beside another engine, Logged, MariaDB and Redis, with messages beside NoPush", ours: told(false), theirs: told(true)},
 	{work: "MariaDB, batch of 1000, new rows, beside a multi-row upsert with a condition", goal: 1 / .9, ours: applied(false), theirs: upserted(false)},
 	{work: "MariaDB, batch of 1000, rows that are there, beside that upsert", goal: 1 / .9, ours: applied(true), theirs: upserted(true)},
@@ -80,13 +81,18 @@ func grouped(t *testing.T) time.Duration {
 	defer whole(t, e)
 	ids := idsOf(ingested / 2)
 	return each(t, 1, ingested/batch, func(i int64) error {
-		items := make([]syncengine.Item, batch)
-		for k := range items {
-			items[k] = syncengine.Item{ID: ids[scattered(i*batch+int64(k), len(ids))], Content: document}
-		}
-		_, err := e.SubmitMany(ctx, items)
-		return err
+		return submitGroup(e, ids, i, batch)
 	}) / batch
+}
+
+// submitGroup submits the n-th of the groups of so many.
+func submitGroup(e *syncengine.Engine, ids []string, n int64, size int) error {
+	items := make([]syncengine.Item, size)
+	for k := range items {
+		items[k] = syncengine.Item{ID: ids[scattered(n*int64(size)+int64(k), len(ids))], Content: document}
+	}
+	_, err := e.SubmitMany(ctx, items)
+	return err
 }
 
 // million is JSON of 1 MB.
@@ -143,7 +149,8 @@ func sqliteUpserts(n int) func(t *testing.T) time.Duration {
 	}
 }
 
-func ingest(d syncengine.Durability, sqlURL, redisURL func(t *testing.T) string) func(t *testing.T) time.Duration {
+// ingest submits from so many callers, one item at a time or a group, until all is where it belongs.
+func ingest(d syncengine.Durability, sqlURL, redisURL func(t *testing.T) string, callers, group int) func(t *testing.T) time.Duration {
 	return func(t *testing.T) time.Duration {
 		cfg := syncengine.Config{SQLURL: sqlURL(t), Durability: d}
 		if redisURL != nil {
@@ -154,8 +161,11 @@ func ingest(d syncengine.Durability, sqlURL, redisURL func(t *testing.T) string)
 		settle(t, e)
 		ids := idsOf(ingested / 2)
 		start := time.Now()
-		each(t, callers, ingested, func(n int64) error {
-			return e.Submit(ctx, syncengine.Item{ID: ids[scattered(n, len(ids))], Content: document})
+		each(t, callers, ingested/group, func(n int64) error {
+			if group == 1 {
+				return e.Submit(ctx, syncengine.Item{ID: ids[scattered(n, len(ids))], Content: document})
+			}
+			return submitGroup(e, ids, n, group)
 		})
 		ok(t, e.Flush(ctx))
 		took := time.Since(start) / ingested

@@ -70,6 +70,13 @@ func (d *Delta) Add(id string, leaf Leaf) { d.at(Branch(id)).Add(leaf) }
 // new.
 func (d *Delta) Remove(id string, leaf Leaf) { d.at(Branch(id)).Remove(leaf) }
 
+// Replace is Remove of one leaf of id and Add of another.
+func (d *Delta) Replace(id string, old, by Leaf) {
+	s := d.at(Branch(id))
+	s.Remove(old)
+	s.Add(by)
+}
+
 func (d *Delta) at(branch int) *Sum {
 	if d.place[branch] == 0 {
 		d.sums = append(d.sums, Sum{})

@@ -112,7 +112,8 @@ func TestAnItemExpiresForEveryCallAtOneMoment(t *testing.T) {
 			if n, err := e.DeletePrefix(ctx, "x/S"); n != 0 || err != nil {
 				t.Errorf("DeletePrefix: %d, %v", n, err)
 			}
-			// Contains knows it by the copy in memory, which is purged at any time: true is not definite.
+			// Contains knows it by the copy in memory, which is purged at any time: true is not
+			// definite.
 			if e.Contains("x/Submit") {
 				x, err := e.Explain(ctx, "x/Submit")
 				if lab.Must(t, err); x.L1Fresh {

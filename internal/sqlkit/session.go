@@ -99,6 +99,9 @@ type mysqlConn interface {
 }
 
 func (s *session) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if opts.Isolation == driver.IsolationLevel(sql.LevelReadCommitted) {
+		opts.Isolation = driver.IsolationLevel(sql.LevelDefault) // it is the session's, and to say so is a round trip
+	}
 	tx, err := s.mysqlConn.BeginTx(ctx, opts)
 	if err != nil {
 		return nil, err

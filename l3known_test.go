@@ -1,0 +1,200 @@
+package syncengine_test
+
+// l3known_test.go has rows that a store takes for known, and that are not what they are taken for.
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// knownL3s are databases, each with stores of several engines on it.
+func knownL3s(t *testing.T) map[string]func(t *testing.T) []syncengine.ArchiveStore {
+	owned := func(t *testing.T, url string) syncengine.ArchiveStore {
+		s, err := syncengine.OpenSQLStore(url)
+		lab.NoError(t, "open", err)
+		t.Cleanup(func() { _ = s.Close() })
+		lab.NoError(t, "prepare", s.Prepare(lab.Bounded(t)))
+		return s
+	}
+	return map[string]func(t *testing.T) []syncengine.ArchiveStore{
+		"SQLite": func(t *testing.T) []syncengine.ArchiveStore {
+			url := "sqlite:" + t.TempDir() + "/l3.db"
+			return []syncengine.ArchiveStore{owned(t, url), owned(t, url)}
+		},
+		"MariaDB": func(t *testing.T) []syncengine.ArchiveStore {
+			url := testserver.SharedMariaDB(t).NewDatabase(t)
+			db := lab.OpenDriver(t, "mysql", testserver.DSN(t, url)+"?clientFoundRows=true")
+			db.SetMaxOpenConns(1) // nothing is prepared while it writes
+			found := syncengine.NewSQLStore(syncengine.DialectMySQL, db)
+			lab.NoError(t, "prepare", found.Prepare(lab.Bounded(t)))
+			return []syncengine.ArchiveStore{owned(t, url), owned(t, url), found}
+		},
+	}
+}
+
+// knownModel is what must be in an L3.
+type knownModel struct {
+	stores []syncengine.ArchiveStore
+	rows   map[string]syncengine.Record
+	clock  uint64
+	nonce  uint64
+}
+
+// record draws what somebody writes to an id: most of it is new, some has come late.
+func (m *knownModel) record(t *rapid.T, id string) syncengine.Record {
+	m.clock += 10
+	r := storetest.Put(id, m.clock, fmt.Sprintf(`{"n":%d}`, m.clock))
+	switch rapid.IntRange(0, 9).Draw(t, "form") {
+	case 0:
+		r.Priority = syncengine.PriorityHigh
+	case 1:
+		r.TraceParent, r.HomeInstanceID = "00-trace", "home"
+	case 2:
+		r.ExpiresAt = time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
+	case 5: // two engines have given one version
+		if was, ok := m.rows[id]; ok {
+			r.Version = was.Version
+		}
+	case 3:
+		r.Deleted, r.Content, r.ContentHash = true, nil, [32]byte{}
+	case 4:
+		r.Version -= uint64(rapid.IntRange(1, int(m.clock)-1).Draw(t, "late"))
+	}
+	return r
+}
+
+// takes puts a record into the model, and reports whether L3 has something above it.
+func (m *knownModel) takes(r syncengine.Record) (above bool) {
+	was, ok := m.rows[r.ID]
+	if ok && was.Compare(&r) > 0 {
+		return true
+	}
+	if !ok || was.Compare(&r) < 0 {
+		m.rows[r.ID] = r
+	}
+	return false
+}
+
+func (m *knownModel) check(t *testing.T, rt *rapid.T) {
+	ids := make([]string, 0, len(m.rows))
+	for id := range m.rows {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	found, err := m.stores[0].GetMany(context.Background(), ids)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	for i, id := range ids {
+		want, got := m.rows[id], found[i].Record
+		if found[i].Err != nil || !found[i].OK || got.Version != want.Version || got.Deleted != want.Deleted || string(got.Content) != string(want.Content) ||
+			got.Priority != want.Priority || got.TraceParent != want.TraceParent || got.HomeInstanceID != want.HomeInstanceID || !got.ExpiresAt.Equal(want.ExpiresAt) {
+			rt.Fatalf("%s is %+v (%v), want %+v", id, got, found[i].Err, want)
+		}
+	}
+	lab.WantDigest(t, m.stores[0])
+}
+
+// TestRowsThatAreKnownAreWhatTheyAreTakenFor: several engines write the same few ids in turns, also
+// by conditions, so that what each knows of them is out of date again and again. L3 ends with the
+// highest, in all columns, tells each writer what is above it, and its digest stays exact.
+func TestRowsThatAreKnownAreWhatTheyAreTakenFor(t *testing.T) {
+	t.Parallel()
+	for name, open := range knownL3s(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stores, run := open(t), 0
+			rapid.Check(t, func(rt *rapid.T) {
+				run++
+				m := &knownModel{stores: stores, rows: make(map[string]syncengine.Record), clock: 1000}
+				name := func(n int) string { return fmt.Sprintf("r%06d/%02d", run, n) }
+				for range rapid.IntRange(1, 12).Draw(rt, "batches") {
+					s := stores[rapid.IntRange(0, len(stores)-1).Draw(rt, "store")]
+					picked := rapid.SliceOfNDistinct(rapid.IntRange(0, 11), 1, 12, rapid.ID[int]).Draw(rt, "ids")
+					slices.Sort(picked)
+					if rapid.IntRange(0, 5).Draw(rt, "how") == 0 {
+						r := m.record(rt, name(picked[0]))
+						m.nonce++
+						_, err := s.(syncengine.ConditionalStore).ApplyIf(context.Background(), uint64(run)<<20|m.nonce, [][]syncengine.Conditional{{{Record: r, Always: true}}})
+						if err != nil {
+							rt.Fatal(err)
+						}
+						m.takes(r)
+						continue
+					}
+					var recs []syncengine.Record
+					var want []string
+					for _, n := range picked {
+						r := m.record(rt, name(n))
+						recs = append(recs, r)
+						if m.takes(r) {
+							want = append(want, r.ID)
+						}
+					}
+					above, err := s.Apply(context.Background(), recs)
+					if err != nil {
+						rt.Fatal(err)
+					}
+					var got []string
+					for _, a := range above {
+						got = append(got, a.ID)
+					}
+					if slices.Sort(got); !slices.Equal(got, want) {
+						rt.Fatalf("above: %v, want %v", got, want)
+					}
+				}
+				m.check(t, rt)
+			})
+		})
+	}
+}
+
+// TestARowThatIsKnownAndGone was removed by hand, or changed: it is written as one that is looked
+// at.
+func TestARowThatIsKnownAndGone(t *testing.T) {
+	t.Parallel()
+	byHand := map[string]string{"same": "UPDATE sync_items SET version = version WHERE id = '%s/a'",
+		"gone": "DELETE FROM sync_items WHERE id = '%s/a'", "higher": "UPDATE sync_items SET version = 99 WHERE id = '%s/a'"}
+	for name, open := range knownL3s(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for n, s := range open(t) {
+				for how, text := range byHand {
+					prefix := fmt.Sprint(n, how)
+					write := func(version uint64) []syncengine.Meta {
+						var recs []syncengine.Record
+						for _, id := range strings.Split("a b c d e f g h i", " ") { // with one more place in the statement
+							recs = append(recs, storetest.Put(prefix+"/"+id, version, fmt.Sprint(version)))
+						}
+						above, err := s.Apply(lab.Bounded(t), recs)
+						lab.NoError(t, "apply", err)
+						return above
+					}
+					write(10)
+					lab.NoError(t, text, syncengine.Exec(lab.Bounded(t), s, fmt.Sprintf(text, prefix)))
+					above := write(20)
+					if higher := how == "higher"; higher != (len(above) == 1) || higher && above[0].Version != 99 {
+						t.Errorf("%s: above: %v", prefix, above)
+					}
+					rows := lab.RowsOf(t, s)
+					for _, m := range rows {
+						if strings.HasPrefix(m.ID, prefix) && m.Version != 20 && m.Version != 99 {
+							t.Errorf("%s is of version %d", m.ID, m.Version)
+						}
+					}
+				}
+			}
+		})
+	}
+}
