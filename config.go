@@ -169,7 +169,7 @@ type Config struct {
 	BatchFlushInterval time.Duration // age at which the first op of a batch makes it due [100 ms]
 	BatchFlushCount    int           // ops that make a batch due [1000]
 	BatchFlushBytes    int64         // bytes of content that make a batch due [1 MiB]
-	FlushConcurrency   int           // batches in flight at once [2]
+	FlushConcurrency   int           // batches in flight at once [3]
 
 	// Pressure at which each level begins, rising, above 0 and at most 1 [.70 .80 .90
 	// .95 .98].
@@ -280,7 +280,7 @@ func (c Config) withDefaults() Config {
 	def(&c.BatchFlushInterval, 100*time.Millisecond)
 	def(&c.BatchFlushCount, 1000)
 	def(&c.BatchFlushBytes, 1<<20)
-	def(&c.FlushConcurrency, 2)
+	def(&c.FlushConcurrency, 3)
 	def(&c.BackpressureWarn, .70)
 	def(&c.BackpressureThrottle, .80)
 	def(&c.BackpressureCritical, .90)

@@ -149,7 +149,8 @@ func sqliteUpserts(n int) func(t *testing.T) time.Duration {
 	}
 }
 
-// ingest submits from so many callers, one item at a time or a group, until all is where it belongs.
+// ingest submits from so many callers, one item at a time or a group, until all is where it
+// belongs.
 func ingest(d syncengine.Durability, sqlURL, redisURL func(t *testing.T) string, callers, group int) func(t *testing.T) time.Duration {
 	return func(t *testing.T) time.Duration {
 		cfg := syncengine.Config{SQLURL: sqlURL(t), Durability: d}
