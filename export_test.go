@@ -51,6 +51,20 @@ func Exec(ctx context.Context, s ArchiveStore, text string) error {
 	return err
 }
 
+// Known is the version of which a store takes a row to be, 0 if it knows nothing of it, and how
+// much it doubts what it knows.
+func Known(s ArchiveStore, id string) (version uint64, doubt int) {
+	k := &s.(*sqlStore).known
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.sets != nil {
+		if row := k.find(knownKey(id)); row != nil {
+			version = row.version
+		}
+	}
+	return version, k.doubt
+}
+
 // ArchiveDigester is what an L3 of ours can do besides.
 type ArchiveDigester = archiveDigester
 

@@ -183,7 +183,11 @@ func TestARowThatIsKnownAndGone(t *testing.T) {
 					}
 					write(10)
 					lab.NoError(t, text, syncengine.Exec(lab.Bounded(t), s, fmt.Sprintf(text, prefix)))
+					known, before := syncengine.Known(s, prefix+"/i")
 					above := write(20)
+					if _, after := syncengine.Known(s, prefix+"/i"); how == "same" && (known != 10 || after > before) {
+						t.Errorf("%s: it is known to be of version %d, and doubt went from %d to %d", prefix, known, before, after)
+					}
 					if higher := how == "higher"; higher != (len(above) == 1) || higher && above[0].Version != 99 {
 						t.Errorf("%s: above: %v", prefix, above)
 					}
@@ -196,5 +200,28 @@ func TestARowThatIsKnownAndGone(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestManyRowsAreKnown: room is made for what is written.
+func TestManyRowsAreKnown(t *testing.T) {
+	t.Parallel()
+	const rows = 20_000
+	s := knownL3s(t)["SQLite"](t)[0]
+	var recs []syncengine.Record
+	for n := range rows {
+		recs = append(recs, storetest.Put(fmt.Sprintf("row-%06d", n), 10, "1"))
+	}
+	for batch := range slices.Chunk(recs, 1000) {
+		lab.NoError(t, "apply", lab.Applied(s.Apply(lab.Bounded(t), batch)))
+	}
+	known := 0
+	for i := range recs {
+		if version, _ := syncengine.Known(s, recs[i].ID); version == 10 {
+			known++
+		}
+	}
+	if known < rows-rows/50 {
+		t.Errorf("%d of %d rows are known", known, rows)
 	}
 }
