@@ -264,7 +264,7 @@ func TestINV12ACommitThatHangsEnds(t *testing.T) {
 			dbURL := db.NewDatabase(t)
 			g := newGate(t, hostOf(t, dbURL))
 			behind := strings.Replace(dbURL, hostOf(t, dbURL), g.listener.Addr().String(), 1)
-			cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: behind, L3Timeout: time.Second, CloseTimeout: time.Second}
+			cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: behind, L3Timeout: 3 * time.Second, CloseTimeout: time.Second}
 			if pool != "by URL" {
 				cfg.SQLURL, cfg.DB, cfg.Dialect = "", testserver.OpenSQL(t, behind), "mysql"
 			}

@@ -53,27 +53,31 @@ var overwrite, overwriteSQLite = func() (string, string) {
 }()
 
 // swap ends an INSERT of simple rows of which each is written only over the row that is expected.
-// That one's version and hash come in columns that a simple row has no use for: if anything is not
-// what is expected, nothing of the transaction stays (counted). Each assignment sees those before
-// it; what the last one compares are those of this row by then, if the row was the expected one.
+// That one's version and hash come in columns that a simple row has no use for. The first
+// assignment compares them, and fails the statement if they are others (sqlkit.Overflow): so the
+// rest need no condition, and all columns become what a simple row has in them. A row that is not
+// there is inserted, and counts for one then (counted).
 const (
 	swapped    = writtenPlain + ", encoding"
 	expectedIn = "deleted_at, trace_state"
-	isExpected = "IF(version = VALUES(deleted_at) AND content_hash = "
-	swap       = " ON DUPLICATE KEY UPDATE content = " + isExpected + "VALUES(trace_state), VALUES(content), content)" +
-		", encoding = " + isExpected + "VALUES(trace_state), VALUES(encoding), encoding)" +
-		", updated_at = " + isExpected + "VALUES(trace_state), VALUES(updated_at), updated_at)" +
-		", content_hash = " + isExpected + "VALUES(trace_state), VALUES(content_hash), content_hash)" +
-		", version = " + isExpected + "VALUES(content_hash) AND updated_at = VALUES(updated_at), VALUES(version), version)"
 )
+
+var swap, swapSQLite = func() (string, string) {
+	text := " ON DUPLICATE KEY UPDATE version = IF(version = VALUES(deleted_at) AND content_hash = VALUES(trace_state), VALUES(version), " +
+		sqlkit.Overflow("version") + "), deleted_at = NULL, trace_state = ''"
+	for _, c := range strings.Split(written, ", ") {
+		if !slices.Contains([]string{"id", "version", "deleted_at", "trace_state"}, c) {
+			text += ", " + c + " = VALUES(" + c + ")"
+		}
+	}
+	return text, "UPDATE sync_items SET version = ?2, updated_at = ?3, content_hash = ?4, content = ?5, encoding = ?6, deleted = 0, deleted_at = NULL, " +
+		"priority = 0, crdt = '', trace_parent = '', trace_state = '', home_instance = '', expires_at = NULL " +
+		"WHERE id = ?1 AND version = ?7 AND content_hash = ?8" // the same of one row, with the same arguments
+}()
 
 // leave ends an INSERT that leaves a row that is there as it is, and does not count it (counted):
 // so the last row may come again, to fill a statement.
 const leave = " ON DUPLICATE KEY UPDATE version = version"
-
-// swapSQLite is the same of one row, with the same arguments.
-const swapSQLite = "UPDATE sync_items SET version = ?2, updated_at = ?3, content_hash = ?4, content = ?5, encoding = ?6 " +
-	"WHERE id = ?1 AND version = ?7 AND content_hash = ?8"
 
 // mode is how rows are written.
 type mode int
@@ -108,12 +112,16 @@ func (s *sqlStore) insertText(rows int, plain bool, how mode) string {
 	return "INSERT INTO sync_items (" + names + ") VALUES " + place + strings.Repeat(","+place, rows-1) + tail
 }
 
-// append appends the arguments of a row.
-func (how mode) append(args []any, r *storedRow, plain bool) []any {
-	if args = appendArgs(args, r, plain || how == swapping); how == swapping {
-		args = append(args, r.encoding, int64(r.over.version), r.over.hash[:])
+// append appends the arguments of a row. One that comes again to fill a statement expects itself.
+func (how mode) append(args []any, r *storedRow, plain, again bool) []any {
+	args = appendArgs(args, r, plain || how == swapping)
+	switch {
+	case how != swapping:
+		return args
+	case again:
+		return append(args, r.encoding, int64(r.Version), r.ContentHash[:])
 	}
-	return args
+	return append(args, r.encoding, int64(r.over.version), r.over.hash[:])
 }
 
 // placesFor are the places of columns.
@@ -545,7 +553,7 @@ func (s *sqlStore) writeSQLite(ctx context.Context, tx *sqlkit.Tx, rows []*store
 			}
 			*st = tx.StmtContext(ctx, prepared)
 		}
-		args = how.append(args[:0], r, plain)
+		args = how.append(args[:0], r, plain, false)
 		res, err := (*st).ExecContext(ctx, args...)
 		if err == nil && how == swapping {
 			err = s.counted(res, 1)
@@ -572,7 +580,7 @@ func (s *sqlStore) writeMySQL(ctx context.Context, tx *sqlkit.Tx, rows []*stored
 		}
 		args = args[:0]
 		for i := range places {
-			args = how.append(args, rows[min(i, n-1)], plain)
+			args = how.append(args, rows[min(i, n-1)], plain, i >= n)
 		}
 		st, err := s.stmt(ctx, s.pools.Write, s.insertText(places, plain, how))
 		if err != nil {
@@ -580,6 +588,9 @@ func (s *sqlStore) writeMySQL(ctx context.Context, tx *sqlkit.Tx, rows []*stored
 		}
 		res, err := tx.StmtContext(ctx, st).ExecContext(ctx, args...)
 		switch {
+		case how == swapping && sqlkit.IsOverflow(err):
+			s.known.Failed()
+			err = errors.Join(errRaced, err)
 		case err != nil:
 		case how == swapping:
 			err = s.counted(res, 2*n)
@@ -595,9 +606,8 @@ func (s *sqlStore) writeMySQL(ctx context.Context, tx *sqlkit.Tx, rows []*stored
 }
 
 // counted fails unless a statement has written all rows, as the database counts them. MySQL counts
-// a row that was not there for one, and one that was for two. A row that was not what it is taken
-// for counts less, and no other one makes up for it: nothing, since it is not written, or one,
-// since it is not there. A row that comes again to fill a statement counts for nothing.
+// a row that was not there for one, one that was for two, and one that stays as it is for nothing:
+// a row that comes again to fill a statement, or, of those to insert, one that was there.
 func (s *sqlStore) counted(res sql.Result, want int) error {
 	n, err := res.RowsAffected()
 	if err == nil && n != int64(want) {

@@ -143,6 +143,16 @@ func IsDuplicate(err error) bool {
 	return ok && me.Number == 1062
 }
 
+// Overflow is an expression that fails a statement of MySQL in every sql_mode, and only where it is
+// evaluated: a product with a column is no constant. IsOverflow knows the error.
+func Overflow(column string) string { return "(ABS(" + column + ") + 2) * 9223372036854775807" }
+
+// IsOverflow reports whether err is that of Overflow.
+func IsOverflow(err error) bool {
+	me, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && me.Number == 1690
+}
+
 // isThere reports whether err means that a column or key that was to be added exists, or that one
 // that was to be dropped does not.
 func isThere(err error) bool {
