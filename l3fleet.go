@@ -379,7 +379,7 @@ func (s *sqlStore) fenceCount() string {
 	if s.dialect == sqlkit.SQLite {
 		return "writes + 1"
 	}
-	return "CONNECTION_ID() * 1000000 + (writes + 1) % 1000000"
+	return "CONNECTION_ID() * 1000000 + MOD(writes + 1, 1000000)" // % is none with sql_mode ORACLE
 }
 
 func (s *sqlStore) fenceText() string {

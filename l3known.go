@@ -7,9 +7,9 @@ package syncengine
 // is for, the row's version, which the new one must be above, and its hash, which leaves the
 // digest, is known of rows that were written lately. So such a row is written on condition that it
 // has the very version and hash that it is taken for (swap): the server compares them under the
-// lock that it takes to write, and tells by the number of rows how many it has written. If one is
-// missing, since another engine has written it, or somebody by hand, nothing of the transaction
-// stays, and it is repeated with a look at all. So what is known of a row may be out of date.
+// lock that it takes to write. If one has not, since another engine has written it, or somebody by
+// hand, nothing of the transaction stays, and it is repeated with a look at all. So what is known
+// of a row may be out of date. Both are compared, since two engines may have given one version.
 //
 // Only simple rows are remembered (storedRow.simple), and only such are written over them: there
 // is nothing else to see to. They are kept in sets of eight places, of which the one with the

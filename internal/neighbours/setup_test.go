@@ -157,7 +157,8 @@ func TestOpenRefusesATableOfAnotherProgram(t *testing.T) {
 
 // TestSettingsOfTheServerDoNotMatter, but for a pool of the caller's own, which is refused.
 func TestSettingsOfTheServerDoNotMatter(t *testing.T) {
-	for _, setting := range []string{"--autocommit=0", "--sql-mode=EMPTY_STRING_IS_NULL", "--transaction-isolation=SERIALIZABLE", "--sql-mode=ORACLE,EMPTY_STRING_IS_NULL"} {
+	for _, setting := range []string{"--autocommit=0", "--sql-mode=EMPTY_STRING_IS_NULL", "--transaction-isolation=SERIALIZABLE", "--sql-mode=ORACLE,EMPTY_STRING_IS_NULL",
+		"--init-connect=SET sql_safe_updates = 1, sql_select_limit = 3"} {
 		t.Run(setting, func(t *testing.T) {
 			t.Parallel()
 			db := testserver.MariaDB(t, setting)
@@ -178,6 +179,28 @@ func TestSettingsOfTheServerDoNotMatter(t *testing.T) {
 			own := lab.OpenDriver(t, "mysql", c.FormatDSN())
 			openFails(t, syncengine.Config{DB: own, Dialect: syncengine.DialectMySQL})
 		})
+	}
+}
+
+// TestOptionsOfTheCallersPool: with some nothing would be right, which Open says; others do not
+// matter.
+func TestOptionsOfTheCallersPool(t *testing.T) {
+	t.Parallel()
+	for options, refused := range map[string]string{"sql_safe_updates=1": "sql_safe_updates", "sql_select_limit=3": "sql_select_limit", "sql_mode=%27ORACLE%27": ""} {
+		url := testserver.SharedMariaDB(t).NewDatabase(t)
+		cfg := syncengine.Config{DB: lab.OpenDriver(t, "mysql", testserver.DSN(t, url)+"?"+options), Dialect: syncengine.DialectMySQL}
+		if refused != "" {
+			if se := openFails(t, cfg); !strings.Contains(se.Problem, refused) {
+				t.Errorf("%s: %v", options, se)
+			}
+			continue
+		}
+		e := lab.Open(t, cfg)
+		submit(t, e, "x", "1", archived)
+		submit(t, e, "x", "2", archived)
+		if r, err := lab.ArchiveAt(t, url).Get(context.Background(), "x"); err != nil || string(r.Content) != "2" {
+			t.Errorf("%s: %v, %v", options, r, err)
+		}
 	}
 }
 

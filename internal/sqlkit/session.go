@@ -20,7 +20,8 @@ import (
 const (
 	sqlMode   = "STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION"
 	isolation = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
-	lockWait  = 3 * time.Second // below any lease: who waits longer should not
+	noLimit   = "18446744073709551615" // for rows: the default
+	lockWait  = 3 * time.Second        // below any lease: who waits longer should not
 	// On a node of a Galera cluster a read, or the begin of a transaction, waits until the node has
 	// what was committed on others before. Other servers have no such variable, or no use for it.
 	syncWait = "SET SESSION wsrep_sync_wait = 1"
@@ -144,6 +145,7 @@ func pin(cfg *mysql.Config) {
 	}
 	cfg.Params["autocommit"] = "1"
 	cfg.Params["sql_mode"] = "'" + sqlMode + "'"
+	cfg.Params["sql_safe_updates"], cfg.Params["sql_select_limit"] = "0", noLimit
 	cfg.Params["innodb_lock_wait_timeout"] = fmt.Sprint(int(lockWait / time.Second))
 }
 
@@ -169,8 +171,9 @@ func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 	if d == SQLite {
 		return nil
 	}
-	var commits, null int
-	if err := db.QueryRowContext(ctx, "SELECT @@autocommit, '' IS NULL").Scan(&commits, &null); err != nil {
+	var commits, null, safe int
+	var most uint64
+	if err := db.QueryRowContext(ctx, "SELECT @@autocommit, '' IS NULL, @@sql_safe_updates, @@sql_select_limit").Scan(&commits, &null, &safe, &most); err != nil {
 		return err
 	}
 	switch {
@@ -178,6 +181,10 @@ func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 		return &Unfit{Problem: "sessions have autocommit = 0: nothing that is written by itself would last", Mend: "add autocommit=1 to the DSN, or SET GLOBAL autocommit = 1"}
 	case null != 0:
 		return &Unfit{Problem: "sql_mode has EMPTY_STRING_IS_NULL", Mend: "add sql_mode='" + sqlMode + "' to the DSN"}
+	case safe != 0:
+		return &Unfit{Problem: "sessions have sql_safe_updates = 1, which refuses statements that the engine needs", Mend: "add sql_safe_updates=0 to the DSN"}
+	case most < 1<<32:
+		return &Unfit{Problem: fmt.Sprintf("sessions have sql_select_limit = %d: what is read would be cut", most), Mend: "add sql_select_limit=" + noLimit + " to the DSN"}
 	}
 	return checkGalera(ctx, db.pool)
 }
