@@ -156,6 +156,16 @@ func (r *badRow) inWAL(last int64) int64 {
 	return last // a Buffered one may have been logged while it was refused
 }
 
+// before returns up to which segment the WAL may hold the ops of a row now, which is what it says
+// from then on, and what is trimmed.
+func (q *quarantine) before(r *badRow) (last, trimmed int64) {
+	last, trimmed = q.wal.Extent()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	r.upTo = r.inWAL(last)
+	return r.upTo, trimmed
+}
+
 // discarded is what tells an op of the WAL that was discarded.
 func (op *badOp) discarded() discardedOp {
 	return discardedOp{op.id, op.head.version, op.head.deleted, op.head.hash, len(op.row.ops)}

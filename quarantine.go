@@ -15,7 +15,7 @@ package syncengine
 //     remembered as: this op, in segments up to the newest there was. In the transaction that
 //     deletes its row; and until those segments are gone. Submitted again it is in a later one.
 //   - A retried op is in the WAL before its row goes. A crash in between leaves it in both, and
-//     its row goes when it lands.
+//     its row goes when it lands. What the WAL has of it from before is discarded with the row.
 //
 // discarded.go has what was discarded, retry.go the calls. No goroutines.
 

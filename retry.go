@@ -59,46 +59,61 @@ func (q *quarantine) Retry(ctx context.Context, ids ...string) (n int, err error
 		if err := ctx.Err(); err != nil {
 			return n, err
 		}
-		u, err := q.read(ctx, r)
+		ops, bad, err := q.retryRow(ctx, r)
 		if err != nil {
 			return n, err
 		}
-		if u == nil { // it has landed meanwhile
-			continue
+		if bad != nil {
+			damaged = append(damaged, bad)
 		}
-		if err := u.Damaged(); err != nil {
-			damaged = append(damaged, err)
-			continue
-		}
-		if err := q.retryUnit(ctx, r, u); err != nil {
-			return n, err
-		}
-		n += len(u.Ops)
+		n += ops
 	}
 	return n, errors.Join(damaged...)
 }
 
-// retryUnit logs a unit of the quarantine again and removes its row.
-func (q *quarantine) retryUnit(ctx context.Context, r *badRow, u *badUnit) error {
+// retryRow logs the ops of a row again and removes it. It returns how many there are, 0 if they
+// have landed meanwhile, and what is damaged among them: then nothing has changed.
+//
+// What the WAL still has of them, from before a crash, goes with the row: L3 would refuse that,
+// too, and the row that it gets could be discarded, while what was retried is on its way.
+func (q *quarantine) retryRow(ctx context.Context, r *badRow) (ops int, damaged, err error) {
+	rows, end, err := q.part(ctx, []*badRow{r})
+	defer end()
+	if err != nil || len(rows) == 0 {
+		return 0, nil, err
+	}
+	u, err := q.read(ctx, r)
+	if err != nil || u == nil {
+		return 0, nil, err
+	}
+	if damaged := u.Damaged(); damaged != nil {
+		return 0, damaged, nil
+	}
 	left, err := q.notOutranked(ctx, u.Ops)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
+	inWAL, trimmed := q.before(r)
 	if len(left) > 0 {
 		for _, op := range left {
 			op.attempts = uint8(min(u.Attempts, math.MaxUint8))
 		}
 		if err := q.pressure.Reserve(left); err != nil {
-			return err
+			return 0, nil, err
 		}
 		q.retrying(r)
 		// From here on the outcome must be known.
 		if err := q.numbers.Log(left); err != nil {
-			return err
+			return 0, nil, err
 		}
 		q.l1.Shrink()
 	}
-	return q.remove(context.WithoutCancel(ctx), r)
+	if ctx = context.WithoutCancel(ctx); inWAL > trimmed {
+		_, err = q.discard(ctx, []*badRow{r})
+	} else {
+		err = q.remove(ctx, r)
+	}
+	return len(u.Ops), nil, err
 }
 
 // notOutranked returns the ops that L3 holds nothing higher of. The others were overtaken

@@ -242,6 +242,73 @@ func TestADiscardedOpDoesNotComeBackFromTheDrain(t *testing.T) {
 	}
 }
 
+// After a crash an op is in the WAL and in quarantine. It is retried while the drain has it, L3
+// refuses what the drain has, and before it refuses what was retried, too, the op is discarded: it
+// was counted as discarded, and came back.
+func TestARetriedOpThatIsDiscardedDoesNotComeBack(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Millisecond, BatchFlushCount: 1}
+	e := lab.Open(t, cfg)
+	l3.Stick(t, e) // keeps the WAL from being trimmed
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}))
+	lab.Eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == 1 })
+	cfg.Dir = crashed(t, cfg.Dir)
+	l3.Release()
+	other := lab.NewChoosy(t)
+	other.Release()
+	under, gate := make(chan bool), make(chan bool)
+	inner, once := other.OnApply, sync.OnceFunc(func() { close(under); <-gate })
+	other.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
+		if recs[0].ID == "x" {
+			once()
+		}
+		return inner(ctx, recs)
+	}
+	cfg.L3, cfg.BatchFlushInterval, cfg.BatchFlushCount = other, time.Hour, 1000
+	e = lab.Open(t, cfg)
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	_ = e.Flush(short) // after it what is retried waits
+	<-under            // the WAL has it as well
+	retried := make(chan error, 1)
+	go func() {
+		n, err := e.RetryQuarantined(ctx, "x")
+		if n != 1 {
+			err = fmt.Errorf("%d ops; %w", n, err)
+		}
+		retried <- err
+	}()
+	select { // it may wait for what the drain has
+	case err := <-retried:
+		retried <- err
+	case <-time.After(300 * time.Millisecond):
+	}
+	close(gate)
+	lab.Must(t, <-retried)
+	for n := 0; n == 0; {
+		var err error
+		if n, err = e.DiscardQuarantined(ctx, "x"); err != nil || n > 1 {
+			t.Fatalf("DiscardQuarantined: %d, %v", n, err)
+		}
+		if n == 0 { // L3 has not refused it again
+			if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+				t.Fatalf("Flush: %v", err)
+			}
+		}
+	}
+	lab.WantContent(t, e, "x", -1)
+	lab.Must(t, e.Flush(ctx))
+	wantQuarantined(t, e)
+	lab.WantContent(t, e, "x", -1)
+	other.Tolerant.Store(true)
+	cfg.Dir = crashed(t, cfg.Dir)
+	e = lab.Open(t, cfg)
+	lab.Must(t, e.Flush(ctx))
+	lab.WantContent(t, e, "x", -1)
+}
+
 // An op is discarded whose like waits in the WAL, for an Archived caller: the same id, version and
 // content. The caller waited for ever.
 func TestAnArchivedCallIsToldThatItsOpWasDiscarded(t *testing.T) {
@@ -342,11 +409,11 @@ func TestINV02ADiscardUncoversWhatWaits(t *testing.T) {
 			lab.Put(t, e, "x", 1, syncengine.WithPriority(syncengine.PriorityLow))
 			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}, syncengine.WithPriority(syncengine.PriorityCritical)))
 			lab.Put(t, e, "stuck", 2, syncengine.WithPriority(syncengine.PriorityLow)) // before x, if it is older
-			var once sync.Once
+			var leaves sync.Once
 			inner := l3.OnApply
 			l3.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
 				if recs[0].ID == "x" && string(recs[0].Content) != string(lab.Poison) {
-					once.Do(func() { l3.Away.Store(true) })
+					leaves.Do(func() { l3.Away.Store(true) })
 				}
 				return inner(ctx, recs)
 			}
@@ -356,6 +423,7 @@ func TestINV02ADiscardUncoversWhatWaits(t *testing.T) {
 				t.Fatalf("DiscardQuarantined: %d, %v", n, err)
 			}
 			lab.WantContent(t, e, "x", 1)
+			leaves.Do(func() {}) // it may not have been asked yet
 			l3.Away.Store(false)
 			lab.Eventually(t, "L3 is back", func() bool { return e.Flush(ctx) == nil })
 			lab.WantContent(t, e, "x", 1)
