@@ -61,22 +61,35 @@ func discardedIn(b []byte, trimmed int64) (was func(ops []*entry, segment int64)
 	return q.WasDiscarded, err
 }
 
-// discard deletes claimed rows for good, and returns up to which segment the WAL may still hold
-// their ops.
-func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, err error) {
+// discard deletes rows that were parted from what the WAL still has of them, and disowns that.
+func (q *quarantine) discard(ctx context.Context, rows []*badRow) error {
+	ids := make([]int64, len(rows))
+	for i, r := range rows {
+		ids[i] = r.id
+	}
+	return q.disown(ctx, rows, ids...)
+}
+
+// disown notes that what the WAL still has of rows is not wanted any more, and deletes rows with
+// these ids, both or neither.
+func (q *quarantine) disown(ctx context.Context, rows []*badRow, ids ...int64) error {
 	q.saving.Lock()
 	defer q.saving.Unlock()
-	last, trimmed := q.wal.Extent()
+	_, trimmed := q.wal.Extent()
 	q.mu.Lock()
 	next := maps.Clone(q.discarded)
 	q.mu.Unlock()
 	maps.DeleteFunc(next, func(_ discardedOp, upTo int64) bool { return upTo <= trimmed })
-	ids := make([]int64, len(rows))
-	for i, r := range rows {
-		ids[i] = r.id
+	news := len(ids) > 0
+	for _, r := range rows {
 		for _, op := range r.ops {
-			next[op.discarded()] = r.inWAL(last)
+			if key := op.discarded(); r.upTo > max(trimmed, next[key]) {
+				next[key], news = r.upTo, true
+			}
 		}
+	}
+	if !news {
+		return nil
 	}
 	list := make([]savedDiscard, 0, len(next))
 	for d, upTo := range next {
@@ -84,16 +97,20 @@ func (q *quarantine) discard(ctx context.Context, rows []*badRow) (last int64, e
 	}
 	b, err := json.Marshal(list)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if err := q.wal.DiscardBad(ctx, ids, discardedKey, b); err != nil {
-		return 0, err
+		return err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.discarded = next
-	q.forget(slices.DeleteFunc(slices.Clone(rows), func(r *badRow) bool { return q.rows[r.id] != r })...)
-	return last, nil
+	for _, id := range ids {
+		if r, ok := q.rows[id]; ok {
+			q.forget(r)
+		}
+	}
+	return nil
 }
 
 // WasDiscarded reports whether a unit read from a segment of the WAL was discarded since. One
@@ -108,8 +125,8 @@ func (q *quarantine) WasDiscarded(ops []*entry, segment int64) bool {
 }
 
 // part keeps ops of claimed rows from being sent to L3 from the WAL, until the end of the call, and
-// waits for those that are on their way there. It returns the rows that are left then: of the
-// others L3 has taken the ops.
+// waits for those that are on their way there. It returns the rows that are left then, and notes up
+// to which segment the WAL may have them: of the others L3 has taken the ops.
 func (q *quarantine) part(ctx context.Context, rows []*badRow) (left []*badRow, end func(), err error) {
 	for _, r := range rows {
 		for _, op := range r.ops { // a Buffered one was refused while an outage put it into the log
@@ -118,11 +135,15 @@ func (q *quarantine) part(ctx context.Context, rows []*badRow) (left []*badRow, 
 			}
 		}
 	}
+	// What comes later and is the same is another op.
 	last, _ := q.wal.Extent()
 	q.mu.Lock()
 	for _, r := range rows {
+		if r.upTo == 0 {
+			r.upTo = last
+		}
 		for _, op := range r.ops {
-			q.leaving[op.discarded()] = r.inWAL(last)
+			q.leaving[op.discarded()] = r.upTo
 		}
 	}
 	q.mu.Unlock()
@@ -145,25 +166,6 @@ func (q *quarantine) part(ctx context.Context, rows []*badRow) (left []*badRow, 
 			}
 		}
 	}, err
-}
-
-// inWAL returns up to which segment the WAL may hold the ops of a row. An identical repetition that
-// came later is another op.
-func (r *badRow) inWAL(last int64) int64 {
-	if r.upTo > 0 {
-		return r.upTo
-	}
-	return last // a Buffered one may have been logged while it was refused
-}
-
-// before returns up to which segment the WAL may hold the ops of a row now, which is what it says
-// from then on, and what is trimmed.
-func (q *quarantine) before(r *badRow) (last, trimmed int64) {
-	last, trimmed = q.wal.Extent()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	r.upTo = r.inWAL(last)
-	return r.upTo, trimmed
 }
 
 // discarded is what tells an op of the WAL that was discarded.

@@ -248,11 +248,15 @@ func (q *quarantine) outrank(ctx context.Context, r *badRow, ops map[*badOp]int)
 // claim takes the rows that hold any of ids, all of them without ids, and that no other call has
 // claimed, oldest first.
 func (q *quarantine) claim(ids []string) (rows []*badRow) {
+	those := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		those[id] = true
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(q.rows)) {
 		r := q.rows[id]
-		wanted := len(ids) == 0 || slices.ContainsFunc(r.ops, func(op *badOp) bool { return slices.Contains(ids, itemOf(op.id)) })
+		wanted := len(ids) == 0 || slices.ContainsFunc(r.ops, func(op *badOp) bool { return those[itemOf(op.id)] })
 		if wanted && !r.claimed {
 			r.claimed = true
 			rows = append(rows, r)

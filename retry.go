@@ -55,65 +55,87 @@ func (q *quarantine) Retry(ctx context.Context, ids ...string) (n int, err error
 	rows := q.claim(ids)
 	defer q.unclaim(rows) // those that left don't mind
 	var damaged []error
-	for _, r := range rows {
+	for some := range slices.Chunk(rows, retriedAtOnce) {
 		if err := ctx.Err(); err != nil {
 			return n, err
 		}
-		ops, bad, err := q.retryRow(ctx, r)
+		ops, bad, err := q.retrySome(ctx, some)
 		if err != nil {
-			return n, err
+			return n + ops, err
 		}
-		if bad != nil {
-			damaged = append(damaged, bad)
-		}
-		n += ops
+		n, damaged = n+ops, append(damaged, bad...)
 	}
 	return n, errors.Join(damaged...)
 }
 
-// retryRow logs the ops of a row again and removes it. It returns how many there are, 0 if they
-// have landed meanwhile, and what is damaged among them: then nothing has changed.
+// retriedAtOnce is of how many rows a retry discards together what the WAL still has: each time,
+// the whole list of what was discarded is stored.
+const retriedAtOnce = 100
+
+// retrySome logs the ops of rows again and removes these. It returns how many there are, without
+// those that have landed meanwhile, and what is damaged among them: its row stays.
 //
-// What the WAL still has of them, from before a crash, goes with the row: L3 would refuse that,
+// What the WAL still has of them, from before a crash, is discarded first: L3 would refuse that,
 // too, and the row that it gets could be discarded, while what was retried is on its way.
-func (q *quarantine) retryRow(ctx context.Context, r *badRow) (ops int, damaged, err error) {
-	rows, end, err := q.part(ctx, []*badRow{r})
+func (q *quarantine) retrySome(ctx context.Context, rows []*badRow) (n int, damaged []error, err error) {
+	rows, end, err := q.part(ctx, rows)
 	defer end()
-	if err != nil || len(rows) == 0 {
-		return 0, nil, err
-	}
-	u, err := q.read(ctx, r)
-	if err != nil || u == nil {
-		return 0, nil, err
-	}
-	if damaged := u.Damaged(); damaged != nil {
-		return 0, damaged, nil
-	}
-	left, err := q.notOutranked(ctx, u.Ops)
 	if err != nil {
 		return 0, nil, err
 	}
-	inWAL, trimmed := q.before(r)
+	sound := rows[:0]
+	for _, r := range rows {
+		u, err := q.read(ctx, r)
+		if err != nil {
+			return 0, nil, err
+		}
+		if u == nil {
+			continue
+		}
+		if bad := u.Damaged(); bad != nil {
+			damaged = append(damaged, bad)
+			continue
+		}
+		sound = append(sound, r)
+	}
+	if err := q.disown(ctx, sound); err != nil {
+		return 0, nil, err
+	}
+	for _, r := range sound {
+		ops, err := q.retryRow(ctx, r)
+		if err != nil {
+			return n, nil, err
+		}
+		n += ops
+	}
+	return n, damaged, nil
+}
+
+// retryRow logs the ops of a row again and removes it.
+func (q *quarantine) retryRow(ctx context.Context, r *badRow) (ops int, err error) {
+	u, err := q.read(ctx, r) // once more: a hundred rows may be too large to be held
+	if err != nil || u == nil {
+		return 0, err
+	}
+	left, err := q.notOutranked(ctx, u.Ops)
+	if err != nil {
+		return 0, err
+	}
 	if len(left) > 0 {
 		for _, op := range left {
 			op.attempts = uint8(min(u.Attempts, math.MaxUint8))
 		}
 		if err := q.pressure.Reserve(left); err != nil {
-			return 0, nil, err
+			return 0, err
 		}
 		q.retrying(r)
 		// From here on the outcome must be known.
 		if err := q.numbers.Log(left); err != nil {
-			return 0, nil, err
+			return 0, err
 		}
 		q.l1.Shrink()
 	}
-	if ctx = context.WithoutCancel(ctx); inWAL > trimmed {
-		_, err = q.discard(ctx, []*badRow{r})
-	} else {
-		err = q.remove(ctx, r)
-	}
-	return len(u.Ops), nil, err
+	return len(u.Ops), q.remove(context.WithoutCancel(ctx), r)
 }
 
 // notOutranked returns the ops that L3 holds nothing higher of. The others were overtaken
@@ -164,15 +186,14 @@ func (q *quarantine) Discard(ctx context.Context, ids ...string) (n int, err err
 	if err != nil {
 		return 0, err
 	}
-	upTo, err := q.discard(context.WithoutCancel(ctx), rows) // its outcome must be known
-	if err != nil {
+	if err := q.discard(context.WithoutCancel(ctx), rows); err != nil { // its outcome must be known
 		return 0, err
 	}
 	q.numbers.Discarded(ids)
 	q.queue.Uncover(of, below, func() {
 		for _, r := range rows {
 			for _, op := range r.ops {
-				q.wal.DropDiscarded(q.l1.Hash(op.id), op.head.version, r.inWAL(upTo)) // the drain will skip it
+				q.wal.DropDiscarded(q.l1.Hash(op.id), op.head.version, r.upTo) // the drain will skip it
 				q.discardsOf(op.id).Add(1)
 				q.l1.Touch(op.id) // nobody finds it from here on, who found it does not promote it
 				if ent, ok := q.l1.Peek(op.id); ok && ent.compare(op.head) == 0 {

@@ -183,33 +183,53 @@ func TestAnArchivedOpBelowTheLargestVersionIsStale(t *testing.T) {
 	}
 }
 
+// refusedAndLogged leaves x in quarantine and, by a crash, in the WAL as well, behind and before so
+// many others. l3, which is empty, refuses it again.
+func refusedAndLogged(t *testing.T, others int) (cfg syncengine.Config, l3 *lab.Choosy) {
+	t.Helper()
+	first := lab.NewChoosy(t)
+	defer first.Release()
+	cfg = syncengine.Config{Dir: t.TempDir(), L3: first, BatchFlushInterval: time.Millisecond, BatchFlushCount: 1}
+	e := lab.Open(t, cfg)
+	first.Stick(t, e) // keeps the WAL from being trimmed
+	for i := range others {
+		lab.Put(t, e, fmt.Sprint("before ", i), 1)
+	}
+	lab.Must(t, e.Submit(context.Background(), syncengine.Item{ID: "x", Content: lab.Poison}))
+	lab.Eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == 1 })
+	for i := range others {
+		lab.Put(t, e, fmt.Sprint("behind ", i), 1)
+	}
+	cfg.Dir = crashed(t, cfg.Dir)
+	l3 = lab.NewChoosy(t)
+	l3.Release()
+	cfg.L3 = l3
+	return cfg, l3
+}
+
+// heldAt makes l3 wait, once, with the op of an id: under tells that it has it, and it goes on when
+// gate is closed.
+func heldAt(l3 *lab.Choosy, id string) (under, gate chan bool) {
+	under, gate = make(chan bool), make(chan bool)
+	inner, once := l3.OnApply, sync.OnceFunc(func() { close(under); <-gate })
+	l3.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
+		if recs[0].ID == id {
+			once()
+		}
+		return inner(ctx, recs)
+	}
+	return under, gate
+}
+
 // After a crash an op is in the WAL and in quarantine. It is discarded while the drain has it.
 func TestADiscardedOpDoesNotComeBackFromTheDrain(t *testing.T) {
 	for name, takes := range map[string]bool{"that L3 refuses again": false, "that L3 takes now": true} {
 		t.Run(name, func(t *testing.T) {
 			ctx := context.Background()
-			l3 := lab.NewChoosy(t)
-			defer l3.Release()
-			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Millisecond, BatchFlushCount: 1}
+			cfg, l3 := refusedAndLogged(t, 0)
+			l3.Tolerant.Store(takes)
+			under, gate := heldAt(l3, "x")
 			e := lab.Open(t, cfg)
-			l3.Stick(t, e) // keeps the WAL from being trimmed
-			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}))
-			lab.Eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == 1 })
-			cfg.Dir = crashed(t, cfg.Dir)
-			l3.Release()
-			other := lab.NewChoosy(t)
-			other.Release()
-			other.Tolerant.Store(takes)
-			under, gate := make(chan bool), make(chan bool)
-			inner, once := other.OnApply, sync.OnceFunc(func() { close(under); <-gate })
-			other.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
-				if recs[0].ID == "x" {
-					once()
-				}
-				return inner(ctx, recs)
-			}
-			cfg.L3 = other
-			e = lab.Open(t, cfg)
 			<-under // the WAL has it as well
 			short, cancel := context.WithTimeout(ctx, time.Millisecond)
 			defer cancel()
@@ -247,27 +267,10 @@ func TestADiscardedOpDoesNotComeBackFromTheDrain(t *testing.T) {
 // was counted as discarded, and came back.
 func TestARetriedOpThatIsDiscardedDoesNotComeBack(t *testing.T) {
 	ctx := context.Background()
-	l3 := lab.NewChoosy(t)
-	defer l3.Release()
-	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Millisecond, BatchFlushCount: 1}
+	cfg, l3 := refusedAndLogged(t, 0)
+	under, gate := heldAt(l3, "x")
+	cfg.BatchFlushInterval, cfg.BatchFlushCount = time.Hour, 1000
 	e := lab.Open(t, cfg)
-	l3.Stick(t, e) // keeps the WAL from being trimmed
-	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}))
-	lab.Eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == 1 })
-	cfg.Dir = crashed(t, cfg.Dir)
-	l3.Release()
-	other := lab.NewChoosy(t)
-	other.Release()
-	under, gate := make(chan bool), make(chan bool)
-	inner, once := other.OnApply, sync.OnceFunc(func() { close(under); <-gate })
-	other.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
-		if recs[0].ID == "x" {
-			once()
-		}
-		return inner(ctx, recs)
-	}
-	cfg.L3, cfg.BatchFlushInterval, cfg.BatchFlushCount = other, time.Hour, 1000
-	e = lab.Open(t, cfg)
 	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
 	_ = e.Flush(short) // after it what is retried waits
@@ -287,6 +290,88 @@ func TestARetriedOpThatIsDiscardedDoesNotComeBack(t *testing.T) {
 	}
 	close(gate)
 	lab.Must(t, <-retried)
+	discardsForGood(t, e, cfg, l3)
+}
+
+// The drain has not read yet what the WAL has of an op that is retried: it was refused first, and
+// discarded, and what was retried came back.
+func TestWhatTheDrainHasNotReadIsDiscardedByARetry(t *testing.T) {
+	ctx := context.Background()
+	cfg, l3 := refusedAndLogged(t, 20)
+	first, goOn := heldAt(l3, "before 0")
+	second, goOnAgain := heldAt(l3, "behind 0")
+	cfg.FlushConcurrency = 1
+	e := lab.Open(t, cfg)
+	<-first
+	if n, err := e.RetryQuarantined(ctx); n != 1 || err != nil {
+		t.Fatalf("RetryQuarantined: %d, %v", n, err)
+	}
+	close(goOn)
+	<-second // the old copy is done with
+	if n, err := e.DiscardQuarantined(ctx, "x"); n != 0 || err != nil {
+		t.Errorf("DiscardQuarantined, while what was retried waits: %d, %v", n, err)
+	}
+	close(goOnAgain)
+	discardsForGood(t, e, cfg, l3)
+}
+
+// Many ops are in quarantine and in the WAL: each is retried once, and discarded once.
+func TestManyAreRetriedAndDiscardedAfterACrash(t *testing.T) {
+	ctx := context.Background()
+	const many = 250
+	first := lab.NewChoosy(t)
+	defer first.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: first, BatchFlushInterval: time.Millisecond}
+	e := lab.Open(t, cfg)
+	first.Stick(t, e)
+	var ids []string
+	for i := range many {
+		ids = append(ids, fmt.Sprint("x", i))
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: ids[i], Content: lab.Poison}))
+	}
+	lab.Eventually(t, "all are refused", func() bool { return e.Stats().Quarantined == many })
+	cfg.Dir = crashed(t, cfg.Dir)
+	first.Release()
+	l3 := lab.NewChoosy(t)
+	l3.Away.Store(true)
+	cfg.L3 = l3
+	l3.Release()
+	e = lab.Open(t, cfg)
+	if n, err := e.RetryQuarantined(ctx, ids...); n != 0 || !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Errorf("RetryQuarantined in an outage: %d, %v", n, err)
+	}
+	if n := e.Stats().Quarantined; n != many {
+		t.Errorf("%d are in quarantine, want %d", n, many)
+	}
+	l3.Away.Store(false)
+	lab.Eventually(t, "L3 is back", func() bool { _, err := e.GetVerified(ctx, "nothing"); return errors.Is(err, syncengine.ErrNotFound) })
+	n, err := e.RetryQuarantined(ctx)
+	if n < many || err != nil {
+		t.Errorf("RetryQuarantined: %d, %v", n, err)
+	}
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Errorf("Flush: %v", err)
+	}
+	if n := e.Stats().Quarantined; n != many {
+		t.Errorf("%d are in quarantine, want %d", n, many)
+	}
+	if n, err := e.DiscardQuarantined(ctx, ids...); n != many || err != nil {
+		t.Errorf("DiscardQuarantined: %d, %v", n, err)
+	}
+	l3.Tolerant.Store(true)
+	cfg.Dir = crashed(t, cfg.Dir)
+	e = lab.Open(t, cfg)
+	lab.Must(t, e.Flush(ctx))
+	wantQuarantined(t, e)
+	for _, id := range ids {
+		lab.WantContent(t, e, id, -1)
+	}
+}
+
+// discardsForGood discards x once L3 has refused it, and looks for it, also after a crash.
+func discardsForGood(t *testing.T, e *syncengine.Engine, cfg syncengine.Config, l3 *lab.Choosy) {
+	t.Helper()
+	ctx := context.Background()
 	for n := 0; n == 0; {
 		var err error
 		if n, err = e.DiscardQuarantined(ctx, "x"); err != nil || n > 1 {
@@ -302,7 +387,7 @@ func TestARetriedOpThatIsDiscardedDoesNotComeBack(t *testing.T) {
 	lab.Must(t, e.Flush(ctx))
 	wantQuarantined(t, e)
 	lab.WantContent(t, e, "x", -1)
-	other.Tolerant.Store(true)
+	l3.Tolerant.Store(true)
 	cfg.Dir = crashed(t, cfg.Dir)
 	e = lab.Open(t, cfg)
 	lab.Must(t, e.Flush(ctx))
