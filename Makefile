@@ -123,8 +123,9 @@ table: servers ## measure beside code that is not ours: the table of BENCHMARKS.
 	cd bench && go test -count=1 -timeout=0 -v -run Table $(TESTFLAGS) ./table $(TABLEFLAGS)
 
 .PHONY: curves
-curves: servers ## measure how time and memory grow with the number of items, and draw docs/curves.svg
+curves: servers ## measure how time and memory grow with items, callers and sizes, and draw docs/curves.svg and docs/loads.svg
 	cd bench && go test -count=1 -timeout=0 -v -run Curves $(TESTFLAGS) ./table -svg $(CURDIR)/docs/curves.svg
+	cd bench && go test -count=1 -timeout=0 -v -run Loads $(TESTFLAGS) ./table -rounds 3 -svg $(CURDIR)/docs/loads.svg
 
 .PHONY: lines
 lines: ## lines of the catalogue example beside the same by hand

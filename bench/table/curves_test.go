@@ -1,8 +1,10 @@
 package table
 
-// curves_test.go measures how what the engine does grows with how much it holds, and draws it.
+// curves_test.go measures how what the engine does grows with how much it holds, and with how much
+// it is asked at once, and draws it.
 //
 //	go test -timeout 0 -v -run Curves ./table [-sizes 10000,100000,1000000] [-svg FILE]
+//	go test -timeout 0 -v -run Loads ./table [-svg FILE]
 
 import (
 	"bytes"
@@ -11,6 +13,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,12 +24,13 @@ import (
 
 var (
 	sizes = flag.String("sizes", "10000,100000,1000000", "how many items TestCurves takes")
-	svg   = flag.String("svg", "", "file that TestCurves draws to")
+	svg   = flag.String("svg", "", "file that TestCurves or TestLoads draws to")
 )
 
 // curve is one quantity at each size.
 type curve struct {
 	name, unit string
+	at         []int
 	values     []float64
 }
 
@@ -35,20 +39,73 @@ func TestCurves(t *testing.T) {
 	curves := []*curve{{name: "Get, in memory", unit: "ns"}, {name: "Get, absent", unit: "ns"}, {name: "Submit, Buffered", unit: "ns"},
 		{name: "until SQLite and Redis hold it", unit: "µs"}, {name: "open until the filter is trusted", unit: "ms"},
 		{name: "verify", unit: "ms"}, {name: "memory beside id and content", unit: "bytes"}}
-	var ns []int
 	for _, s := range strings.Split(*sizes, ",") {
 		n := must[int](t)(strconv.Atoi(s))
-		ns = append(ns, n)
 		for i, v := range grown(t, n) {
-			curves[i].values = append(curves[i].values, v)
+			curves[i].at, curves[i].values = append(curves[i].at, n), append(curves[i].values, v)
 		}
 	}
-	fmt.Print("| |")
-	for _, n := range ns {
-		fmt.Printf(" %d |", n)
+	draw(t, curves)
+}
+
+// TestLoads prints one line for each of what may make a cliff: callers, ids, groups, bytes. There
+// is no L3 that takes time.
+func TestLoads(t *testing.T) {
+	micros := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+	var curves []*curve
+	for _, c := range []struct {
+		name, unit string
+		at         []int
+		of         func(n int) float64
+	}{
+		{"Submit, Logged, by callers", "µs", []int{1, 4, 16, 64, 256, 1000, 10_000}, func(n int) float64 {
+			return micros(logged(n, max(20_000, min(1500*n, ingested)))(t))
+		}},
+		{"Submit, Buffered, by ids written in turns", "µs", []int{1, 10, 100, 1000, 10_000, 100_000}, func(n int) float64 { return micros(hot(n)(t)) }},
+		{"Get, in memory, by callers", "µs", []int{1, 4, 16, 64, 256, 1000, 10_000}, func(n int) float64 { return micros(gets(t, n)) }},
+		{"SubmitMany, Logged, an item, by items of a group", "µs", []int{1, 10, 100, 1000, 10_000}, func(n int) float64 {
+			return micros(grouped(n, max(2000, min(ingested, 500*n)))(t))
+		}},
+		{"Submit, Logged, 4 callers, a KiB, by KiB of a document", "µs", []int{1, 4, 16, 64, 256, 1024}, func(n int) float64 {
+			return micros(sized(n<<10, max(400, 8000/n))(t)) / float64(n)
+		}},
+	} {
+		line := &curve{name: c.name, unit: c.unit, at: c.at}
+		for _, n := range c.at {
+			var values []float64
+			for range *rounds {
+				values = append(values, c.of(n))
+			}
+			slices.Sort(values)
+			line.values = append(line.values, values[len(values)/2])
+		}
+		curves = append(curves, line)
 	}
-	fmt.Println("\n|---|" + strings.Repeat("---|", len(ns)))
-	for _, c := range curves {
+	draw(t, curves)
+}
+
+// gets reads ids that are in memory from so many callers.
+func gets(t *testing.T, callers int) time.Duration {
+	e := full(t)
+	defer whole(t, e)
+	ids := inMemory().ids
+	return each(t, callers, 1_000_000, func(n int64) error {
+		_, err := e.Get(ctx, ids[scattered(n, len(ids))])
+		return err
+	})
+}
+
+// draw prints curves as a table for each that has other sizes than the one before, and draws them
+// if that is asked for.
+func draw(t *testing.T, curves []*curve) {
+	for i, c := range curves {
+		if i == 0 || !slices.Equal(c.at, curves[i-1].at) {
+			fmt.Print("\n| |")
+			for _, n := range c.at {
+				fmt.Printf(" %d |", n)
+			}
+			fmt.Println("\n|---|" + strings.Repeat("---|", len(c.at)))
+		}
 		fmt.Printf("| %s, %s |", c.name, c.unit)
 		for _, v := range c.values {
 			fmt.Printf(" %.4g |", v)
@@ -56,7 +113,7 @@ func TestCurves(t *testing.T) {
 		fmt.Println()
 	}
 	if *svg != "" {
-		ok(t, os.WriteFile(*svg, drawn(ns, curves), 0o644))
+		ok(t, os.WriteFile(*svg, drawn(curves), 0o644))
 	}
 }
 
@@ -126,13 +183,14 @@ func heap() uint64 {
 }
 
 // drawn is a picture of curves, one beside the other, with logarithmic axes.
-func drawn(ns []int, curves []*curve) []byte {
-	const w, h, margin, columns = 220, 150, 40, 4
+func drawn(curves []*curve) []byte {
+	const w, h, margin, columns = 260, 150, 40, 4
 	var b bytes.Buffer
 	rows := (len(curves) + columns - 1) / columns
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11">`+"\n", columns*(w+margin)+margin, rows*(h+2*margin)+10)
 	fmt.Fprintln(&b, `<rect width="100%" height="100%" fill="white"/>`)
 	for i, c := range curves {
+		ns := c.at
 		left, top := float64(margin+i%columns*(w+margin)), float64(margin+i/columns*(h+2*margin))
 		least, most := math.Inf(1), math.Inf(-1)
 		for _, v := range c.values {

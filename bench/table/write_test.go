@@ -41,8 +41,8 @@ var writeRows = []row{
 	{work: "MariaDB, batch of 1000, rows that are there, beside that upsert", goal: 1 / .9, ours: applied(true), theirs: upserted(true)},
 	{work: "MariaDB, drain of spooled ops, beside that upsert", goal: 1 / .8, rounds: 3, ours: drained, theirs: upserted(false)},
 	{work: "Submit, Logged, 10,000 callers, beside 64 callers", goal: 1.2, ours: logged(10_000, ingested), theirs: logged(callers, ingested)},
-	{work: "SubmitMany of 1000, Logged, for an item, beside Submit with 64 callers", goal: 1, ours: grouped, theirs: logged(callers, ingested)},
-	{work: "Submit of 1 MB, Logged, 4 callers, beside an append of that and fdatasync", ours: large, theirs: appendLarge},
+	{work: "SubmitMany of 1000, Logged, for an item, beside Submit with 64 callers", goal: 1, ours: grouped(batch, ingested), theirs: logged(callers, ingested)},
+	{work: "Submit of 1 MB, Logged, 4 callers, beside an append of that and fdatasync", ours: sized(large, largeCount), theirs: appendLarge},
 	{work: "A write of one id that is in flight, beside a write of any, Buffered", goal: 1.2, ours: hot(1), theirs: hot(cached)},
 }
 
@@ -76,13 +76,14 @@ func logged(callers, n int) func(t *testing.T) time.Duration {
 	}
 }
 
-func grouped(t *testing.T) time.Duration {
-	e := open(t, syncengine.Config{L1MaxBytes: 1 << 30, Durability: syncengine.Logged, L3: nowhere{}})
-	defer whole(t, e)
-	ids := idsOf(ingested / 2)
-	return each(t, 1, ingested/batch, func(i int64) error {
-		return submitGroup(e, ids, i, batch)
-	}) / batch
+// grouped submits n items in groups from one caller.
+func grouped(group, n int) func(t *testing.T) time.Duration {
+	return func(t *testing.T) time.Duration {
+		e := open(t, syncengine.Config{L1MaxBytes: 1 << 30, Durability: syncengine.Logged, L3: nowhere{}})
+		defer whole(t, e)
+		ids := idsOf(ingested / 2)
+		return each(t, 1, n/group, func(i int64) error { return submitGroup(e, ids, i, group) }) / time.Duration(group)
+	}
 }
 
 // submitGroup submits the n-th of the groups of so many.
@@ -95,23 +96,32 @@ func submitGroup(e *syncengine.Engine, ids []string, n int64, size int) error {
 	return err
 }
 
-// million is JSON of 1 MB.
-var million = []byte(`"` + strings.Repeat("lorem ipsum ", 1<<20/12) + `"`)
+// text is JSON of so many bytes.
+func text(size int) []byte {
+	return []byte(`"` + strings.Repeat("lorem ipsum ", size/12+1)[:size-2] + `"`)
+}
 
-const largeOnes = 200
+const (
+	large      = 1 << 20
+	largeCount = 200
+)
 
-func large(t *testing.T) time.Duration {
-	e := open(t, syncengine.Config{L1MaxBytes: 1 << 30, Durability: syncengine.Logged, L3: nowhere{}, MaxItemBytes: 2 << 20, WALMaxBytes: 2 << 30})
-	defer whole(t, e)
-	ids := idsOf(largeOnes)
-	return each(t, 4, largeOnes, func(i int64) error { return e.Submit(ctx, syncengine.Item{ID: ids[i], Content: million}) })
+// sized submits n documents of a size from four callers.
+func sized(size, n int) func(t *testing.T) time.Duration {
+	return func(t *testing.T) time.Duration {
+		e := open(t, syncengine.Config{L1MaxBytes: 1 << 30, Durability: syncengine.Logged, L3: nowhere{}, MaxItemBytes: 2 << 20, WALMaxBytes: 2 << 30})
+		defer whole(t, e)
+		ids, content := idsOf(n), text(size)
+		return each(t, 4, n, func(i int64) error { return e.Submit(ctx, syncengine.Item{ID: ids[i], Content: content}) })
+	}
 }
 
 func appendLarge(t *testing.T) time.Duration {
 	f := must[*os.File](t)(os.Create(t.TempDir() + "/log"))
 	defer func() { _ = f.Close() }()
-	return each(t, 1, largeOnes, func(int64) error {
-		if _, err := f.Write(million); err != nil {
+	content := text(large)
+	return each(t, 1, largeCount, func(int64) error {
+		if _, err := f.Write(content); err != nil {
 			return err
 		}
 		return datasync(f)
