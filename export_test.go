@@ -8,6 +8,7 @@ import (
 	"database/sql"
 	"log/slog"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -49,6 +50,22 @@ func NewSQLStoreNamed(d Dialect, db *sql.DB, tablePrefix string) ArchiveStore {
 func Exec(ctx context.Context, s ArchiveStore, text string) error {
 	_, err := s.(*sqlStore).pools.Write.ExecContext(ctx, text)
 	return err
+}
+
+// KnownOf is how many of so many rows a store knows that may take so many bytes for them, and how
+// many it has places for.
+func KnownOf(bytes int64, rows int) (known, places int) {
+	k := &new(sqlStore).Remembering(bytes).known
+	for n := range rows {
+		k.grow(1)
+		k.set(knownKey(strconv.Itoa(n)), knownRow{version: uint64(n + 1)})
+	}
+	for n := range rows {
+		if row := k.find(knownKey(strconv.Itoa(n))); row != nil && row.version == uint64(n+1) {
+			known++
+		}
+	}
+	return known, len(k.sets) * knownWays
 }
 
 // Known is the version of which a store takes a row to be, 0 if it knows nothing of it, and how

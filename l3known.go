@@ -13,24 +13,28 @@ package syncengine
 //
 // Only simple rows are remembered (storedRow.simple), and only such are written over them: there
 // is nothing else to see to. They are kept in sets of eight places, of which the one with the
-// lowest version, which was written first, makes room; 48 bytes each, some 6 MB when many have
-// been written.
+// lowest version, which was written first, makes room; 48 bytes each. Room for them grows with what
+// is written, up to 6 MB, or what Remembering says: writing the same rows in turns, more of them
+// than have room, is as if nothing were known.
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"sync"
 )
 
 const (
 	knownWays    = 8
 	knownFirst   = 1 << 5 // sets
-	knownMost    = 1 << 14
+	knownMost    = 1 << 14 // sets, by default
+	knownBytes   = 48      // of a row
 	longestDoubt = 1 << 10 // batches
 )
 
 // knownRows is all that a store knows. Its zero value knows nothing.
 type knownRows struct {
 	mu    sync.Mutex
+	most  int // sets; 0: knownMost
 	sets  []knownSet
 	used  int // rows were written to free places since there are so many sets
 	pause int // for so many batches more rows are looked at
@@ -50,6 +54,15 @@ type knownRow struct {
 var knownSeed = maphash.MakeSeed()
 
 func knownKey(id string) uint64 { return maphash.String(knownSeed, id) }
+
+// Remembering lets a store take so many bytes for what it knows of rows, if that is more than it
+// takes anyhow.
+func (s *sqlStore) Remembering(bytes int64) *sqlStore {
+	if sets := bytes / (knownWays * knownBytes); sets > 0 {
+		s.known.most = 1 << (bits.Len64(uint64(sets)) - 1)
+	}
+	return s
+}
 
 // find returns what is known of a row; nil: nothing.
 func (k *knownRows) find(key uint64) *knownRow {
@@ -85,7 +98,7 @@ func (k *knownRows) set(key uint64, row knownRow) {
 // grow makes room for rows that are written.
 func (k *knownRows) grow(rows int) {
 	size := max(len(k.sets), knownFirst)
-	for size < knownMost && k.used+rows > size*knownWays/2 {
+	for size < max(k.most, knownMost) && k.used+rows > size*knownWays/2 {
 		size *= 2
 	}
 	if size == len(k.sets) {

@@ -245,6 +245,25 @@ func TestManyRowsAreKnown(t *testing.T) {
 	}
 }
 
+// TestRowsAreKnownWithinBounds, which are wider where there is more memory.
+func TestRowsAreKnownWithinBounds(t *testing.T) {
+	t.Parallel()
+	const some, many = 1 << 17, 1 << 19
+	for _, c := range []struct{ bytes, rows, known, places int }{
+		{0, 1000, 1000, 1 << 11},
+		{0, many, some / 2, some},
+		{1 << 20, many, some / 2, some},
+		{many * 48, many / 2, many / 2, many},
+		{2*many*48 - 1, many / 2, many / 2, many}, // no more than that
+		{many * 48, 2 * many, many / 2, many},
+	} {
+		known, places := syncengine.KnownOf(int64(c.bytes), c.rows)
+		if known < c.known-c.known/20 || places != c.places {
+			t.Errorf("%d bytes, %d rows: %d are known, in %d places; want %d in %d", c.bytes, c.rows, known, places, c.known, c.places)
+		}
+	}
+}
+
 // TestAVersionThatTwoEnginesHaveGiven, as replicators may that bring versions along: one knows the
 // row that the other has written over, and then writes what that one has.
 func TestAVersionThatTwoEnginesHaveGiven(t *testing.T) {

@@ -133,12 +133,14 @@ func (e *Engine) openL3() error {
 	if err != nil {
 		return err
 	}
+	use := func(s *sqlStore) {
+		e.archive.Use(s.KeepingChanges(e.cfg.ChangeRetention).Remembering(e.cfg.L1MaxBytes/16), true, private)
+	}
 	switch {
 	case e.cfg.L3 != nil:
 		e.archive.Use(e.cfg.L3, false, private)
 	case e.cfg.DB != nil:
-		store := newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.OnePool(e.cfg.DB, sqlkit.Dialect(e.cfg.Dialect), e.cfg.TablePrefix), codec, false)
-		e.archive.Use(store.KeepingChanges(e.cfg.ChangeRetention), true, private)
+		use(newSQLStore(sqlkit.Dialect(e.cfg.Dialect), sqlkit.OnePool(e.cfg.DB, sqlkit.Dialect(e.cfg.Dialect), e.cfg.TablePrefix), codec, false))
 	default:
 		url := e.cfg.SQLURL
 		if url == "" {
@@ -152,7 +154,7 @@ func (e *Engine) openL3() error {
 		if err != nil {
 			return says(fmt.Errorf("opening %s: %w", sqlkit.Redact(url), err))
 		}
-		e.archive.Use(newSQLStore(src.Dialect, pools, codec, true).KeepingChanges(e.cfg.ChangeRetention), true, private)
+		use(newSQLStore(src.Dialect, pools, codec, true))
 	}
 	return nil
 }

@@ -35,7 +35,10 @@ func BenchmarkUpdate(b *testing.B) {
 			url := c.url(b)
 			var engines []*syncengine.Engine
 			for range c.engines {
-				engines = append(engines, lab.Open(b, syncengine.Config{SQLURL: url}))
+				e := lab.Open(b, syncengine.Config{SQLURL: url})
+				_, err := e.Update(context.Background(), "first", lab.Increment) // for which it waits until the others know it
+				lab.Must(b, err)
+				engines = append(engines, e)
 			}
 			hand := byHand(b, url)
 			var ours, theirs time.Duration

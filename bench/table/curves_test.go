@@ -61,12 +61,12 @@ func TestLoads(t *testing.T) {
 		{"Submit, Logged, by callers", "µs", []int{1, 4, 16, 64, 256, 1000, 10_000}, func(n int) float64 {
 			return micros(logged(n, max(20_000, min(1500*n, ingested)))(t))
 		}},
-		{"Submit, Buffered, by ids written in turns", "µs", []int{1, 10, 100, 1000, 10_000, 100_000}, func(n int) float64 { return micros(hot(n)(t)) }},
+		{"Submit, Buffered, by ids in turns", "µs", []int{1, 10, 100, 1000, 10_000, 100_000}, func(n int) float64 { return micros(hot(n)(t)) }},
 		{"Get, in memory, by callers", "µs", []int{1, 4, 16, 64, 256, 1000, 10_000}, func(n int) float64 { return micros(gets(t, n)) }},
-		{"SubmitMany, Logged, an item, by items of a group", "µs", []int{1, 10, 100, 1000, 10_000}, func(n int) float64 {
+		{"SubmitMany, Logged, an item, by group", "µs", []int{1, 10, 100, 1000, 10_000}, func(n int) float64 {
 			return micros(grouped(n, max(2000, min(ingested, 500*n)))(t))
 		}},
-		{"Submit, Logged, 4 callers, a KiB, by KiB of a document", "µs", []int{1, 4, 16, 64, 256, 1024}, func(n int) float64 {
+		{"Submit, Logged, a KiB, by KiB of a document", "µs", []int{1, 4, 16, 64, 256, 1024}, func(n int) float64 {
 			return micros(sized(n<<10, max(400, 8000/n))(t)) / float64(n)
 		}},
 	} {

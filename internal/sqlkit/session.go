@@ -146,6 +146,7 @@ func pin(cfg *mysql.Config) {
 	cfg.Params["autocommit"] = "1"
 	cfg.Params["sql_mode"] = "'" + sqlMode + "'"
 	cfg.Params["sql_safe_updates"], cfg.Params["sql_select_limit"] = "0", noLimit
+	cfg.Params["character_set_client"], cfg.Params["character_set_connection"] = "utf8mb4", "utf8mb4"
 	cfg.Params["innodb_lock_wait_timeout"] = fmt.Sprint(int(lockWait / time.Second))
 }
 
@@ -173,7 +174,10 @@ func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 	}
 	var commits, null, safe int
 	var most uint64
-	if err := db.QueryRowContext(ctx, "SELECT @@autocommit, '' IS NULL, @@sql_safe_updates, @@sql_select_limit").Scan(&commits, &null, &safe, &most); err != nil {
+	var text, bytes string
+	const sent, arrives = "\u00e9", "C3A9"
+	if err := db.QueryRowContext(ctx, "SELECT @@autocommit, '' IS NULL, @@sql_safe_updates, @@sql_select_limit, HEX(?), HEX(?)", sent, []byte(sent)).
+		Scan(&commits, &null, &safe, &most, &text, &bytes); err != nil {
 		return err
 	}
 	switch {
@@ -185,6 +189,8 @@ func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 		return &Unfit{Problem: "sessions have sql_safe_updates = 1, which refuses statements that the engine needs", Mend: "add sql_safe_updates=0 to the DSN"}
 	case most < 1<<32:
 		return &Unfit{Problem: fmt.Sprintf("sessions have sql_select_limit = %d: what is read would be cut", most), Mend: "add sql_select_limit=" + noLimit + " to the DSN"}
+	case text != arrives || bytes != arrives:
+		return &Unfit{Problem: "sessions convert what is sent, since character_set_client is not character_set_connection", Mend: "have charset=utf8mb4 alone in the DSN"}
 	}
 	return checkGalera(ctx, db.pool)
 }
