@@ -26,7 +26,7 @@ var spooled = flag.Int("spooled", 200_000, "ops that wait in the log for a drain
 const (
 	batch    = 1000
 	ingested = 100_000 // writes of a measurement, to half as many ids
-	applies  = 100_000 // rows of a measurement of batches
+	applies  = 50_000  // rows of a measurement of batches
 	callers  = 64
 )
 
@@ -328,8 +328,8 @@ func upserted(over bool, n int) func(t *testing.T) time.Duration {
 	}
 }
 
-// inBatches applies n rows in batches. Another comes before them that is not timed: the loop by hand
-// has prepared its statement, too, which takes a store 40 ms.
+// inBatches applies n rows in batches. Another comes before them that is not timed: the loop by
+// hand has prepared its statement, too, which takes a store 40 ms.
 func inBatches(t *testing.T, over bool, n int, apply func([]write) error) time.Duration {
 	first := make([]write, batch)
 	for i := range first {
