@@ -134,7 +134,7 @@ func (e *Engine) openL3() error {
 		return err
 	}
 	use := func(s *sqlStore) {
-		e.archive.Use(s.KeepingChanges(e.cfg.ChangeRetention).Remembering(e.cfg.L1MaxBytes/16), true, private)
+		e.archive.Use(s.KeepingChanges(e.cfg.ChangeRetention).Remembering(e.cfg.L1MaxBytes/64), true, private)
 	}
 	switch {
 	case e.cfg.L3 != nil:
