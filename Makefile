@@ -124,7 +124,7 @@ table: servers ## measure beside code that is not ours: the table of BENCHMARKS.
 
 .PHONY: curves
 curves: servers ## measure how time and memory grow with items, callers and sizes, and draw docs/curves.svg and docs/loads.svg
-	cd bench && go test -count=1 -timeout=0 -v -run Curves $(TESTFLAGS) ./table -svg $(CURDIR)/docs/curves.svg
+	cd bench && go test -count=1 -timeout=0 -v -run Curves $(TESTFLAGS) ./table $(CURVEFLAGS) -svg $(CURDIR)/docs/curves.svg
 	cd bench && go test -count=1 -timeout=0 -v -run Loads $(TESTFLAGS) ./table -rounds 3 -svg $(CURDIR)/docs/loads.svg
 
 .PHONY: lines
