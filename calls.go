@@ -101,7 +101,8 @@ func (e *Engine) Explain(ctx context.Context, id string) (Explanation, error) {
 // Errors: ErrInvalidItem, ErrStaleVersion, ErrBackpressure, ErrClosed: nothing was changed.
 // ErrUnavailable at Logged: the WAL could not be written, nothing was acknowledged. At
 // Archived, ErrUnavailable means that the item is in the WAL and will reach L3 later, and
-// ErrRefused that L3 refuses it and it is in quarantine.
+// ErrRefused that L3 refuses it and it is in quarantine, or, with a condition or WithVersion, that
+// nothing was changed.
 func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) error {
 	return e.writer.Submit(ctx, item, opts...)
 }

@@ -47,9 +47,9 @@ var (
 	ErrFeatureNotBuilt = errors.New("syncengine: feature not built in")
 	// ErrKindMismatch means that an item's CRDT kind differs from the stored one.
 	ErrKindMismatch = errors.New("syncengine: CRDT kind mismatch")
-	// ErrRefused means that L3 refuses an op for its own sake (not an outage); see
-	// RefusedError. The op is in quarantine; one that was decided in L3 (Insert, Update, Touch, or
-	// with a condition) is not: nothing was changed.
+	// ErrRefused means that L3 refuses an op for its own sake (not an outage); see RefusedError.
+	// The op is in quarantine; one that was decided in L3 (Insert, Update, Touch, with a
+	// condition, or WithVersion at Archived) is not: nothing was changed.
 	ErrRefused = errors.New("syncengine: refused by L3")
 	// ErrSchema means that the database holds a schema of a newer build. Nothing was
 	// changed.

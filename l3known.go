@@ -25,7 +25,7 @@ import (
 
 const (
 	knownWays    = 8
-	knownFirst   = 1 << 5 // sets
+	knownFirst   = 1 << 5  // sets
 	knownMost    = 1 << 14 // sets, by default
 	knownBytes   = 48      // of a row
 	longestDoubt = 1 << 10 // batches

@@ -26,6 +26,15 @@ func (q *quarantine) Refuse(ctx context.Context, u *unit, why error) error {
 		return err
 	}
 	failpoint.Hit(failpoint.Quarantined)
+	// One that comes from the WAL after a kill, or late, may be below what L3 holds, or in L3
+	// already. If that can't be asked now, the next op of the id to land will tell.
+	if heads, err := q.archive.Heads(ctx, idsOf(u.Ops())); err == nil {
+		recs := make([]Record, len(heads))
+		for i := range heads {
+			recs[i] = heads[i].record()
+		}
+		_ = q.Landed(ctx, recs)
+	}
 	bad := badUnit{At: at, Attempts: attempts(u.Ops()), Err: why.Error(), Ops: u.Ops()}
 	q.news.Quarantined(bad.Public(), sqlkit.Number(why))
 	return nil
@@ -86,17 +95,17 @@ func (q *quarantine) retrySome(ctx context.Context, rows []*badRow) (n int, dama
 	sound := rows[:0]
 	for _, r := range rows {
 		u, err := q.read(ctx, r)
-		if err != nil {
+		if err == nil && u != nil {
+			err = u.Damaged()
+		}
+		switch {
+		case errors.Is(err, ErrWALCorrupt), errors.Is(err, ErrCorruption):
+			damaged = append(damaged, err)
+		case err != nil:
 			return 0, nil, err
+		case u != nil:
+			sound = append(sound, r)
 		}
-		if u == nil {
-			continue
-		}
-		if bad := u.Damaged(); bad != nil {
-			damaged = append(damaged, bad)
-			continue
-		}
-		sound = append(sound, r)
 	}
 	if err := q.disown(ctx, sound); err != nil {
 		return 0, nil, err
@@ -128,14 +137,31 @@ func (q *quarantine) retryRow(ctx context.Context, r *badRow) (ops int, err erro
 		if err := q.pressure.Reserve(left); err != nil {
 			return 0, err
 		}
+		q.lift(ctx, left)
 		q.retrying(r)
 		// From here on the outcome must be known.
 		if err := q.numbers.Log(left); err != nil {
 			return 0, err
 		}
+		q.lift(context.WithoutCancel(ctx), left) // it may have been evicted
 		q.l1.Shrink()
 	}
 	return len(u.Ops), q.remove(context.WithoutCancel(ctx), r)
+}
+
+// lift puts into memory what is here above ops that are retried: reads go on answering with it, not
+// with what goes to L3 before it. An op that can't be read now they look for here.
+func (q *quarantine) lift(ctx context.Context, ops []*entry) {
+	for _, op := range ops {
+		since := q.l1.Stamp(op.id())
+		if op.isMerge() || q.RefusedAt(op.id()) <= op.version {
+			continue
+		}
+		if best, err := q.find(ctx, op.id()); err == nil && best != nil && best.compare(op) > 0 {
+			rec := best.record()
+			q.l1.Promote(newEntry(&rec), since)
+		}
+	}
 }
 
 // notOutranked returns the ops that L3 holds nothing higher of. The others were overtaken

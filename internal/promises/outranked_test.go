@@ -315,6 +315,124 @@ func TestWhatTheDrainHasNotReadIsDiscardedByARetry(t *testing.T) {
 	discardsForGood(t, e, cfg, l3)
 }
 
+// Two ops of an id are in quarantine, and the older one is retried, with its group: reads answered
+// with it, while it waited, after it was refused again, and after it landed.
+func TestINV02TheNewestRefusedAnswersWhenAnOlderOneIsRetried(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour}
+	e := lab.Open(t, cfg)
+	refused := func() {
+		t.Helper()
+		if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+			t.Fatalf("Flush: %v", err)
+		}
+	}
+	_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "refused", Content: []byte(`1`)}, {ID: "y", Content: []byte(`1`)}})
+	lab.Must(t, err)
+	refused()
+	const newest = `2`
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "refused", Content: []byte(newest)}))
+	refused()
+	lab.Must(t, e.Close())
+	e = lab.Open(t, cfg)
+	retry := func() {
+		t.Helper()
+		if n, err := e.RetryQuarantined(ctx, "y"); n != 2 || err != nil {
+			t.Fatalf("RetryQuarantined: %d, %v", n, err)
+		}
+	}
+	agree := func(when string) {
+		t.Helper()
+		it, err := e.Get(ctx, "refused")
+		if string(it.Content) != newest {
+			t.Errorf("%s: Get: %q, %v", when, it.Content, err)
+		}
+		all, err := e.GetMany(ctx, []string{"refused"})
+		if err != nil || all[0] == nil || string(all[0].Content) != newest {
+			t.Errorf("%s: GetMany: %v, %v", when, all, err)
+		}
+	}
+	retry()
+	agree("while it waits")
+	refused()
+	agree("after it was refused again")
+	e.Invalidate("refused")
+	retry()
+	l3.Tolerant.Store(true)
+	refused() // the newest still is
+	agree("after it landed")
+	wantQuarantined(t, e, "refused")
+}
+
+// What had landed is refused when it comes from the WAL again, after a kill: it is in L3, or below
+// what is there, and was taken for the newest of its id.
+func TestINV04WhatLandedIsNotTheNewestRefusedAfterAKill(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Millisecond}
+	e := lab.Open(t, cfg)
+	l3.Stick(t, e) // keeps the WAL from being trimmed
+	l3.Tolerant.Store(true)
+	landed := func(id string) func() bool {
+		return func() bool { _, err := l3.ArchiveStore.Get(ctx, id); return err == nil }
+	}
+	_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: lab.Poison}, {ID: "p", Content: lab.Poison}})
+	lab.Must(t, err)
+	lab.Eventually(t, "the first lands", landed("p"))
+	_, err = e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: []byte(`{"fine":2}`)}, {ID: "q", Content: lab.Poison}})
+	lab.Must(t, err)
+	lab.Eventually(t, "the second lands", landed("q"))
+	l3.Tolerant.Store(false)
+	cfg.Dir = crashed(t, cfg.Dir)
+	l3.Release()
+	lab.Must(t, e.Close())
+	e = lab.Open(t, cfg)
+	_ = e.Flush(ctx)
+	if st, err := e.Status(ctx, "x"); st.Quarantined || err != nil {
+		t.Errorf("Status: %+v, %v", st, err)
+	}
+	if n, err := e.DiscardQuarantined(ctx, "q"); n != 0 || err != nil {
+		t.Errorf("DiscardQuarantined of what is in L3: %d, %v", n, err)
+	}
+	ops, err := e.Quarantined(ctx)
+	lab.Must(t, err)
+	for _, op := range ops {
+		if !op.Superseded {
+			t.Errorf("%+v", op)
+		}
+	}
+}
+
+// A row that rotted in the file is told; the others are retried.
+func TestADamagedRowStopsNoRetryOfOthers(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour}
+	e := lab.Open(t, cfg)
+	for _, id := range []string{"first", "second"} {
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: lab.Poison}))
+		if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+			t.Fatalf("Flush: %v", err)
+		}
+	}
+	_, err := lab.OpenDriver(t, "sqlite", filepath.Join(cfg.Dir, "wal.db")).Exec("UPDATE quarantine SET crc = crc + 1 WHERE id = (SELECT MIN(id) FROM quarantine)")
+	lab.Must(t, err)
+	if n, err := e.RetryQuarantined(ctx); n != 1 || !errors.Is(err, syncengine.ErrWALCorrupt) {
+		t.Errorf("RetryQuarantined: %d, %v", n, err)
+	}
+	l3.Tolerant.Store(true)
+	_ = e.Flush(ctx)
+	wantPoison(t, e, "second")
+	if n, err := e.DiscardQuarantined(ctx, "first"); n != 1 || err != nil {
+		t.Errorf("DiscardQuarantined: %d, %v", n, err)
+	}
+	lab.Must(t, e.Flush(ctx))
+}
+
 // Many ops are in quarantine and in the WAL: each is retried once, and discarded once.
 func TestManyAreRetriedAndDiscardedAfterACrash(t *testing.T) {
 	ctx := context.Background()
