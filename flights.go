@@ -212,12 +212,32 @@ func (q *queue) complete(b *batch, a *outcome) {
 	for i := range b.units {
 		q.finish(&b.units[i], a)
 	}
+	for i := range b.units { // when the queue holds none of them any more
+		q.outdate(&b.units[i], a)
+	}
 	for i := range a.merged {
 		q.landed(a.merged[i])
 	}
 	q.endMergings(b)
 	q.trim()
 	q.tell()
+}
+
+// outdate drops copies from memory that are below what the drain has read and L3 has taken. With
+// versions of the caller's own, an op that waits in the WAL may be above one that came later, which
+// memory shows, and which has landed before it, or was absorbed by it.
+func (q *queue) outdate(u *unit, a *outcome) {
+	if !u.drained {
+		return
+	}
+	for _, e := range u.Ops() {
+		if _, lost := a.lost[e]; lost || e.isMerge() || a.refused[e] != nil {
+			continue
+		}
+		if below, ok := q.l1.Peek(e.id()); ok && below.compare(e) < 0 {
+			q.l1.Drop(below)
+		}
+	}
 }
 
 // finish lets go of a unit and tells the call that waits for it. q.mu is held.

@@ -406,6 +406,34 @@ func TestINV04WhatLandedIsNotTheNewestRefusedAfterAKill(t *testing.T) {
 	}
 }
 
+// A delete waits in the WAL, from before a kill; a put of the same version, which it beats, is
+// accepted meanwhile, and lands with it: memory went on answering with the put.
+func TestINV03WhatTheDrainLandsIsNotHiddenByWhatIsBelowIt(t *testing.T) {
+	ctx := context.Background()
+	first := lab.NewChoosy(t)
+	defer first.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: first, BatchFlushInterval: time.Millisecond, BatchFlushCount: 2, FlushConcurrency: 1, L1MaxAge: time.Hour}
+	e := lab.Open(t, cfg)
+	first.Stick(t, e)     // keeps all in the WAL
+	lab.Put(t, e, "a", 1) // the first batch has these two
+	lab.Must(t, e.Delete(ctx, "x", syncengine.WithVersion(2)))
+	cfg.Dir = crashed(t, cfg.Dir)
+	first.Release()
+	l3 := lab.NewChoosy(t)
+	l3.Release()
+	under, gate := heldAt(l3, "a")
+	cfg.L3 = l3
+	e = lab.Open(t, cfg)
+	<-under
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte(`1`)}, syncengine.WithVersion(2), syncengine.WithDurability(syncengine.Buffered)))
+	close(gate)
+	lab.Must(t, e.Flush(ctx))
+	if r, err := l3.ArchiveStore.Get(ctx, "x"); err != nil || !r.Deleted {
+		t.Fatalf("L3 has %+v, %v", r, err)
+	}
+	lab.WantContent(t, e, "x", -1)
+}
+
 // A row that rotted in the file is told; the others are retried.
 func TestADamagedRowStopsNoRetryOfOthers(t *testing.T) {
 	ctx := context.Background()
