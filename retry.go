@@ -26,15 +26,6 @@ func (q *quarantine) Refuse(ctx context.Context, u *unit, why error) error {
 		return err
 	}
 	failpoint.Hit(failpoint.Quarantined)
-	// One that comes from the WAL after a kill, or late, may be below what L3 holds, or in L3
-	// already. If that can't be asked now, the next op of the id to land will tell.
-	if heads, err := q.archive.Heads(ctx, idsOf(u.Ops())); err == nil {
-		recs := make([]Record, len(heads))
-		for i := range heads {
-			recs[i] = heads[i].record()
-		}
-		_ = q.Landed(ctx, recs)
-	}
 	bad := badUnit{At: at, Attempts: attempts(u.Ops()), Err: why.Error(), Ops: u.Ops()}
 	q.news.Quarantined(bad.Public(), sqlkit.Number(why))
 	return nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -143,8 +144,14 @@ func TestINV09WhatL3RefusesOfAnImportIsAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			ops, err := e.Quarantined(ctx)
-			if err != nil || len(ops) != 2 || ops[0].ID != "k.0007" || ops[1].ID != "k.1500" {
-				t.Errorf("in quarantine: %+v, %v", ops, err)
+			lab.Must(t, err)
+			var refused []string
+			for _, op := range ops {
+				refused = append(refused, op.ID)
+			}
+			slices.Sort(refused) // batches that are under way together end in any order
+			if !slices.Equal(refused, []string{"k.0007", "k.1500"}) {
+				t.Errorf("in quarantine: %v", refused)
 			}
 			if rows := lab.RowsOf(t, store); len(rows) != 2498 {
 				t.Errorf("L3 has %d rows", len(rows))

@@ -366,46 +366,6 @@ func TestINV02TheNewestRefusedAnswersWhenAnOlderOneIsRetried(t *testing.T) {
 	wantQuarantined(t, e, "refused")
 }
 
-// What had landed is refused when it comes from the WAL again, after a kill: it is in L3, or below
-// what is there, and was taken for the newest of its id.
-func TestINV04WhatLandedIsNotTheNewestRefusedAfterAKill(t *testing.T) {
-	ctx := context.Background()
-	l3 := lab.NewChoosy(t)
-	defer l3.Release()
-	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Millisecond}
-	e := lab.Open(t, cfg)
-	l3.Stick(t, e) // keeps the WAL from being trimmed
-	l3.Tolerant.Store(true)
-	landed := func(id string) func() bool {
-		return func() bool { _, err := l3.ArchiveStore.Get(ctx, id); return err == nil }
-	}
-	_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: lab.Poison}, {ID: "p", Content: lab.Poison}})
-	lab.Must(t, err)
-	lab.Eventually(t, "the first lands", landed("p"))
-	_, err = e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: []byte(`{"fine":2}`)}, {ID: "q", Content: lab.Poison}})
-	lab.Must(t, err)
-	lab.Eventually(t, "the second lands", landed("q"))
-	l3.Tolerant.Store(false)
-	cfg.Dir = crashed(t, cfg.Dir)
-	l3.Release()
-	lab.Must(t, e.Close())
-	e = lab.Open(t, cfg)
-	_ = e.Flush(ctx)
-	if st, err := e.Status(ctx, "x"); st.Quarantined || err != nil {
-		t.Errorf("Status: %+v, %v", st, err)
-	}
-	if n, err := e.DiscardQuarantined(ctx, "q"); n != 0 || err != nil {
-		t.Errorf("DiscardQuarantined of what is in L3: %d, %v", n, err)
-	}
-	ops, err := e.Quarantined(ctx)
-	lab.Must(t, err)
-	for _, op := range ops {
-		if !op.Superseded {
-			t.Errorf("%+v", op)
-		}
-	}
-}
-
 // A delete waits in the WAL, from before a kill; a put of the same version, which it beats, is
 // accepted meanwhile, and lands with it: memory went on answering with the put.
 func TestINV03WhatTheDrainLandsIsNotHiddenByWhatIsBelowIt(t *testing.T) {
