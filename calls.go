@@ -321,7 +321,8 @@ func (e *Engine) WatchFrom(ctx context.Context, prefix, token string) iter.Seq2[
 // does not wait for it: ErrUnavailable while that is away.
 func (e *Engine) WatchToken(ctx context.Context) (string, error) { return e.reader.WatchToken(ctx) }
 
-// Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file.
+// Quarantined lists the ops that L3 refuses, oldest first, read from the WAL file. What is damaged
+// there is not in the list: the error, ErrWALCorrupt, names its ids, and comes with all others.
 func (e *Engine) Quarantined(ctx context.Context) (ops []QuarantinedOp, err error) {
 	return e.bad.List(ctx)
 }

@@ -20,7 +20,10 @@ package syncengine
 // discarded.go has what was discarded, retry.go the calls. No goroutines.
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -470,15 +473,39 @@ func (q *quarantine) Waiting(ctx context.Context, id string) (op *entry, askL3 b
 	return refused, true, nil // L3 may have taken a later op of the id
 }
 
-// list returns all rows.
-func (q *quarantine) list(ctx context.Context) ([]badUnit, error) {
-	return q.wal.Bads(ctx, 0, math.MaxInt64)
+// list returns all rows, and what is damaged among those that are not in them.
+func (q *quarantine) list(ctx context.Context) (units []badUnit, damaged error, err error) {
+	units, err = q.wal.Bads(ctx, 0, math.MaxInt64)
+	if !errors.Is(err, ErrWALCorrupt) {
+		return units, nil, err
+	}
+	q.mu.Lock()
+	rows := slices.SortedFunc(maps.Values(q.rows), func(a, b *badRow) int { return cmp.Compare(a.id, b.id) })
+	q.mu.Unlock()
+	for _, r := range rows {
+		switch u, err := q.read(ctx, r); {
+		case errors.Is(err, ErrWALCorrupt):
+			damaged = errors.Join(damaged, err)
+		case err != nil:
+			return nil, nil, err
+		case u != nil:
+			units = append(units, *u)
+		}
+	}
+	return units, damaged, nil
 }
 
 // read returns a row, nil when it is not there any more.
 func (q *quarantine) read(ctx context.Context, r *badRow) (*badUnit, error) {
 	bads, err := q.wal.Bads(ctx, r.id, r.id)
-	if err != nil || len(bads) == 0 {
+	switch {
+	case errors.Is(err, ErrWALCorrupt):
+		var ids []string
+		for _, op := range r.ops {
+			ids = append(ids, itemOf(op.id))
+		}
+		return nil, fmt.Errorf("what is quarantined of %q: %w", ids, err)
+	case err != nil || len(bads) == 0:
 		return nil, err
 	}
 	return &bads[0], nil

@@ -36,15 +36,14 @@ func (q *quarantine) List(ctx context.Context) (ops []QuarantinedOp, err error) 
 		return nil, err
 	}
 	defer q.door.Exit(ctx, &err)
-	units, err := q.list(ctx)
+	units, damaged, err := q.list(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var out []QuarantinedOp
 	for i := range units {
-		out = append(out, units[i].Public()...)
+		ops = append(ops, units[i].Public()...)
 	}
-	return out, nil
+	return ops, damaged
 }
 
 func (q *quarantine) Retry(ctx context.Context, ids ...string) (n int, err error) {

@@ -263,9 +263,8 @@ func (h *handler) merkle(ctx context.Context, up bool) rootView {
 
 func (h *handler) quarantine(ctx context.Context, v *View) {
 	ops, err := h.e.Quarantined(ctx)
-	if err != nil {
+	if err != nil { // of what is damaged; the others are here
 		v.QuarantineError = err.Error()
-		return
 	}
 	for _, op := range ops[:min(len(ops), mostBad)] {
 		b := BadOp{ID: op.ID, Version: op.Version, Deleted: op.Deleted, Bytes: len(op.Content), Group: op.GroupIDs,

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -394,6 +395,32 @@ func TestINV03WhatTheDrainLandsIsNotHiddenByWhatIsBelowIt(t *testing.T) {
 	lab.WantContent(t, e, "x", -1)
 }
 
+// rotOldestRow damages the oldest row of quarantine in the file.
+func rotOldestRow(t *testing.T, cfg syncengine.Config) {
+	t.Helper()
+	_, err := lab.OpenDriver(t, "sqlite", filepath.Join(cfg.Dir, "wal.db")).Exec("UPDATE quarantine SET crc = crc + 1 WHERE id = (SELECT MIN(id) FROM quarantine)")
+	lab.Must(t, err)
+}
+
+// A row rots that the log has a sound copy of: a retry, which can't read it, leaves that copy
+// alone.
+func TestINV01ARetryOfADamagedRowLeavesWhatTheLogHasOfIt(t *testing.T) {
+	ctx := context.Background()
+	cfg, l3 := refusedAndLogged(t, 0)
+	l3.Away.Store(true)
+	e := lab.Open(t, cfg)
+	rotOldestRow(t, cfg)
+	if n, err := e.RetryQuarantined(ctx); n != 0 || !errors.Is(err, syncengine.ErrWALCorrupt) {
+		t.Errorf("RetryQuarantined: %d, %v", n, err)
+	}
+	l3.Tolerant.Store(true)
+	l3.Away.Store(false)
+	lab.Eventually(t, "what the log has is in L3", func() bool { r, err := l3.ArchiveStore.Get(ctx, "x"); return err == nil && !r.Deleted })
+	lab.Must(t, e.Flush(ctx))
+	wantQuarantined(t, e)
+	wantPoison(t, e, "x")
+}
+
 // A row that rotted in the file is told; the others are retried.
 func TestADamagedRowStopsNoRetryOfOthers(t *testing.T) {
 	ctx := context.Background()
@@ -407,8 +434,11 @@ func TestADamagedRowStopsNoRetryOfOthers(t *testing.T) {
 			t.Fatalf("Flush: %v", err)
 		}
 	}
-	_, err := lab.OpenDriver(t, "sqlite", filepath.Join(cfg.Dir, "wal.db")).Exec("UPDATE quarantine SET crc = crc + 1 WHERE id = (SELECT MIN(id) FROM quarantine)")
-	lab.Must(t, err)
+	rotOldestRow(t, cfg)
+	ops, err := e.Quarantined(ctx)
+	if len(ops) != 1 || ops[0].ID != "second" || !errors.Is(err, syncengine.ErrWALCorrupt) || !strings.Contains(err.Error(), `["first"]`) {
+		t.Errorf("Quarantined: %+v, %v", ops, err)
+	}
 	if n, err := e.RetryQuarantined(ctx); n != 1 || !errors.Is(err, syncengine.ErrWALCorrupt) {
 		t.Errorf("RetryQuarantined: %d, %v", n, err)
 	}
