@@ -5,6 +5,7 @@ package syncengine_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -95,6 +96,17 @@ func (m *knownModel) takes(r syncengine.Record) (above bool) {
 	return false
 }
 
+// purge removes the rows of what was deleted.
+func (m *knownModel) purge(t *rapid.T, s syncengine.ArchiveStore) {
+	for n := -1; n != 0; {
+		var err error
+		if n, err = s.PurgeTombstones(context.Background(), time.Unix(4_000_000_000, 0), 1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	maps.DeleteFunc(m.rows, func(_ string, r syncengine.Record) bool { return r.Deleted })
+}
+
 func (m *knownModel) check(t *testing.T, rt *rapid.T) {
 	ids := make([]string, 0, len(m.rows))
 	for id := range m.rows {
@@ -132,7 +144,11 @@ func TestRowsThatAreKnownAreWhatTheyAreTakenFor(t *testing.T) {
 					s := stores[rapid.IntRange(0, len(stores)-1).Draw(rt, "store")]
 					picked := rapid.SliceOfNDistinct(rapid.IntRange(0, 11), 1, 12, rapid.ID[int]).Draw(rt, "ids")
 					slices.Sort(picked)
-					if rapid.IntRange(0, 5).Draw(rt, "how") == 0 {
+					switch rapid.IntRange(0, 5).Draw(rt, "how") {
+					case 1:
+						m.purge(rt, s)
+						continue
+					case 0:
 						r := m.record(rt, name(picked[0]))
 						m.nonce++
 						_, err := s.(syncengine.ConditionalStore).ApplyIf(context.Background(), uint64(run)<<20|m.nonce, [][]syncengine.Conditional{{{Record: r, Always: true}}})
@@ -217,6 +233,44 @@ func TestARowThatIsKnownAndGone(t *testing.T) {
 						t.Errorf("%s: %d rows", prefix, n)
 					}
 				}
+			}
+		})
+	}
+}
+
+// TestINV03TwoKnownRowsAreGone: another engine has deleted two of nine rows, of which one comes
+// twice, to fill a statement of ten places, and their tombstones were purged. What a server counts
+// was as many as if all had been there.
+func TestINV03TwoKnownRowsAreGone(t *testing.T) {
+	t.Parallel()
+	for name, open := range knownL3s(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stores := open(t)
+			for i, s := range stores {
+				id := func(n int) string { return fmt.Sprint(i, "/", n) }
+				put := func(version uint64) (recs []syncengine.Record) {
+					for n := range 9 {
+						recs = append(recs, storetest.Put(id(n), version, fmt.Sprint(version)))
+					}
+					lab.NoError(t, "apply", lab.Applied(s.Apply(lab.Bounded(t), recs)))
+					return recs
+				}
+				put(10)
+				other := stores[(i+1)%len(stores)]
+				var dels []syncengine.Record
+				for _, n := range []int{0, 8} {
+					dels = append(dels, syncengine.Record{Deleted: true, Item: syncengine.Item{ID: id(n), Version: 15, UpdatedAt: time.Unix(1, 0)}})
+				}
+				lab.NoError(t, "delete", lab.Applied(other.Apply(lab.Bounded(t), dels)))
+				_, err := other.PurgeTombstones(lab.Bounded(t), time.Unix(1000, 0), 100)
+				lab.NoError(t, "purge", err)
+				for _, want := range put(20) {
+					if r, err := other.Get(lab.Bounded(t), want.ID); err != nil || storetest.Diff(&r, &want) != "" {
+						t.Errorf("%s: %+v, %v", want.ID, r, err)
+					}
+				}
+				lab.WantDigest(t, other)
 			}
 		})
 	}

@@ -37,14 +37,16 @@ var overwrite, overwriteSQLite = func() (string, string) {
 // That one's version and hash come in columns that a simple row has no use for. The first
 // assignment compares them, and fails the statement if they are others (sqlkit.Overflow): so the
 // rest need no condition, and all columns become what a simple row has in them. A row that is not
-// there is inserted, and counts for one then (counted).
+// there is inserted, with these columns, and counts for one then (counted); if it comes again, to
+// fill the statement, that fails on deleted_at, which is NULL in a live row. Else it counted for
+// two, and made up for another row that is not there.
 const (
 	swapped    = writtenPlain + ", encoding"
 	expectedIn = "deleted_at, trace_state"
 )
 
 var swap, swapSQLite = func() (string, string) {
-	text := " ON DUPLICATE KEY UPDATE version = IF(version = VALUES(deleted_at) AND content_hash = VALUES(trace_state), VALUES(version), " +
+	text := " ON DUPLICATE KEY UPDATE version = IF(version = VALUES(deleted_at) AND content_hash = VALUES(trace_state) AND deleted_at IS NULL, VALUES(version), " +
 		sqlkit.Overflow("version") + "), deleted_at = NULL, trace_state = ''"
 	for _, c := range strings.Split(written, ", ") {
 		if !slices.Contains([]string{"id", "version", "deleted_at", "trace_state"}, c) {

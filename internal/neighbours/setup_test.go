@@ -158,7 +158,8 @@ func TestOpenRefusesATableOfAnotherProgram(t *testing.T) {
 // TestSettingsOfTheServerDoNotMatter, but for a pool of the caller's own, which is refused.
 func TestSettingsOfTheServerDoNotMatter(t *testing.T) {
 	for _, setting := range []string{"--autocommit=0", "--sql-mode=EMPTY_STRING_IS_NULL", "--transaction-isolation=SERIALIZABLE", "--sql-mode=ORACLE,EMPTY_STRING_IS_NULL",
-		"--init-connect=SET sql_safe_updates = 1, sql_select_limit = 3", "--init-connect=SET character_set_client = latin1"} {
+		"--init-connect=SET sql_safe_updates = 1, sql_select_limit = 3", "--init-connect=SET character_set_client = latin1",
+		"--completion-type=CHAIN", "--completion-type=RELEASE"} {
 		t.Run(setting, func(t *testing.T) {
 			t.Parallel()
 			db := testserver.MariaDB(t, setting)
@@ -188,7 +189,10 @@ func TestOptionsOfTheCallersPool(t *testing.T) {
 	t.Parallel()
 	for options, refused := range map[string]string{"sql_safe_updates=1": "sql_safe_updates", "sql_select_limit=3": "sql_select_limit", "sql_mode=%27ORACLE%27": "",
 		"character_set_client=latin1": "character_set_client", "character_set_client=latin1&interpolateParams=true": "character_set_client",
-		"character_set_connection=latin1": "character_set_client", "charset=latin1": "", "interpolateParams=true": ""} {
+		"character_set_connection=latin1": "character_set_client", "charset=latin1": "", "interpolateParams=true": "",
+		"charset=gbk&interpolateParams=true": "gbk", "charset=sjis": "sjis", "charset=cp932": "cp932", "charset=big5": "big5",
+		"completion_type=1": "CHAIN", "completion_type=2": "RELEASE", "completion_type=0": "", "timestamp=1000000": "timestamp", "timestamp=4000000000": "timestamp",
+		"timestamp=DEFAULT": ""} {
 		url := testserver.SharedMariaDB(t).NewDatabase(t)
 		cfg := syncengine.Config{DB: lab.OpenDriver(t, "mysql", testserver.DSN(t, url)+"?"+options), Dialect: syncengine.DialectMySQL}
 		if refused != "" {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -143,7 +144,7 @@ func pin(cfg *mysql.Config) {
 	if cfg.Params == nil {
 		cfg.Params = make(map[string]string)
 	}
-	cfg.Params["autocommit"] = "1"
+	cfg.Params["autocommit"], cfg.Params["completion_type"] = "1", "0"
 	cfg.Params["sql_mode"] = "'" + sqlMode + "'"
 	cfg.Params["sql_safe_updates"], cfg.Params["sql_select_limit"] = "0", noLimit
 	cfg.Params["character_set_client"], cfg.Params["character_set_connection"] = "utf8mb4", "utf8mb4"
@@ -167,6 +168,10 @@ func (u *Unfit) Error() string {
 
 func (u *Unfit) Unwrap() error { return u.Err }
 
+// backslashed are the character sets in which a backslash may be the second byte of a character:
+// what a driver escapes (interpolateParams) is something else to the server then.
+var backslashed = []string{"big5", "cp932", "gb18030", "gb2312", "gbk", "sjis"}
+
 // CheckSession returns what makes a pool of the caller's own unfit.
 func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 	if d == SQLite {
@@ -174,13 +179,20 @@ func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 	}
 	var commits, null, safe int
 	var most uint64
-	var text, bytes string
+	var ends, client, text, bytes string
+	var ahead sql.NullInt64 // seconds
 	const sent, arrives = "\u00e9", "C3A9"
-	if err := db.QueryRowContext(ctx, "SELECT @@autocommit, '' IS NULL, @@sql_safe_updates, @@sql_select_limit, HEX(?), HEX(?)", sent, []byte(sent)).
-		Scan(&commits, &null, &safe, &most, &text, &bytes); err != nil {
+	if err := db.QueryRowContext(ctx, "SELECT @@autocommit, '' IS NULL, @@sql_safe_updates, @@sql_select_limit, @@completion_type, TIMESTAMPDIFF(SECOND, SYSDATE(), NOW()), "+
+		"@@character_set_client, HEX(?), HEX(?)", sent, []byte(sent)).Scan(&commits, &null, &safe, &most, &ends, &ahead, &client, &text, &bytes); err != nil {
 		return err
 	}
 	switch {
+	case ends != "NO_CHAIN":
+		return &Unfit{Problem: "sessions have completion_type = " + ends + ": a transaction would follow each", Mend: "add completion_type=0 to the DSN"}
+	case max(ahead.Int64, -ahead.Int64) > 60:
+		return &Unfit{Problem: "sessions have a timestamp of their own: their clock stands", Mend: "take timestamp out of the DSN"}
+	case slices.Contains(backslashed, client):
+		return &Unfit{Problem: "sessions have character_set_client = " + client + ", in which a backslash may be half of a character", Mend: "have charset=utf8mb4 alone in the DSN"}
 	case commits == 0:
 		return &Unfit{Problem: "sessions have autocommit = 0: nothing that is written by itself would last", Mend: "add autocommit=1 to the DSN, or SET GLOBAL autocommit = 1"}
 	case null != 0:
