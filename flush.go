@@ -64,6 +64,9 @@ type sink interface {
 	Refuse(ctx context.Context, u *unit, why error) error
 	// RefusedAt returns the version of the newest op of an id in quarantine, or 0.
 	RefusedAt(id string) uint64
+	// Waiting returns the newest op of an id in quarantine or spooled, nil for none, by a look into
+	// the WAL. askL3 tells that L3 may have a newer one.
+	Waiting(ctx context.Context, id string) (op *entry, askL3 bool, err error)
 	// WasDiscarded tells that a unit read from a segment of the WAL is not wanted any more.
 	WasDiscarded(ops []*entry, segment int64) bool
 	// Landed is told what L3 holds now, or holds something higher of, before the queue lets go of

@@ -82,6 +82,10 @@ func (h *heard) Superseded(lost []syncengine.LostOp) {
 
 func (h *heard) RefusedAt(string) uint64 { return 0 }
 
+func (h *heard) Waiting(context.Context, string) (*syncengine.OpEntry, bool, error) {
+	return nil, false, nil
+}
+
 func (h *heard) WasDiscarded([]*syncengine.OpEntry, int64) bool { return false }
 
 // holds reports at which version a store holds an id, 0 for not at all.

@@ -39,14 +39,15 @@ var overwrite, overwriteSQLite = func() (string, string) {
 // rest need no condition, and all columns become what a simple row has in them. A row that is not
 // there is inserted, with these columns, and counts for one then (counted); if it comes again, to
 // fill the statement, that fails on deleted_at, which is NULL in a live row. Else it counted for
-// two, and made up for another row that is not there.
+// two, and made up for another row that is not there. (That it is live is compared for rows that
+// somebody deletes by hand: such a one is in no digest.)
 const (
 	swapped    = writtenPlain + ", encoding"
 	expectedIn = "deleted_at, trace_state"
 )
 
 var swap, swapSQLite = func() (string, string) {
-	text := " ON DUPLICATE KEY UPDATE version = IF(version = VALUES(deleted_at) AND content_hash = VALUES(trace_state) AND deleted_at IS NULL, VALUES(version), " +
+	text := " ON DUPLICATE KEY UPDATE version = IF(version = VALUES(deleted_at) AND content_hash = VALUES(trace_state) AND deleted = 0 AND deleted_at IS NULL, VALUES(version), " +
 		sqlkit.Overflow("version") + "), deleted_at = NULL, trace_state = ''"
 	for _, c := range strings.Split(written, ", ") {
 		if !slices.Contains([]string{"id", "version", "deleted_at", "trace_state"}, c) {
@@ -55,7 +56,7 @@ var swap, swapSQLite = func() (string, string) {
 	}
 	return text, "UPDATE sync_items SET version = ?2, updated_at = ?3, content_hash = ?4, content = ?5, encoding = ?6, deleted = 0, deleted_at = NULL, " +
 		"priority = 0, crdt = '', trace_parent = '', trace_state = '', home_instance = '', expires_at = NULL " +
-		"WHERE id = ?1 AND version = ?7 AND content_hash = ?8" // the same of one row, with the same arguments
+		"WHERE id = ?1 AND version = ?7 AND content_hash = ?8 AND deleted = 0" // the same of one row, with the same arguments
 }()
 
 // leave ends an INSERT that leaves a row that is there as it is, and does not count it (counted):

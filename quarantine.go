@@ -170,9 +170,12 @@ func (q *quarantine) holds(ops []*entry) bool {
 	return true
 }
 
+// unpin lets memory forget ops. Whether L3 holds something above them, which their version alone
+// does not tell (WithVersion), the next read finds out, since it asks L3 beside quarantine.
 func (q *quarantine) unpin(ops []*entry) {
 	for _, e := range ops {
 		q.l1.Unpin(e)
+		q.l1.Drop(e)
 	}
 }
 

@@ -345,11 +345,11 @@ func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entr
 	switch verdictOfL3(err, waiting) {
 	case l3Row:
 		d.archive.Saw(true, 1)
-		return loaded{d.higher(rec, waiting, since), byL3}, nil
+		return loaded{d.higher(ctx, rec, waiting, since), byL3}, nil
 	case l3None:
 		d.archive.Saw(false, 1)
 		if waiting != nil {
-			return loaded{d.higher(Record{}, waiting, since), byL3}, nil
+			return loaded{d.higher(ctx, Record{}, waiting, since), byL3}, nil
 		}
 		d.sawNone(id, since)
 		return loaded{by: byL3}, ErrNotFound
@@ -392,12 +392,15 @@ func verdictOfL3(err error, waiting *entry) l3Verdict {
 }
 
 // higher promotes and returns the higher of L3's record, zero for none, and an op that
-// waits in the WAL, nil for none.
-func (d *reader) higher(rec Record, waiting *entry, since stamp) Record {
+// waits in the WAL, nil for none. One in quarantine that L3 holds something above is superseded.
+func (d *reader) higher(ctx context.Context, rec Record, waiting *entry, since stamp) Record {
 	if waiting != nil && aboveL3(waiting, &rec) {
 		op := waiting.record()
 		d.Promote(&op, since, false) // L2 gets it with the flush
 		return op
+	}
+	if waiting != nil {
+		_ = d.bad.Landed(ctx, []Record{rec}) // else the next read notes it
 	}
 	d.Promote(&rec, since, true)
 	return rec

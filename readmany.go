@@ -157,7 +157,7 @@ func (d *reader) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found
 	}
 	d.archive.Saw(f.OK, 1)
 	if f.OK || a.waiting != nil {
-		rec := d.higher(f.Record, a.waiting, a.since)
+		rec := d.higher(ctx, f.Record, a.waiting, a.since)
 		d.answerMany(m, a, &rec)
 		return
 	}

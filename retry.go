@@ -139,24 +139,38 @@ func (q *quarantine) retryRow(ctx context.Context, r *badRow) (ops int, err erro
 	return len(u.Ops), q.remove(context.WithoutCancel(ctx), r)
 }
 
-// lift puts into memory what is here above ops that are retried: reads go on answering with it, not
-// with what goes to L3 before it. An op that can't be read now they look for here.
+// lift puts into memory what is here, or in the log, above ops that are retried: reads go on
+// answering with it, not with what goes to L3 before it. An op that can't be read now they look for
+// here.
 func (q *quarantine) lift(ctx context.Context, ops []*entry) {
 	for _, op := range ops {
 		since := q.l1.Stamp(op.id())
-		if op.isMerge() || q.RefusedAt(op.id()) <= op.version {
+		if op.isMerge() || !q.mayBeBelow(op) {
 			continue
 		}
-		if best, err := q.find(ctx, op.id()); err == nil && best != nil && best.compare(op) > 0 {
+		if best, _, err := q.Waiting(ctx, op.id()); err == nil && best != nil && best.compare(op) > 0 {
 			rec := best.record()
 			q.l1.Promote(newEntry(&rec), since)
 		}
 	}
 }
 
+// mayBeBelow reports whether an op of the same id is here that is above one, or in the log and
+// perhaps so.
+func (q *quarantine) mayBeBelow(op *entry) bool {
+	if version, ok := q.wal.Spooled(q.l1.Hash(op.id())); ok && version >= op.version {
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	best := q.newest(op.id())
+	return best != nil && best.head.compare(op) > 0
+}
+
 // notOutranked returns the ops that L3 holds nothing higher of. The others were overtaken
 // while they waited in quarantine: they would lose, and until then reads would answer with
-// them.
+// them. So does one that another op of its version beats which is on its way to L3: in the log it
+// would come behind that.
 func (q *quarantine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, error) {
 	heads, err := q.archive.Heads(ctx, idsOf(ops))
 	if err != nil {
@@ -165,6 +179,18 @@ func (q *quarantine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, 
 	above := make(map[string]Record, len(heads))
 	for _, h := range heads {
 		above[h.ID] = h.record()
+	}
+	for _, op := range ops {
+		beats := func(e *entry) bool { return e != nil && e.version == op.version && e.compare(op) > 0 }
+		ent, _ := q.l1.Peek(op.id())
+		if !beats(ent) && q.mayBeBelow(op) {
+			if ent, _, err = q.Waiting(ctx, op.id()); err != nil {
+				return nil, err
+			}
+		}
+		if beats(ent) {
+			above[op.id()] = ent.record()
+		}
 	}
 	return slices.DeleteFunc(slices.Clone(ops), func(op *entry) bool {
 		head, ok := above[op.id()]

@@ -62,11 +62,13 @@ func (d *reader) Status(ctx context.Context, id string) (status ItemStatus, err 
 	if errs = append(errs, err); rec.Version > 0 {
 		see(&rec)
 		st.InL3, st.VersionL3 = !rec.Deleted, rec.Version
+		_ = d.bad.Landed(ctx, []Record{rec}) // see higher
 	}
 	if err == nil && waiting == nil { // L3 is the truth: copies above it are of what it has lost
 		newest = rec
 	}
-	st.Quarantined = d.bad.Has(id) || d.bad.HasMerge(id)
+	refused := d.bad.RefusedAt(id)
+	st.Quarantined = refused > 0 && refused >= newest.Version || d.bad.HasMerge(id)
 	if rec, known, merging := d.queue.View(id); merging {
 		st.State, st.Version = StatusPending, newest.Version
 		if known {

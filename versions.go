@@ -165,6 +165,15 @@ func (n *numbers) Assign(op *entry) error {
 	if op.isMerge() { // it may be older
 		return nil
 	}
+	if op.version == known.Version && known.op == nil { // its caller's own number; which of the two wins, their contents decide
+		waiting, _, err := n.up.Waiting(context.Background(), op.id())
+		if err != nil {
+			return err
+		}
+		if waiting != nil && waiting.version == op.version {
+			known.op = waiting
+		}
+	}
 	if op.version < known.Version || op.version == known.Version && known.op != nil && (op.compare(known.op) < 0 || op.twin(known.op)) {
 		return staleError(op, known.Version)
 	}

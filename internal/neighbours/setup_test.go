@@ -155,6 +155,25 @@ func TestOpenRefusesATableOfAnotherProgram(t *testing.T) {
 	openFails(t, syncengine.Config{SQLURL: "sqlite:" + path})
 }
 
+func TestOpenRefusesAServerOfTooSmallPackets(t *testing.T) {
+	t.Parallel()
+	db := testserver.MariaDB(t, "--max-allowed-packet=512K")
+	if se := openFails(t, syncengine.Config{SQLURL: db.URL()}); !strings.Contains(se.Problem, "max_allowed_packet") {
+		t.Errorf("%v", se)
+	}
+}
+
+func TestOpenRefusesASQLiteDatabaseInUTF16(t *testing.T) {
+	for _, encoding := range []string{"UTF-16le", "UTF-16be"} {
+		path := t.TempDir() + "/other.db"
+		_, err := lab.OpenDriver(t, "sqlite", path).Exec("PRAGMA encoding = '" + encoding + "'; CREATE TABLE t (a)")
+		lab.Must(t, err)
+		if se := openFails(t, syncengine.Config{SQLURL: "sqlite:" + path}); !strings.Contains(se.Problem, encoding) {
+			t.Errorf("%v", se)
+		}
+	}
+}
+
 // TestSettingsOfTheServerDoNotMatter, but for a pool of the caller's own, which is refused.
 func TestSettingsOfTheServerDoNotMatter(t *testing.T) {
 	for _, setting := range []string{"--autocommit=0", "--sql-mode=EMPTY_STRING_IS_NULL", "--transaction-isolation=SERIALIZABLE", "--sql-mode=ORACLE,EMPTY_STRING_IS_NULL",

@@ -4,7 +4,9 @@ package promises
 // the clock, wherever their ops have gone, and discards, wherever what is discarded is.
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -367,32 +369,99 @@ func TestINV02TheNewestRefusedAnswersWhenAnOlderOneIsRetried(t *testing.T) {
 	wantQuarantined(t, e, "refused")
 }
 
-// A delete waits in the WAL, from before a kill; a put of the same version, which it beats, is
-// accepted meanwhile, and lands with it: memory went on answering with the put.
-func TestINV03WhatTheDrainLandsIsNotHiddenByWhatIsBelowIt(t *testing.T) {
+// An op is in quarantine, and a later one of its id in the log since before a kill: reads answer
+// with that while the refused one is retried, and when both have landed.
+func TestINV02ARetryHidesNothingThatWaitsInTheLog(t *testing.T) {
 	ctx := context.Background()
-	first := lab.NewChoosy(t)
-	defer first.Release()
-	cfg := syncengine.Config{Dir: t.TempDir(), L3: first, BatchFlushInterval: time.Millisecond, BatchFlushCount: 2, FlushConcurrency: 1, L1MaxAge: time.Hour}
-	e := lab.Open(t, cfg)
-	first.Stick(t, e)     // keeps all in the WAL
-	lab.Put(t, e, "a", 1) // the first batch has these two
-	lab.Must(t, e.Delete(ctx, "x", syncengine.WithVersion(2)))
-	cfg.Dir = crashed(t, cfg.Dir)
-	first.Release()
-	l3 := lab.NewChoosy(t)
-	l3.Release()
-	under, gate := heldAt(l3, "a")
-	cfg.L3 = l3
-	e = lab.Open(t, cfg)
-	<-under
-	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte(`1`)}, syncengine.WithVersion(2), syncengine.WithDurability(syncengine.Buffered)))
-	close(gate)
-	lab.Must(t, e.Flush(ctx))
-	if r, err := l3.ArchiveStore.Get(ctx, "x"); err != nil || !r.Deleted {
-		t.Fatalf("L3 has %+v, %v", r, err)
+	for name, later := range map[string]func(e *syncengine.Engine) error{
+		"a later put": func(e *syncengine.Engine) error {
+			return e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Doc("x", 3)}, syncengine.WithVersion(3))
+		},
+		"a delete of its version": func(e *syncengine.Engine) error { return e.Delete(ctx, "x", syncengine.WithVersion(2)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			first := lab.NewChoosy(t)
+			defer first.Release()
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: first, BatchFlushInterval: time.Millisecond, BatchFlushCount: 2, FlushConcurrency: 1, L1MaxAge: time.Hour}
+			e := lab.Open(t, cfg)
+			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}, syncengine.WithVersion(2)))
+			lab.Eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == 1 })
+			first.Stick(t, e)     // keeps all in the WAL
+			lab.Put(t, e, "a", 1) // the first batch has these two
+			lab.Must(t, later(e))
+			want := -1
+			if name == "a later put" {
+				want = 3
+			}
+			cfg.Dir = crashed(t, cfg.Dir)
+			first.Release()
+			l3 := lab.NewChoosy(t)
+			l3.Release()
+			under, gate := heldAt(l3, "a")
+			cfg.L3 = l3
+			e = lab.Open(t, cfg)
+			<-under
+			n, err := e.RetryQuarantined(ctx, "x")
+			if n != 1 || err != nil {
+				t.Errorf("RetryQuarantined: %d, %v", n, err)
+			}
+			it, err := e.Get(ctx, "x")
+			if want < 0 != errors.Is(err, syncengine.ErrNotFound) || want > 0 && string(it.Content) != string(lab.Doc("x", want)) {
+				t.Errorf("while it is retried: %.40s, %v", it.Content, err)
+			}
+			l3.Tolerant.Store(true)
+			close(gate)
+			lab.Must(t, e.Flush(ctx))
+			lab.WantContent(t, e, "x", want)
+			wantQuarantined(t, e)
+		})
 	}
-	lab.WantContent(t, e, "x", -1)
+}
+
+// An op that waits in the WAL since before a kill is known by its version alone: between it and
+// another one of that version the contents decide, as if it were in memory.
+func TestINV02ATieWithWhatWaitsInTheWALIsDecided(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	low, high := []byte(`1`), []byte(`2`)
+	if a, b := sha256.Sum256(low), sha256.Sum256(high); bytes.Compare(a[:], b[:]) > 0 {
+		low, high = high, low
+	}
+	cases := map[string]struct {
+		first, then []byte // nil: a delete
+		stale       bool
+	}{"lower": {high, low, true}, "refused": {high, low, true}, "the same": {high, high, false}, "higher": {low, high, false},
+		"a put over a delete": {nil, high, true}, "a delete": {high, nil, false}}
+	write := func(e *syncengine.Engine, id string, content []byte) error {
+		if content == nil {
+			return e.Delete(ctx, id, syncengine.WithVersion(5))
+		}
+		return e.Submit(ctx, syncengine.Item{ID: id, Content: content}, syncengine.WithVersion(5))
+	}
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Millisecond}
+	e := lab.Open(t, cfg)
+	lab.Must(t, write(e, "refused", cases["refused"].first))
+	lab.Eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == 1 })
+	l3.Away.Store(true)
+	for id, c := range cases {
+		lab.Must(t, write(e, id, c.first))
+	}
+	cfg.Dir = crashed(t, cfg.Dir)
+	e = lab.Open(t, cfg)
+	for id, c := range cases {
+		if err := write(e, id, c.then); errors.Is(err, syncengine.ErrStaleVersion) != c.stale {
+			t.Errorf("%s: %v", id, err)
+		}
+		want := c.then
+		if c.stale {
+			want = c.first
+		}
+		if it, err := e.Get(ctx, id); !bytes.Equal(it.Content, want) || errors.Is(err, syncengine.ErrNotFound) != (want == nil) {
+			t.Errorf("%s: Get: %s, %v", id, it.Content, err)
+		}
+	}
 }
 
 // rotOldestRow damages the oldest row of quarantine in the file.

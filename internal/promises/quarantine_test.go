@@ -21,6 +21,7 @@ import (
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/faultproxy"
 	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/storetest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
@@ -665,4 +666,43 @@ func TestINV02AReadThatBeganBeforeADiscardIsNotShared(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Status says Quarantined of the newest op alone: not while a later one waits, nor when another
+// engine's is in L3. And reads answer with that one, though the refused op was here.
+func TestStatusSaysQuarantinedOfTheNewestOp(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	e := lab.Open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Millisecond, L1MaxAge: time.Hour})
+	want := func(when string, quarantined bool, state syncengine.SyncState) {
+		t.Helper()
+		if st, err := e.Status(ctx, "refused"); st.Quarantined != quarantined || st.State != state {
+			t.Errorf("%s: %+v, %v", when, st, err)
+		}
+	}
+	submit := func(n int) {
+		t.Helper()
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "refused", Content: fmt.Append(nil, n)}))
+	}
+	refused := func(n int) {
+		t.Helper()
+		lab.Eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == n && e.Stats().PendingOps == 0 })
+	}
+	submit(1)
+	refused(1)
+	want("refused", true, syncengine.StatusPending)
+	l3.Away.Store(true)
+	submit(2)
+	want("a later one waits", false, syncengine.StatusPending)
+	l3.Away.Store(false)
+	refused(2)
+	want("that is refused, too", true, syncengine.StatusPending)
+	higher := storetest.Put("refused", syncengine.VersionAt(time.Now().Add(time.Second)), "3")
+	lab.NoError(t, "apply", lab.Applied(l3.ArchiveStore.Apply(ctx, []syncengine.Record{higher})))
+	want("another engine's is above it", false, syncengine.StatusSynced)
+	if it, err := e.Get(ctx, "refused"); err != nil || string(it.Content) != "3" {
+		t.Errorf("Get: %s, %v", it.Content, err)
+	}
+	wantQuarantined(t, e, "refused-", "refused-")
 }

@@ -172,9 +172,16 @@ func (u *Unfit) Unwrap() error { return u.Err }
 // what a driver escapes (interpolateParams) is something else to the server then.
 var backslashed = []string{"big5", "cp932", "gb18030", "gb2312", "gbk", "sjis"}
 
-// CheckSession returns what makes a pool of the caller's own unfit.
+// CheckSession returns what makes a pool of the caller's own, or a database, unfit.
 func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 	if d == SQLite {
+		var encoding string
+		if err := db.QueryRowContext(ctx, "PRAGMA encoding").Scan(&encoding); err != nil {
+			return err
+		}
+		if encoding != "UTF-8" { // ids would be in another order than they have in Go
+			return &Unfit{Problem: "the database has the encoding " + encoding, Mend: "use another file: the encoding of one that has tables can't be changed"}
+		}
 		return nil
 	}
 	var commits, null, safe int

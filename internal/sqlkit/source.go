@@ -296,12 +296,19 @@ func TouchPrivate(path string) error {
 	return f.Close()
 }
 
-// MaxPacket returns how many bytes one statement may have on this server.
+// leastPacket has room for the ids of a lookup.
+const leastPacket = 1 << 20
+
+// MaxPacket returns how many bytes one statement may have on this server. A server that takes too
+// few is an *Unfit.
 func MaxPacket(ctx context.Context, db *DB, d Dialect) (int64, error) {
 	if d == SQLite {
 		return 1 << 30, nil
 	}
 	var n int64
 	err := db.QueryRowContext(ctx, "SELECT @@max_allowed_packet").Scan(&n)
+	if err == nil && n < leastPacket {
+		return 0, &Unfit{Problem: fmt.Sprintf("max_allowed_packet is %d: statements with many ids need 1 MiB", n), Mend: "SET GLOBAL max_allowed_packet = 16777216"}
+	}
 	return n, err
 }
