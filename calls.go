@@ -330,10 +330,10 @@ func (e *Engine) Quarantined(ctx context.Context) (ops []QuarantinedOp, err erro
 // RetryQuarantined puts quarantined ops back into the queue, as if submitted again with the same
 // version: those of ids with their groups, or all without ids. It returns how many ops left
 // quarantine, also with an error; they are in the WAL then, but for those that L3 holds something
-// newer of, or that another op of their version (WithVersion) beats, which are forgotten. An op
-// that L3 refuses again comes back to quarantine. One whose content was changed in memory stays
-// there: the error is a *CorruptionError. What another call retries or discards at the moment is
-// left to that.
+// newer of, or that another op of their version (WithVersion) beats which waits for L3: these are
+// forgotten. An op that L3 refuses again comes back to quarantine. One whose content was changed
+// in memory stays there: the error is a *CorruptionError. What another call retries or discards at
+// the moment is left to that.
 func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (n int, err error) {
 	return e.bad.Retry(ctx, ids...)
 }

@@ -167,9 +167,9 @@ func (q *quarantine) mayBeBelow(op *entry) bool {
 	return best != nil && best.head.compare(op) > 0
 }
 
-// notOutranked returns the ops that L3 holds nothing higher of. The others were overtaken
-// while they waited in quarantine: they would lose, and until then reads would answer with
-// them. So does one that another op of its version beats which is on its way to L3: in the log it
+// notOutranked returns the ops that L3 holds nothing higher of. The others were overtaken while
+// they waited in quarantine: they would lose, and until then reads would answer with them. Nor
+// does it return one that another op of its version beats which is on its way to L3: in the log it
 // would come behind that.
 func (q *quarantine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, error) {
 	heads, err := q.archive.Heads(ctx, idsOf(ops))
@@ -181,15 +181,16 @@ func (q *quarantine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, 
 		above[h.ID] = h.record()
 	}
 	for _, op := range ops {
-		beats := func(e *entry) bool { return e != nil && e.version == op.version && e.compare(op) > 0 }
-		ent, _ := q.l1.Peek(op.id())
-		if !beats(ent) && q.mayBeBelow(op) {
-			if ent, _, err = q.Waiting(ctx, op.id()); err != nil {
+		rival, _ := q.l1.Peek(op.id())
+		if version, ok := q.wal.Spooled(q.l1.Hash(op.id())); ok && version == op.version {
+			if rival, _, err = q.wal.FindSpooled(ctx, op.id(), q.l1.Hash(op.id())); err != nil {
 				return nil, err
 			}
+		} else if rival != nil && !rival.pinned() { // L3 has it, or it is here, too, and may be discarded
+			rival = nil
 		}
-		if beats(ent) {
-			above[op.id()] = ent.record()
+		if rival != nil && rival.version == op.version && rival.compare(op) > 0 {
+			above[op.id()] = rival.record()
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(ops), func(op *entry) bool {

@@ -134,8 +134,9 @@ func (j *journal) FindSpooled(ctx context.Context, id string, hash uint64) (op *
 			op, err = opIn(s.Payload, id, ref.version)
 			return op, ref.seg <= j.spool.recovered, err
 		}
-		// Drained meanwhile: the index is changed before the segment is trimmed, so it
-		// no longer says the same.
+		// Drained meanwhile: the index was changed before the segment was trimmed. Or what was
+		// there was discarded, and the drain has passed over it.
+		j.DropDiscarded(hash, ref.version, ref.seg)
 		if ctx.Err() != nil {
 			return nil, false, ctx.Err()
 		}
