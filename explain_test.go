@@ -250,6 +250,14 @@ func TestExplainOfAnIDInQuarantine(t *testing.T) {
 	if err := p.e.Flush(lab.Bounded(t)); !errors.Is(err, syncengine.ErrRefused) {
 		t.Fatal(err)
 	}
+	asked := func() { // what SQL refused memory has let go of
+		t.Helper()
+		explained(t, p.e, "x", syncengine.SourceWAL, syncengine.OutcomeFound, "asks SQL: SQL has refused an op of it", "the op is above what SQL has")
+	}
+	asked()
+	if it, err := p.e.Get(lab.Bounded(t), "x"); err != nil || string(it.Content) != string(lab.Poison) {
+		t.Errorf("Get: %s, %v", it.Content, err)
+	}
 	x := explained(t, p.e, "x", syncengine.SourceMemory, syncengine.OutcomeFound, "SQL has refused an op of it")
 	if x.Quarantined != 1 || x.Superseded != 0 || !strings.Contains(x.Refusal, "no_poison") || x.L3.Version >= x.L1.Version {
 		t.Errorf("x: %+v", x)
@@ -261,7 +269,7 @@ func TestExplainOfAnIDInQuarantine(t *testing.T) {
 	})
 	lab.Must(t, p.e.Close())
 	p.e = lab.Open(t, p.cfg)
-	explained(t, p.e, "x", syncengine.SourceWAL, syncengine.OutcomeFound, "asks SQL: SQL has refused an op of it", "the op is above what SQL has")
+	asked()
 }
 
 func TestExplainOfACorruptRowAndUnderPressure(t *testing.T) {
