@@ -276,6 +276,28 @@ func TestINV03TwoKnownRowsAreGone(t *testing.T) {
 	}
 }
 
+// TestARowDeletedByHandIsInNoDigest: somebody deletes a row that a store knows, and the digest is
+// counted anew. What the store writes then adds to it.
+func TestARowDeletedByHandIsInNoDigest(t *testing.T) {
+	t.Parallel()
+	for name, open := range knownL3s(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stores := open(t)
+			s, other := stores[0], stores[1]
+			for version := range uint64(3) {
+				if version == 2 {
+					lab.NoError(t, "by hand", syncengine.Exec(lab.Bounded(t), s, "UPDATE sync_items SET deleted = 1"))
+					_, err := other.(syncengine.ArchiveDigester).Recount(lab.Bounded(t), true, func(error) {})
+					lab.NoError(t, "recount", err)
+				}
+				lab.NoError(t, "apply", lab.Applied(s.Apply(lab.Bounded(t), []syncengine.Record{storetest.Put("x", version+1, fmt.Sprint(version))})))
+			}
+			lab.WantDigest(t, s)
+		})
+	}
+}
+
 // TestManyRowsAreKnown: room is made for what is written.
 func TestManyRowsAreKnown(t *testing.T) {
 	t.Parallel()

@@ -464,6 +464,32 @@ func TestINV02ATieWithWhatWaitsInTheWALIsDecided(t *testing.T) {
 	}
 }
 
+// An op loses a tie to one that waits behind it, and is refused: a retry does not put it into the
+// log behind that, where after a kill it would be the last.
+func TestINV02ARetriedLoserOfATieAnswersNotAfterAKill(t *testing.T) {
+	ctx := context.Background()
+	first := lab.NewChoosy(t)
+	defer first.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: first, BatchFlushInterval: time.Millisecond, BatchFlushCount: 1, FlushConcurrency: 1}
+	e := lab.Open(t, cfg)
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: lab.Poison}, syncengine.WithVersion(2)))
+	lab.Eventually(t, "it is refused", func() bool { return e.Stats().Quarantined == 1 })
+	first.Stick(t, e)
+	lab.Must(t, e.Delete(ctx, "x", syncengine.WithVersion(2)))
+	if n, err := e.RetryQuarantined(ctx); n != 1 || err != nil {
+		t.Errorf("RetryQuarantined: %d, %v", n, err)
+	}
+	cfg.Dir = crashed(t, cfg.Dir)
+	first.Release()
+	l3 := lab.NewChoosy(t)
+	l3.Away.Store(true)
+	cfg.L3 = l3
+	e = lab.Open(t, cfg)
+	if it, err := e.Get(ctx, "x"); !errors.Is(err, syncengine.ErrNotFound) {
+		t.Errorf("Get: %.40s, %v", it.Content, err)
+	}
+}
+
 // rotOldestRow damages the oldest row of quarantine in the file.
 func rotOldestRow(t *testing.T, cfg syncengine.Config) {
 	t.Helper()

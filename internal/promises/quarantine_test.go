@@ -700,9 +700,18 @@ func TestStatusSaysQuarantinedOfTheNewestOp(t *testing.T) {
 	want("that is refused, too", true, syncengine.StatusPending)
 	higher := storetest.Put("refused", syncengine.VersionAt(time.Now().Add(time.Second)), "3")
 	lab.NoError(t, "apply", lab.Applied(l3.ArchiveStore.Apply(ctx, []syncengine.Record{higher})))
-	want("another engine's is above it", false, syncengine.StatusSynced)
 	if it, err := e.Get(ctx, "refused"); err != nil || string(it.Content) != "3" {
 		t.Errorf("Get: %s, %v", it.Content, err)
+	}
+	wantQuarantined(t, e, "refused-", "refused-")
+	want("another engine's is above it", false, syncengine.StatusSynced)
+	poisonous(t, e, "there")
+	it, err := e.Get(ctx, "there")
+	lab.Must(t, err)
+	same := storetest.Put("there", it.Version, string(lab.Poison))
+	lab.NoError(t, "apply", lab.Applied(l3.ArchiveStore.Apply(ctx, []syncengine.Record{same})))
+	if st, err := e.Status(ctx, "there"); err != nil || st.Quarantined {
+		t.Errorf("L3 has that very op: %+v, %v", st, err)
 	}
 	wantQuarantined(t, e, "refused-", "refused-")
 }
