@@ -19,13 +19,16 @@ TESTFLAGS ?=
 
 # The packages that a test run is about, the longest first. PACKAGES=tagged stands for those that
 # are about what tags change: the stores, and items that are merged into. The promises, kills,
-# several engines and what stands on the engine run without tags and with all of them.
+# several engines and what stands on the engine run without tags and with all of them, and so do the
+# longest tests of those: what they are about is no different with one tag.
 PACKAGES ?= all
+ATBOTHENDS = TestSQLStores|TestSQLStoreOnTheCallersOwnHandle|TestRedisClusterStore|TestINV14ACommitOnItsWayHoldsUpTheAnswer
 
 # tests FLAGS: runs all tests and reports on them; a skipped test is a failure
 # unless .ci/allowed-skips names it. go test's own verdict counts too (pipefail).
 define tests
-set -o pipefail; packages="./internal/promises ./internal/machines ./..."; [ $(PACKAGES) = all ] || packages=$$($(tagged)); \
+set -o pipefail; packages="./internal/promises ./internal/machines ./..."; \
+	[ $(PACKAGES) = all ] || packages="$$($(tagged)) -skip=^($(ATBOTHENDS))$$"; \
 	SYNCENGINE_REQUIRE_SERVERS=1 \
 	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) $$packages \
 	| go run ./internal/testreport -allow .ci/allowed-skips -slowest 20
