@@ -113,6 +113,7 @@ func (e *Engine) housekeep(ctx context.Context) {
 		select {
 		case <-tick.C:
 			e.l1.Tick()
+			e.reader.Tick()
 			e.Backpressure() // falls by itself when nobody writes
 			e.l1.Press(e.pressure.Now())
 			e.l1.Evict(0)

@@ -38,8 +38,8 @@ func (e *writer) GetOrInsertWith(ctx context.Context, id string, factory func(co
 	with.conditional = true
 	for try := 0; ; try++ {
 		known := e.numbers.Newest(id).Version // a result below it began before a write that has ended
-		rec, err := e.makers.Do(ctx, id, e.bad.Discards(id), func(f func()) { e.door.Spawn("factory", f) },
-			func() (Record, error) { return e.findOrMake(ctx, id, factory, &with) })
+		make := func() (Record, error) { return e.findOrMake(ctx, id, factory, &with) }
+		rec, err := e.makers.Do(ctx, id, e.bad.Discards(id), make, 0, false)
 		if err != nil || rec.Version >= known || try == 2 { // memory may know what L3 has lost
 			return rec.Item, err
 		}

@@ -35,7 +35,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/syncengine-go/syncengine/internal/gather"
 	"github.com/syncengine-go/syncengine/internal/rediskit"
 )
 
@@ -54,31 +53,10 @@ type redisStore struct {
 	keep   time.Duration    // of tombstones
 	owned  bool             // Close closes the client
 	clock  func() time.Time // the clock of L3
-	gets   gather.Group[string, Record]
 }
 
 func newRedisStore(c redis.UniversalClient, prefix string, tombstones time.Duration, owned bool) *redisStore {
-	s := &redisStore{c: rediskit.New(c, rankPrefix, rankWidth), prefix: prefix, keep: tombstones, owned: owned, clock: time.Now}
-	s.gets.Most, s.gets.One, s.gets.Many = gatherMost, s.get, answers(s.GetMany)
-	return s
-}
-
-// gatherMost is how many reads of single ids share a call.
-const gatherMost = 32
-
-// answers makes answers of what a store has found of many ids.
-func answers(many func(ctx context.Context, ids []string) ([]Found, error)) func(ctx context.Context, ids []string) ([]gather.Answer[Record], error) {
-	return func(ctx context.Context, ids []string) ([]gather.Answer[Record], error) {
-		found, err := many(ctx, ids)
-		out := make([]gather.Answer[Record], len(found))
-		for i := range found {
-			out[i].Value, out[i].Err = found[i].Record, found[i].Err
-			if out[i].Err == nil && !found[i].OK {
-				out[i].Err = ErrNotFound
-			}
-		}
-		return out, err
-	}
+	return &redisStore{c: rediskit.New(c, rankPrefix, rankWidth), prefix: prefix, keep: tombstones, owned: owned, clock: time.Now}
 }
 
 // Follow sets the clock by which items expire.
@@ -102,10 +80,7 @@ func (s *redisStore) lifetime(r *Record) time.Duration {
 // copies of older versions that are on their way. Such a tombstone has ExpiresAt set.
 const keepExpired = time.Minute
 
-// Get shares a round trip with others that wait.
-func (s *redisStore) Get(ctx context.Context, id string) (Record, error) { return s.gets.Do(ctx, id) }
-
-func (s *redisStore) get(ctx context.Context, id string) (Record, error) {
+func (s *redisStore) Get(ctx context.Context, id string) (Record, error) {
 	b, err := s.c.Get(ctx, s.prefix+id)
 	switch {
 	case errors.Is(err, rediskit.ErrAbsent):

@@ -171,7 +171,7 @@ func (c *cache) GetMany(ctx context.Context, ids []string) (found []Found, err e
 		return nil, err
 	}
 	err = c.Do(ctx, "get_many", func(ctx context.Context) (err error) {
-		found, err = c.store.GetMany(ctx, ids)
+		found, err = getMany(ctx, c.store, ids)
 		return err
 	})
 	return found, err

@@ -25,7 +25,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/syncengine-go/syncengine/internal/gather"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
@@ -79,13 +78,10 @@ type sqlStore struct {
 	known    knownRows
 	nonce    atomic.Uint64 // of the last ApplyIf: nobody asks about lower ones
 	logFor   time.Duration // how long the log is kept
-	gets     gather.Group[string, Record]
 }
 
 func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sqlStore {
-	s := &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sqlkit.Stmt), window: leafWindow, clock: time.Now, self: newEngineID(), logFor: changesKept}
-	s.gets.Most, s.gets.One, s.gets.Many = gatherMost, s.getOne, answers(s.GetMany)
-	return s
+	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sqlkit.Stmt), window: leafWindow, clock: time.Now, self: newEngineID(), logFor: changesKept}
 }
 
 // Follow sets the clock by which items expire.
@@ -257,15 +253,7 @@ func (s *sqlStore) stmt(ctx context.Context, db *sqlkit.DB, text string) (*sqlki
 
 const selectOne = "SELECT " + columns + " FROM sync_items WHERE id = ?"
 
-// Get shares a round trip with others that wait; to a library there is none.
-func (s *sqlStore) Get(ctx context.Context, id string) (Record, error) {
-	if s.dialect == sqlkit.SQLite {
-		return s.getOne(ctx, id)
-	}
-	return s.gets.Do(ctx, id)
-}
-
-func (s *sqlStore) getOne(ctx context.Context, id string) (rec Record, err error) {
+func (s *sqlStore) Get(ctx context.Context, id string) (rec Record, err error) {
 	if rec, err = s.get(ctx, id); errors.Is(err, errLacksDictionary) && s.recall(ctx, s.pools.Read) == nil {
 		return s.get(ctx, id)
 	}

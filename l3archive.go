@@ -290,7 +290,7 @@ func (a *archive) GetOnce(ctx context.Context, op, id string) (rec Record, err e
 // GetMany reads rows.
 func (a *archive) GetMany(ctx context.Context, ids []string) (found []Found, err error) {
 	err = a.ask(ctx, "get_many", func(ctx context.Context) (err error) {
-		found, err = a.store.GetMany(ctx, ids)
+		found, err = getMany(ctx, a.store, ids)
 		return err
 	})
 	return found, err
@@ -299,7 +299,7 @@ func (a *archive) GetMany(ctx context.Context, ids []string) (found []Found, err
 // GetManyOnce is GetMany without repetitions.
 func (a *archive) GetManyOnce(ctx context.Context, ids []string) (found []Found, err error) {
 	err = a.Call(ctx, "get_many", func(ctx context.Context) (err error) {
-		found, err = a.store.GetMany(ctx, ids)
+		found, err = getMany(ctx, a.store, ids)
 		return err
 	})
 	return found, err

@@ -14,10 +14,9 @@ package syncengine
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 	"time"
 
-	"github.com/syncengine-go/syncengine/internal/flight"
+	"github.com/syncengine-go/syncengine/internal/loader"
 )
 
 // reader is the department of reads.
@@ -37,8 +36,7 @@ type reader struct {
 	news     *news
 	now      func() time.Time // of L3, see fleettime.go
 	ages     ages
-	loads    flight.Group[string, loaded]
-	itself   atomic.Bool // a caller makes its load itself
+	loads    loader.Group[string, sought, loaded]
 }
 
 // ages are how long what memory knows counts, from Config.
@@ -48,8 +46,10 @@ type ages struct {
 	stale  time.Duration // of a copy beyond max, while L3 can't be asked; 0: no limit, less: never
 }
 
-func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *trust, c *cache, a *archive, r *repair, push *push, p *pressure, d *door, news *news, lim ages) *reader {
-	return &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: r, push: push, pressure: p, door: d, news: news, now: t.Time().L3, ages: lim}
+func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *trust, c *cache, a *archive, rep *repair, push *push, p *pressure, d *door, news *news, lim ages) *reader {
+	r := &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: rep, push: push, pressure: p, door: d, news: news, now: t.Time().L3, ages: lim}
+	r.loads.Spawn, r.loads.Stages = d.Work, r.stages()
+	return r
 }
 
 func (d *reader) Get(ctx context.Context, id string) (it Item, err error) {
@@ -254,32 +254,20 @@ func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, 
 	case fromDenial:
 		return Record{}, byFilter, ErrNotFound
 	}
+	from := d.source()
+	if d.asksL2(id, waiting) {
+		from = fromL2
+	}
 	// A server is asked on another goroutine, so that a caller may leave while it hangs. One that
 	// can't leave asks itself, and so does one that asks a library, which does not hang: waking
-	// somebody takes longer than a look. But of many callers those gain that hand over.
-	shared, spawn := ctx, (func(func()))(nil)
-	near := !d.cache.On() && d.archive.Near()
-	itself := (near || ctx.Done() == nil) && d.itself.CompareAndSwap(false, true)
-	if itself {
-		defer d.itself.Store(false)
-	} else {
-		spawn = d.door.Work
-	}
-	if !itself || !near {
-		shared = d.door.Background(ctx)
-	}
-	got, err := d.loads.Do(ctx, id, since.Writes, spawn, func() (loaded, error) { return d.load(shared, id, since, waiting) })
+	// somebody takes longer than a look.
+	itself := ctx.Done() == nil || from == fromL3Alone
+	got, err := d.loads.Do(ctx, id, since.Writes, sought{since, waiting}, from, itself)
 	if ok {
 		rec, err = d.refreshed(ent, got.Record, err)
 		return rec, got.by, err
 	}
 	return got.Record, got.by, err
-}
-
-// loaded is a record, and the tier that had it.
-type loaded struct {
-	Record
-	by answerer
 }
 
 // refreshed decides between an L1 entry past its age and what the tiers below said.
@@ -322,107 +310,6 @@ func (d *reader) Invalidate(ids []string) {
 		d.l1.Touch(id) // what is being read now is not promoted
 		if ent, ok := d.l1.Peek(id); ok {
 			d.l1.Drop(ent)
-		}
-	}
-}
-
-// load asks L2, then L3, and promotes what it found. With an op in quarantine, or recovered from
-// the WAL, it asks L3 alone and returns the higher of the two; when L3 can't be asked, the op is
-// the newest this engine can know, unless it is known that there was a later one.
-func (d *reader) load(ctx context.Context, id string, since stamp, waiting *entry) (loaded, error) {
-	if d.asksL2(id, waiting) {
-		rec, err := d.cache.Lookup(ctx, id)
-		if err == nil {
-			d.cache.Saw(true, 1)
-			if rec.Stale = d.cache.Behind(); !rec.Stale {
-				d.Promote(&rec, since, false)
-			}
-			return loaded{rec, byL2}, nil
-		}
-		d.l2Failed(err, id)
-	}
-	rec, err := d.archive.Get(ctx, id)
-	switch verdictOfL3(err, waiting) {
-	case l3Row:
-		d.archive.Saw(true, 1)
-		return loaded{d.higher(ctx, rec, waiting, since), byL3}, nil
-	case l3None:
-		d.archive.Saw(false, 1)
-		if waiting != nil {
-			return loaded{d.higher(ctx, Record{}, waiting, since), byL3}, nil
-		}
-		d.sawNone(id, since)
-		return loaded{by: byL3}, ErrNotFound
-	case l3Silent:
-		rec := waiting.record() // not promoted: L3 will be asked again
-		rec.Stale = true
-		return loaded{rec, byWAL}, nil
-	case l3Corrupt:
-		if rec, err = d.repair.HealedOr(ctx, id, err); err == nil {
-			d.Promote(&rec, since, true)
-		}
-		return loaded{rec, byL3}, err
-	}
-	return loaded{}, unavailable("syncengine: get", err)
-}
-
-// l3Verdict is what a read makes of what L3 said.
-type l3Verdict uint8
-
-const (
-	l3Away    l3Verdict = iota // nobody knows
-	l3Row                      // it has the id
-	l3None                     // it does not
-	l3Silent                   // it could not be asked, or be read: the op that waits in the WAL is the answer
-	l3Corrupt                  // it has the id, and what is there can't be read
-)
-
-func verdictOfL3(err error, waiting *entry) l3Verdict {
-	switch {
-	case err == nil:
-		return l3Row
-	case errors.Is(err, ErrNotFound):
-		return l3None
-	case waiting != nil && waiting.state.Load()&stateLate == 0:
-		return l3Silent
-	case errors.Is(err, ErrCorruption):
-		return l3Corrupt
-	}
-	return l3Away
-}
-
-// higher promotes and returns the higher of L3's record, zero for none, and an op that
-// waits in the WAL, nil for none. One in quarantine that L3 holds something above is superseded.
-func (d *reader) higher(ctx context.Context, rec Record, waiting *entry, since stamp) Record {
-	if waiting != nil && aboveL3(waiting, &rec) {
-		op := waiting.record()
-		d.Promote(&op, since, false) // L2 gets it with the flush
-		return op
-	}
-	if waiting != nil {
-		_ = d.bad.Landed(ctx, []Record{rec}) // else the next read notes it
-	}
-	d.Promote(&rec, since, true)
-	return rec
-}
-
-// aboveL3 reports whether an op that waits in the WAL is above L3's record.
-func aboveL3(waiting *entry, rec *Record) bool {
-	op := waiting.record()
-	return rec.Version == 0 || op.Compare(rec) > 0
-}
-
-// l2Failed accounts for an L2 read that gave nothing. A corrupt copy is removed; the copy
-// read from L3 then takes its place.
-func (d *reader) l2Failed(err error, ids ...string) {
-	switch {
-	case errors.Is(err, ErrNotFound):
-		d.cache.Saw(false, len(ids))
-	case errors.Is(err, ErrCorruption):
-		d.cache.Saw(false, len(ids))
-		d.news.Corrupted(err)
-		for _, id := range ids {
-			d.repair.Promote(promotion{Heal: id})
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -53,6 +54,25 @@ type Found struct {
 	Err    error // *CorruptionError: the store holds something else for this id
 }
 
+// answer returns it as Get would.
+func (f *Found) answer() (*Record, error) {
+	if f.Err == nil && !f.OK {
+		return &f.Record, ErrNotFound
+	}
+	return &f.Record, f.Err
+}
+
+// getMany asks a store for many ids. One that does not answer each has broken its word.
+func getMany(ctx context.Context, s interface {
+	GetMany(ctx context.Context, ids []string) ([]Found, error)
+}, ids []string) ([]Found, error) {
+	found, err := s.GetMany(ctx, ids)
+	if err == nil && len(found) != len(ids) {
+		err = fmt.Errorf("GetMany of the store has %d answers for %d ids", len(found), len(ids))
+	}
+	return found, err
+}
+
 // CacheStore is L2: a cache shared between engines. The engine brings one for Redis;
 // Config.L2 takes any other.
 //
@@ -63,7 +83,7 @@ type Found struct {
 type CacheStore interface {
 	// Get returns the record of id, a tombstone included, or ErrNotFound.
 	Get(ctx context.Context, id string) (Record, error)
-	// GetMany answers all ids, aligned with them, in one round trip.
+	// GetMany answers all ids, aligned with them, in one round trip. An id may occur twice.
 	GetMany(ctx context.Context, ids []string) ([]Found, error)
 	// Put stores each record unless the cache holds one that compares above it. What it can't
 	// compare it replaces; damage that makes a value look newer has to be removed first, as the
@@ -118,7 +138,8 @@ type ArchiveStore interface {
 	// Get returns the record of id, a tombstone included, or ErrNotFound, or a
 	// *CorruptionError.
 	Get(ctx context.Context, id string) (Record, error)
-	// GetMany answers all ids, aligned with them.
+	// GetMany answers all ids, aligned with them. An id may occur twice. Reads of single ids that
+	// wait at the same time are asked for by it, too.
 	GetMany(ctx context.Context, ids []string) ([]Found, error)
 	// Heads returns the rows of ids without content, those that exist, in any order.
 	Heads(ctx context.Context, ids []string) ([]Meta, error)

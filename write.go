@@ -25,7 +25,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/syncengine-go/syncengine/internal/flight"
+	"github.com/syncengine-go/syncengine/internal/loader"
 )
 
 // writer is the department of writes.
@@ -49,15 +49,21 @@ type writer struct {
 	now        func() time.Time // of L3, see fleettime.go
 	conditions conditions
 	lines      lines
-	makers     flight.Group[string, Record] // factories under way, by id
+	makers     loader.Group[string, func() (Record, error), Record] // factories under way, by id
 }
 
 func newWriter(cfg *Config, mem *l1, w *journal, q *queue, f *flusher, n *numbers, p *pressure, c *cache, a *archive, t *trust, push *push, bad *quarantine, r *repair, rd *reader, d *door, news *news) *writer {
-	return &writer{
+	e := &writer{
 		cfg: *cfg, l1: mem, wal: w, queue: q, flush: f, numbers: n, pressure: p, cache: c, archive: a, trust: t, push: push, bad: bad, repair: r,
 		reader: rd, door: d, news: news, now: t.Time().L3, conditions: conditions{wake: make(chan struct{}, 1)},
 	}
+	e.makers.Spawn = func(make func()) { d.Spawn("factory", make) }
+	e.makers.Stages = []loader.Stage[string, func() (Record, error), Record]{{Most: 1, Ask: func(made []*making) { made[0].Answer(made[0].About()) }}}
+	return e
 }
+
+// making is a factory's result that is waited for.
+type making = loader.Load[string, func() (Record, error), Record]
 
 // WriteOption changes one call. The zero value changes nothing.
 type WriteOption struct {
