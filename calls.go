@@ -38,9 +38,10 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 }
 
 // Invalidate forgets copies in memory of these ids, so that the next read of each asks the tiers
-// below: for callers who know that a row was changed past all engines, by a restore say. (A row is
-// content, hash and version: one whose content alone is changed by hand is damaged.) What waits for
-// L3 is no copy and stays. Without ids it does nothing. It does no I/O.
+// below, also for one that the filter knew not to exist: for callers who know that a row was
+// changed past all engines, by a restore say. (A row is content, hash and version: one whose
+// content alone is changed by hand is damaged.) What waits for L3 is no copy and stays. Without
+// ids it does nothing. It does no I/O.
 func (e *Engine) Invalidate(ids ...string) { e.reader.Invalidate(ids) }
 
 // All yields the items whose ids begin with prefix, all items when it is empty, in order of ids, by
@@ -76,7 +77,8 @@ func (e *Engine) Contains(id string) bool { return e.reader.Contains(id) }
 
 // Status tells which tiers hold id, by asking all of them. A tier that could not be asked
 // counts as not holding it, and the error says so: the rest of the status is then still
-// valid. Deleted ids are StatusMissing.
+// valid. So does L3 when what it holds can't be read (ErrCorruption). Deleted ids are
+// StatusMissing.
 func (e *Engine) Status(ctx context.Context, id string) (status ItemStatus, err error) {
 	return e.reader.Status(ctx, id)
 }

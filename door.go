@@ -19,6 +19,8 @@ import (
 type door struct {
 	bg     context.Context // ends when background work must stop
 	stop   context.CancelFunc
+	closes context.Context // ends when no call enters any more
+	close  context.CancelFunc
 	cut    context.Context // ends when calls under way are cut off
 	cutOff context.CancelFunc
 	loops  sync.WaitGroup // goroutines that end when bg does
@@ -38,6 +40,7 @@ type door struct {
 func newDoor() *door {
 	d := &door{idle: make(chan struct{}, 1), work: make(chan func())}
 	d.bg, d.stop = context.WithCancel(context.Background())
+	d.closes, d.close = context.WithCancel(context.Background())
 	d.cut, d.cutOff = context.WithCancel(context.Background())
 	return d
 }
@@ -111,6 +114,7 @@ func (d *door) Close() (first, busy bool) {
 	defer d.mu.Unlock()
 	first, d.closing = !d.closing, true
 	d.closed.Store(true)
+	d.close()
 	return first, d.calls > 0
 }
 
@@ -150,6 +154,11 @@ func (d *door) Background(values context.Context) context.Context {
 
 // Until returns a context that ends when background work does, too.
 func (d *door) Until(ctx context.Context) (context.Context, func()) { return until(ctx, d.bg) }
+
+// UntilClosing returns a context that ends when the engine begins to close, too.
+func (d *door) UntilClosing(ctx context.Context) (context.Context, func()) {
+	return until(ctx, d.closes)
+}
 
 // Cut returns a context that ends when calls are cut off, too.
 func (d *door) Cut(ctx context.Context) (context.Context, func()) {

@@ -37,6 +37,8 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
+
+	"github.com/syncengine-go/syncengine/internal/filelock"
 )
 
 // Engine keeps items in step across the tiers. Make one with Open. All methods are safe
@@ -66,7 +68,8 @@ type Engine struct {
 	reader   *reader
 	writer   *writer
 
-	state atomic.Uint32
+	state    atomic.Uint32
+	fileLock *filelock.Lock // see lockFile; nil for none
 
 	closeErr error         // valid once closed is
 	closed   chan struct{} // closed when Shutdown is over

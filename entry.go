@@ -40,6 +40,7 @@ const (
 	stateLate                          // of an op in the log: a later one of its id was there before it
 	stateUnsure                        // of a queued merge: L3 may have it already
 	stateDecided                       // of an op in the log: L3 had stored it before
+	stateOutdated                      // of a pinned entry: another engine has written the id since
 )
 
 // entry is an item or a tombstone in memory. A short id lies in the entry itself, so that the

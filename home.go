@@ -16,7 +16,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
@@ -33,8 +35,11 @@ type home struct {
 	Prefix string `json:"table_prefix,omitempty"`
 }
 
-// placeInDir is that of the file in the Dir.
-const placeInDir = "archive.db in Dir"
+// placeInDir is what the place of the file in a Dir begins with.
+const placeInDir = "archive.db in "
+
+// inDir reports whether a place is that of the file in a Dir.
+func inDir(place string) bool { return strings.HasPrefix(place, placeInDir) }
 
 // homeOf is what a Config says.
 func homeOf(cfg *Config) home {
@@ -44,7 +49,10 @@ func homeOf(cfg *Config) home {
 		return home{}
 	case cfg.DB != nil:
 	case cfg.SQLURL == "":
-		h.Place = placeInDir
+		h.Place = placeInDir + cfg.Dir
+		if abs, err := filepath.Abs(cfg.Dir); err == nil {
+			h.Place = placeInDir + abs
+		}
 	default:
 		if src, err := sqlkit.Parse(cfg.SQLURL); err == nil {
 			h.Place = src.Place()
@@ -62,7 +70,7 @@ func (a home) other(b home) bool {
 		return a.Identity != b.Identity
 	}
 	// The file in the Dir would answer.
-	return a.Place != "" && b.Place != "" && (a.Place == placeInDir) != (b.Place == placeInDir)
+	return a.Place != "" && b.Place != "" && inDir(a.Place) != inDir(b.Place)
 }
 
 func (a home) String() string {

@@ -131,6 +131,8 @@ func (e *writer) insertMade(ctx context.Context, c *call, at known) (Record, err
 // runFactory calls factory, for FactoryTimeout at most, whether it looks at its context or not.
 func (e *writer) runFactory(ctx context.Context, id string, factory func(context.Context) (Item, error)) (Item, error) {
 	outer, _ := ctx.Value(madeKey{}).(*madeID)
+	ctx, end := e.door.UntilClosing(ctx)
+	defer end()
 	closed := ctx.Done()
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, madeKey{}, &madeID{id, outer}), e.cfg.FactoryTimeout)
 	defer cancel()
@@ -155,9 +157,12 @@ func (e *writer) runFactory(ctx context.Context, id string, factory func(context
 		if r.err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return Item{}, errors.Join(late(), r.err)
 		}
+		if r.err != nil && ctx.Err() != nil {
+			return Item{}, ErrClosed
+		}
 		return r.it, r.err
 	case <-closed: // Close does not wait for a factory that goes on
-		return Item{}, context.Canceled
+		return Item{}, ErrClosed
 	case <-patience.C:
 		return Item{}, late()
 	}

@@ -329,6 +329,9 @@ func (c *l1) Unpin(e *entry) {
 	if st&stateDetached != 0 {
 		c.detached.Add(-e.size())
 	}
+	if st&stateOutdated != 0 {
+		c.Drop(e)
+	}
 }
 
 // Reattach puts an op that the queue alone holds back into the map, unless that holds a higher one.
@@ -346,12 +349,16 @@ func (c *l1) Reattach(e *entry) {
 }
 
 // Outdate drops a copy that is below a version which another engine has written, and keeps what was
-// read before from being promoted.
+// read before from being promoted. An op that the queue holds goes when that lets go of it.
 func (c *l1) Outdate(id string, version uint64) {
-	if e, ok := c.Peek(id); !ok {
+	e, ok := c.Peek(id)
+	switch {
+	case !ok:
 		c.Touch(id)
-	} else if e.version < version {
-		c.Drop(e)
+	case e.version < version && !c.Drop(e):
+		if e.state.Or(stateOutdated); !e.pinned() { // it has let go meanwhile
+			c.Drop(e)
+		}
 	}
 }
 

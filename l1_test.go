@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"runtime"
+	"sync"
 	"testing"
 )
 
@@ -24,6 +25,38 @@ func TestINV02APromotionNeverUndoesAWriteThatWasEvictedAtOnce(t *testing.T) {
 }
 
 // What is counted is what the heap holds: entries, map, eviction's own memory, and contents.
+// What another engine has written while the queue holds an op is told once: when the queue lets go,
+// or if it does so at that moment, the op is gone.
+func TestINV15AnOpThatIsOutdatedWhileItIsPinnedGoesLater(t *testing.T) {
+	c := newL1(64 << 10)
+	for i := range 5000 {
+		e := newEntry(&Record{Item: Item{ID: "x", Version: 2, Content: []byte("1")}})
+		c.Accept(e, true)
+		c.Outdate("x", 2) // it is not below that
+		if i%2 == 0 {
+			c.Outdate("x", 3)
+			if _, ok := c.Peek("x"); !ok {
+				t.Fatal("an op that the queue holds is gone")
+			}
+			c.Unpin(e)
+		} else {
+			var both sync.WaitGroup
+			both.Go(func() { c.Outdate("x", 3) })
+			both.Go(func() { c.Unpin(e) })
+			both.Wait()
+		}
+		if _, ok := c.Peek("x"); ok {
+			t.Fatal("it stays, though another engine has written the id since")
+		}
+	}
+	e := newEntry(&Record{Item: Item{ID: "x", Version: 2, Content: []byte("1")}})
+	c.Accept(e, true)
+	c.Outdate("x", 2)
+	if c.Unpin(e); c.Len() != 1 || c.Queued() != 0 {
+		t.Errorf("of one that is not outdated %d are there, %d bytes are queued", c.Len(), c.Queued())
+	}
+}
+
 func TestINV10CountedBytesAreThoseOfTheHeap(t *testing.T) {
 	heap := func() int64 {
 		var m runtime.MemStats

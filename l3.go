@@ -201,6 +201,9 @@ func (s *sqlStore) describe(op string, err error) error {
 	if errors.Is(err, ErrRefused) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrUnavailable) {
 		return err // this store's own words
 	}
+	if errors.Is(err, errRaced) { // whatever the statement failed with: nothing was refused
+		return fmt.Errorf("%s: %w: %w", s.dialect, ErrUnavailable, err)
+	}
 	if u, ok := errors.AsType[*sqlkit.Unfit](err); ok {
 		return &SetupError{Server: string(s.dialect), Problem: u.Problem, Mend: u.Mend, Err: u.Err}
 	}

@@ -4,8 +4,10 @@ package syncengine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -371,6 +373,34 @@ func TestAVersionThatTwoEnginesHaveGiven(t *testing.T) {
 					t.Errorf("%+v", r)
 				}
 				lab.WantDigest(t, s)
+			}
+		})
+	}
+}
+
+// TestINV09ARaceIsNoRefusal: a row is not what it was taken for, and the context ends before the
+// statement, which has failed for that, is made again. Nobody has refused anything.
+func TestINV09ARaceIsNoRefusal(t *testing.T) {
+	ctx := context.Background()
+	for name, open := range knownL3s(t) {
+		t.Run(name, func(t *testing.T) {
+			stores := open(t)
+			a, b := stores[0], stores[1]
+			version := uint64(1)
+			lab.Must(t, lab.Applied(a.Apply(ctx, []syncengine.Record{storetest.Put("x", version, "1")})))
+			for ended := 0; ended < 60 && version < 4000; version += 2 {
+				lab.Must(t, lab.Applied(b.Apply(ctx, []syncengine.Record{storetest.Put("x", version+1, "2")})))
+				short, cancel := context.WithTimeout(ctx, time.Duration(rand.IntN(3000))*time.Microsecond)
+				err := lab.Applied(a.Apply(short, []syncengine.Record{storetest.Put("x", version+2, "3")}))
+				cancel()
+				if err == nil {
+					continue
+				}
+				ended++
+				if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, syncengine.ErrUnavailable) || errors.Is(err, syncengine.ErrRefused) {
+					t.Fatal(err)
+				}
+				lab.Must(t, lab.Applied(a.Apply(ctx, []syncengine.Record{storetest.Put("x", version+2, "3")})))
 			}
 		})
 	}

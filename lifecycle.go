@@ -139,6 +139,9 @@ var errNotLogged = errors.New("not logged")
 
 func (e *Engine) closeStores() error {
 	err := errors.Join(e.cache.Close(), e.archive.Close())
+	if e.fileLock != nil {
+		err = errors.Join(err, e.fileLock.Release())
+	}
 	e.news.Unregister()
 	return err
 }

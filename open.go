@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 
+	"github.com/syncengine-go/syncengine/internal/filelock"
 	"github.com/syncengine-go/syncengine/internal/rediskit"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
@@ -85,7 +87,7 @@ func (e *Engine) open(ctx context.Context) error {
 		return err
 	}
 	e.door.SpawnLog(e.wal.Run)
-	if err := e.openStores(); err != nil {
+	if err := e.openStores(ctx); err != nil {
 		return err
 	}
 	if err := e.news.Open(e.cfg.Registerer, e.Stats, e.circuitState); err != nil {
@@ -95,11 +97,11 @@ func (e *Engine) open(ctx context.Context) error {
 }
 
 // openStores makes L2 and L3 from the config. It does not connect.
-func (e *Engine) openStores() error {
+func (e *Engine) openStores(ctx context.Context) error {
 	if err := e.openL2(); err != nil {
 		return err
 	}
-	if err := e.openL3(); err != nil {
+	if err := e.openL3(ctx); err != nil {
 		return err
 	}
 	e.cache.Follow(e.trust.Time().L3)
@@ -126,7 +128,7 @@ func (e *Engine) openL2() error {
 	return nil
 }
 
-func (e *Engine) openL3() error {
+func (e *Engine) openL3(ctx context.Context) error {
 	// Only the file in Dir is this engine's alone.
 	private := e.cfg.L3 == nil && e.cfg.DB == nil && e.cfg.SQLURL == ""
 	codec, err := newCodec(&e.cfg)
@@ -150,6 +152,11 @@ func (e *Engine) openL3() error {
 		if err != nil {
 			return &ConfigError{Field: "SQLURL", Value: sqlkit.Redact(url), Rule: err.Error()}
 		}
+		if src.Dialect == sqlkit.SQLite {
+			if err := e.lockFile(ctx, src.Path, private); err != nil {
+				return err
+			}
+		}
 		pools, err := src.Open(e.cfg.TablePrefix, fleetLease)
 		if err != nil {
 			return says(fmt.Errorf("opening %s: %w", sqlkit.Redact(url), err))
@@ -157,6 +164,33 @@ func (e *Engine) openL3() error {
 		use(newSQLStore(src.Dialect, pools, codec, true))
 	}
 	return nil
+}
+
+// lockFile keeps engines off an SQLite file that one of them has for itself, as that in Dir: that
+// one goes by what it remembers, and would see nothing of theirs.
+func (e *Engine) lockFile(ctx context.Context, path string, private bool) (err error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	lock := filelock.Share
+	if private {
+		lock = filelock.Acquire
+	}
+	ended := awaitLock(ctx, e.cfg.LockWait, func() bool {
+		e.fileLock, err = lock(path + ".lock")
+		return errors.Is(err, filelock.ErrHeld)
+	})
+	switch {
+	case errors.Is(err, filelock.ErrHeld) && private:
+		err = fmt.Errorf("%w: %s is open by SQLURL, or for another engine on this Dir", ErrLocked, path)
+	case errors.Is(err, filelock.ErrHeld):
+		err = fmt.Errorf("%w: %s is in the Dir of one that has no SQLURL, and so for itself", ErrLocked, path)
+	case errors.Is(err, fs.ErrPermission) && !private: // of another user, who shares it
+		return nil
+	case err != nil:
+		err = says(fmt.Errorf("opening %s: %w", path, err))
+	}
+	return errors.Join(err, ended)
 }
 
 func (e *Engine) circuitState(tier string) string {

@@ -304,8 +304,9 @@ func outdates(ent *entry, rec *Record, err error) bool {
 	return known.Compare(rec) < 0
 }
 
-// Invalidate forgets copies of ids.
+// Invalidate forgets copies of ids, and that there are none.
 func (d *reader) Invalidate(ids []string) {
+	d.trust.Doubt(ids)
 	for _, id := range ids {
 		d.l1.Touch(id) // what is being read now is not promoted
 		if ent, ok := d.l1.Peek(id); ok {

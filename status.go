@@ -52,13 +52,19 @@ func (d *reader) Status(ctx context.Context, id string) (status ItemStatus, err 
 		see(&rec)
 	}
 	if d.cache.On() {
-		rec, err := there(d.cache.Get(ctx, "status", id))
+		rec, err := d.cache.Get(ctx, "status", id)
+		if errors.Is(err, ErrNotFound) || errors.Is(err, ErrCorruption) { // no copy that counts
+			rec, err = Record{}, nil
+		}
 		if errs = append(errs, err); rec.Version > 0 {
 			see(&rec)
 			st.InL2, st.VersionL2 = !rec.Deleted, rec.Version
 		}
 	}
-	rec, err := there(d.archive.GetOnce(ctx, "status", id))
+	rec, err := d.archive.GetOnce(ctx, "status", id)
+	if errors.Is(err, ErrNotFound) { // an answer
+		rec, err = Record{}, nil
+	}
 	if errs = append(errs, err); rec.Version > 0 {
 		see(&rec)
 		st.InL3, st.VersionL3 = !rec.Deleted, rec.Version
@@ -84,12 +90,4 @@ func (d *reader) Status(ctx context.Context, id string) (status ItemStatus, err 
 		}
 	}
 	return st, errors.Join(errs...)
-}
-
-// there takes absent and corrupt for answers: they are no errors of the question.
-func there(rec Record, err error) (Record, error) {
-	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrCorruption) {
-		return Record{}, nil
-	}
-	return rec, err
 }

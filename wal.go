@@ -56,15 +56,12 @@ func newJournal(lim walLimits) *journal { return &journal{lim: lim} }
 // larger than most bytes. After an error there is nothing to close.
 // While another engine has it open, Open waits, for wait at most.
 func (j *journal) Open(ctx context.Context, path string, sync bool, most int64, wait time.Duration) (err error) {
-	for began := time.Now(); ; {
+	ended := awaitLock(ctx, wait, func() bool {
 		j.log, err = oplog.Open(ctx, oplog.Options{Path: path, NoSync: !sync, SegmentBytes: int(min(oplog.DefaultSegmentBytes, most))})
-		left := wait - time.Since(began)
-		if !errors.Is(err, oplog.ErrLocked) || left <= 0 {
-			break
-		}
-		if ended := sleep(ctx, min(left, lockPoll)); ended != nil {
-			return errors.Join(walError(err), ended)
-		}
+		return errors.Is(err, oplog.ErrLocked)
+	})
+	if ended != nil {
+		return errors.Join(walError(err), ended)
 	}
 	if err == nil {
 		j.sync = sync
@@ -78,6 +75,21 @@ func (j *journal) Open(ctx context.Context, path string, sync bool, most int64, 
 
 // lockPoll is how often a lock is tried: the operating system has no wait with an end for one.
 const lockPoll = 20 * time.Millisecond
+
+// awaitLock calls try while it reports that a lock is held, for wait at most. When ctx ends
+// meanwhile, it returns its error.
+func awaitLock(ctx context.Context, wait time.Duration, try func() (held bool)) error {
+	for began := time.Now(); try(); {
+		left := wait - time.Since(began)
+		if left <= 0 {
+			return nil
+		}
+		if err := sleep(ctx, min(left, lockPoll)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // IsOpen reports whether Open has succeeded.
 func (j *journal) IsOpen() bool { return j.log != nil }

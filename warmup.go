@@ -66,6 +66,15 @@ func newTrust(name string, a *archive, wal *journal, news *news, lim trustLimits
 // MayContain reports whether id may be in L3; false is definite.
 func (t *trust) MayContain(id string) bool { return t.filter.mayContain(id) }
 
+// Doubt makes MayContain true of ids: L3 may have them, though no engine has written them.
+func (t *trust) Doubt(ids []string) {
+	recs := make([]Record, len(ids))
+	for i, id := range ids {
+		recs[i].ID = id
+	}
+	t.filter.insert(recs, notBegun)
+}
+
 // Trusted reports whether MayContain can be false.
 func (t *trust) Trusted() bool { return t.filter.trusted() }
 

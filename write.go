@@ -266,7 +266,7 @@ func (e *writer) Insert(ctx context.Context, item Item, opts ...WriteOption) err
 	if err != nil {
 		return err
 	}
-	if o.unchanged || o.ifVersion != 0 {
+	if o.conditional {
 		return &InvalidItemError{ID: item.ID, Field: "options", Rule: "of Insert have no condition of their own: it is that there is no item"}
 	}
 	o.conditional = true

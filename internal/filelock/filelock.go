@@ -1,4 +1,5 @@
-// Package filelock holds an exclusive lock on a file for as long as a process lives.
+// Package filelock holds a lock on a file for as long as a process lives: an exclusive one, or one
+// that it shares with others of the kind.
 // The operating system drops the lock when the process ends, however it ends, so there
 // are no stale locks.
 //
@@ -34,12 +35,17 @@ const (
 type Lock struct{ f *os.File }
 
 // Acquire opens or creates the file (mode 0600) and locks it without waiting.
-func Acquire(path string) (*Lock, error) {
+func Acquire(path string) (*Lock, error) { return open(path, false) }
+
+// Share is Acquire for one that stands others who share, and them alone.
+func Share(path string) (*Lock, error) { return open(path, true) }
+
+func open(path string, shared bool) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := lock(f); err != nil {
+	if err := lock(f, shared); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return &Lock{f: f}, nil

@@ -47,6 +47,33 @@ func TestALockIsHeldOnceAndItsRecordStays(t *testing.T) {
 
 // Whatever a loss of power, a bad disk or an earlier build left, the record is the one that
 // was written or none; that the file was in use is known from any content at all.
+func TestThoseWhoShareStandOneAnotherOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	share := func() *Lock {
+		t.Helper()
+		l, err := Share(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	for _, l := range []*Lock{share(), share()} {
+		if _, err := Acquire(path); !errors.Is(err, ErrHeld) {
+			t.Errorf("one for itself, while others share: %v, want ErrHeld", err)
+		}
+		if err := l.Release(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	own := acquire(t, path)
+	if _, err := Share(path); !errors.Is(err, ErrHeld) {
+		t.Errorf("one that shares, while another has it for itself: %v, want ErrHeld", err)
+	}
+	if err := errors.Join(own.Release(), share().Release()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestADamagedRecordIsNoRecord(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	l := acquire(t, path)

@@ -336,6 +336,27 @@ func TestAFactoryThatIgnoresItsEndDoesNotHoldUpClose(t *testing.T) {
 	}
 }
 
+// One that goes by its context does not either, whatever CloseTimeout is, and the rest is flushed.
+func TestAFactoryEndsWhenTheEngineBeginsToClose(t *testing.T) {
+	ctx := context.Background()
+	e := lab.Open(t, syncengine.Config{CloseTimeout: time.Hour, FactoryTimeout: time.Hour, BatchFlushInterval: time.Hour})
+	lab.Put(t, e, "y", 1)
+	running, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := e.GetOrInsertWith(ctx, "x", func(ctx context.Context) (syncengine.Item, error) {
+			close(running)
+			<-ctx.Done()
+			return syncengine.Item{}, ctx.Err()
+		})
+		done <- err
+	}()
+	<-running
+	returns(t, "Close", func() { lab.Must(t, e.Close()) })
+	if err := <-done; !errors.Is(err, syncengine.ErrClosed) {
+		t.Errorf("GetOrInsertWith: %v", err)
+	}
+}
+
 // Those who wait in line for an id while SQL hangs hear of it with the one whose turn it was, not
 // one L3Timeout after the other.
 func TestUpdatesInLineShareOneSilenceOfSQL(t *testing.T) {

@@ -160,3 +160,53 @@ func TestADeepCheckNeedsNoSecondConnection(t *testing.T) {
 		}
 	})
 }
+
+// What L3 holds and can't read is not missing.
+func TestStatusOfADamagedRowIsAnError(t *testing.T) {
+	ctx := context.Background()
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+		e := lab.Open(t, cfg)
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("1")}, syncengine.WithDurability(syncengine.Archived)))
+		_, err := raw.Exec("UPDATE sync_items SET content = '2' WHERE id = 'x'")
+		lab.Must(t, err)
+		if st, err := e.Status(ctx, "x"); !errors.Is(err, syncengine.ErrCorruption) || st.InL3 || !st.InL1 {
+			t.Errorf("with a copy in memory: %+v, %v", st, err)
+		}
+		e.Invalidate("x")
+		if st, err := e.Status(ctx, "x"); !errors.Is(err, syncengine.ErrCorruption) || st.InL3 {
+			t.Errorf("%+v, %v", st, err)
+		}
+		if st, err := e.Status(ctx, "absent"); err != nil || st.State != syncengine.StatusMissing {
+			t.Errorf("absent: %+v, %v", st, err)
+		}
+	})
+}
+
+// TestINV07ARowFromABackupIsFoundAfterInvalidate: the filter never saw it come.
+func TestINV07ARowFromABackupIsFoundAfterInvalidate(t *testing.T) {
+	ctx := context.Background()
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+		archived := syncengine.WithDurability(syncengine.Archived)
+		e := lab.Open(t, cfg)
+		lab.Put(t, e, "x", 1, archived)
+		exec := func(query string) {
+			t.Helper()
+			_, err := raw.Exec(query)
+			lab.Must(t, err)
+		}
+		exec("CREATE TABLE backup AS SELECT * FROM sync_items")
+		lab.Must(t, e.Delete(ctx, "x", archived))
+		lab.Must(t, e.Close())
+		e = lab.Open(t, cfg)
+		lab.Trusted(t, e)
+		exec("REPLACE INTO sync_items SELECT * FROM backup")
+		if e.Contains("x") {
+			t.Error("the filter has heard of it")
+		}
+		e.Invalidate("x")
+		if !e.Contains("x") {
+			t.Error("it is denied")
+		}
+		lab.WantContent(t, e, "x", 1)
+	})
+}

@@ -213,6 +213,7 @@ func TestAConditionThatCanNotBeMeantIsRefused(t *testing.T) {
 	item := syncengine.Item{ID: "x", Content: []byte("1")}
 	for what, err := range map[string]error{
 		"Insert at a version":     e.Insert(ctx, item, syncengine.WithIfVersion(7)),
+		"Insert of what is not":   e.Insert(ctx, item, syncengine.WithIfVersion(0)),
 		"Insert of what is read":  e.Insert(ctx, item, syncengine.IfUnchanged()),
 		"Put of what nobody read": s.Put(ctx, "x", 1, syncengine.IfUnchanged()),
 	} {
@@ -225,5 +226,4 @@ func TestAConditionThatCanNotBeMeantIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", id, err)
 		}
 	}
-	lab.NoError(t, "Insert that says what it is", e.Insert(ctx, item, syncengine.WithIfVersion(0)))
 }

@@ -1,0 +1,41 @@
+package neighbours
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/faultproxy"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// TestINV15WhatIsToldWhileAnOpIsOnItsWayIsNotForgotten: an op is in L3, and its batch still waits
+// for Redis, when this engine hears that another one has written the id since.
+func TestINV15WhatIsToldWhileAnOpIsOnItsWayIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	raw := testserver.OpenSQL(t, url)
+	redis, prefix := testserver.SharedRedis(t), lab.NewPrefix()
+	p := faultproxy.New(t, redis.Addr())
+	cfg := syncengine.Config{SQLURL: url, KeyPrefix: prefix, L1MaxAge: time.Hour, L2Timeout: time.Minute}
+	behind, direct := cfg, cfg
+	behind.RedisURL, direct.RedisURL = lab.Via(t, redis.URL(), p), redis.URL()
+	a, b := lab.Open(t, behind), lab.Open(t, direct)
+	submit(t, a, "x", "0", archived)
+	submit(t, a, "y", "0", archived)
+	submit(t, b, "z", "0", archived)
+	lab.Must(t, a.Flush(ctx))
+	p.Hold()
+	submit(t, a, "x", "1")
+	lab.Eventually(t, "SQL has the op", func() bool {
+		return lab.Number(t, raw, "SELECT COUNT(*) FROM sync_items WHERE id = 'x' AND content = '1'") == 1
+	})
+	submit(t, b, "x", "2", archived)
+	submit(t, b, "y", "2", archived)
+	lab.Eventually(t, "it was told of both", func() bool { return a.Len() == 1 }) // y is gone
+	p.Release()
+	lab.Eventually(t, "it reads what the other one has written", func() bool { return reads["Get"](a, "x") == "2" })
+}
