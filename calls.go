@@ -140,11 +140,13 @@ func (e *Engine) Merge(ctx context.Context, id, kind string, delta json.RawMessa
 }
 
 // Compact folds merges of CRDT items in L3 that are older than Config.RetentionFullDays into one
-// snapshot per item and day, and snapshots older than RetentionCompactDays into one per item. No
-// item changes by it, nor does what may still come: a merge that was folded is recognised when it
-// is replayed. The engine does so by itself each CompactionInterval. It takes one item at a time,
-// and so disturbs nobody; several engines on one L3 do it one at a time, for the others the report
-// says Elsewhere. ctx bounds it; what was done until then stays done.
+// snapshot per item and day, and snapshots older than RetentionCompactDays into one per item. A
+// merge is as old as its version or its UpdatedAt says, whichever is earlier, so a state that is
+// submitted with an old UpdatedAt may be folded at once; merges that a delete has taken are folded
+// at any age. No item changes by it, nor does what may still come: a merge that was folded is
+// recognised when it is replayed. The engine does so by itself each CompactionInterval. It takes
+// one item at a time, and so disturbs nobody; several engines on one L3 do it one at a time, for
+// the others the report says Elsewhere. ctx bounds it; what was done until then stays done.
 //
 // Without -tags crdt the error is ErrFeatureNotBuilt.
 func (e *Engine) Compact(ctx context.Context) (report CompactReport, err error) {
@@ -164,7 +166,8 @@ func (e *Engine) Compact(ctx context.Context) (report CompactReport, err error) 
 // then left as it is. It first waits until L3 has what this engine has accepted of the item.
 //
 // Errors: ErrNotFound, ErrUnavailable, ErrCorruption when neither the row nor any merge can be
-// read, ErrFeatureNotBuilt without -tags crdt.
+// read, ErrFeatureNotBuilt without -tags crdt. An item without a kind has no merges: it is returned
+// as it is.
 func (e *Engine) Rebuild(ctx context.Context, id string) (item Item, err error) {
 	if !crdtBuilt {
 		return Item{}, says(fmt.Errorf("rebuild: %w: build with -tags crdt", ErrFeatureNotBuilt))
@@ -182,7 +185,7 @@ func (e *Engine) Rebuild(ctx context.Context, id string) (item Item, err error) 
 // Insert is Submit of an item that must not exist: else the error is ErrExists, a
 // *ConflictError that says at which version it does, and nothing is changed. Deleted ids do not
 // exist. See WithIfVersion for durability and the other errors. A condition of opts is
-// ErrInvalidItem.
+// ErrInvalidItem. It returns no version: a Get tells it, or Update with WithIfVersion(0) does.
 func (e *Engine) Insert(ctx context.Context, item Item, opts ...WriteOption) error {
 	return e.writer.Insert(ctx, item, opts...)
 }
@@ -196,7 +199,9 @@ func (e *Engine) Delete(ctx context.Context, id string, opts ...WriteOption) err
 
 // SubmitMany stores a group of items: all of them or none are accepted, logged, and
 // committed to L3 in one transaction each. Durability and errors are those of Submit; an
-// error about one item refuses all. Of items with the same id the last one wins.
+// error about one item refuses all. Of items with the same id the last one wins; those before it
+// are dropped, and with IfUnchanged their versions, too: that of the last one is the condition.
+// Items with a CRDT kind are merged one after the other.
 func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOption) (BatchResult, error) {
 	return e.writer.SubmitMany(ctx, items, opts...)
 }
@@ -206,7 +211,8 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOpti
 // items one at a time, in bounded memory, and copies each: the sequence may use its slices again.
 // While there is no room it waits, until ctx ends. An item may come more than once: the last one
 // wins, unless WithVersion gives them one version: then the larger hash does, as everywhere.
-// Conditions and versions of opts hold for each item by itself.
+// Conditions and versions of opts hold for each item by itself: so with WithIfVersion(0) the first
+// one wins, and those after it are ErrExists.
 //
 // The error is nil when all items were stored or refused; look at Failed. Refused are those that
 // break a rule, lose to their condition or version, or that L3 refuses at Archived. What L3 refuses
@@ -247,7 +253,8 @@ func (e *Engine) DeletePrefix(ctx context.Context, prefix string, opts ...WriteO
 // fn is given what L3 holds, and what this engine has accepted since, never an aged copy; the
 // content is fn's own, and may be changed in place. Its item's ID may be empty; another id is
 // ErrInvalidItem. An error of fn ends Update and is returned as it is, but for ErrNoChange, with
-// which Update returns what is there (the zero Item when there is nothing) and nil.
+// which Update returns what is there (the zero Item when there is nothing) and nil. An Update can't
+// delete: for that take the version from a Get, and Delete with WithIfVersion.
 //
 // UpdatedAt is the time of the call, unless fn sets another one. An item that expires keeps its
 // expiry, unless opts has a WithTTL; Config.DefaultTTL is for one
@@ -273,13 +280,15 @@ func (e *Engine) Touch(ctx context.Context, id string, ttl time.Duration) error 
 // Config.Durability (see WithIfVersion for what that means where L3 is shared).
 //
 // At a time factory runs once per id in this engine; callers that come meanwhile share its result.
-// It runs on a goroutine of the engine with ctx's values, is called only after L3 or a tombstone
-// said that the id does not exist, never after an error, and is cancelled when the engine closes or
-// after Config.FactoryTimeout: then its callers get an error that is ErrClosed or
-// context.DeadlineExceeded, and what it returns later is thrown away. Its item's ID may be empty;
-// another id is ErrInvalidItem, and so is a factory that asks for the id it makes. A panic in it is
-// returned as an error. When somebody else, here or on another engine, wrote the id while factory
-// ran, that is returned instead.
+// It runs on a goroutine of the engine with ctx's values, is called only after L3, a tombstone or a
+// trusted filter said that the id does not exist, never after an error, and is cancelled when the
+// engine closes or after Config.FactoryTimeout: then its callers get an error that is ErrClosed or
+// context.DeadlineExceeded, and what it returns later is thrown away. (The filter says so also
+// during the first seconds of an outage of L3; what factory made is then refused with
+// ErrUnavailable, unless L3 is the file in Dir.) Its item's ID may be empty; another id is
+// ErrInvalidItem, and so is a factory that asks for the id it makes. A panic in it is returned as
+// an error. When somebody else, here or on another engine, wrote the id while factory ran, that is
+// returned instead.
 //
 // opts are those of what is inserted, WithTTL for a cache say; of callers that share a result the
 // one that began has them. A condition or a version is ErrInvalidItem.
@@ -330,21 +339,22 @@ func (e *Engine) Quarantined(ctx context.Context) (ops []QuarantinedOp, err erro
 }
 
 // RetryQuarantined puts quarantined ops back into the queue, as if submitted again with the same
-// version: those of ids with their groups, or all without ids. It returns how many ops left
-// quarantine, also with an error; they are in the WAL then, but for those that L3 holds something
-// newer of, or that another op of their version (WithVersion) beats which waits for L3: these are
-// forgotten. An op that L3 refuses again comes back to quarantine. One whose content was changed
-// in memory stays there: the error is a *CorruptionError. What another call retries or discards at
-// the moment is left to that.
+// version: those of ids with their groups; without ids, also with an empty slice, all. It returns
+// how many ops left quarantine, also with an error; they are in the WAL then, but for those that L3
+// holds something newer of, or that another op of their version (WithVersion) beats which waits for
+// L3: these are forgotten. An op that L3 refuses again comes back to quarantine. One whose content
+// was changed in memory stays there: the error is a *CorruptionError. What another call retries or
+// discards at the moment is left to that.
 func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (n int, err error) {
 	return e.bad.Retry(ctx, ids...)
 }
 
-// DiscardQuarantined forgets quarantined ops: those of ids with their groups, or all without ids;
-// all of them or, with an error, none. Reads then answer with what L3 holds. It returns how many
-// ops it removed. An op that is on its way to L3 once more, since a crash had left it in the WAL as
-// well, is waited for: if L3 takes it, it is not removed. What another call retries or discards at
-// the moment is left to that.
+// DiscardQuarantined forgets quarantined ops: those of ids with their groups; without ids, also
+// with an empty slice, all there are: mind that where the ids come from a list. It forgets all of
+// them or, with an error, none. Reads then answer with what L3 holds. It returns how many ops it
+// removed. An op that is on its way to L3 once more, since a crash had left it in the WAL as well,
+// is waited for: if L3 takes it, it is not removed. What another call retries or discards at the
+// moment is left to that.
 func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (n int, err error) {
 	return e.bad.Discard(ctx, ids...)
 }

@@ -145,8 +145,8 @@ type Config struct {
 	// InstanceID names this engine in logs [random].
 	InstanceID string
 
-	L1MaxBytes   int64 // bound on L1 and the queue together, in bytes [256 MiB]
-	MaxItemBytes int64 // largest Content, in bytes [16 MiB]
+	L1MaxBytes   int64 // bound on L1 and the queue together, in bytes; from 64 KiB [256 MiB]
+	MaxItemBytes int64 // largest Content, in bytes; at most 1 GiB [16 MiB]
 
 	// One SubmitMany or DeleteMany is one transaction everywhere, so it is bounded: ops
 	// [10,000], and bytes of ids and contents [16 MiB].
@@ -167,9 +167,9 @@ type Config struct {
 	Durability Durability // of Submit and Delete without WithDurability [Logged]
 
 	BatchFlushInterval time.Duration // age at which the first op of a batch makes it due [100 ms]
-	BatchFlushCount    int           // ops that make a batch due [1000]
+	BatchFlushCount    int           // ops that make a batch due, at most 100,000 [1000]
 	BatchFlushBytes    int64         // bytes of content that make a batch due [1 MiB]
-	FlushConcurrency   int           // batches in flight at once [3]
+	FlushConcurrency   int           // batches in flight at once, at most 64 [3]
 
 	// Pressure at which each level begins, rising, above 0 and at most 1 [.70 .80 .90
 	// .95 .98].
@@ -201,7 +201,7 @@ type Config struct {
 
 	TombstoneRetention time.Duration // how long deletes are remembered [7 days]
 	// ChangeRetention is how long L3 keeps the log of which ids were written: so long ago may be
-	// what WatchFrom goes on from [10 min]. A change takes some 10 bytes.
+	// what WatchFrom goes on from; from 10 s [10 min]. A change takes some 10 bytes.
 	ChangeRetention time.Duration
 	// L1MaxAge is the age at which a clean L1 entry is compared with the tiers below, so that
 	// writes of other engines are seen; to 100 ms [30 s]. Without effect on the SQLite file
@@ -242,7 +242,7 @@ type Config struct {
 	// last minute; so are deletes. WithPriority is never changed.
 	PriorityFunc func(AccessStats) Priority
 
-	Logger     *slog.Logger          // state changes, never items [silent]
+	Logger     *slog.Logger          // state changes and what goes wrong, at times with an id, never contents [silent]
 	Registerer prometheus.Registerer // where metrics are registered [none]
 	OnEvent    Events                // optional functions
 }
@@ -345,7 +345,7 @@ func (c *Config) validate() error {
 	v.min("FilterSnapshotInserts", int64(c.FilterSnapshotInserts), 1)
 	v.within("RetentionFullDays", c.RetentionFullDays, 0, maxRetentionDays)
 	v.that(c.RetentionCompactDays >= c.RetentionFullDays, "RetentionCompactDays", c.RetentionCompactDays,
-		"must be at least RetentionFullDays")
+		fmt.Sprintf("must be at least RetentionFullDays = %d", c.RetentionFullDays))
 	v.that(c.RetentionCompactDays <= maxRetentionDays, "RetentionCompactDays", c.RetentionCompactDays,
 		fmt.Sprintf("must be at most %d", maxRetentionDays))
 	v.compression(c)

@@ -14,7 +14,7 @@ import (
 
 func (c *Config) checkPaths(v *faults) {
 	if c.Dir == "" {
-		v.add("Dir", `""`, "is required: a directory for wal.db and archive.db")
+		v.errs = append(v.errs, errNoDir())
 		return
 	}
 	made := true // else makeDir will do it, once all the rest is right
@@ -43,6 +43,11 @@ func (c *Config) checkPaths(v *faults) {
 	if st, err := os.Stat(c.WALPath); err == nil && st.IsDir() {
 		v.add("WALPath", strconv.Quote(c.WALPath), "must be a file, is a directory")
 	}
+}
+
+// errNoDir is the fault of a config without a Dir.
+func errNoDir() error {
+	return &ConfigError{Field: "Dir", Value: `""`, Rule: "is required: a directory for wal.db and archive.db"}
 }
 
 // checkParent reports whether Dir, which does not exist, may be made: the directory above does.

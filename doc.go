@@ -28,10 +28,11 @@
 // [Config.L1MaxAge]. Of two writes of one id the one with the higher version stays, in all tiers.
 // Versions are times of SQL's clock, which the engine makes.
 //
-// An error is not a miss: [ErrNotFound] means that L3 or a remembered delete said so. While no tier
-// can answer, the error is [ErrUnavailable]. A full engine refuses with [*BackpressureError] before
-// anything is changed. All errors begin with "syncengine: ", and are told apart by errors.Is and
-// errors.As.
+// An error is not a miss: [ErrNotFound] means that L3 or a remembered delete said so, or a filter
+// that knows all ids of L3. While no tier can answer, the error is [ErrUnavailable]. A full engine
+// refuses with [*BackpressureError] before anything is changed. Errors are told apart by errors.Is
+// and errors.As. Their texts begin with "syncengine: ", but for what a context says
+// (context.DeadlineExceeded, of Close, too), and what a function of the caller's returns.
 //
 // What is promised in full is numbered INV-1 to INV-16, in PROMISES.md, with the tests of each.
 //

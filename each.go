@@ -24,6 +24,8 @@ const (
 // EachOptions are what SubmitEach tells of. The zero value tells of nothing.
 type EachOptions struct {
 	// Progress is called after each group with the result so far; Errors is not to be changed.
+	// Total may have one item more than the others: it was read, and is the first of the next
+	// group.
 	Progress func(EachResult)
 	// OnError is called with each item that was refused.
 	OnError func(ItemError)

@@ -10,11 +10,14 @@ import (
 )
 
 // The errors a caller can test for with errors.Is. Most come with more detail. Their texts, and
-// those of all errors of this package, begin with "syncengine: ", once.
+// those of all errors of this package, begin with "syncengine: ", once. Of several that are joined,
+// as the faults of a Config are, each line does. What a context says comes as it is, alone or as a
+// line beside others, and so does what a function of the caller's returns.
 var (
 	// ErrNotFound means L3 or a tombstone said that the id does not exist (with Config.AbsentFor,
-	// that L3 did lately), or that the item has expired. A tier that could not be asked never
-	// leads to it (INV-8). See NotFoundError, which names the id.
+	// that L3 did lately), or the filter, while it knows all ids of L3 (INV-7), or that the item
+	// has expired. A tier that could not be asked never leads to it (INV-8). See NotFoundError,
+	// which names the id.
 	ErrNotFound = errors.New("syncengine: not found")
 	// ErrClosed means that the engine is shutting down or closed.
 	ErrClosed = errors.New("syncengine: engine is closed")
@@ -25,7 +28,8 @@ var (
 	ErrInvalidConfig = errors.New("syncengine: invalid config")
 	// ErrStaleVersion means that a caller-given version is older than one the engine
 	// knows for that id, or equal to it and loses the tie: a delete beats a put, then the
-	// larger content hash wins. An identical repetition is no error. Nothing was changed.
+	// larger content hash wins. An identical repetition is no error, but with a condition that
+	// still holds, as that of Update does, it is this one. Nothing was changed.
 	ErrStaleVersion = errors.New("syncengine: stale version")
 	// ErrBackpressure means that a call was refused before anything was changed; see
 	// BackpressureError.
@@ -76,13 +80,14 @@ var (
 )
 
 // InvalidItemError names the field of an item and the rule it breaks. It is
-// ErrInvalidItem. Its text never holds content.
+// ErrInvalidItem. Its text never holds content, nor what a codec said, which may quote it.
 type InvalidItemError struct {
 	ID       string // as given; not valid when Field is "ID"
 	Field    string // name of the Item field, or of the argument
 	Rule     string
-	TooLarge bool // Content is longer than MaxItemBytes
-	Index    int  // of the op in a SubmitMany or DeleteMany
+	TooLarge bool  // Content is longer than MaxItemBytes
+	Index    int   // of the op in a SubmitMany or DeleteMany
+	Err      error // what a codec said that could not encode the content; else nil
 }
 
 func (e *InvalidItemError) Error() string {
@@ -92,6 +97,9 @@ func (e *InvalidItemError) Error() string {
 	}
 	return "syncengine: invalid item " + strconv.Quote(id) + ": " + e.Field + " " + e.Rule
 }
+
+// Unwrap returns the codec's error.
+func (e *InvalidItemError) Unwrap() error { return e.Err }
 
 // Is makes errors.Is(err, ErrInvalidItem) true.
 func (e *InvalidItemError) Is(target error) bool { return target == ErrInvalidItem }

@@ -27,8 +27,10 @@ type Events struct {
 	Flushed func(batch FlushedBatch)
 }
 
-// FlushedBatch is what became of a batch of ops on its way to L3. Writes with a condition are in
-// none: L3 has them when the call returns.
+// FlushedBatch is what became of a batch of ops on its way to L3. Writes that L3 decides, since
+// they have a condition, are in none: L3 has them when the call returns. On the SQLite file in Dir
+// the engine decides them itself, but for those of CRDT items, and they are in batches like all
+// others.
 type FlushedBatch struct {
 	Start   time.Time
 	Took    time.Duration

@@ -87,7 +87,7 @@ type Explanation struct {
 	L2Circuit string `json:"l2_circuit,omitempty"`
 	L3Circuit string `json:"l3_circuit,omitempty"`
 
-	Pending  bool `json:"pending,omitempty"`   // an accepted op of this id is not yet in L3
+	Pending  bool `json:"pending,omitempty"`   // an op of this id is on its way to L3; not one in quarantine
 	InFlight bool `json:"in_flight,omitempty"` // one is in a batch that is being written to L3
 	Spooled  bool `json:"spooled,omitempty"`   // one lives in the WAL alone
 	// Ops of this id in quarantine that count, and such as L3 holds something later of.
@@ -97,9 +97,11 @@ type Explanation struct {
 	// WALError: the WAL file could not be asked for what waits there.
 	WALError string `json:"wal_error,omitempty"`
 
-	FilterTrusted    bool `json:"filter_trusted"`
-	FilterMayContain bool `json:"filter_may_contain"` // false is definite
-	Branch           int  `json:"branch"`             // of the digest, that the id belongs to
+	FilterTrusted bool `json:"filter_trusted"`
+	// FilterMayContain is of L3: false means that L3 surely has no item of this id. One that is
+	// pending there may be all the same.
+	FilterMayContain bool `json:"filter_may_contain"`
+	Branch           int  `json:"branch"` // of the digest, that the id belongs to
 
 	// Of the newest copy or op that was seen.
 	HomeInstanceID string `json:"home_instance_id,omitempty"`

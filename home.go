@@ -132,7 +132,7 @@ func (k *homeKeeper) check(ctx context.Context, identity string) error {
 	now.Identity = identity
 	if k.is.other(now) {
 		return &SetupError{Server: "SQL", Problem: "what waits in Dir was accepted for another database: " + k.is.String(),
-			Mend: "name that one in Config, or in a command, until nothing waits any more"}
+			Mend: "name that one in Config, or in a command, until nothing waits any more; if the other one is meant: syncengine drain -moved, or ForgetDatabase"}
 	}
 	if identity == "" {
 		return nil

@@ -78,7 +78,8 @@ type Item struct {
 	// It is by the clock of L3, to the millisecond. Reads return it; writes ignore it and go by
 	// WithTTL and Config.DefaultTTL.
 	ExpiresAt time.Time
-	// Content is one valid JSON text, kept byte for byte.
+	// Content is one valid JSON text, kept byte for byte; that of an item with a CRDT kind comes
+	// back as that kind writes its states.
 	Content json.RawMessage
 	// ContentHash is the SHA-256 of Content. The engine sets it; it is ignored on
 	// Submit.
@@ -91,12 +92,14 @@ type Item struct {
 	// deleted (ErrKindMismatch). It needs the crdt build tag; without it a kind is
 	// ErrFeatureNotBuilt: such items can be read, but not written.
 	CRDT string
-	// TraceParent and TraceState are a W3C trace context, carried along.
+	// TraceParent and TraceState are a W3C trace context, carried along: UTF-8 of at most 64 and
+	// 512 bytes.
 	TraceParent, TraceState string
-	// HomeInstanceID is an optional owner, carried along.
+	// HomeInstanceID is an optional owner, carried along: UTF-8 of at most 255 bytes.
 	HomeInstanceID string
 	// AccessCount and LastAccessed tell how this engine's memory has seen the item
-	// read. They are set on reads and ignored on Submit. The count is exact while the engine
+	// read. They are set by a Get or GetVerified that memory answers at once, zero on all other
+	// reads, and ignored on Submit. The count is exact while the engine
 	// answers fewer than 100,000 reads a second from memory, and one read in 16 counts as
 	// 16 while there are more; the time is exact to a second.
 	AccessCount  uint64
@@ -108,16 +111,23 @@ type Item struct {
 }
 
 // NewItem marshals v with encoding/json and returns an item of that content. It
-// fails with ErrInvalidItem when v can't be marshalled or id is not a valid id.
+// fails with ErrInvalidItem when v can't be marshalled, which wraps why, or id is not a valid id.
 func NewItem(id string, v any) (Item, error) {
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
-		return Item{}, &InvalidItemError{ID: id, Field: "Content", Rule: "must be marshalable: " + err.Error()}
+		return Item{}, notEncoded(id, jsonCodec, err)
 	}
 	return Item{ID: id, Content: b}, nil
+}
+
+const jsonCodec = "encoding/json"
+
+// notEncoded is the error of a value that a codec could not encode.
+func notEncoded(id, codec string, err error) error {
+	return &InvalidItemError{ID: id, Field: "Content", Rule: "can't be encoded by " + codec + "; Unwrap tells why", Err: err}
 }
 
 // Decode unmarshals Content into v with encoding/json, by whose rules v must be a pointer. What v

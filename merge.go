@@ -51,7 +51,7 @@ func checkMerge(id, kind string, delta json.RawMessage, o *writeOptions) (string
 		return "", says(fmt.Errorf("item %q: CRDT kind %q: %w: build with -tags crdt", id, kind, ErrFeatureNotBuilt))
 	}
 	if o.conditional {
-		return "", refuse("WithIfVersion", "a delta has no condition: it changes what is there")
+		return "", refuse("WithIfVersion or IfUnchanged", "is not for a delta: it changes what is there, whatever that is")
 	}
 	if o.givenTTL && o.ttl > 0 {
 		return "", refuse("WithTTL", "is not for items with a CRDT kind: they don't expire")

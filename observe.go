@@ -29,7 +29,8 @@ func (e *Engine) Stats() Stats {
 }
 
 // Health asks L2 and L3 for a sign of life, side by side, each within its timeout, past
-// their breakers. It works in every state.
+// their breakers. It may be called in every state; of an engine that is closing or closed nobody is
+// asked, and both probes say that they are not configured.
 func (e *Engine) Health(ctx context.Context) Health {
 	s := e.Stats()
 	h := Health{State: s.State, Level: s.Level, PendingOps: s.PendingOps, Quarantined: s.Quarantined}
@@ -68,9 +69,11 @@ func (e *Engine) Verify(ctx context.Context, opts VerifyOptions) (report VerifyR
 }
 
 // MerkleRoot returns the digest of the live items of L3: SHA-256 over the branches, each
-// the XOR of the leaves of its items and their count (internal/digest). Equal contents have
-// equal roots, whoever wrote them in whatever order. It is that of one moment, and reading it
-// costs the same however many items there are; only an L3 of the caller's own is read whole.
+// the XOR of the leaves of its items and their count (internal/digest). A leaf is an id, its
+// version and the hash of its content. So copies of the same items have equal roots, in whatever
+// order they were made; the same contents written twice differ, since their versions do. It is that
+// of one moment, and reading it costs the same however many items there are; only an L3 of the
+// caller's own is read whole.
 // XOR detects accidents, not an adversary who picks contents. An item that has expired is in it
 // until some engine has purged it, a second or two later.
 func (e *Engine) MerkleRoot(ctx context.Context) (root [32]byte, err error) {

@@ -60,9 +60,13 @@ type DirStatus struct {
 // returned. When the files were not closed cleanly, they are copied into the directory for
 // temporary files first.
 //
-// Errors: ErrLocked when an engine has it open, ErrWALCorrupt, fs.ErrNotExist when there is no WAL.
+// Errors: ErrLocked when an engine has it open, ErrWALCorrupt, fs.ErrNotExist when there is no WAL,
+// a *ConfigError when cfg names none.
 func ReadOffline(ctx context.Context, cfg Config, each func(LoggedOp) error) (st DirStatus, err error) {
 	cfg = cfg.withDefaults()
+	if cfg.WALPath == "" {
+		return st, errNoDir()
+	}
 	st.WALPath = cfg.WALPath
 	snap, err := oplog.OpenSnapshot(ctx, cfg.WALPath)
 	if err != nil {
@@ -97,12 +101,17 @@ func ReadOffline(ctx context.Context, cfg Config, each func(LoggedOp) error) (st
 
 // ForgetDatabase makes the WAL in cfg.Dir, or at cfg.WALPath, that no engine has open, forget which
 // database its ops wait for: they land in the one that the next engine on it has, whichever that
-// is. It is for a database that was made anew, or is another one on purpose: Open returns a
-// SetupError then, as long as anything waits.
+// is. It is for a move to another database on purpose: else Open returns a SetupError, as long as
+// anything waits. One that was dropped and made anew at the same SQLURL counts as the same and
+// needs no call; of a Config.DB, which has no URL to know it by, it is another one.
 //
-// Errors: ErrLocked when an engine has it open, ErrWALCorrupt, fs.ErrNotExist when there is no WAL.
+// Errors: ErrLocked when an engine has it open, ErrWALCorrupt, fs.ErrNotExist when there is no WAL,
+// a *ConfigError when cfg names none.
 func ForgetDatabase(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
+	if cfg.WALPath == "" {
+		return errNoDir()
+	}
 	if _, err := os.Stat(cfg.WALPath); err != nil { // to open the log would make it
 		return offlineError(err)
 	}

@@ -123,6 +123,13 @@ func TestReadOfflineShowsTheWALAndChangesNothing(t *testing.T) {
 
 func TestReadOfflineOfWhatIsNotThereOrDamaged(t *testing.T) {
 	ctx := context.Background()
+	_, err := syncengine.ReadOffline(ctx, syncengine.Config{}, nil)
+	for call, err := range map[string]error{"ReadOffline": err, "ForgetDatabase": syncengine.ForgetDatabase(ctx, syncengine.Config{})} {
+		var fault *syncengine.ConfigError
+		if !errors.As(err, &fault) || fault.Field != "Dir" {
+			t.Errorf("%s without a Dir: %v", call, err)
+		}
+	}
 	empty := t.TempDir()
 	if _, err := syncengine.ReadOffline(ctx, syncengine.Config{Dir: empty}, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("an empty directory: %v", err)

@@ -69,7 +69,8 @@ type ItemStatus struct {
 }
 
 // BatchResult counts the ops of one SubmitMany or DeleteMany. Groups are atomic, so
-// Failed is 0 or Total.
+// Failed is 0 or Total. It is Total with any error: also with one that leaves the outcome open, and
+// at Archived with ErrUnavailable, though the group is in the WAL then and lands later.
 type BatchResult struct{ Total, Succeeded, Failed int }
 
 // Stats is a snapshot of an engine. Taking it does no I/O.
@@ -88,7 +89,7 @@ type Stats struct {
 	L3Hits        uint64
 	L3Misses      uint64
 	Evictions     uint64
-	PendingOps    int           // accepted, not yet in L3, spooled ones included
+	PendingOps    int           // on their way to L3, spooled ones included; not those in quarantine
 	SpooledOps    int           // the part of PendingOps that lives only in the WAL
 	OldestPending time.Duration // age of the oldest pending op: what a lost machine would cost
 	WALItems      int64         // ops in the WAL
@@ -205,7 +206,7 @@ type VerifyOptions struct {
 	// Deep also reads all of L3, in one snapshot, and recomputes everything from the stored
 	// bytes: rows that rotted in silence are found (and with Repair healed, if a tier holds a
 	// sound copy of the same version), and a digest that is not that of the rows is found (and
-	// corrected), as after a change of the table by hand. It works without an L2, too.
+	// with Repair corrected), as after a change of the table by hand. It works without an L2, too.
 	Deep bool
 }
 

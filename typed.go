@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"iter"
 	"time"
 )
@@ -15,9 +16,9 @@ import (
 // items, and it is safe for concurrent use. Every call is the Engine's of that name, with its
 // durability, blocking and errors; these name the item by its id, prefix and key.
 //
-// What can't be decoded is a *DecodeError, what can't be encoded is ErrInvalidItem, and so is what
-// a codec makes that is not JSON. Values returned share no memory with the engine, as far as the
-// codec copies; encoding/json does.
+// What can't be decoded is a *DecodeError, what can't be encoded is an *InvalidItemError, which
+// also wraps the codec's error, and so is what a codec makes that is not JSON. Values returned
+// share no memory with the engine, as far as the codec copies; encoding/json does.
 type Store[T any] struct {
 	e      *Engine
 	prefix string
@@ -66,13 +67,15 @@ func (s *Store[T]) decode(it *Item, v *T) (err error) {
 }
 
 func (s *Store[T]) encode(id string, v *T) (b []byte, err error) {
+	codec := jsonCodec
 	if s.codec == nil {
 		b, err = json.Marshal(v)
 	} else {
+		codec = fmt.Sprintf("%T", s.codec)
 		b, err = s.codec.Marshal(v)
 	}
 	if err != nil {
-		return nil, &InvalidItemError{ID: id, Field: "Content", Rule: "must be marshalable: " + err.Error()}
+		return nil, notEncoded(id, codec, err)
 	}
 	return b, nil
 }
@@ -137,8 +140,8 @@ func (s *Store[T]) ids(keys []string) []string {
 // Contains is the Engine's: false is definite.
 func (s *Store[T]) Contains(key string) bool { return s.e.Contains(s.prefix + key) }
 
-// Put is Submit. IfUnchanged needs the version of an Entry, and is ErrInvalidItem here: see PutMany
-// and Update.
+// Put is Submit, and like it returns no version: GetEntry tells it. IfUnchanged needs the version
+// of an Entry, and is ErrInvalidItem here: see PutMany and Update.
 func (s *Store[T]) Put(ctx context.Context, key string, v T, opts ...WriteOption) error {
 	it, err := s.item(key, &v)
 	if err != nil {
@@ -165,7 +168,8 @@ func (s *Store[T]) PutMany(ctx context.Context, entries []Entry[T], opts ...Writ
 	return s.e.SubmitMany(ctx, items, opts...)
 }
 
-// Insert stores a value under a key that must not exist, else the error is ErrExists.
+// Insert stores a value under a key that must not exist, else the error is ErrExists. It returns no
+// version: GetEntry tells it.
 func (s *Store[T]) Insert(ctx context.Context, key string, v T, opts ...WriteOption) error {
 	it, err := s.item(key, &v)
 	if err != nil {
@@ -183,7 +187,8 @@ func (s *Store[T]) item(key string, v *T) (it Item, err error) {
 // Update changes the value of a key: it calls fn with what is there, or with a zero T when there is
 // nothing, and stores what fn has made of it, if that is still there; else it begins again, with
 // the new one. It returns what is stored then. With ErrNoChange of fn nothing is written, and what
-// is there is returned. UpdateExisting tells the two beginnings apart.
+// is there is returned, with a nil error. It can't delete: for that take the version from GetEntry,
+// and Delete with WithIfVersion. UpdateExisting tells the two beginnings apart.
 func (s *Store[T]) Update(ctx context.Context, key string, fn func(v *T) error, opts ...WriteOption) (T, error) {
 	return s.update(ctx, key, fn, nil, opts)
 }

@@ -45,7 +45,7 @@ func (p *place) String() string {
 // placeOf reads a token.
 func (d *reader) placeOf(ctx context.Context, token string) (*place, error) {
 	parts := strings.Split(token, "-")
-	bad := fmt.Errorf("%w: %q is no token of this L3", ErrWatchExpired, token)
+	bad := fmt.Errorf("%w: %q is no token of this L3, or one from longer than ChangeRetention ago", ErrWatchExpired, token)
 	if len(parts) != 4 {
 		return nil, bad
 	}

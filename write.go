@@ -100,9 +100,10 @@ func WithPriority(p Priority) WriteOption { return WriteOption{kind: optionPrior
 // orders its id only. A version that lies more than Config.MaxClockSkew ahead of this engine's
 // clock (see VersionAt) is ErrInvalidItem. One that is older than what the id is known at is
 // ErrStaleVersion; an identical repetition is no error. (With another time to live it is not one:
-// the expiry that is there stays, and the repetition is older.) At Archived L3 decides that, before
-// anything is stored; at the other levels an op that L3 holds something higher of is
-// superseded (Stats.Superseded). 0 changes nothing.
+// the expiry that is there stays, and the repetition is older. With a condition that still holds,
+// as that of Update does, it is ErrStaleVersion.) At Archived L3 decides that, before anything is
+// stored; at the other levels an op that L3 holds something higher of is superseded
+// (Stats.Superseded). 0 changes nothing.
 func WithVersion(v uint64) WriteOption { return WriteOption{kind: optionVersion, version: v} }
 
 // WithIfVersion makes the ops of one call conditional: they are stored only if the id of

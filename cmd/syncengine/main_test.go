@@ -323,6 +323,7 @@ func TestTheTablesOfADirectoryAreKnown(t *testing.T) {
 	env := []string{"SYNCENGINE_SQL=" + cfg.SQLURL}
 	run(t, env, "", "explain", cfg.Dir, "x").want(t, 0, "sql     live")
 	run(t, env, "", "explain", "-table-prefix", "other_", cfg.Dir, "x").want(t, 2, `"own_"`)
+	run(t, nil, "", "status", cfg.Dir).want(t, 0, "database    mysql://", ", tables own_…")
 	run(t, nil, "", "status", "-json", cfg.Dir).want(t, 0, `"table_prefix":"own_"`, `"database":"mysql://`)
 }
 

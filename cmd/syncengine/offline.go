@@ -37,6 +37,9 @@ func (t *tool) status(ctx context.Context, o *options) error {
 		if v.Ops > 0 {
 			fmt.Fprintf(t.out, "segments    %d to %d\noldest      accepted %s\n", v.Trimmed+1, v.Segments, v.Oldest.Format(time.RFC3339))
 		}
+		if v.Database != "" {
+			fmt.Fprintf(t.out, "database    %s, tables %s…\n", v.Database, v.TablePrefix)
+		}
 		if v.Discarded > 0 {
 			fmt.Fprintf(t.out, "discarded   %d of them\n", v.Discarded)
 		}

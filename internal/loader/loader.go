@@ -12,8 +12,8 @@
 // What is gained is some ten microseconds of processor a load, on both sides, and that is worth no
 // long wait. So two calls may be under way, and one more for each Worth that calls take: then one
 // comes back about that often. A server that is far away, or reads from a disk, is asked by all at
-// once. If none has come back for twice as long as they took, something hangs, and who comes begins
-// one; for those that wait while nobody comes, Tick does.
+// once. If none has come back, or was the first to go, for twice as long as they took, something
+// hangs, and who comes begins one; for those that wait while nobody comes, Tick does.
 //
 // A call is begun after its loads were: an answer is never older than what began its load. A load
 // is joined only by those who could have begun it: each caller brings a stamp, and one that has
@@ -92,7 +92,7 @@ type line[K comparable, A, V any] struct {
 	stuck   *Load[K, A, V] // the first of them at the last Tick
 	busy    int            // calls under way
 	took    time.Duration  // calls lately
-	back    time.Time      // when the last one came back
+	back    time.Time      // when the last one came back, or one began while there was none
 }
 
 // Do returns what the stages, from the given one on, find for a key. It joins the newest load under
@@ -134,7 +134,7 @@ func (g *Group[K, A, V]) join(ctx context.Context, key K, stamp uint64, about A,
 	g.loads[key] = l
 	if in := &g.lines[stage]; itself && !g.itself && len(in.waiting) == 0 {
 		l.Itself, g.itself = true, true
-		in.busy++
+		in.goes(time.Now())
 		return l, true
 	}
 	g.wait(l, time.Now())
@@ -146,16 +146,23 @@ func (g *Group[K, A, V]) wait(l *Load[K, A, V], now time.Time) {
 	at := l.stage
 	in := &g.lines[at]
 	in.waiting = append(in.waiting, l)
-	if g.Stages[at].Most == 1 || in.busy < 2+int(in.took/Worth) || now.Sub(in.back) > 2*in.took {
-		g.begin(at)
+	if g.Stages[at].Most == 1 || in.busy < 2+int(in.took/Worth) || now.Sub(in.back) > 2*max(in.took, Worth) {
+		g.begin(at, now)
 	}
 }
 
 // begin begins a call of a stage for which loads wait. g.mu is held.
-func (g *Group[K, A, V]) begin(at int) {
-	g.lines[at].busy++
+func (g *Group[K, A, V]) begin(at int, now time.Time) {
+	g.lines[at].goes(now)
 	loads := g.take(at)
 	g.Spawn(func() { g.work(at, loads) })
+}
+
+// goes counts a call that begins.
+func (in *line[K, A, V]) goes(now time.Time) {
+	if in.busy++; in.busy == 1 {
+		in.back = now
+	}
 }
 
 // take takes loads out of the line of a stage. g.mu is held.
@@ -256,14 +263,15 @@ func (g *Group[K, A, V]) askAt(at int, l *Load[K, A, V]) (next int) {
 	defer func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.came(at, began, time.Now())
+		now := time.Now()
+		g.came(at, began, now)
 		in := &g.lines[at]
 		in.busy--
 		if len(in.waiting) > 0 {
-			g.begin(at)
+			g.begin(at, now)
 		}
 		if next >= 0 {
-			g.lines[next].busy++
+			g.lines[next].goes(now)
 		}
 	}()
 	g.ask(at, []*Load[K, A, V]{l})
@@ -281,7 +289,7 @@ func (g *Group[K, A, V]) Tick() {
 		in := &g.lines[at]
 		if len(in.waiting) > 0 && in.waiting[0] == in.stuck {
 			for len(in.waiting) > 0 {
-				g.begin(at)
+				g.begin(at, time.Now())
 			}
 		}
 		in.stuck = nil

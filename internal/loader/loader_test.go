@@ -82,7 +82,7 @@ func took(g *group, d time.Duration) {
 	g.lines = make([]line[int, string, string], len(g.Stages))
 	g.loads = map[int]*load{}
 	for i := range g.lines {
-		g.lines[i].took, g.lines[i].back = d, time.Now().Add(time.Hour)
+		g.lines[i].took = d
 	}
 }
 
@@ -160,9 +160,7 @@ func TestCallsThatTakeLongAreMore(t *testing.T) {
 		if len(calls) != 7 {
 			t.Errorf("%d calls are under way, want 7", len(calls))
 		}
-		g.mu.Lock()
-		g.lines[0].back = time.Now().Add(-11 * Worth)
-		g.mu.Unlock()
+		time.Sleep(11 * Worth)
 		out = append(out, asking(t.Context(), g, 9, 0, false))
 		if len(calls) != 8 {
 			t.Fatalf("%d calls are under way, want one more", len(calls))
@@ -175,11 +173,37 @@ func TestCallsThatTakeLongAreMore(t *testing.T) {
 		time.Sleep(9 * Worth)
 		late.do <- answerAll
 		synctest.Wait()
-		if took := g.lines[0].took; took < 2*Worth || took > 4*Worth {
-			t.Errorf("calls take %v, after seven that took no time and one that took %v", took, 9*Worth)
+		if took := g.lines[0].took; took < 8*Worth || took > 10*Worth {
+			t.Errorf("calls take %v, after seven that took %v and one that took %v", took, 11*Worth, 9*Worth)
 		}
 		for key, from := range out {
 			want(t, from, fmt.Sprint(key, "!"), nil)
+		}
+		idle(t, g)
+	})
+}
+
+// When nothing was under way for long, nothing hangs.
+func TestABurstAfterAPauseSharesCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, calls := gated(4)
+		for range 3 {
+			var out []chan result
+			for key := range 6 {
+				out = append(out, asking(t.Context(), g, key, 0, key == 0))
+			}
+			if len(calls) != 2 {
+				t.Errorf("%d calls are under way, want 2", len(calls))
+			}
+			(<-calls).do <- answerAll
+			synctest.Wait()
+			for range 2 {
+				(<-calls).do <- answerAll
+			}
+			for key, from := range out {
+				want(t, from, fmt.Sprint(key, "!"), nil)
+			}
+			time.Sleep(time.Hour)
 		}
 		idle(t, g)
 	})

@@ -291,6 +291,14 @@ func TestAllConfigFaultsComeInOneError(t *testing.T) {
 	}
 }
 
+// A fault between two fields, of which one was left to its default, names both.
+func TestAFaultOfTwoFieldsNamesWhatWasSet(t *testing.T) {
+	fields, err := faultyFields(t, syncengine.Config{Dir: t.TempDir(), RetentionFullDays: 91})
+	if !slices.Equal(fields, []string{"RetentionCompactDays"}) || !strings.Contains(err.Error(), "= 90: must be at least RetentionFullDays = 91") {
+		t.Errorf("blamed on %q: %v", fields, err)
+	}
+}
+
 // A refused config leaves nothing behind.
 func TestARefusedConfigTouchesNothing(t *testing.T) {
 	dir := t.TempDir()

@@ -503,12 +503,24 @@ func TestNewItemRefusesWhatItCannotMarshal(t *testing.T) {
 	lab.NoError(t, "submit", e.Submit(lab.Bounded(t), it))
 	for what, v := range map[string]any{"a channel": make(chan int), "a function": func() {}, "NaN": nan()} {
 		_, err := syncengine.NewItem("id", v)
-		wantInvalid(t, what, err, "Content", "marshalable")
+		wantInvalid(t, what, err, "Content", "can't be encoded by encoding/json")
+	}
+	_, err = syncengine.NewItem("id", telling{})
+	wantInvalid(t, "a type that tells its content", err, "Content", "can't be encoded by encoding/json")
+	if strings.Contains(err.Error(), "secret") || !errors.Is(err, errTelling) {
+		t.Errorf("%v: it is to wrap the codec's error, and not to quote it", err)
 	}
 	for id, rule := range refusedIDs() {
 		_, err := syncengine.NewItem(id, 1)
 		wantInvalid(t, fmt.Sprintf("id %.20q", id), err, "ID", rule)
 	}
 }
+
+var errTelling = errors.New("can't encode secret")
+
+// telling is a type whose error quotes what it holds.
+type telling struct{}
+
+func (telling) MarshalJSON() ([]byte, error) { return nil, errTelling }
 
 func nan() float64 { zero := 0.0; return zero / zero }

@@ -183,7 +183,18 @@ func TestAStoreHasTheCodecOfItsCaller(t *testing.T) {
 	if err := bad.Put(ctx, "b", thing{}); !errors.Is(err, syncengine.ErrInvalidItem) {
 		t.Errorf("a codec that makes no JSON: %v", err)
 	}
+	fails := syncengine.NewStore[thing](e, "", syncengine.WithCodec(failing{}))
+	err = fails.Put(ctx, "b", thing{})
+	wantInvalid(t, "a codec that fails", err, "Content", "can't be encoded by promises.failing")
+	if strings.Contains(err.Error(), "secret") || !errors.Is(err, errTelling) {
+		t.Errorf("%v: it is to wrap the codec's error, and not to quote it", err)
+	}
 }
+
+// failing is a codec whose error quotes the value.
+type failing struct{ wrapping }
+
+func (failing) Marshal(any) ([]byte, error) { return nil, errTelling }
 
 // A function that runs again gets what is there then, and nothing of what it did before.
 func TestATypedUpdateBeginsAgainFromWhatIsThere(t *testing.T) {
