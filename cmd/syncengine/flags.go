@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/syncengine-go/syncengine"
@@ -76,19 +77,27 @@ func (t *tool) parse(name string, c command, args []string) (*options, error) {
 	return o, nil
 }
 
-func walFlags(fs *flag.FlagSet, o *options) {
+func jsonFlag(fs *flag.FlagSet, o *options) {
 	fs.BoolVar(&o.json, "json", false, "write JSON")
+}
+
+func walFlag(fs *flag.FlagSet, o *options) {
 	fs.StringVar(&o.wal, "wal", "", "`file` of the WAL (default wal.db in DIR)")
 }
 
+func statusFlags(fs *flag.FlagSet, o *options) {
+	jsonFlag(fs, o)
+	walFlag(fs, o)
+}
+
 func listFlags(fs *flag.FlagSet, o *options) {
-	walFlags(fs, o)
+	statusFlags(fs, o)
 	fs.BoolVar(&o.content, "content", false, "show contents, which may hold secrets")
 }
 
 func serverFlags(fs *flag.FlagSet, o *options) {
-	walFlags(fs, o)
-	fs.StringVar(&o.sql, "sql", "", "`URL` of the SQL database (default $SYNCENGINE_SQL, or archive.db in DIR if it is there)")
+	walFlag(fs, o)
+	fs.StringVar(&o.sql, "sql", "", "`URL` of the SQL database (default $SYNCENGINE_SQL, or archive.db in DIR if that is the service's)")
 	fs.StringVar(&o.redis, "redis", "", "`URL` of Redis (default $SYNCENGINE_REDIS, or none)")
 	fs.StringVar(&o.keyPrefix, "key-prefix", "", "what precedes ids in Redis (default \"sync:\")")
 	tablesFlag(fs, o)
@@ -97,7 +106,13 @@ func serverFlags(fs *flag.FlagSet, o *options) {
 	fs.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
 }
 
+func explainFlags(fs *flag.FlagSet, o *options) {
+	jsonFlag(fs, o)
+	serverFlags(fs, o)
+}
+
 func quarantineFlags(fs *flag.FlagSet, o *options) {
+	jsonFlag(fs, o)
 	serverFlags(fs, o)
 	fs.BoolVar(&o.all, "all", false, "all ops in quarantine")
 }
@@ -108,6 +123,7 @@ func drainFlags(fs *flag.FlagSet, o *options) {
 }
 
 func verifyFlags(fs *flag.FlagSet, o *options) {
+	jsonFlag(fs, o)
 	serverFlags(fs, o)
 	fs.BoolVar(&o.deep, "deep", false, "read all rows and recompute everything")
 	fs.BoolVar(&o.repair, "repair", false, "make Redis hold what SQL holds, and heal rows")
@@ -124,6 +140,7 @@ func exportFlags(fs *flag.FlagSet, o *options) {
 }
 
 func importFlags(fs *flag.FlagSet, o *options) {
+	jsonFlag(fs, o)
 	fileFlags(fs, o)
 	o.fresh = true
 	fs.BoolVar(&o.keepVersions, "keep-versions", false, "give items the versions of the file; what is older than what is there is left out")
@@ -139,7 +156,7 @@ func schemaFlags(fs *flag.FlagSet, o *options) {
 	fs.StringVar(&o.database, "database", "sync", "name of the database, for the rights")
 	fs.StringVar(&o.user, "user", "app@'%'", "account of the service, for the rights")
 	fs.IntVar(&o.from, "from", 0, "version of the tables to upgrade, 0 for an empty database:\nSELECT MAX(version) FROM sync_schema")
-	fs.BoolVar(&o.json, "json", false, "write JSON")
+	jsonFlag(fs, o)
 }
 
 // dir returns the directory that must be named.
@@ -163,6 +180,11 @@ func (o *options) only(n int) error {
 func (t *tool) open(ctx context.Context, o *options, dir string) (e *syncengine.Engine, done func() error, err error) {
 	if err := o.mayOpen(ctx, dir); err != nil {
 		return nil, nil, err
+	}
+	if o.moved {
+		if err := syncengine.ForgetDatabase(ctx, syncengine.Config{Dir: dir, WALPath: o.wal}); err != nil {
+			return nil, nil, err
+		}
 	}
 	temp := ""
 	if dir == "" {
@@ -231,8 +253,10 @@ func (o *options) mayOpen(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(dir, "archive.db")); o.sql == "" && err != nil {
-		return usageError{dir + " has no archive.db, so its service has a database elsewhere: name it by -sql"}
+	if o.sql == "" {
+		if err := isInDir(dir, st.Database); err != nil {
+			return err
+		}
 	}
 	o.waited = st.Ops - st.Discarded
 	if st.TablePrefix != "" && o.tables != "" && st.TablePrefix != o.tables {
@@ -244,6 +268,21 @@ func (o *options) mayOpen(ctx context.Context, dir string) error {
 	}
 	if st.MetRedis && o.redis == "" && !o.withoutRedis {
 		return usageError{"the service of " + dir + " has a Redis: name it by -redis, or say -without-redis if it is no more"}
+	}
+	return nil
+}
+
+// isInDir refuses a directory whose service has, or may have, a database that is not archive.db in
+// it. An archive.db may be there from before.
+func isInDir(dir, database string) error {
+	if database == "" { // a handle of the service's own, say
+		return usageError{"which database the service of " + dir + " has is not known: name it by -sql"}
+	}
+	if !strings.HasPrefix(database, "archive.db in ") {
+		return usageError{"the service of " + dir + " has the database " + database + ": name it by -sql"}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "archive.db")); err != nil {
+		return usageError{dir + " has no archive.db any more: bring it back, or name a database by -sql"}
 	}
 	return nil
 }

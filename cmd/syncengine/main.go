@@ -19,12 +19,15 @@
 // schema open an engine on DIR, as the service does: what waits in its WAL is written to SQL. So
 // they must be told of the service's servers, by -sql and -redis: another database would get the
 // ops. Where DIR shows that the service has servers that were not named, the command refuses to
-// begin (-without-redis is for a Redis that is no more). A directory that a running service has
-// open is refused: exit code 4; and while a command runs, the service can't start on it. Without
-// DIR a temporary one is used, which goes well beside a running service, as one more process of
-// it; then -sql must be given.
+// begin (-without-redis is for a Redis that is no more). Without -sql it opens archive.db in DIR
+// only where that is what the service had last, not where it has gone to another database since,
+// or had one of which DIR knows no name (Config.DB, Config.L3). A directory that a running service
+// has open is refused: exit code 4; and while a command runs, the service can't start on it.
+// Without DIR a temporary one is used, which goes well beside a running service, as one more
+// process of it; then -sql must be given.
 //
-// Of import, lines before one that can't be imported are stored, those after it are not.
+// Of import, lines before one that can't be imported are stored, those after it are not. A line is
+// one value of JSON in UTF-8, as export writes it. Its version is text: "version":"5".
 //
 // # Servers
 //
@@ -35,14 +38,15 @@
 //
 // # Output
 //
-// Results go to standard output, with -json as JSON (of lists one object a line); progress and
-// errors go to standard error. Contents are shown by export, and by the lists with -content, only.
+// Results go to standard output, with -json as JSON (of lists one object a line), those of export
+// always; drain has none. Progress and errors go to standard error. Contents are shown by export,
+// and by the lists with -content, only.
 //
 // # Exit codes
 //
 //	0  all is well, or was done
 //	1  something was found: ops that wait, a quarantine that is not empty, differences, an id that
-//	   does not exist, a line that could not be imported
+//	   does not exist or is not in quarantine, a line that could not be imported
 //	2  the command line is wrong
 //	3  a server can't be reached, or did not answer in time
 //	4  the directory is in use by a running service
@@ -56,8 +60,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -77,6 +83,14 @@ const (
 
 // errFound is the error of a command that has done its work, and found something.
 var errFound = errors.New("found")
+
+// foundError is errFound with words, which are shown as those of other errors.
+type foundError struct{ text string }
+
+func (e foundError) Error() string { return e.text }
+
+// Is makes it errFound.
+func (e foundError) Is(target error) bool { return target == errFound }
 
 // usageError is a wrong command line.
 type usageError struct{ text string }
@@ -107,13 +121,13 @@ type command struct {
 }
 
 var commands = map[string]command{
-	"status":             {"DIR", (*tool).status, walFlags},
+	"status":             {"DIR", (*tool).status, statusFlags},
 	"wal list":           {"DIR", (*tool).walList, listFlags},
 	"quarantine list":    {"DIR", (*tool).quarantineList, listFlags},
 	"quarantine retry":   {"DIR ID... | -all", (*tool).quarantineRetry, quarantineFlags},
 	"quarantine discard": {"DIR ID... | -all", (*tool).quarantineDiscard, quarantineFlags},
 	"verify":             {"[DIR]", (*tool).verify, verifyFlags},
-	"explain":            {"[DIR] ID", (*tool).explain, serverFlags},
+	"explain":            {"[DIR] ID", (*tool).explain, explainFlags},
 	"drain":              {"DIR", (*tool).drain, drainFlags},
 	"export":             {"[DIR]", (*tool).export, exportFlags},
 	"import":             {"[DIR]", (*tool).imports, importFlags},
@@ -173,14 +187,39 @@ func (t *tool) dispatch(ctx context.Context, args []string) error {
 			return c.run(t, ctx, o)
 		}
 	}
-	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "-help" || args[0] == "--help" {
+	switch {
+	case len(args) == 0:
 		fmt.Fprint(t.err, overview)
-		if len(args) > 0 {
-			return flag.ErrHelp
-		}
 		return usageError{"which command?"}
+	case args[0] == "help" || isHelp(args[0]):
+		fmt.Fprint(t.err, overview)
+		return flag.ErrHelp
 	}
-	return usageError{fmt.Sprintf("there is no command %q; try syncengine help", args[0])}
+	return t.family(args)
+}
+
+func isHelp(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }
+
+// family shows, or names, the commands that begin with a word: quarantine, say.
+func (t *tool) family(args []string) error {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(commands)) {
+		if first, _, _ := strings.Cut(name, " "); first == args[0] {
+			names = append(names, name)
+		}
+	}
+	switch {
+	case len(names) == 0:
+		return usageError{fmt.Sprintf("there is no command %q; try syncengine help", args[0])}
+	case len(args) < 2 || !isHelp(args[1]):
+		return usageError{fmt.Sprintf("commands that begin with %q: %s", args[0], strings.Join(names, ", "))}
+	}
+	for _, name := range names {
+		if _, err := t.parse(name, commands[name], args[1:2]); !errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+	}
+	return flag.ErrHelp
 }
 
 const overview = `syncengine looks after directories and databases of engines while their service does not run.

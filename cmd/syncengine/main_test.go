@@ -103,11 +103,16 @@ func TestAWrongCommandLineIsSaid(t *testing.T) {
 		{}, {"stats"}, {"wal"}, {"wal", "drop"}, {"status"}, {"status", dir, "more"}, {"status", "-nothing", dir}, {"verify"},
 		{"explain"}, {"quarantine", "discard", dir}, {"quarantine", "discard", dir, "x", "-all"}, {"schema", "print"},
 		{"schema", "print", "-dialect", "mysql", "-user", "a; DROP TABLE x"}, {"schema", "print", "-dialect", "mysql", "-from", "-1"}, {"schema", "print", "-dialect", "sqlite", "-from", "99"}, {"schema", "print", "-dialect", "mysql", "-table-prefix", "A;"}, {"export", "-sql", "http://x"}, {"export"},
+		{"export", "-json", dir}, {"drain", "-json", dir}, {"stats", "-h"},
 	} {
 		run(t, nil, "", args...).want(t, 2, "")
 	}
 	run(t, nil, "", "help").want(t, 0, "Exit codes")
 	run(t, nil, "", "status", "-h").want(t, 0, "usage: syncengine status")
+	run(t, nil, "", "wal", "-h").want(t, 0, "usage: syncengine wal list", "-content")
+	run(t, nil, "", "schema", "--help").want(t, 0, "usage: syncengine schema print", "-dialect")
+	run(t, nil, "", "quarantine", "-help").want(t, 0, "quarantine list", "quarantine retry", "quarantine discard")
+	run(t, nil, "", "wal").want(t, 2, "wal list")
 	run(t, nil, "", "status", dir).want(t, 6, "has no WAL of an engine")
 	run(t, nil, "", "export", filepath.Join(dir, "missing")).want(t, 6, "has no WAL of an engine")
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
@@ -174,7 +179,8 @@ func TestWhatWaitsIsShownAndCanBeSettled(t *testing.T) {
 	run(t, other, "", "drain", "-moved", elsewhere).want(t, 1)
 	run(t, env, "", "explain", dir, "one").want(t, 0, "SQL has it", "sql     live")
 	run(t, env, "", "explain", dir, "two").want(t, 1, "not found")
-	run(t, env, "", "quarantine", "discard", dir, "bad", "gone").want(t, 6, `not in quarantine: ["gone"]`)
+	run(t, env, "", "quarantine", "discard", dir, "bad", "gone").want(t, 1, `not in quarantine: ["gone"]`)
+	run(t, env, "", "quarantine", "retry", dir, "gone").want(t, 1, `not in quarantine: ["gone"]`)
 	run(t, env, "", "quarantine", "discard", dir, "bad").want(t, 0, "discarded 1 ops; 0 are in quarantine")
 	run(t, nil, "", "status", dir).want(t, 0, "wal         0 ops", "quarantine  0 ops")
 }
@@ -343,19 +349,34 @@ func TestExportGoesOnBehindADamagedRow(t *testing.T) {
 }
 
 func TestImportEndsAtALineThatCanNotBe(t *testing.T) {
+	const first = `{"id":"a","content":1}` + "\n"
 	for name, c := range map[string]struct {
 		lines string
 		bad   string
 		kept  bool
+		flags []string
 	}{
-		"no JSON":          {`{"id":"a","content":1}` + "\nnonsense\n", "line 2", true},
-		"an unknown field": {`{"id":"a","content":1}` + "\n\n" + `{"id":"b","contents":1}`, "line 3", true},
-		"an invalid id":    {`{"id":"a","content":1}` + "\n" + `{"id":"","content":1}` + "\n" + `{"id":"c","content":1}`, "line 2", true},
-		"two on a line":    {`{"id":"a","content":1} {"id":"b","content":1}`, "line 1", false},
+		"no JSON":               {first + "nonsense\n", "line 2", true, nil},
+		"an unknown field":      {first + "\n" + `{"id":"b","contents":1}`, "line 3", true, nil},
+		"an invalid id":         {first + `{"id":"","content":1}` + "\n" + `{"id":"c","content":1}`, "line 2", true, nil},
+		"its own versions":      {first + `{"id":"","content":1}` + "\n" + `{"id":"c","content":1}`, "line 2", true, []string{"-keep-versions"}},
+		"a kind, not built":     {first + `{"id":"b","crdt":"GCounter","content":{}}` + "\n" + `{"id":"c","content":1}`, "line 2", true, nil},
+		"that kind, versions":   {first + `{"id":"b","version":"5","crdt":"GCounter","content":{}}`, "line 2", true, []string{"-keep-versions"}},
+		"two on a line":         {`{"id":"a","content":1} {"id":"b","content":1}`, "line 1", false, nil},
+		"a brace too many":      {`{"id":"a","content":1}}`, "line 1", false, nil},
+		"a bracket too many":    {`{"id":"a","content":1}]`, "line 1", false, nil},
+		"no UTF-8":              {"{\"id\":\"a\xff\",\"content\":1}", "line 1", false, nil},
+		"half a character":      {first + `{"id":"b\ud800","content":1}`, "line 2", true, nil},
+		"a version that is 5":   {first + `{"id":"b","version":5,"content":1}`, `line 2: a version is text, as in "version":"5"`, true, nil},
+		"too deep":              {first + `{"id":"b","content":` + strings.Repeat("[", 10_001) + strings.Repeat("]", 10_001) + `}`, "line 2", true, nil},
+		"crossed brackets":      {first + `{"id":"b","content":[1}}`, "line 2", true, nil},
+		"not beside other text": {first + `{"id":"b","content":[1},"content_text":"1"}`, "line 2", true, nil},
+		"no content":            {first + `{"id":"b","content":}`, "line 2", true, nil},
+		"an open end":           {first + `{"id":"b","content":"x`, "line 2", true, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			run(t, nil, c.lines, "import", dir).want(t, 1, c.bad)
+			run(t, nil, c.lines, append([]string{"import", dir}, c.flags...)...).want(t, 1, c.bad)
 			e := lab.Open(t, syncengine.Config{Dir: dir})
 			if _, err := e.Get(lab.Bounded(t), "a"); (err == nil) != c.kept {
 				t.Errorf("the line before: %v", err)

@@ -39,11 +39,6 @@ func (t *tool) drain(ctx context.Context, o *options) error {
 	if err == nil {
 		err = o.only(1)
 	}
-	if err == nil && o.moved {
-		if err = o.mayOpen(ctx, dir); err == nil {
-			err = syncengine.ForgetDatabase(ctx, syncengine.Config{Dir: dir, WALPath: o.wal})
-		}
-	}
 	if err != nil {
 		return err
 	}
@@ -104,7 +99,7 @@ func (t *tool) onQuarantine(ctx context.Context, o *options, did string, fn func
 			return slices.ContainsFunc(ops, func(op syncengine.QuarantinedOp) bool { return op.ID == id })
 		})
 		if len(missing) > 0 {
-			return fmt.Errorf("not in quarantine: %q; nothing is %s", missing, did)
+			return foundError{fmt.Sprintf("not in quarantine: %q; nothing is %s", missing, did)}
 		}
 		n, err := fn(ctx, e, ids)
 		ops, lerr := e.Quarantined(ctx)

@@ -1,12 +1,11 @@
 package main
 
-// transfer.go has export and import: one item is one line of JSON.
+// transfer.go has export and import: one item is one line of JSON, which line.go has.
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,44 +14,6 @@ import (
 
 	"github.com/syncengine-go/syncengine"
 )
-
-// line is an item as export writes it. Content is kept byte for byte, as text, when it is written
-// otherwise than JSON encoders do: with spaces, say.
-type line struct {
-	ID          string              `json:"id"`
-	Version     uint64              `json:"version,string"`
-	UpdatedAt   time.Time           `json:"updated_at"`
-	ExpiresAt   time.Time           `json:"expires_at,omitzero"`
-	Content     json.RawMessage     `json:"content,omitempty"`
-	Text        string              `json:"content_text,omitempty"` // instead of Content
-	Priority    syncengine.Priority `json:"priority,omitempty"`
-	CRDT        string              `json:"crdt,omitempty"`
-	TraceParent string              `json:"trace_parent,omitempty"`
-	TraceState  string              `json:"trace_state,omitempty"`
-	Home        string              `json:"home_instance_id,omitempty"`
-}
-
-func lineOf(it *syncengine.Item) line {
-	l := line{ID: it.ID, Version: it.Version, UpdatedAt: it.UpdatedAt, ExpiresAt: it.ExpiresAt, Priority: it.Priority, CRDT: it.CRDT,
-		TraceParent: it.TraceParent, TraceState: it.TraceState, Home: it.HomeInstanceID}
-	var compact bytes.Buffer
-	// The encoder of a line compacts a json.RawMessage, and turns U+2028 into an escape.
-	if json.Compact(&compact, it.Content) == nil && bytes.Equal(compact.Bytes(), it.Content) && !bytes.Contains(it.Content, []byte("\u2028")) && !bytes.Contains(it.Content, []byte("\u2029")) {
-		l.Content = it.Content
-	} else {
-		l.Text = string(it.Content)
-	}
-	return l
-}
-
-func (l *line) item() syncengine.Item {
-	it := syncengine.Item{ID: l.ID, UpdatedAt: l.UpdatedAt, ExpiresAt: l.ExpiresAt, Content: l.Content, Priority: l.Priority, CRDT: l.CRDT,
-		TraceParent: l.TraceParent, TraceState: l.TraceState, HomeInstanceID: l.Home}
-	if l.Text != "" {
-		it.Content = json.RawMessage(l.Text)
-	}
-	return it
-}
 
 const (
 	exportPage  = 500
@@ -72,13 +33,9 @@ func (t *tool) export(ctx context.Context, o *options) error {
 		} else if err != nil {
 			fmt.Fprintln(t.err, "syncengine: ops in quarantine are not in SQL: of their ids what a read answers is exported")
 		}
-		to, finish := t.out, func() error { return nil }
-		if o.file != "" {
-			f, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-			if err != nil {
-				return err
-			}
-			to, finish = f, func() error { return errors.Join(f.Sync(), f.Close()) }
+		to, finish, err := t.output(o)
+		if err != nil {
+			return err
 		}
 		w := bufio.NewWriter(to)
 		defer func() { err = errors.Join(err, w.Flush(), finish()) }()
@@ -105,6 +62,25 @@ func (t *tool) export(ctx context.Context, o *options) error {
 		}
 		return nil
 	})
+}
+
+// output opens what export writes to. finish closes it, on disk if it is a file.
+func (t *tool) output(o *options) (to io.Writer, finish func() error, err error) {
+	if o.file == "" {
+		return t.out, func() error { return nil }, nil
+	}
+	f, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	if !st.Mode().IsRegular() { // a pipe, say, can't be synced
+		return f, f.Close, nil
+	}
+	return f, func() error { return errors.Join(f.Sync(), f.Close()) }, nil
 }
 
 func (t *tool) imports(ctx context.Context, o *options) error {
@@ -178,28 +154,22 @@ func (im *importer) read(ctx context.Context, r io.Reader) error {
 			continue
 		}
 		var l line
-		dec := json.NewDecoder(bytes.NewReader(text))
-		dec.DisallowUnknownFields()
-		err := dec.Decode(&l)
-		if err == nil && dec.More() {
-			err = errors.New("more than one value")
-		}
-		if err != nil {
-			return errors.Join(im.submit(ctx), &badLine{number, err})
+		if err := l.read(text); err != nil {
+			return errors.Join(im.submit(ctx), badLine(number, err))
 		}
 		if err := im.add(ctx, &l, number); err != nil {
 			return err
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return errors.Join(im.submit(ctx), &badLine{number + 1, err})
+		return errors.Join(im.submit(ctx), badLine(number+1, err))
 	}
 	return im.submit(ctx)
 }
 
 func (im *importer) add(ctx context.Context, l *line, number int) error {
 	it := l.item()
-	it.Version = l.Version                  // of no effect but with keep
+	it.Version = uint64(l.Version)          // of no effect but with keep
 	if !it.ExpiresAt.IsZero() && !im.keep { // each has a time of its own
 		if err := im.submit(ctx); err != nil {
 			return err
@@ -210,20 +180,23 @@ func (im *importer) add(ctx context.Context, l *line, number int) error {
 		im.p.at(im.n)
 		return nil
 	}
-	im.group, im.lines, im.bytes = append(im.group, it), append(im.lines, number), im.bytes+len(it.ID)+len(it.Content)
-	if len(im.group) >= importGroup || im.bytes >= groupBytes {
-		return im.submit(ctx)
+	size := len(it.ID) + len(it.Content)
+	if len(im.group) >= importGroup || im.bytes+size > groupBytes { // one item may be larger
+		if err := im.submit(ctx); err != nil {
+			return err
+		}
 	}
+	im.group, im.lines, im.bytes = append(im.group, it), append(im.lines, number), im.bytes+size
 	return nil
 }
 
-// submit stores the group.
+// submit stores the group. Where an item of it can't be stored, those before that are.
 func (im *importer) submit(ctx context.Context) error {
-	if len(im.group) == 0 {
-		return nil
-	}
 	group, lines := im.group, im.lines
 	im.group, im.lines, im.bytes = nil, nil, 0
+	if len(group) == 0 {
+		return nil
+	}
 	if im.keep {
 		return im.submitEach(ctx, group, lines)
 	}
@@ -231,18 +204,20 @@ func (im *importer) submit(ctx context.Context) error {
 		_, err := im.e.SubmitMany(ctx, group)
 		return err
 	})
-	var invalid *syncengine.InvalidItemError
 	switch {
 	case err == nil:
 		im.n += len(group)
-		im.p.at(im.n)
-		return nil
-	case errors.As(err, &invalid):
-		at := invalid.Index
-		im.group, im.lines = group[:at], lines[:at]
-		return errors.Join(im.submit(ctx), lineError(lines[at], err))
+	case !ofAnItem(err) || len(group) == 1:
+		return lineError(lines[0], err)
+	default:
+		for i := range group {
+			if err := im.submitOne(ctx, &group[i]); err != nil {
+				return lineError(lines[i], err)
+			}
+		}
 	}
-	return lineError(lines[0], err)
+	im.p.at(im.n)
+	return nil
 }
 
 // submitEach stores items at their own versions, but for those that are older than what is there.
@@ -252,6 +227,14 @@ func (im *importer) submitEach(ctx context.Context, group []syncengine.Item, lin
 		ids[i] = group[i].ID
 	}
 	have, err := im.e.GetMany(ctx, ids)
+	if ofAnItem(err) && len(group) > 1 { // of which one is not always said
+		for i := range group {
+			if err := im.submitEach(ctx, group[i:i+1], lines[i:i+1]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	if err != nil {
 		return lineError(lines[0], err)
 	}
@@ -294,21 +277,25 @@ func (im *importer) submitOne(ctx context.Context, it *syncengine.Item, opts ...
 	})
 }
 
-// badLine is a line that can't be imported for its own sake.
-type badLine struct {
-	number int
-	err    error
+// ofAnItem reports whether an error is about one item: others of its group can be stored.
+func ofAnItem(err error) bool {
+	return isBad(err) || errors.Is(err, syncengine.ErrCorruption)
 }
 
-func (e *badLine) Error() string { return fmt.Sprintf("line %d: %v", e.number, e.err) }
+// isBad reports whether an item can't be imported for its own sake.
+func isBad(err error) bool {
+	return errors.Is(err, syncengine.ErrInvalidItem) || errors.Is(err, syncengine.ErrKindMismatch) || errors.Is(err, syncengine.ErrFeatureNotBuilt)
+}
 
-// Is makes it something found.
-func (e *badLine) Is(target error) bool { return target == errFound }
+// badLine is the error of a line that can't be imported for its own sake.
+func badLine(number int, err error) error {
+	return foundError{fmt.Sprintf("line %d: %v", number, err)}
+}
 
 // lineError is the error of a line, or of a group that begins there.
 func lineError(number int, err error) error {
-	if errors.Is(err, syncengine.ErrInvalidItem) || errors.Is(err, syncengine.ErrKindMismatch) || errors.Is(err, syncengine.ErrFeatureNotBuilt) {
-		return &badLine{number, err}
+	if isBad(err) {
+		return badLine(number, err)
 	}
 	return fmt.Errorf("line %d: %w", number, err)
 }

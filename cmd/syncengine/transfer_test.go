@@ -1,0 +1,119 @@
+package main_test
+
+import (
+	"bytes"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/lab"
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+// Contents as large and as deep as the engine takes them, and small ones beside them.
+func TestImportTakesWhatExportWrites(t *testing.T) {
+	deep := strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000)
+	contents := map[string]string{
+		"a": string(lab.BigDoc(7 << 10)), "b": string(lab.BigDoc(10 << 10)), "c": "1", "d": string(lab.BigDoc(16 << 10)),
+		"deep": deep, "deep and spaced": " " + deep, "deeper named": `{"content":{"content":[1,"}\\\"",{"content":2}]}}`,
+		"null": "null", "text": `"\ud83d\ude00 \ud800"`, "spaced text": ` "\ud800"`, "\ufffd": "1",
+	}
+	from, to := t.TempDir(), t.TempDir()
+	e := lab.Open(t, syncengine.Config{Dir: from})
+	for id, c := range contents {
+		lab.Must(t, e.Submit(lab.Bounded(t), syncengine.Item{ID: id, Content: []byte(c)}))
+	}
+	lab.Must(t, e.Close())
+	file := filepath.Join(t.TempDir(), "items.ndjson")
+	run(t, nil, "", "export", "-file", file, from).want(t, 0, "11 items exported")
+	for _, args := range [][]string{{"import", "-file", file, to}, {"import", "-keep-versions", "-file", file, t.TempDir()}} {
+		run(t, nil, "", args...).want(t, 0, "11 items imported")
+	}
+	e = lab.Open(t, syncengine.Config{Dir: to})
+	for id, c := range contents {
+		if it, err := e.Get(lab.Bounded(t), id); err != nil || string(it.Content) != c {
+			t.Errorf("%s: %d bytes, want %d, %v", id, len(it.Content), len(c), err)
+		}
+	}
+}
+
+func TestExportWritesToWhatIsNoFile(t *testing.T) {
+	dir := t.TempDir()
+	e := lab.Open(t, syncengine.Config{Dir: dir})
+	lab.Put(t, e, "x", 1)
+	lab.Must(t, e.Close())
+	run(t, nil, "", "export", "-file", "/dev/null", dir).want(t, 0, "1 items exported")
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	lab.Must(t, exec.Command("mkfifo", pipe).Run())
+	var got bytes.Buffer
+	reader := exec.CommandContext(lab.Bounded(t), "cat", pipe)
+	reader.Stdout = &got
+	lab.Must(t, reader.Start())
+	run(t, nil, "", "export", "-file", pipe, dir).want(t, 0, "1 items exported")
+	if lab.Must(t, reader.Wait()); !strings.Contains(got.String(), `"id":"x"`) {
+		t.Errorf("through the pipe came %q", got.String())
+	}
+}
+
+// A service that began on the file in its Dir and has gone to another database leaves the file
+// there: it is not what the command is to read or write.
+func TestAnOldDatabaseIsNotTakenForTheServices(t *testing.T) {
+	db := testserver.SharedMariaDB(t)
+	url := db.NewDatabase(t)
+	for name, cfg := range map[string]syncengine.Config{
+		"mysql://": {SQLURL: url},
+		"handle":   {DB: testserver.OpenSQL(t, db.NewDatabase(t)), Dialect: syncengine.DialectMySQL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg.Dir = t.TempDir()
+			e := lab.Open(t, syncengine.Config{Dir: cfg.Dir})
+			lab.Put(t, e, "old", 1)
+			lab.Must(t, e.Close())
+			run(t, nil, "", "export", cfg.Dir).want(t, 0, "1 items exported")
+			e = lab.Open(t, cfg)
+			lab.Put(t, e, "new", 1)
+			lab.Must(t, e.Close())
+			was := run(t, nil, "", "status", "-json", cfg.Dir)
+			for _, args := range [][]string{{"export"}, {"import"}, {"drain"}, {"drain", "-moved"}, {"verify", "-deep"}, {"quarantine", "retry", "-all"}} {
+				run(t, nil, "", append(args, cfg.Dir)...).want(t, 2, "name it by -sql")
+			}
+			if is := run(t, nil, "", "status", "-json", cfg.Dir); is != was {
+				t.Errorf("the directory was %v, is %v", was, is)
+			}
+			if cfg.SQLURL != "" {
+				run(t, nil, "", "export", "-sql", url, cfg.Dir).want(t, 0, `"id":"new"`, "1 items exported")
+			}
+		})
+	}
+}
+
+// A service that has come back to the file in its Dir is on it.
+func TestADirectoryMayComeBackToItsFile(t *testing.T) {
+	dir := t.TempDir()
+	for _, url := range []string{"", testserver.SharedMariaDB(t).NewDatabase(t), ""} {
+		e := lab.Open(t, syncengine.Config{Dir: dir, SQLURL: url})
+		lab.Put(t, e, "x", 1)
+		lab.Must(t, e.Close())
+	}
+	run(t, nil, "", "drain", "-moved", dir).want(t, 0)
+	run(t, nil, "", "export", dir).want(t, 0, "1 items exported")
+}
+
+// A damaged row ends an import that has to compare with it, at its line.
+func TestImportWithVersionsEndsAtADamagedRow(t *testing.T) {
+	dir := t.TempDir()
+	e := lab.Open(t, syncengine.Config{Dir: dir})
+	lab.Put(t, e, "b", 1)
+	lab.Must(t, e.Close())
+	raw := lab.OpenDriver(t, "sqlite", filepath.Join(dir, "archive.db"))
+	_, err := raw.Exec("UPDATE sync_items SET content = '2' WHERE id = 'b'")
+	lab.Must(t, err)
+	lab.Must(t, raw.Close())
+	in := `{"id":"a","version":"5","content":1}` + "\n" + `{"id":"b","version":"5","content":1}` + "\n" + `{"id":"c","version":"5","content":1}`
+	run(t, nil, in, "import", "-keep-versions", dir).want(t, 5, "line 2", `"b"`, "1 items imported")
+	if r := run(t, nil, "", "export", dir); !strings.Contains(r.out, `"id":"a"`) || strings.Contains(r.out, `"id":"c"`) {
+		t.Error(r.out)
+	}
+}
