@@ -194,6 +194,7 @@ type queue struct {
 	absent  func(id string) bool // reports that L3 has nothing of an id, when that is certain
 	merges  map[string]*merging  // see merging.go
 	merging atomic.Int64         // len(merges)
+	shown   shownViews           // see merging.go
 }
 
 func newQueue(lim queueLimits, mem *l1, w *journal) *queue {

@@ -134,7 +134,8 @@ type Config struct {
 	Redis   redis.UniversalClient
 	L2      CacheStore
 	L3      ArchiveStore
-	// KeyPrefix precedes every id in Redis ["sync:"].
+	// KeyPrefix precedes every id in Redis. That of one database may not begin with that of another
+	// ["sync:"].
 	KeyPrefix string
 	// TablePrefix is what the names of L3's tables begin with, so that one database has room for
 	// several namespaces, which know nothing of each other ["sync_"]. Up to 32 lower-case letters,

@@ -132,6 +132,20 @@ func (s *redisStore) Claim(ctx context.Context, owner string) (held string, err 
 	return held, l2Error(err)
 }
 
+func (s *redisStore) Outer(ctx context.Context) (owners []string) {
+	keys := make([]string, len(s.prefix))
+	for i := range keys {
+		keys[i] = s.prefix[:i] + "\x00owner"
+	}
+	vals, _, _ := s.c.GetMany(ctx, keys) // what the account may not read is not its own
+	for _, v := range vals {
+		if len(v) > 0 {
+			owners = append(owners, string(v))
+		}
+	}
+	return owners
+}
+
 func (s *redisStore) Beat(ctx context.Context) (int64, error) {
 	n, err := s.c.Count(ctx, s.prefix+"\x00beat")
 	return n, l2Error(err)

@@ -1,7 +1,8 @@
 package syncengine
 
 // l2owner.go knows whose the Redis is: the documents under a prefix are of one L3. Another database
-// with the same prefix would be read for this one, and "repaired".
+// with the same prefix would be read for this one, and "repaired". So would one whose prefix begins
+// with that of this one, which sees to it that it does not lie in another.
 //
 // Two keys stand beside the documents, with names that no id has. The owner is L3's identity and a
 // random text; who comes first sets it. The beat is a number that each engine counts up each
@@ -16,6 +17,7 @@ package syncengine
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,6 +39,9 @@ type claimer interface {
 	Rights(ctx context.Context) (needed, wanted string, err error)
 	// Claim makes owner the owner, unless there is one, and returns whose L2 is.
 	Claim(ctx context.Context, owner string) (held string, err error)
+	// Outer returns the owners of L2s that this one lies in, since their prefixes are the beginning
+	// of its own: as far as they can be read.
+	Outer(ctx context.Context) (owners []string)
 	// Beat counts, and returns to where.
 	Beat(ctx context.Context) (int64, error)
 	// Masters returns ids of the masters, none if it can't know. A master that was restarted, or
@@ -54,6 +59,8 @@ type l2Owner struct {
 	identity string     // of L3
 	stored   bool       // in the WAL file
 	text     string     // the owner as it was last
+	claims   int        // how often it was claimed
+	inside   bool       // of another database's, as far as is known
 	beat     int64      // the same
 }
 
@@ -85,13 +92,22 @@ func (c *cache) Claim(ctx context.Context, identity string) error {
 		if err == nil {
 			masters, err = claims.Masters(ctx)
 		}
+		if err == nil && o.claims%outerEvery == 0 {
+			o.inside = slices.ContainsFunc(claims.Outer(ctx), func(owner string) bool { return !o.owns(owner) })
+		}
 		return err
 	})
 	c.meet(ctx, &c.masters, masters...)
 	if err != nil {
 		return err
 	}
-	if whose, _, _ := strings.Cut(held, "/"); whose != o.identity {
+	o.claims++
+	if o.inside {
+		c.foreign(true)
+		return &SetupError{Server: "redis", Problem: "this KeyPrefix begins with that of another database, which takes the documents here for its own",
+			Mend: "give each database a KeyPrefix that no other one begins with; or, if the other one is no more, delete its keys"}
+	}
+	if !o.owns(held) {
 		c.foreign(true)
 		return &SetupError{Server: "redis", Problem: "the documents under this KeyPrefix are those of another database",
 			Mend: "give each database a KeyPrefix of its own; or, if the other one is no more, delete the keys that begin with it"}
@@ -134,6 +150,15 @@ func (c *cache) allowed(ctx context.Context, claims claimer) error {
 		c.news.Log().Warn("the Redis account lacks a right that is useful: INFO tells of failovers, messages tell of what other engines write", "mend", wanted)
 	}
 	return nil
+}
+
+// outerEvery is how often L2 is claimed for one look at whether it lies in another one.
+const outerEvery = 4
+
+// owns reports whether an owner is this database.
+func (o *l2Owner) owns(owner string) bool {
+	whose, _, _ := strings.Cut(owner, "/")
+	return whose == o.identity
 }
 
 func (o *l2Owner) know(ctx context.Context, wal *journal, identity string) error {

@@ -158,9 +158,11 @@ func (s *sqlStore) Members(ctx context.Context, id string) (out []member, now ti
 		}
 		for rows.Next() && err == nil {
 			var m member
-			var ahead, micros int64
-			err = rows.Scan(&m.ID, &m.Name, &m.Ticket, &m.Seen, &m.Beats, &m.Clock, &ahead, &micros)
-			m.Ahead, now = time.Duration(ahead)*time.Microsecond, time.UnixMicro(micros)
+			var seen, beats, clock, ahead number // one bad row of a dead engine must not stop all others
+			var micros int64
+			err = rows.Scan(&m.ID, &m.Name, &m.Ticket, &seen, &beats, &clock, &ahead, &micros)
+			m.Seen, m.Beats, m.Clock = seen.value, beats.value, uint64(max(clock.value, 0))
+			m.Ahead, now = time.Duration(ahead.value)*time.Microsecond, time.UnixMicro(micros)
 			if m.ID != id {
 				out = append(out, m)
 			}

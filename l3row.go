@@ -6,6 +6,7 @@ package syncengine
 import (
 	"database/sql"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -128,10 +129,17 @@ func (r *scanned) head() (m Meta) {
 	return m
 }
 
+// storedKinds are the names of kinds (crdt.Kinds), also for a build without them: the hash of a row
+// says nothing of its kind.
+var storedKinds = [...]string{"GCounter", "PNCounter", "GSet", "ORSet", "LWWSet", "LWWRegister", "FWWRegister", "MVRegister", "LWWMap", "ORMap"}
+
+// isKind reports whether a row may have a kind; "" is none.
+func isKind(name string) bool { return name == "" || slices.Contains(storedKinds[:], name) }
+
 // record unpacks content and checks the row against its hash.
 func (r *scanned) record(c codec) (Record, error) {
 	if r.version.bad || r.version.value < 1 || r.updatedAt.bad || r.priority.bad || !Priority(r.priority.value).valid() ||
-		r.deleted.bad || r.deleted.value&^1 != 0 || r.expires.bad {
+		r.deleted.bad || r.deleted.value&^1 != 0 || r.expires.bad || !isKind(string(r.crdt)) {
 		return Record{}, &CorruptionError{ID: string(r.id), Tier: "L3", Expected: "a row of this engine", Actual: "unreadable"}
 	}
 	rec := Record{Deleted: r.deleted.value == 1, Item: Item{

@@ -151,15 +151,12 @@ func (e *writer) landMerges(ctx context.Context, ids []string) error {
 // noteViews notes which of the versions that ids must be at are those of views: of items as they
 // were read while merges waited. L3 has others.
 func (e *writer) noteViews(c *call) {
-	if c.want == nil || !e.queue.AnyMerge() {
-		return
-	}
-	for i, op := range c.ops {
-		if rec, known, _ := e.queue.View(op.item()); known && !rec.Deleted && rec.Version == c.want[i] {
+	for i, version := range c.want {
+		if hash, ok := e.queue.Shown(c.ops[i].item(), version); ok {
 			if c.views == nil {
 				c.views = make(map[int][32]byte)
 			}
-			c.views[i] = rec.ContentHash
+			c.views[i] = hash
 		}
 	}
 }

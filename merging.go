@@ -17,7 +17,10 @@ package syncengine
 //
 // All but View is called with the lock held.
 
-import "slices"
+import (
+	"slices"
+	"sync"
+)
 
 // merging is what waits for one item.
 type merging struct {
@@ -236,7 +239,46 @@ func (q *queue) View(id string) (rec Record, known, waiting bool) {
 	}
 	rec = view.record()
 	rec.ID = id
+	if !view.deleted {
+		q.shown.note(id, view)
+	}
 	return rec, true, true
+}
+
+// shownViews are views that were read lately: their versions are none that L3 has, and who has read
+// one may give it in a condition, also when the merges have landed. The zero value is ready.
+type shownViews struct {
+	mu         sync.Mutex // guards the fields below
+	now, older map[string]shownView
+}
+
+type shownView struct {
+	version uint64
+	hash    [32]byte
+}
+
+// shownMost is how many views of each half are remembered.
+const shownMost = 4096
+
+func (s *shownViews) note(id string, view *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.now == nil || len(s.now) >= shownMost {
+		s.now, s.older = make(map[string]shownView), s.now
+	}
+	s.now[id] = shownView{view.version, view.hash}
+}
+
+// Shown returns the hash of the view of an item at a version, if one was read lately.
+func (q *queue) Shown(id string, version uint64) (hash [32]byte, ok bool) {
+	s := &q.shown
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.now[id]
+	if !ok {
+		v, ok = s.older[id]
+	}
+	return v.hash, ok && v.version == version
 }
 
 // AnyMerge reports whether merges of any item wait.

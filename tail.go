@@ -48,7 +48,8 @@ type tail struct {
 	log    *logReader
 	own    map[string]bool // names under which this engine has written
 	turns  int
-	read   uint64 // how often others had come when the log was read last
+	read   uint64 // how often others had come when the log was read last, to its end
+	alone  bool   // and that none was there then
 	began  bool   // there may be copies in memory
 	behind bool   // what L2 lacked before is not known yet
 	next   *goal
@@ -122,8 +123,9 @@ func (t *tail) turn(ctx context.Context) {
 		t.behind = false
 		t.cache.Withhold(nil)
 	}
-	ok, company := false, t.trust.Company()
-	if company == t.read && t.trust.Alone() {
+	// One that was there when the log was read may have written since, and gone.
+	ok, company, alone := false, t.trust.Company(), t.trust.Alone()
+	if company == t.read && alone && t.alone {
 		t.cache.LogRead() // there is nothing of others in it
 		if t.turns++; t.turns%tailAlone == 1 {
 			ok = t.skip(ctx)
@@ -132,7 +134,7 @@ func (t *tail) turn(ctx context.Context) {
 		t.log = nil
 		t.cache.Suspect(ctx)
 	} else if ok = err == nil; ok {
-		t.read = company
+		t.read, t.alone = company, alone
 		t.cache.LogRead()
 	}
 	if !t.behind && t.cache.Places() {

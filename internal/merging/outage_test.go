@@ -4,6 +4,7 @@ package merging
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -162,4 +163,44 @@ func TestConditionsOnItemsThatAreMergedInto(t *testing.T) {
 			t.Errorf("after Delete: %v", err)
 		}
 	}
+}
+
+// An item that was read while merges waited may be what a condition is about when they have landed:
+// nobody has written it since.
+func TestAConditionMayNameAViewWhoseMergesHaveLanded(t *testing.T) {
+	ctx := context.Background()
+	each := func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
+		e := lab.Open(t, cfg)
+		read := func(id, delta string) syncengine.Item {
+			t.Helper()
+			_, err := e.Merge(ctx, id, "PNCounter", []byte(delta))
+			lab.Must(t, err)
+			it, err := e.Get(ctx, id)
+			lab.Must(t, err)
+			return it
+		}
+		put, deleted, changed := read("put", "5"), read("deleted", "5"), read("changed", "5")
+		lab.Must(t, e.Flush(ctx))
+		_, err := e.Merge(ctx, "changed", "PNCounter", []byte("1"))
+		lab.Must(t, err)
+		for range 2 { // while that waits, and when it has landed
+			if err := e.Submit(ctx, changed, syncengine.IfUnchanged()); !errors.Is(err, syncengine.ErrConflict) {
+				t.Errorf("a put of what has changed: %v", err)
+			}
+			if err := e.Delete(ctx, "changed", syncengine.WithIfVersion(changed.Version)); !errors.Is(err, syncengine.ErrConflict) {
+				t.Errorf("a delete of what has changed: %v", err)
+			}
+			lab.Must(t, e.Flush(ctx))
+		}
+		lab.NoError(t, "a put", e.Submit(ctx, put, syncengine.IfUnchanged()))
+		lab.NoError(t, "a delete", e.Delete(ctx, "deleted", syncengine.WithIfVersion(deleted.Version)))
+		if _, err := e.Get(ctx, "deleted"); !errors.Is(err, syncengine.ErrNotFound) {
+			t.Errorf("after the delete: %v", err)
+		}
+		if err := e.Delete(ctx, "deleted", syncengine.WithIfVersion(deleted.Version)); !errors.Is(err, syncengine.ErrConflict) {
+			t.Errorf("a second delete: %v", err)
+		}
+	}
+	lab.EachL3(t, each)
+	t.Run("in Dir", func(t *testing.T) { each(t, syncengine.Config{}, nil) })
 }

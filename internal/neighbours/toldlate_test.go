@@ -39,3 +39,23 @@ func TestINV15WhatIsToldWhileAnOpIsOnItsWayIsNotForgotten(t *testing.T) {
 	p.Release()
 	lab.Eventually(t, "it reads what the other one has written", func() bool { return reads["Get"](a, "x") == "2" })
 }
+
+// TestINV15WhatOneThatCameAndWentHasWrittenIsTold: it has gone before the log is read again.
+func TestINV15WhatOneThatCameAndWentHasWrittenIsTold(t *testing.T) {
+	t.Parallel()
+	for _, server := range lab.SQLServers {
+		t.Run(server.Name, func(t *testing.T) {
+			t.Parallel()
+			for range 6 {
+				cfg := syncengine.Config{SQLURL: server.URL(t), L1MaxAge: time.Hour}
+				a := lab.Open(t, cfg)
+				submit(t, a, "x", "1", archived)
+				b := lab.Open(t, cfg)
+				submit(t, b, "x", "2", archived)
+				lab.Must(t, b.Close())
+				lab.Eventually(t, "it reads what the other one has written", func() bool { return reads["Get"](a, "x") == "2" })
+				lab.Must(t, a.Close())
+			}
+		})
+	}
+}

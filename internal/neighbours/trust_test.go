@@ -278,3 +278,20 @@ func TestINV15L1MaxAgeBoundsHowLongAnotherEnginesWriteIsUnseen(t *testing.T) {
 		return err == nil && items[1] == nil && string(items[0].Content) == string(lab.Doc("x", 3))
 	})
 }
+
+// A row of an engine that is no more keeps nobody from writing, whatever it says.
+func TestABadRowOfADeadEngineStopsNobody(t *testing.T) {
+	t.Parallel()
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+		lab.Must(t, lab.Open(t, cfg).Close())
+		for i, values := range []string{"5, 5, -5, 0", "-5, 5, 0, -1", "0, 9223372036854775807, 0, 9223372036854775807"} {
+			_, err := raw.Exec(fmt.Sprintf("INSERT INTO sync_instances (id, name, seen, beats, clock, ahead) VALUES ('dead %d', 'dead', %s)", i, values))
+			lab.Must(t, err)
+		}
+		e := lab.Open(t, cfg)
+		lab.Must(t, e.Submit(lab.Bounded(t), syncengine.Item{ID: "x", Content: []byte("1")}, archived))
+		if got := reads["Get"](e, "x"); got != "1" {
+			t.Errorf("read: %q", got)
+		}
+	})
+}

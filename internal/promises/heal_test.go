@@ -210,3 +210,23 @@ func TestINV07ARowFromABackupIsFoundAfterInvalidate(t *testing.T) {
 		lab.WantContent(t, e, "x", 1)
 	})
 }
+
+// TestINV11ARowOfNoKindIsDamaged: its hash is of the content alone.
+func TestINV11ARowOfNoKindIsDamaged(t *testing.T) {
+	ctx := context.Background()
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, raw *sql.DB) {
+		e := lab.Open(t, cfg)
+		lab.Put(t, e, "x", 1, syncengine.WithDurability(syncengine.Archived))
+		_, err := raw.Exec("UPDATE sync_items SET crdt = 'Zebra' WHERE id = 'x'")
+		lab.Must(t, err)
+		e.Invalidate("x")
+		if it, err := e.Get(ctx, "x"); !errors.Is(err, syncengine.ErrCorruption) {
+			t.Errorf("kind %q, %v", it.CRDT, err)
+		}
+		if rep, err := e.Verify(ctx, syncengine.VerifyOptions{Deep: true}); err != nil || len(rep.Corrupt) == 0 {
+			t.Errorf("a deep check: %+v, %v", rep, err)
+		}
+		lab.Put(t, e, "x", 2, syncengine.WithDurability(syncengine.Archived))
+		lab.WantContent(t, e, "x", 2)
+	})
+}

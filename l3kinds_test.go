@@ -1,0 +1,21 @@
+//go:build crdt
+
+package syncengine
+
+import (
+	"testing"
+
+	"github.com/syncengine-go/syncengine/crdt"
+)
+
+func TestTheKindsOfRowsAreThoseOfThePackage(t *testing.T) {
+	kinds := crdt.Kinds()
+	if len(kinds) != len(storedKinds) {
+		t.Fatalf("%d kinds, %d names of them", len(kinds), len(storedKinds))
+	}
+	for i, k := range kinds {
+		if storedKinds[i] != k.String() {
+			t.Errorf("kind %d is %s, and not %s", i, k, storedKinds[i])
+		}
+	}
+}
