@@ -35,6 +35,7 @@ package syncengine
 import (
 	"context"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -69,6 +70,7 @@ type Engine struct {
 	writer   *writer
 
 	state    atomic.Uint32
+	sharing  sync.Mutex     // guards fileLock while calls are under way
 	fileLock *filelock.Lock // see lockFile; nil for none
 
 	closeErr error         // valid once closed is

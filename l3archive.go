@@ -8,6 +8,7 @@ package syncengine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,6 +61,7 @@ type archive struct {
 	near    bool                                             // see Near
 	admit   func(ctx context.Context, identity string) error // nil: any database is the right one
 	hear    func(ctx context.Context) error                  // see Hear
+	may     func() error                                     // see BeforeWrites
 	nonce   uint64                                           // of the last ApplyIf; the loop "conditions" alone uses it
 
 	changing sync.Mutex // held while state is replaced and that is told
@@ -228,6 +230,19 @@ func (a *archive) Admit(fn func(ctx context.Context, identity string) error) { a
 // called once.
 func (a *archive) Hear(fn func(ctx context.Context) error) { a.hear = fn }
 
+// BeforeWrites makes fn decide, each time, whether this engine may write. It is called once.
+func (a *archive) BeforeWrites(fn func() error) { a.may = fn }
+
+func (a *archive) mayWrite() error {
+	if a.may == nil {
+		return nil
+	}
+	if err := a.may(); err != nil {
+		return fmt.Errorf("L3: %w: %w: %w", ErrUnavailable, errNoWrites, err)
+	}
+	return nil
+}
+
 // Look is the question whether L3 is back. A yes closes the breaker.
 func (a *archive) Look(ctx context.Context) error {
 	if err := a.Prepare(ctx); err != nil {
@@ -343,6 +358,9 @@ func (a *archive) Merges() bool { return a.merging != nil }
 // ids. unseen: see inserter.
 func (a *archive) Apply(ctx context.Context, recs []Record, unseen []bool) (above []Meta, merged []Record, err error) {
 	err = a.again(ctx, "apply", a.timeFor(recs), func(ctx context.Context) (err error) {
+		if err := a.mayWrite(); err != nil {
+			return err
+		}
 		switch {
 		case a.inserts != nil:
 			above, merged, err = a.inserts.Insert(ctx, recs, unseen)
@@ -412,6 +430,9 @@ func (a *archive) Conditional() bool { return a.cond != nil }
 // ApplyIf decides units in one transaction. One call at a time.
 func (a *archive) ApplyIf(ctx context.Context, units [][]Conditional, recs []Record) (verdicts []Verdict, err error) {
 	err = a.again(ctx, "apply_if", a.timeFor(recs), func(ctx context.Context) (err error) {
+		if err := a.mayWrite(); err != nil {
+			return err
+		}
 		a.nonce++
 		verdicts, err = a.cond.ApplyIf(ctx, a.nonce, units)
 		return err

@@ -166,31 +166,45 @@ func (e *Engine) openL3(ctx context.Context) error {
 	return nil
 }
 
-// lockFile keeps engines off an SQLite file that one of them has for itself, as that in Dir: that
-// one goes by what it remembers, and would see nothing of theirs.
+// lockFile keeps engines that write off an SQLite file that one of them has for itself, as that in
+// Dir: that one goes by what it remembers, and would see nothing of theirs. Those that name a file
+// by SQLURL share it from their first write on; they may read one that is in somebody's Dir.
 func (e *Engine) lockFile(ctx context.Context, path string, private bool) (err error) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
-	lock := filelock.Share
-	if private {
-		lock = filelock.Acquire
+	if !private {
+		e.archive.BeforeWrites(func() error { return e.shareFile(path) })
+		return nil
 	}
 	ended := awaitLock(ctx, e.cfg.LockWait, func() bool {
-		e.fileLock, err = lock(path + ".lock")
+		e.fileLock, err = filelock.Acquire(path + ".lock")
 		return errors.Is(err, filelock.ErrHeld)
 	})
 	switch {
-	case errors.Is(err, filelock.ErrHeld) && private:
-		err = fmt.Errorf("%w: %s is open by SQLURL, or for another engine on this Dir", ErrLocked, path)
 	case errors.Is(err, filelock.ErrHeld):
-		err = fmt.Errorf("%w: %s is in the Dir of one that has no SQLURL, and so for itself", ErrLocked, path)
-	case errors.Is(err, fs.ErrPermission) && !private: // of another user, who shares it
-		return nil
+		err = fmt.Errorf("%w: %s is open by SQLURL, or for another engine on this Dir", ErrLocked, path)
 	case err != nil:
 		err = says(fmt.Errorf("opening %s: %w", path, err))
 	}
 	return errors.Join(err, ended)
+}
+
+func (e *Engine) shareFile(path string) error {
+	e.sharing.Lock()
+	defer e.sharing.Unlock()
+	if e.fileLock != nil {
+		return nil
+	}
+	lock, err := filelock.Share(path + ".lock")
+	switch {
+	case errors.Is(err, filelock.ErrHeld):
+		return fmt.Errorf("%w: %s is in the Dir of one that has no SQLURL, and so for itself", ErrLocked, path)
+	case errors.Is(err, fs.ErrPermission): // of another user, who shares it
+		return nil
+	}
+	e.fileLock = lock
+	return err
 }
 
 func (e *Engine) circuitState(tier string) string {

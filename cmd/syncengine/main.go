@@ -24,8 +24,8 @@
 // or had one of which DIR knows no name (Config.DB, Config.L3). A directory that a running service
 // has open is refused: exit code 4; and while a command runs, the service can't start on it.
 // Without DIR a temporary one is used, which goes well beside a running service, as one more
-// process of it; then -sql must be given. A service that has no database but the file in its
-// directory has that for itself: exit code 4 while it runs.
+// process of it; then -sql must be given. The file in the directory of a service that has no other
+// database can be read so, and not written.
 //
 // Of import, lines before one that can't be imported are stored, those after it are not. A line is
 // one value of JSON in UTF-8, as export writes it. Its version is text: "version":"5".

@@ -13,9 +13,9 @@ import (
 	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
-// TestINV07And14AFileThatAnEngineHasForItselfIsNobodyElses: an engine without SQLURL goes by what
-// it remembers of the file in its Dir, and would neither see nor keep what others write there.
-func TestINV07And14AFileThatAnEngineHasForItselfIsNobodyElses(t *testing.T) {
+// TestINV07And14AFileThatAnEngineHasForItselfIsWrittenByNobodyElse: an engine without SQLURL goes by
+// what it remembers of the file in its Dir, and would neither see nor keep what others write there.
+func TestINV07And14AFileThatAnEngineHasForItselfIsWrittenByNobodyElse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	dir := t.TempDir()
@@ -23,59 +23,69 @@ func TestINV07And14AFileThatAnEngineHasForItselfIsNobodyElses(t *testing.T) {
 	file := filepath.Join(dir, "archive.db")
 	lab.Must(t, os.Symlink(file, link))
 	own := syncengine.Config{Dir: dir}
-	others := map[string]syncengine.Config{
-		"by SQLURL":       {SQLURL: "sqlite:" + file},
-		"by a link":       {SQLURL: "sqlite:" + link},
-		"by another WAL":  {Dir: dir, WALPath: filepath.Join(t.TempDir(), "wal.db")},
-		"by a prefix too": {SQLURL: "sqlite:" + file, TablePrefix: "mine_"},
+	put := func(e *syncengine.Engine, content string) error {
+		return e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte(content)}, archived)
 	}
-	refused := func(name string, cfg syncengine.Config) {
+	refused := func(what string, cfg syncengine.Config) {
 		t.Helper()
-		if cfg.Dir == "" {
-			cfg.Dir = t.TempDir()
-		}
 		e, err := syncengine.Open(ctx, cfg)
 		if !errors.Is(err, syncengine.ErrLocked) || !strings.Contains(err.Error(), "archive.db") {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v", what, err)
 		}
 		if err == nil {
 			_ = e.Close()
 		}
 	}
-	for name, cfg := range others {
+	for name, cfg := range map[string]syncengine.Config{
+		"by SQLURL": {SQLURL: "sqlite:" + file}, "by a link": {SQLURL: "sqlite:" + link}, "with a prefix": {SQLURL: "sqlite:" + file, TablePrefix: "mine_"},
+	} {
 		e := lab.Open(t, own)
-		submit(t, e, "x", "1", archived)
-		refused(name, cfg)
-		waited := make(chan error, 1)
-		patient := cfg
-		patient.LockWait = time.Minute
-		if patient.Dir == "" {
-			patient.Dir = t.TempDir()
+		lab.Must(t, put(e, "1"))
+		other := lab.Open(t, cfg) // it may read
+		if got := reads["Get"](other, "x"); cfg.TablePrefix == "" && got != "1" {
+			t.Errorf("%s it reads %q", name, got)
 		}
-		go func() {
-			e, err := syncengine.Open(ctx, patient)
-			if err == nil {
-				err = e.Close()
-			}
-			waited <- err
-		}()
+		if err := put(other, "2"); !errors.Is(err, syncengine.ErrUnavailable) || !errors.Is(err, syncengine.ErrLocked) {
+			t.Errorf("%s it writes: %v", name, err)
+		}
+		if err := other.Insert(ctx, syncengine.Item{ID: "new", Content: []byte("1")}); !errors.Is(err, syncengine.ErrUnavailable) {
+			t.Errorf("%s it inserts: %v", name, err)
+		}
+		submit(t, other, "y", `"waits"`) // in its own WAL
+		if got := reads["Get"](e, "x"); got != "1" {
+			t.Errorf("%s beside it, the owner reads %q", name, got)
+		}
 		lab.Must(t, e.Close())
-		lab.NoError(t, name+", which waits", <-waited)
-		e = lab.Open(t, cfg)
+		lab.Must(t, other.Flush(lab.Bounded(t)))
+		if got := reads["Get"](other, "y"); got != `"waits"` {
+			t.Errorf("%s, what waited is %q", name, got)
+		}
 		refused("for itself, beside one "+name, own)
-		lab.Must(t, e.Close())
+		lab.Must(t, other.Close())
 	}
+	another := syncengine.Config{Dir: dir, WALPath: filepath.Join(t.TempDir(), "wal.db")}
+	e := lab.Open(t, own)
+	refused("by another WAL", another)
+	waited := make(chan error, 1)
+	go func() {
+		another.LockWait = time.Minute
+		e, err := syncengine.Open(ctx, another)
+		if err == nil {
+			err = e.Close()
+		}
+		waited <- err
+	}()
+	lab.Must(t, e.Close())
+	lab.NoError(t, "one that waits", <-waited)
+
 	shared := syncengine.Config{SQLURL: "sqlite:" + file}
 	a, b := lab.Open(t, shared), lab.Open(t, shared)
-	submit(t, a, "y", "1", archived)
-	if got := reads["Get"](b, "y"); got != "1" {
-		t.Errorf("of two that name the file, one reads %q", got)
-	}
+	lab.Must(t, put(a, "3"))
+	lab.Must(t, put(b, "4"))
 	lab.Must(t, a.Close())
 	refused("for itself, beside one of two that are left", own)
 	lab.Must(t, b.Close())
-	e := lab.Open(t, own)
-	if got := reads["Get"](e, "y"); got != "1" {
+	if got := reads["Get"](lab.Open(t, own), "x"); got != "4" {
 		t.Errorf("when they have ended, one for itself reads %q", got)
 	}
 }
