@@ -110,17 +110,14 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		if err = sqlkit.CheckSession(ctx, s.pools.Write, s.dialect); err != nil {
 			return err
 		}
-		if err = s.ours(ctx); err != nil {
-			return err
-		}
 		if err = sqlkit.Migrate(ctx, s.pools.Write, s.dialect, schemaTable, migrations[s.dialect]); err != nil {
-			return sqlkit.Fit(ctx, s.pools.Write, s.dialect, schemaTable, err)
+			return err
 		}
 		err = sqlkit.CheckTables(ctx, s.pools.Write, s.dialect, tablesOf(s.dialect))
 		if err != nil && sqlkit.Classify(err) != sqlkit.Unwritable { // Writable tells of that
 			return err
 		}
-		if err = s.pools.Write.QueryRowContext(ctx, "SELECT value FROM sync_meta WHERE name = 'identity'").Scan(&identity); err != nil {
+		if identity, err = s.identify(ctx); err != nil {
 			return err
 		}
 		if s.dialect == sqlkit.MySQL { // a handle may have been opened with clientFoundRows
@@ -146,16 +143,16 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 	return nil
 }
 
-// ours fails if there is a table of our name that another program made: it must not be migrated.
-func (s *sqlStore) ours(ctx context.Context) error {
-	rows, err := s.pools.Write.QueryContext(ctx, "SELECT id, version, updated_at, deleted, deleted_at, content_hash, content FROM sync_items WHERE 1 = 0")
-	if err == nil {
-		return rows.Close()
+// identify returns the identity of the database.
+func (s *sqlStore) identify(ctx context.Context) (string, error) {
+	var identity sql.NullString
+	var rows int
+	text := "SELECT MAX(CASE WHEN name = 'identity' THEN value END), COUNT(*) FROM sync_meta WHERE name IN ('identity', 'log_trimmed')"
+	err := s.pools.Write.QueryRowContext(ctx, text).Scan(&identity, &rows)
+	if err == nil && rows < 2 {
+		err = sqlkit.Lost(s.pools.Write, "sync_meta", "has lost rows", nil)
 	}
-	if u, ok := errors.AsType[*sqlkit.Unfit](sqlkit.Fit(ctx, s.pools.Write, s.dialect, "sync_items", err)); ok {
-		return u
-	}
-	return nil // most likely there is none
+	return identity.String, err
 }
 
 // Near reports whether the database is a library with pools as Open makes them: then readers don't

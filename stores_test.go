@@ -835,6 +835,35 @@ func TestSchemaUpgradeEndsAtTheSchema(t *testing.T) {
 	}
 }
 
+// TestAMigrationThatWasCutOffIsRepeated on a server whose DDL can't be rolled back: after any of
+// its statements.
+func TestAMigrationThatWasCutOffIsRepeated(t *testing.T) {
+	t.Parallel()
+	server, ctx := testserver.SharedMariaDB(t), context.Background()
+	all := syncengine.Schema(syncengine.DialectMySQL)
+	var want map[string]string
+	for done := len(all); done > 0; done-- {
+		url := server.NewDatabase(t)
+		db := testserver.OpenSQL(t, url)
+		for n, text := range all[:done] {
+			_, err := db.Exec(text)
+			lab.NoError(t, text, err)
+			if n == 0 { // the lock of a process that is gone
+				_, err = db.Exec("INSERT INTO sync_schema (version, applied_at) VALUES (0, 1)")
+				lab.Must(t, err)
+			}
+		}
+		lab.NoError(t, "prepare after "+all[done-1], syncengine.NewSQLStore(syncengine.DialectMySQL, db).Prepare(ctx))
+		got := tablesOf(t, db, syncengine.DialectMySQL)
+		if want == nil {
+			want = got
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("after %s: %v, want %v", all[done-1], got, want)
+		}
+	}
+}
+
 // tablesOf is how the tables and indexes of the engine are declared.
 func tablesOf(t *testing.T, db *sql.DB, d syncengine.Dialect) map[string]string {
 	t.Helper()

@@ -178,7 +178,7 @@ func TestOpenRefusesASQLiteDatabaseInUTF16(t *testing.T) {
 func TestSettingsOfTheServerDoNotMatter(t *testing.T) {
 	for _, setting := range []string{"--autocommit=0", "--sql-mode=EMPTY_STRING_IS_NULL", "--transaction-isolation=SERIALIZABLE", "--sql-mode=ORACLE,EMPTY_STRING_IS_NULL",
 		"--init-connect=SET sql_safe_updates = 1, sql_select_limit = 3", "--init-connect=SET character_set_client = latin1",
-		"--completion-type=CHAIN", "--completion-type=RELEASE"} {
+		"--completion-type=CHAIN", "--completion-type=RELEASE", "--max-join-size=1", "--alter-algorithm=NOCOPY", "--alter-algorithm=INSTANT"} {
 		t.Run(setting, func(t *testing.T) {
 			t.Parallel()
 			db := testserver.MariaDB(t, setting)
@@ -211,7 +211,8 @@ func TestOptionsOfTheCallersPool(t *testing.T) {
 		"character_set_connection=latin1": "character_set_client", "charset=latin1": "", "interpolateParams=true": "",
 		"charset=gbk&interpolateParams=true": "gbk", "charset=sjis": "sjis", "charset=cp932": "cp932", "charset=big5": "big5",
 		"completion_type=1": "CHAIN", "completion_type=2": "RELEASE", "completion_type=0": "", "timestamp=1000000": "timestamp", "timestamp=4000000000": "timestamp",
-		"timestamp=DEFAULT": ""} {
+		"timestamp=DEFAULT": "", "max_join_size=1": "max_join_size", "sql_big_selects=0": "", "alter_algorithm=%27NOCOPY%27": "NOCOPY", "alter_algorithm=%27INSTANT%27": "INSTANT",
+		"alter_algorithm=%27COPY%27": ""} {
 		url := testserver.SharedMariaDB(t).NewDatabase(t)
 		cfg := syncengine.Config{DB: lab.OpenDriver(t, "mysql", testserver.DSN(t, url)+"?"+options), Dialect: syncengine.DialectMySQL}
 		if refused != "" {

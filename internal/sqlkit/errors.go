@@ -159,3 +159,24 @@ func isThere(err error) bool {
 	me, ok := errors.AsType[*mysql.MySQLError](err)
 	return ok && (me.Number == 1060 || me.Number == 1061 || me.Number == 1091)
 }
+
+// isNoTable reports whether err means that there is no such table. A caller's pool may have another
+// driver of SQLite, with the same words.
+func isNoTable(err error) bool {
+	if me, ok := errors.AsType[*mysql.MySQLError](err); ok {
+		return me.Number == 1146
+	}
+	return err != nil && strings.Contains(err.Error(), "no such table")
+}
+
+// isOther reports whether err means that a table has not the columns that it should have.
+func isOther(err error) bool {
+	if me, ok := errors.AsType[*mysql.MySQLError](err); ok {
+		return me.Number == 1054 || me.Number == 1136
+	}
+	return err != nil && (strings.Contains(err.Error(), "no such column") || strings.Contains(err.Error(), "has no column"))
+}
+
+// isAltered reports whether err means that SQLite has a column that was to be added: there, unlike
+// with MySQL, a migration is recorded together with what it makes.
+func isAltered(err error) bool { return strings.Contains(err.Error(), "duplicate column name") }

@@ -29,15 +29,24 @@ const (
 // table. Migrations are numbered from 1 by their place; one that has landed never changes. Each is
 // a list of statements, idempotent for MySQL, whose DDL can't be rolled back; one that adds what is
 // there counts as done. Several processes may call it at once. When the database records a higher
-// number, Migrate changes nothing and returns ErrNewer.
-func Migrate(ctx context.Context, db *DB, d Dialect, table string, migrations [][]string) (err error) {
+// number, Migrate changes nothing and returns ErrNewer. Nor does it where tables are another
+// program's, or lost (see survey): what a person has to mend is an *Unfit.
+func Migrate(ctx context.Context, db *DB, d Dialect, table string, migrations [][]string) error {
+	err := migrate(ctx, db, d, table, migrations)
+	if err != nil {
+		return Fit(ctx, db, d, table, err) // which may need the connection
+	}
+	return nil
+}
+
+func migrate(ctx context.Context, db *DB, d Dialect, table string, migrations [][]string) (err error) {
 	conn, err := db.pool.Conn(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	table = db.Named(table)
-	have, err := recorded(ctx, conn, d, table)
+	is := &survey{conn: conn, db: db, d: d, table: table, made: tablesMade(migrations)}
+	have, err := is.version(ctx, len(migrations))
 	if err != nil {
 		return err
 	}
@@ -47,30 +56,38 @@ func Migrate(ctx context.Context, db *DB, d Dialect, table string, migrations []
 	if have > len(migrations) {
 		return tooNew(have, len(migrations))
 	}
-	lock, err := lockSchema(ctx, conn, d, table)
+	lock, err := lockSchema(ctx, conn, d, db.Named(table))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.release(ctx, err == nil)) }()
-	if have, err = recorded(ctx, conn, d, table); err != nil {
+	if _, have, err = is.recorded(ctx); err != nil {
 		return err
 	}
 	if have > len(migrations) {
 		return tooNew(have, len(migrations))
 	}
 	for n := have; n < len(migrations); n++ {
-		for _, stmt := range migrations[n] {
-			if err = lock.renew(ctx); err != nil {
-				return err
-			}
-			if _, err = conn.ExecContext(ctx, db.Named(stmt)); err != nil && !isThere(err) {
-				return fmt.Errorf("migration %d: %w", n+1, err)
-			}
+		if err = is.step(ctx, lock, n+1, migrations[n]); err != nil {
+			return err
 		}
-		_, err = conn.ExecContext(ctx, "INSERT INTO "+table+" (version, applied_at) VALUES (?, ?)", n+1, time.Now().UnixNano())
-		if err != nil && !(d == MySQL && IsDuplicate(err)) { // recorded by another process whose lease was over
-			return fmt.Errorf("migration %d: %w", n+1, err)
+	}
+	return nil
+}
+
+// step makes the n-th migration, and records it.
+func (s *survey) step(ctx context.Context, lock *schemaLock, n int, stmts []string) error {
+	for _, stmt := range stmts {
+		if err := lock.renew(ctx); err != nil {
+			return err
 		}
+		if _, err := s.conn.ExecContext(ctx, s.db.Named(stmt)); err != nil && !isThere(err) {
+			return &atTable{tableOf(stmt), fmt.Errorf("migration %d: %w", n, err)}
+		}
+	}
+	_, err := s.conn.ExecContext(ctx, "INSERT INTO "+s.db.Named(s.table)+" (version, applied_at) VALUES (?, ?)", n, time.Now().UnixNano())
+	if err != nil && !(s.d == MySQL && IsDuplicate(err)) { // recorded by another process whose lease was over
+		return fmt.Errorf("migration %d: %w", n, err)
 	}
 	return nil
 }
@@ -96,20 +113,6 @@ func Script(prefix, table string, migrations [][]string, version int) (out []str
 		out[i] = Named(out[i], prefix)
 	}
 	return out
-}
-
-// recorded returns the highest migration in the table, 0 when there is no table.
-func recorded(ctx context.Context, conn *sql.Conn, d Dialect, table string) (int, error) {
-	exists := "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
-	if d == MySQL {
-		exists = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?"
-	}
-	var n int
-	if err := conn.QueryRowContext(ctx, exists, table).Scan(&n); err != nil || n == 0 {
-		return 0, err
-	}
-	err := conn.QueryRowContext(ctx, "SELECT COALESCE(MAX(version), 0) FROM "+table).Scan(&n)
-	return n, err
 }
 
 // schemaLock keeps other processes from migrating at the same time.

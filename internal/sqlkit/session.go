@@ -26,6 +26,8 @@ const (
 	// On a node of a Galera cluster a read, or the begin of a transaction, waits until the node has
 	// what was committed on others before. Other servers have no such variable, or no use for it.
 	syncWait = "SET SESSION wsrep_sync_wait = 1"
+	// Migrations alter tables in ways that others refuse. MariaDB alone has it.
+	alterAny = "SET SESSION alter_algorithm = 'DEFAULT'"
 )
 
 // pinned sets a session up when it is made.
@@ -45,7 +47,7 @@ func (p pinned) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, errors.Join(fmt.Errorf("the driver has made a %T", made), made.Close())
 	}
 	_, err = c.ExecContext(ctx, isolation, nil)
-	optional := []string{syncWait}
+	optional := []string{syncWait, alterAny}
 	if p.idle > 0 {
 		optional = append(optional, fmt.Sprintf("SET SESSION idle_transaction_timeout = %d", int((p.idle+time.Second-1)/time.Second)))
 	}
@@ -147,6 +149,7 @@ func pin(cfg *mysql.Config) {
 	cfg.Params["autocommit"], cfg.Params["completion_type"] = "1", "0"
 	cfg.Params["sql_mode"] = "'" + sqlMode + "'"
 	cfg.Params["sql_safe_updates"], cfg.Params["sql_select_limit"] = "0", noLimit
+	cfg.Params["sql_big_selects"] = "1" // else max_join_size is a limit
 	cfg.Params["character_set_client"], cfg.Params["character_set_connection"] = "utf8mb4", "utf8mb4"
 	cfg.Params["innodb_lock_wait_timeout"] = fmt.Sprint(int(lockWait / time.Second))
 }
@@ -184,13 +187,14 @@ func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 		}
 		return nil
 	}
-	var commits, null, safe int
-	var most uint64
+	var commits, null, safe, big int
+	var most, join uint64
 	var ends, client, text, bytes string
 	var ahead sql.NullInt64 // seconds
 	const sent, arrives = "\u00e9", "C3A9"
 	if err := db.QueryRowContext(ctx, "SELECT @@autocommit, '' IS NULL, @@sql_safe_updates, @@sql_select_limit, @@completion_type, TIMESTAMPDIFF(SECOND, SYSDATE(), NOW()), "+
-		"@@character_set_client, HEX(?), HEX(?)", sent, []byte(sent)).Scan(&commits, &null, &safe, &most, &ends, &ahead, &client, &text, &bytes); err != nil {
+		"@@character_set_client, HEX(?), HEX(?), @@sql_big_selects, @@max_join_size", sent, []byte(sent)).
+		Scan(&commits, &null, &safe, &most, &ends, &ahead, &client, &text, &bytes, &big, &join); err != nil {
 		return err
 	}
 	switch {
@@ -208,32 +212,34 @@ func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 		return &Unfit{Problem: "sessions have sql_safe_updates = 1, which refuses statements that the engine needs", Mend: "add sql_safe_updates=0 to the DSN"}
 	case most < 1<<32:
 		return &Unfit{Problem: fmt.Sprintf("sessions have sql_select_limit = %d: what is read would be cut", most), Mend: "add sql_select_limit=" + noLimit + " to the DSN"}
+	case big == 0 && join < 1<<32:
+		return &Unfit{Problem: fmt.Sprintf("sessions have sql_big_selects = 0 and max_join_size = %d: statements that the engine needs are refused", join), Mend: "add sql_big_selects=1 to the DSN"}
 	case text != arrives || bytes != arrives:
 		return &Unfit{Problem: "sessions convert what is sent, since character_set_client is not character_set_connection", Mend: "have charset=utf8mb4 alone in the DSN"}
 	}
-	return checkGalera(ctx, db.pool)
+	return checkVariables(ctx, db.pool)
 }
 
-// checkGalera is about sessions on a node of a Galera cluster: see syncWait.
-func checkGalera(ctx context.Context, db *sql.DB) error {
-	rows, err := db.QueryContext(ctx, "SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_sync_wait')")
+// checkVariables is about variables that not every server has: see syncWait and alterAny.
+func checkVariables(ctx context.Context, db *sql.DB) error {
+	rows, err := db.QueryContext(ctx, "SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_sync_wait', 'alter_algorithm')")
 	if err != nil {
 		return err
 	}
-	on, wait := "", "0"
+	has := make(map[string]string)
 	for rows.Next() && err == nil {
 		var name, value string
-		if err = rows.Scan(&name, &value); name == "wsrep_on" {
-			on = value
-		} else {
-			wait = value
-		}
+		err = rows.Scan(&name, &value)
+		has[name] = value
 	}
 	if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
 		return err
 	}
-	if bits, _ := strconv.Atoi(wait); strings.EqualFold(on, "ON") && bits&1 == 0 {
+	if bits, _ := strconv.Atoi(has["wsrep_sync_wait"]); strings.EqualFold(has["wsrep_on"], "ON") && bits&1 == 0 {
 		return &Unfit{Problem: "sessions on this Galera node read what other nodes have overwritten", Mend: "add wsrep_sync_wait=1 to the DSN"}
+	}
+	if alter := has["alter_algorithm"]; alter == "NOCOPY" || alter == "INSTANT" {
+		return &Unfit{Problem: "sessions have alter_algorithm = " + alter + ", which refuses changes of tables", Mend: "add alter_algorithm='DEFAULT' to the DSN"}
 	}
 	return nil
 }
@@ -276,14 +282,23 @@ func CheckTables(ctx context.Context, db *DB, d Dialect, tables []Table) error {
 	return nil
 }
 
-// Fit returns an *Unfit for an error of setting up a table that a person has to mend, else err.
+// Fit returns an *Unfit for an error of setting up a table that a person has to mend, else err. An
+// error of Migrate's knows better which table that is.
 func Fit(ctx context.Context, db *DB, d Dialect, table string, err error) error {
-	table = db.Named(table)
-	if d == SQLite {
-		if text := err.Error(); strings.Contains(text, "no such column") || strings.Contains(text, "has no column") {
-			return &Unfit{Problem: "the table " + table + " is another program's", Mend: "set Config.TablePrefix, use another file, or ALTER TABLE " + table + " RENAME TO something else", Err: err}
-		}
-		return err
+	if u, ok := errors.AsType[*Unfit](err); ok {
+		return u
+	}
+	if isAltered(err) {
+		return Lost(db, table, "is older than the other tables", err)
+	}
+	if a, ok := errors.AsType[*atTable](err); ok && a.table != "" {
+		table = a.table
+	}
+	if isNoTable(err) {
+		return Lost(db, table, "is lost: it was there before", err)
+	}
+	if isOther(err) {
+		return another(db, d, table, err)
 	}
 	me, ok := errors.AsType[*mysql.MySQLError](err)
 	if !ok {
@@ -299,8 +314,6 @@ func Fit(ctx context.Context, db *DB, d Dialect, table string, err error) error 
 			}
 		}
 		return &Unfit{Problem: problem, Mend: grants(ctx, db, rights), Err: err}
-	case unknownColumn, columnCount:
-		return &Unfit{Problem: "the table " + table + " is another program's", Mend: "set Config.TablePrefix, use another database, or RENAME TABLE " + table + " TO something else", Err: err}
 	}
 	return err
 }
@@ -310,8 +323,6 @@ const (
 	deniedTable     = 1142
 	deniedColumn    = 1143
 	deniedPrivilege = 1227
-	unknownColumn   = 1054
-	columnCount     = 1136
 )
 
 // Rights are those that an account needs; those after SELECT, INSERT, UPDATE, DELETE to make and to

@@ -94,6 +94,9 @@ func Parse(raw string) (*Source, error) {
 		if err := s.option(name, values[len(values)-1]); err != nil {
 			return nil, err
 		}
+		if len(values) > 1 {
+			return nil, fmt.Errorf("option %s is given twice", name)
+		}
 	}
 	if query.Has("ca_file") {
 		if cfg.TLSConfig != "true" {
@@ -130,6 +133,9 @@ func setMySQLAddress(cfg *mysql.Config, u *url.URL) error {
 	host, port := u.Hostname(), u.Port()
 	if host == "" {
 		return errors.New("names no host")
+	}
+	if strings.Contains(host, ":") && !strings.HasPrefix(u.Host, "[") {
+		return errors.New("must have one port, and an IPv6 address in brackets")
 	}
 	if port == "" {
 		port = "3306"

@@ -133,3 +133,66 @@ func TestNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestURLsThatAreRefused(t *testing.T) {
+	for raw, sound := range map[string]bool{
+		"mysql://u:p@127.0.0.1:3306/db": true, "mysql://u:p@[::1]:3306/db": true, "mysql://u:p@[::1]/db": true, "mysql://u:p:q@h/db?tls=true&max_open_conns=4": true,
+		"mysql://u:p@127.0.0.1:3306:1/db": false, "mysql://u:p@h:1:2:3/db": false, "mysql://u:p@::1/db": false,
+		"mysql://u:p@h/db?tls=true&tls=false": false, "mysql://u:p@h/db?tls=true&tls=true": false, "mysql://u:p@h/db?max_open_conns=4&max_open_conns=5": false,
+	} {
+		if _, err := Parse(raw); (err == nil) != sound {
+			t.Errorf("%s: %v", raw, err)
+		}
+	}
+}
+
+func TestTablesOfMigrations(t *testing.T) {
+	for stmt, want := range map[string]string{
+		"CREATE TABLE IF NOT EXISTS sync_a (\n\tid INT": "sync_a", "CREATE TABLE a (n INT)": "a", "ALTER TABLE sync_b ADD COLUMN c INT": "sync_b",
+		"INSERT IGNORE INTO sync_c (id) SELECT id FROM sync_a": "sync_c", "CREATE UNIQUE INDEX IF NOT EXISTS sync_i ON sync_d (x)": "sync_d", "no SQL": "",
+	} {
+		if got := tableOf(stmt); got != want {
+			t.Errorf("%s: %q, want %q", stmt, got, want)
+		}
+	}
+}
+
+// TestMigrateJudgesBeforeItMakesAnything: tables of migrations that are not recorded are another
+// program's, those of recorded ones are lost.
+func TestMigrateJudgesBeforeItMakesAnything(t *testing.T) {
+	ctx := context.Background()
+	steps := [][]string{{"CREATE TABLE sync_a (n INTEGER)"}, {"CREATE TABLE sync_b (n INTEGER)", "ALTER TABLE sync_a ADD COLUMN m INTEGER"}, {"CREATE TABLE sync_c (n INTEGER)"}}
+	for spoil, want := range map[string]string{
+		"CREATE TABLE my_b (n INTEGER)": "table my_b is another program's", "CREATE TABLE my_c (n INTEGER)": "table my_c is another program's",
+		"CREATE VIEW my_c AS SELECT 1 AS n": "table my_c is another program's: it is a view", "DROP TABLE my_a": "table my_a is lost", "DELETE FROM my_schema": "table my_schema has no rows",
+		"DROP TABLE my_schema": "table my_schema is gone", "DROP TABLE my_schema; CREATE TABLE my_schema (version INTEGER)": "table my_schema is another program's",
+		"DROP TABLE my_schema; CREATE TABLE my_schema AS SELECT 'one' AS version, 1 AS applied_at": "table my_schema is another program's", "CREATE TABLE sync_b (n INTEGER)": "",
+		"ALTER TABLE my_a ADD COLUMN m INTEGER": "table my_schema is older than the other tables",
+	} {
+		pool, err := OpenSQLite(filepath.Join(t.TempDir(), "m.db"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pool.Close()
+		pool.SetMaxOpenConns(1)
+		db := NewDB(pool, SQLite, "my_")
+		if err := Migrate(ctx, db, SQLite, "sync_schema", steps[:1]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pool.Exec(spoil); err != nil {
+			t.Fatalf("%s: %v", spoil, err)
+		}
+		before := count(t, pool, "sqlite_master")
+		err = Migrate(ctx, db, SQLite, "sync_schema", steps)
+		var u *Unfit
+		if want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", spoil, err)
+			}
+		} else if !errors.As(err, &u) || !strings.Contains(u.Problem, want) || u.Mend == "" {
+			t.Errorf("%s: %v, want %q", spoil, err, want)
+		} else if n := count(t, pool, "sqlite_master"); n != before {
+			t.Errorf("%s: there are %d tables and indexes, were %d", spoil, n, before)
+		}
+	}
+}
