@@ -45,9 +45,9 @@ var (
 	// ErrSetup means that a server, a database or an account must be set up otherwise, by a person;
 	// the *SetupError says how. Open fails with it; only an outage opens degraded.
 	ErrSetup = errors.New("syncengine: a server is not set up for the engine")
-	// ErrLocked means that another engine has this WAL open, or this SQLite file: one without SQLURL
-	// has that in its Dir for itself. Those that name a file by SQLURL share it; one that is in the
-	// Dir of another they may read, and to write there is ErrUnavailable and ErrLocked.
+	// ErrLocked means that another engine has this WAL open, or this SQLite file: one without
+	// SQLURL has that in its Dir for itself. Those that name a file by SQLURL share it; one that
+	// is in the Dir of another they may read, and to write there is ErrUnavailable and ErrLocked.
 	ErrLocked = errors.New("syncengine: locked by another engine")
 	// ErrFeatureNotBuilt means that a build tag is missing.
 	ErrFeatureNotBuilt = errors.New("syncengine: feature not built in")

@@ -13,8 +13,9 @@ import (
 	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
-// TestINV07And14AFileThatAnEngineHasForItselfIsWrittenByNobodyElse: an engine without SQLURL goes by
-// what it remembers of the file in its Dir, and would neither see nor keep what others write there.
+// TestINV07And14AFileThatAnEngineHasForItselfIsWrittenByNobodyElse: an engine without SQLURL goes
+// by what it remembers of the file in its Dir, and would neither see nor keep what others write
+// there.
 func TestINV07And14AFileThatAnEngineHasForItselfIsWrittenByNobodyElse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
