@@ -30,9 +30,10 @@ type sought struct {
 
 // The stages of a load.
 const (
-	fromL2      = iota
-	fromL3      // with others
-	fromL3Alone // of a library; or when L3 has failed for many, or what is there is damaged
+	fromL2      = iota // with others
+	fromL2Alone        // when L2 has failed for many: a part of a cluster may be away
+	fromL3             // with others
+	fromL3Alone        // of a library; or when L3 has failed for many, or what is there is damaged
 )
 
 // source is where a load goes for L3. To a library there is no round trip to share.
@@ -55,6 +56,7 @@ func (d *reader) under(l *load) context.Context {
 func (d *reader) stages() []loader.Stage[string, sought, loaded] {
 	return []loader.Stage[string, sought, loaded]{
 		fromL2:      {Most: togetherMost, Ask: d.askL2},
+		fromL2Alone: {Most: 1, Ask: d.askL2Alone},
 		fromL3:      {Most: togetherMost, Ask: d.askL3},
 		fromL3Alone: {Most: 1, Ask: d.askL3Alone},
 	}
@@ -70,22 +72,31 @@ func keysOf(loads []*load) []string {
 }
 
 func (d *reader) askL2(loads []*load) {
-	if ctx := d.under(loads[0]); len(loads) == 1 {
-		rec, err := d.cache.Lookup(ctx, loads[0].Key)
-		d.saidL2(loads[0], &rec, err)
-	} else if found, err := d.cache.GetMany(ctx, keysOf(loads)); err != nil {
-		for _, l := range loads {
-			d.saidL2(l, nil, err)
-		}
-	} else {
-		for i, l := range loads {
+	if len(loads) == 1 {
+		d.askL2Alone(loads)
+		return
+	}
+	start := time.Now()
+	found, err := d.cache.GetMany(d.under(loads[0]), keysOf(loads))
+	for i, l := range loads {
+		switch {
+		case err == nil:
 			rec, err := found[i].answer()
 			if err == nil && !d.cache.Believes(rec) {
 				err = ErrNotFound
 			}
 			d.saidL2(l, rec, err)
+		case d.cache.MayAnswerOne(start):
+			l.Pass(fromL2Alone)
+		default:
+			d.saidL2(l, nil, err)
 		}
 	}
+}
+
+func (d *reader) askL2Alone(loads []*load) {
+	rec, err := d.cache.Lookup(d.under(loads[0]), loads[0].Key)
+	d.saidL2(loads[0], &rec, err)
 }
 
 // saidL2 answers a load with what L2 said, or passes it on.
@@ -109,16 +120,15 @@ func (d *reader) askL3(loads []*load) {
 	}
 	ctx, start := d.under(loads[0]), time.Now()
 	found, err := d.archive.GetManyOnce(ctx, keysOf(loads))
-	hangs := err != nil && time.Since(start) >= d.archive.Timeout // and would again
 	for i, l := range loads {
 		switch {
 		case err == nil && found[i].Err == nil:
 			rec, err := found[i].answer()
 			d.saidL3(ctx, l, rec, err)
-		case hangs:
-			d.saidL3(ctx, l, nil, err)
-		default: // what fails for many may be about one of them
+		case err == nil || d.archive.MayAnswerOne(start):
 			l.Pass(fromL3Alone)
+		default:
+			d.saidL3(ctx, l, nil, err)
 		}
 	}
 }

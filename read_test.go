@@ -255,3 +255,81 @@ func TestReadsThatWaitShareACall(t *testing.T) {
 		})
 	}
 }
+
+// manyCache notes the reads of single ids, and says what many is told to.
+type manyCache struct {
+	syncengine.CacheStore
+	many func(ctx context.Context) error
+
+	mu     sync.Mutex // guards the fields below
+	shared [][]string
+	alone  []string
+}
+
+func (c *manyCache) Get(ctx context.Context, id string) (syncengine.Record, error) {
+	time.Sleep(50 * time.Microsecond) // as a server takes
+	c.mu.Lock()
+	c.alone = append(c.alone, id)
+	c.mu.Unlock()
+	return c.CacheStore.Get(ctx, id)
+}
+
+func (c *manyCache) GetMany(ctx context.Context, ids []string) ([]syncengine.Found, error) {
+	c.mu.Lock()
+	c.shared = append(c.shared, ids)
+	c.mu.Unlock()
+	if err := c.many(ctx); err != nil {
+		return nil, err
+	}
+	return c.CacheStore.GetMany(ctx, ids)
+}
+
+// A part of a cluster may be away: the others answer. L3 is asked for what L2 does not answer alone.
+func TestReadsThatWaitShareACallOfL2(t *testing.T) {
+	for what, c := range map[string]struct {
+		many     func(ctx context.Context) error
+		alone    bool // those of a call are asked for alone
+		fromL3   bool // and by L3
+		timeouts time.Duration
+	}{
+		"an answer": {func(context.Context) error { return nil }, false, false, time.Minute},
+		"fails":     {func(context.Context) error { return lab.ErrAway }, true, false, time.Minute},
+		"hangs":     {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, false, true, 300 * time.Millisecond},
+	} {
+		t.Run(what, func(t *testing.T) {
+			var ids []string
+			var recs []syncengine.Record
+			for i := range 40 {
+				ids = append(ids, fmt.Sprint("id ", i))
+				recs = append(recs, storetest.Put(ids[i], 5, "1"))
+			}
+			l2 := &manyCache{CacheStore: l2With(t, recs...), many: c.many}
+			asked := &heard{}
+			h := syncengine.HouseOn(t, syncengine.Plan{L2: l2, Config: syncengine.Config{L2Timeout: c.timeouts},
+				L3: &lab.HookedArchive{ArchiveStore: l3With(t, recs...), OnGet: func() error { asked.note("asked"); return nil }}})
+			ctx, cancel := context.WithCancel(context.Background()) // as above
+			defer cancel()
+			for len(l2.shared) == 0 { // they came one after the other
+				l2.alone = nil
+				h.Reader.Invalidate(ids)
+				var reads sync.WaitGroup
+				for _, id := range ids {
+					reads.Go(func() {
+						if it, err := h.Reader.Get(ctx, id); versionOf(t, it, err) != 5 {
+							t.Errorf("%s: %+v", id, it)
+						}
+					})
+				}
+				reads.Wait()
+			}
+			for _, ids := range l2.shared {
+				if alone := slices.Contains(l2.alone, ids[0]); alone != c.alone {
+					t.Errorf("%s, asked for with others, was asked for alone: %v, want %v", ids[0], alone, c.alone)
+				}
+			}
+			if byL3 := len(asked.words) > 0; byL3 != c.fromL3 {
+				t.Errorf("L3 was asked: %v, want %v", byL3, c.fromL3)
+			}
+		})
+	}
+}

@@ -101,6 +101,12 @@ func (s *server) lastFailure(to string) error {
 	return nil
 }
 
+// MayAnswerOne reports whether a call for one id may succeed where one for many, which began at a
+// time, has failed: it may be about one of them. A server that hangs will hang again.
+func (s *server) MayAnswerOne(began time.Time) bool {
+	return time.Since(began) < s.Timeout && s.cb.State() != "open"
+}
+
 // Again repeats a call after an outage, on the query schedule, unless a try took the whole timeout:
 // a server that hangs will hang again. Nor if only says no.
 func (s *server) Again(ctx context.Context, only func(error) bool, once func() error) error {
