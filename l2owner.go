@@ -40,7 +40,7 @@ type claimer interface {
 	// Claim makes owner the owner, unless there is one, and returns whose L2 is.
 	Claim(ctx context.Context, owner string) (held string, err error)
 	// Outer returns the owners of L2s that this one lies in, since their prefixes are the beginning
-	// of its own: as far as they can be read.
+	// of its own: as far as that can be known.
 	Outer(ctx context.Context) (owners []string)
 	// Beat counts, and returns to where.
 	Beat(ctx context.Context) (int64, error)

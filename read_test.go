@@ -284,7 +284,8 @@ func (c *manyCache) GetMany(ctx context.Context, ids []string) ([]syncengine.Fou
 	return c.CacheStore.GetMany(ctx, ids)
 }
 
-// A part of a cluster may be away: the others answer. L3 is asked for what L2 does not answer alone.
+// A part of a cluster may be away: the others answer. L3 is asked for what L2 does not answer
+// alone.
 func TestReadsThatWaitShareACallOfL2(t *testing.T) {
 	for what, c := range map[string]struct {
 		many     func(ctx context.Context) error

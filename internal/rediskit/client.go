@@ -60,6 +60,23 @@ func HonoursDeadlines(c redis.UniversalClient) bool {
 	return true
 }
 
+// IsDefault reports whether the account is certainly the server's default one, which most likely may
+// read all keys. One that may not has its tries noted in ACL LOG.
+func (c *Client) IsDefault() bool {
+	name := "?"
+	switch c := c.rdb.(type) {
+	case *redis.Client:
+		if o := c.Options(); o.CredentialsProvider == nil && o.CredentialsProviderContext == nil && o.StreamingCredentialsProvider == nil {
+			name = o.Username
+		}
+	case *redis.ClusterClient:
+		if o := c.Options(); o.CredentialsProvider == nil && o.CredentialsProviderContext == nil && o.StreamingCredentialsProvider == nil {
+			name = o.Username
+		}
+	}
+	return name == "" || name == "default"
+}
+
 // Get returns the bytes under key, which the caller owns but must not change;
 // ErrAbsent when there is no such key, ErrWrongType when it is no string. Any
 // other error says that the server did not answer.
