@@ -348,7 +348,7 @@ func TestINV03TheSlowerOfTwoEnginesDoesNotWinInRedis(t *testing.T) {
 			rdb := lab.RedisAt(t, server.URL())
 			proxy := faultproxy.New(t, server.Addr())
 			defer proxy.Release() // Close waits for what is held
-			slowCfg := syncengine.Config{Dir: t.TempDir(), RedisURL: lab.Via(t, server.URL(), proxy), L2Timeout: timeout, BatchFlushInterval: time.Hour}
+			slowCfg := syncengine.Config{SQLURL: "sqlite:" + filepath.Join(t.TempDir(), "l3.db"), RedisURL: lab.Via(t, server.URL(), proxy), L2Timeout: timeout, BatchFlushInterval: time.Hour}
 			slow := lab.Open(t, slowCfg)
 			fastCfg := another(t, slowCfg)
 			fastCfg.RedisURL, fastCfg.L2Timeout = server.URL(), time.Minute

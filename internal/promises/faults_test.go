@@ -87,7 +87,8 @@ func numbered(count, n int) contents {
 	return want
 }
 
-// another is the config of an engine beside e's, on the same stores.
+// another is the config of an engine beside one, on the same stores. If that has a file for itself,
+// this one may read it only.
 func another(t testing.TB, cfg syncengine.Config) syncengine.Config {
 	if cfg.SQLURL == "" {
 		cfg.SQLURL = "sqlite:" + filepath.Join(cfg.Dir, "archive.db")

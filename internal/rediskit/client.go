@@ -60,8 +60,8 @@ func HonoursDeadlines(c redis.UniversalClient) bool {
 	return true
 }
 
-// IsDefault reports whether the account is certainly the server's default one, which most likely may
-// read all keys. One that may not has its tries noted in ACL LOG.
+// IsDefault reports whether the account is certainly the server's default one, which most likely
+// may read all keys. One that may not has its tries noted in ACL LOG.
 func (c *Client) IsDefault() bool {
 	name := "?"
 	switch c := c.rdb.(type) {
