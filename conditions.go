@@ -37,7 +37,7 @@ func (e *writer) writeIf(ctx context.Context, c *call) error {
 		return err
 	}
 	e.noteViews(c)
-	if e.asks(c) || len(c.views) > 0 { // of which only L3 knows what became
+	if e.asks(c) {
 		return e.writeIfShared(ctx, c)
 	}
 	return e.writeIfAlone(ctx, c)
