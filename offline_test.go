@@ -32,23 +32,6 @@ func filesOf(t *testing.T, dir string) map[string]string {
 	return out
 }
 
-// copyDir copies a directory as a kill would leave it.
-func copyDir(t *testing.T, dir string) (to string) {
-	t.Helper()
-	to = t.TempDir()
-	entries, err := os.ReadDir(dir)
-	lab.Must(t, err)
-	for _, e := range entries {
-		if filepath.Ext(e.Name()) == ".db-shm" {
-			continue
-		}
-		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		lab.Must(t, err)
-		lab.Must(t, os.WriteFile(filepath.Join(to, e.Name()), b, 0o600))
-	}
-	return to
-}
-
 // TestReadOfflineShowsTheWALAndChangesNothing reads what a Close leaves in an outage, and what a
 // kill does, whose -wal file is there.
 func TestReadOfflineShowsTheWALAndChangesNothing(t *testing.T) {
@@ -70,7 +53,7 @@ func TestReadOfflineShowsTheWALAndChangesNothing(t *testing.T) {
 	if _, err := syncengine.ReadOffline(ctx, cfg, nil); !errors.Is(err, syncengine.ErrLocked) {
 		t.Errorf("while an engine has it: %v", err)
 	}
-	killed := copyDir(t, cfg.Dir)
+	killed := lab.Killed(t, cfg.Dir)
 	if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
 		t.Fatal(err)
 	}

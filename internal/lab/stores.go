@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -99,6 +100,22 @@ func OpenDriver(t testing.TB, driver, dsn string) *sql.DB {
 	NoError(t, "open "+driver, err)
 	t.Cleanup(func() { _ = db.Close() })
 	return db
+}
+
+// Killed copies what a kill leaves in the directory of an engine that goes on, all of one moment:
+// nothing is committed to its log meanwhile.
+func Killed(t testing.TB, dir string) (left string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "wal.db")+"?_pragma=busy_timeout(30000)&_txlock=immediate")
+	NoError(t, "open the log", err)
+	defer func() { _ = db.Close() }()
+	tx, err := db.Begin()
+	NoError(t, "hold up the log", err)
+	left = t.TempDir()
+	Must(t, os.CopyFS(left, os.DirFS(dir)))
+	Must(t, tx.Rollback())
+	Must(t, os.Remove(filepath.Join(left, "wal.db-shm"))) // it is made anew from the -wal
+	return left
 }
 
 // EachL3 runs a test over kinds of L3 that several engines may share.

@@ -32,6 +32,7 @@ type result struct {
 type call struct {
 	stage int
 	keys  []int
+	own   bool // a caller makes it itself
 	do    chan func(loads []*load)
 }
 
@@ -41,7 +42,7 @@ func gated(most int) (*group, chan *call) {
 	g := &group{Spawn: func(f func()) { go f() }}
 	for stage := range 2 {
 		g.Stages = append(g.Stages, Stage[int, string, string]{Most: most, Ask: func(loads []*load) {
-			c := &call{stage: stage, do: make(chan func([]*load))}
+			c := &call{stage: stage, own: loads[0].Itself, do: make(chan func([]*load))}
 			for _, l := range loads {
 				c.keys = append(c.keys, l.Key)
 			}
@@ -107,6 +108,15 @@ func (c *call) want(t *testing.T, stage int, keys ...int) {
 	}
 }
 
+// two takes the next two calls, which came in any order: first that for which is says so.
+func two(calls chan *call, is func(*call) bool) (that, other *call) {
+	that, other = <-calls, <-calls
+	if !is(that) {
+		return other, that
+	}
+	return that, other
+}
+
 func want(t *testing.T, from chan result, v string, err error) {
 	t.Helper()
 	if r := <-from; r.v != v || !errors.Is(r.err, err) {
@@ -122,23 +132,20 @@ func TestLoadsThatWaitShareACall(t *testing.T) {
 		for key := range 7 {
 			out[key] = asking(t.Context(), g, key, 0, false)
 		}
-		one, two := <-calls, <-calls
-		if len(one.keys) != 1 || len(two.keys) != 1 || len(calls) != 0 {
-			t.Fatalf("two that find nothing under way begin calls: %v, %v, and %d more", one.keys, two.keys, len(calls))
+		one, other := <-calls, <-calls
+		if len(one.keys) != 1 || len(other.keys) != 1 || len(calls) != 0 {
+			t.Fatalf("two that find nothing under way begin calls: %v, %v, and %d more", one.keys, other.keys, len(calls))
 		}
 		one.do <- passAll
 		synctest.Wait() // it goes on with those that wait, and what it passed on is asked for
-		four, passed := <-calls, <-calls
-		if four.stage == 1 {
-			four, passed = passed, four
-		}
+		four, passed := two(calls, func(c *call) bool { return c.stage == 0 })
 		four.want(t, 0, 2, 3, 4, 5)
 		passed.want(t, 1, one.keys[0])
 		four.do <- answerAll
 		synctest.Wait()
 		last := <-calls
 		last.want(t, 0, 6)
-		for _, c := range []*call{two, last, passed} {
+		for _, c := range []*call{other, last, passed} {
 			c.do <- answerAll
 		}
 		for key, from := range out {
@@ -321,7 +328,7 @@ func TestACallerAsksItself(t *testing.T) {
 		second := asking(t.Context(), g, 1, 0, true)
 		third := asking(t.Context(), g, 1, 0, false)
 		other := asking(t.Context(), g, 2, 0, true) // one at a time asks itself
-		c, byGoroutine := <-calls, <-calls
+		c, byGoroutine := two(calls, func(c *call) bool { return c.own })
 		if len(calls) != 0 {
 			t.Fatalf("%d calls too many", len(calls))
 		}
@@ -337,6 +344,7 @@ func TestACallerAsksItself(t *testing.T) {
 			loads[0].Answer("", loads[0].Caller.Err())
 		}
 		want(t, left, "", context.Canceled)
+		synctest.Wait() // both of the others have begun anew
 		again := <-calls
 		again.want(t, 0, 1)
 		again.do <- answerAll
@@ -365,7 +373,7 @@ func TestACallersPlaceIsHandedOn(t *testing.T) {
 		for key := range 3 {
 			out = append(out, asking(t.Context(), g, key, 0, key == 0))
 		}
-		own, other := <-calls, <-calls
+		own, other := two(calls, func(c *call) bool { return c.own })
 		own.want(t, 0, 0)
 		own.do <- answerAll
 		third := <-calls

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -252,19 +251,6 @@ func TestINV14WhatIsDecidedInL3IsLinearizable(t *testing.T) {
 	}
 }
 
-// kill copies what a kill leaves in a directory: nothing is committed to its log meanwhile.
-func kill(t *testing.T, dir string) (image string) {
-	t.Helper()
-	db := lab.OpenDriver(t, "sqlite", "file:"+filepath.Join(dir, "wal.db")+"?_pragma=busy_timeout(30000)&_txlock=immediate")
-	tx, err := db.Begin()
-	lab.Must(t, err)
-	image = t.TempDir()
-	lab.Must(t, os.CopyFS(image, os.DirFS(dir)))
-	lab.Must(t, tx.Rollback())
-	lab.Must(t, os.Remove(filepath.Join(image, "wal.db-shm"))) // it is made anew from the -wal
-	return image
-}
-
 // TestINV02WhatCallsReturnedHoldsAfterAKill: what the next engine answers is part of the history,
 // but for ids of which a call was under way. Nobody else writes.
 func TestINV02WhatCallsReturnedHoldsAfterAKill(t *testing.T) {
@@ -305,7 +291,7 @@ func TestINV02WhatCallsReturnedHoldsAfterAKill(t *testing.T) {
 				time.Sleep(time.Duration(100+rand.IntN(100)) * time.Millisecond) // a kill comes at any time
 				killed := int64(time.Since(start))
 				over.Store(true)
-				cfg.Dir = kill(t, cfg.Dir)
+				cfg.Dir = lab.Killed(t, cfg.Dir)
 				work.Wait()
 				lab.Must(t, e.Close())
 				e, err = syncengine.Open(ctx, cfg)

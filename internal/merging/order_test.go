@@ -9,7 +9,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
 	"testing"
 	"time"
 
@@ -47,8 +46,7 @@ func TestINV02AnItemThatWasInsertedAfterADeleteIsNotAbsent(t *testing.T) {
 	y, err := e.Get(ctx, "y")
 	lab.Must(t, err)
 	lab.Must(t, e.Insert(ctx, syncengine.Item{ID: "x", CRDT: "PNCounter", Content: y.Content}))
-	image := t.TempDir() // a kill
-	lab.Must(t, os.CopyFS(image, os.DirFS(cfg.Dir)))
+	image := lab.Killed(t, cfg.Dir)
 	p.Cut()
 	cfg.Dir = image
 	next, err := syncengine.Open(ctx, cfg)

@@ -6,7 +6,6 @@ package merging
 
 import (
 	"context"
-	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -124,8 +123,7 @@ func TestADotIsNotGivenOutAgainAfterAKill(t *testing.T) {
 	lab.Must(t, err)
 	mode.Store(gateShut)
 	merge(t, e, "set", "ORSet", `{"add":["lost"]}`, syncengine.WithDurability(syncengine.Buffered))
-	image := t.TempDir()
-	lab.Must(t, os.CopyFS(image, os.DirFS(cfg.Dir)))
+	image := lab.Killed(t, cfg.Dir)
 	seen, err := e.Get(ctx, "set")
 	lab.Must(t, err)
 

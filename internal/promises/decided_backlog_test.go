@@ -121,7 +121,7 @@ func TestINV02UpdatesWhileABacklogDrainsAreKnown(t *testing.T) {
 			setByUpdate(t, e, 3)    // does not
 			dir := cfg.Dir
 			if killed {
-				dir = imageOf(t, dir)
+				dir = lab.Killed(t, dir)
 				close(g.gates["hold"])
 			} else {
 				g.away.Store(true)
@@ -159,7 +159,7 @@ func TestINV02AnUpdateAfterAWriteThatOvertookTheLogIsKnown(t *testing.T) {
 	close(g.gates["mid"])
 	lab.Eventually(t, "it lands", func() bool { r, err := g.Get(ctx, "x"); return err == nil && string(r.Content) == "2" })
 	setByUpdate(t, e, 3)
-	image := imageOf(t, cfg.Dir)
+	image := lab.Killed(t, cfg.Dir)
 	close(g.gates["hold"])
 	wantDecided(t, g, image, "3")
 }
@@ -203,7 +203,7 @@ func TestINV02UpdatesInLineOnASlowLogAreKnown(t *testing.T) {
 	hang.Store(false)
 	close(gate)
 	<-b
-	image := imageOf(t, dir)
+	image := lab.Killed(t, dir)
 	<-a
 	<-z
 	wantDecided(t, g, image, "3")

@@ -6,7 +6,6 @@ package promises
 import (
 	"context"
 	"errors"
-	"os"
 	"sync"
 	"testing"
 
@@ -71,7 +70,7 @@ func TestINV02WhatWasDecidedInL3IsKnownAfterAKillInAnOutage(t *testing.T) {
 					return err == nil
 				})
 				lab.Must(t, call(e, id))
-				images[id] = imageOf(t, dir)
+				images[id] = lab.Killed(t, dir)
 			}
 			c.Away.Store(true)
 			var all sync.WaitGroup
@@ -101,12 +100,4 @@ func TestINV02WhatWasDecidedInL3IsKnownAfterAKillInAnOutage(t *testing.T) {
 			}
 		})
 	}
-}
-
-// imageOf copies what a kill leaves in a directory, at a moment when nothing is committed there.
-func imageOf(t *testing.T, dir string) string {
-	t.Helper()
-	image := t.TempDir()
-	lab.Must(t, os.CopyFS(image, os.DirFS(dir)))
-	return image
 }

@@ -124,7 +124,7 @@ func TestINV01ADiscardTakesNoRepetitionOfTheSameOp(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	wantPoison(t, e, "x") // read before the crash
-	crash := crashed(t, cfg.Dir)
+	crash := lab.Killed(t, cfg.Dir)
 	lab.Must(t, e.Flush(ctx))
 	wantPoison(t, e, "x")
 	lab.Must(t, e.Close())
@@ -204,7 +204,7 @@ func TestINV02AnOutageLogsNothingThatWasDiscarded(t *testing.T) {
 				t.Fatal(err)
 			}
 			lab.Eventually(t, "logged", func() bool { return e.Stats().WALItems >= 2 })
-			crash := crashed(t, cfg.Dir)
+			crash := lab.Killed(t, cfg.Dir)
 			l3.Release()
 			<-flushed
 			if how == "goes on" {
@@ -445,7 +445,7 @@ func TestADiscardWaitsForWhatIsOnItsWayIntoTheLog(t *testing.T) {
 	point.Store(failpoint.Point(""))
 	gates <- true
 	lab.Must(t, <-done)
-	image := imageOf(t, dir)
+	image := lab.Killed(t, dir)
 	<-z
 	tolerant.Store(true)
 	next := lab.Open(t, syncengine.Config{Dir: image, L3: g})

@@ -127,7 +127,7 @@ func TestINV16AWriteIsAboveADecisionThatNobodyHasHeard(t *testing.T) {
 				l3.Fn = func(ctx context.Context, tier, call string, do func() error) error {
 					err := inner(ctx, tier, call, do)
 					if call == "ApplyIf" {
-						cfg.Dir = crashed(t, cfg.Dir)
+						cfg.Dir = lab.Killed(t, cfg.Dir)
 					}
 					return err
 				}
@@ -157,7 +157,7 @@ func TestINV16ManyIDsNumberedAheadAreKnownAfterACrash(t *testing.T) {
 	lab.Must(t, err)
 	lab.Must(t, e.Flush(ctx))
 	lab.Eventually(t, "the log is empty", func() bool { return e.Stats().WALItems == 0 })
-	e = lab.Open(t, syncengine.Config{Dir: crashed(t, cfg.Dir), L3: l3})
+	e = lab.Open(t, syncengine.Config{Dir: lab.Killed(t, cfg.Dir), L3: l3})
 	for _, id := range []string{"a-5", "a-1100"} {
 		lab.Put(t, e, id, 2)
 		lab.Must(t, e.Flush(ctx))
@@ -203,7 +203,7 @@ func refusedAndLogged(t *testing.T, others int) (cfg syncengine.Config, l3 *lab.
 	for i := range others {
 		lab.Put(t, e, fmt.Sprint("behind ", i), 1)
 	}
-	cfg.Dir = crashed(t, cfg.Dir)
+	cfg.Dir = lab.Killed(t, cfg.Dir)
 	l3 = lab.NewChoosy(t)
 	l3.Release()
 	cfg.L3 = l3
@@ -393,7 +393,7 @@ func TestINV02ARetryHidesNothingThatWaitsInTheLog(t *testing.T) {
 			if name == "a later put" {
 				want = 3
 			}
-			cfg.Dir = crashed(t, cfg.Dir)
+			cfg.Dir = lab.Killed(t, cfg.Dir)
 			first.Release()
 			l3 := lab.NewChoosy(t)
 			l3.Release()
@@ -448,7 +448,7 @@ func TestINV02ATieWithWhatWaitsInTheWALIsDecided(t *testing.T) {
 	for id, c := range cases {
 		lab.Must(t, write(e, id, c.first))
 	}
-	cfg.Dir = crashed(t, cfg.Dir)
+	cfg.Dir = lab.Killed(t, cfg.Dir)
 	e = lab.Open(t, cfg)
 	for id, c := range cases {
 		if err := write(e, id, c.then); errors.Is(err, syncengine.ErrStaleVersion) != c.stale {
@@ -479,7 +479,7 @@ func TestINV02ARetriedLoserOfATieAnswersNotAfterAKill(t *testing.T) {
 	if n, err := e.RetryQuarantined(ctx); n != 1 || err != nil {
 		t.Errorf("RetryQuarantined: %d, %v", n, err)
 	}
-	cfg.Dir = crashed(t, cfg.Dir)
+	cfg.Dir = lab.Killed(t, cfg.Dir)
 	first.Release()
 	l3 := lab.NewChoosy(t)
 	l3.Away.Store(true)
@@ -561,7 +561,7 @@ func TestManyAreRetriedAndDiscardedAfterACrash(t *testing.T) {
 		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: ids[i], Content: lab.Poison}))
 	}
 	lab.Eventually(t, "all are refused", func() bool { return e.Stats().Quarantined == many })
-	cfg.Dir = crashed(t, cfg.Dir)
+	cfg.Dir = lab.Killed(t, cfg.Dir)
 	first.Release()
 	l3 := lab.NewChoosy(t)
 	l3.Away.Store(true)
@@ -593,7 +593,7 @@ func TestManyAreRetriedAndDiscardedAfterACrash(t *testing.T) {
 		t.Errorf("DiscardQuarantined: %d, %v", n, err)
 	}
 	l3.Tolerant.Store(true)
-	cfg.Dir = crashed(t, cfg.Dir)
+	cfg.Dir = lab.Killed(t, cfg.Dir)
 	e = lab.Open(t, cfg)
 	lab.Must(t, e.Flush(ctx))
 	wantQuarantined(t, e)
@@ -622,7 +622,7 @@ func discardsForGood(t *testing.T, e *syncengine.Engine, cfg syncengine.Config, 
 	wantQuarantined(t, e)
 	lab.WantContent(t, e, "x", -1)
 	l3.Tolerant.Store(true)
-	cfg.Dir = crashed(t, cfg.Dir)
+	cfg.Dir = lab.Killed(t, cfg.Dir)
 	e = lab.Open(t, cfg)
 	lab.Must(t, e.Flush(ctx))
 	lab.WantContent(t, e, "x", -1)

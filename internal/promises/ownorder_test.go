@@ -257,7 +257,7 @@ func TestINV16AWriteAfterACrashIsAboveWhatItsIDWasNumbered(t *testing.T) {
 	lab.Must(t, e.Submit(context.Background(), syncengine.Item{ID: "x", Content: lab.Doc("x", 1)}, syncengine.WithVersion(syncengine.VersionAt(time.Now().Add(50*time.Second)))))
 	lab.Must(t, e.Flush(context.Background()))
 	lab.Eventually(t, "the log forgets it", func() bool { return e.Stats().WALItems == 0 })
-	e = lab.Open(t, syncengine.Config{Dir: crashed(t, cfg.Dir), L3: l3})
+	e = lab.Open(t, syncengine.Config{Dir: lab.Killed(t, cfg.Dir), L3: l3})
 	lab.Put(t, e, "x", 2)
 	lab.Must(t, e.Flush(context.Background()))
 	lab.WantContent(t, e, "x", 2)

@@ -11,8 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -59,20 +57,6 @@ func wantQuarantined(t testing.TB, e *syncengine.Engine, want ...string) (ops []
 		t.Fatalf("in quarantine: %v, counted %d; want %v", got, e.Stats().Quarantined, want)
 	}
 	return ops
-}
-
-// crashed copies the directory of an engine at rest: what a process leaves that is killed now.
-func crashed(t testing.TB, dir string) (left string) {
-	t.Helper()
-	left = t.TempDir()
-	files, err := filepath.Glob(filepath.Join(dir, "wal.db*"))
-	lab.Must(t, err)
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		lab.Must(t, err)
-		lab.Must(t, os.WriteFile(filepath.Join(left, filepath.Base(f)), b, 0o600))
-	}
-	return left
 }
 
 // L3 refused a put, and then took a later put or delete of the id. The refused document answered
@@ -261,7 +245,7 @@ func TestINV01ADiscardDoesNotReachIntoSegmentsOfTheNextEngine(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	repair()
-	cfg.Dir = crashed(t, cfg.Dir)
+	cfg.Dir = lab.Killed(t, cfg.Dir)
 	l3.Release()
 	_ = e.Close()
 	l3.Away.Store(true)
@@ -319,7 +303,7 @@ func TestINV01ADiscardThatFailsChangesNothing(t *testing.T) {
 			if n, err := e.RetryQuarantined(ctx, "x"); n != 1 || err != nil {
 				t.Fatalf("RetryQuarantined: %d, %v", n, err)
 			}
-			cfg.Dir = crashed(t, cfg.Dir)
+			cfg.Dir = lab.Killed(t, cfg.Dir)
 			_ = e.Close()
 			e = lab.Open(t, cfg)
 			wantPoison(t, e, "x")
@@ -343,7 +327,7 @@ func TestINV04WhatWasDiscardedDoesNotComeBackFromTheWAL(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	lab.Put(t, e, "later", 1)
-	crash := crashed(t, cfg.Dir)
+	crash := lab.Killed(t, cfg.Dir)
 	if n := lab.WALOps(t, crash); n < 2 {
 		t.Fatalf("%d ops in the WAL: nothing is proven", n)
 	}
@@ -552,7 +536,7 @@ func TestINV01ADiscardTakesNoGroupThatHoldsTheSameOp(t *testing.T) {
 	if n, err := e.DiscardQuarantined(ctx, "x"); n != 1 || err != nil {
 		t.Fatalf("DiscardQuarantined: %d, %v", n, err)
 	}
-	cfg.Dir = crashed(t, cfg.Dir)
+	cfg.Dir = lab.Killed(t, cfg.Dir)
 	l3.Tolerant.Store(true)
 	l3.Away.Store(false)
 	e = lab.Open(t, cfg)
