@@ -51,23 +51,28 @@ type queryer interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// readDigest sums up the stored parts. Those that can't be read are left out, and their ids
-// are in broken: 0 is the row of sync_digest.
+// readDigest sums up the stored parts. Those that can't be read, or are not there, are left out,
+// and their ids are in broken: 0 is the row of sync_digest.
 func readDigest(ctx context.Context, db queryer) (set *digest.Set, broken []any, err error) {
 	set = new(digest.Set)
 	rows, err := db.QueryContext(ctx, "SELECT 0 AS id, digest FROM sync_digest WHERE id = 1 UNION ALL SELECT id, delta FROM sync_deltas")
 	if err != nil {
 		return nil, nil, err
 	}
+	whole := false
 	for rows.Next() && err == nil {
 		var id int64
 		var b sql.RawBytes
 		if err = rows.Scan(&id, &b); err != nil {
 			break
 		}
+		whole = whole || id == 0
 		if add(set, b, id == 0) != nil {
 			broken = append(broken, id)
 		}
+	}
+	if !whole {
+		broken = append(broken, int64(0))
 	}
 	return set, broken, errors.Join(err, rows.Err(), rows.Close())
 }
@@ -248,7 +253,7 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 				// The row of a delta stays: it may be what tells that its transaction landed.
 				text, empty := "UPDATE sync_deltas SET delta = ? WHERE id = ?", new(digest.Delta).AppendBinary(nil)
 				if id == int64(0) {
-					text, empty = "UPDATE sync_digest SET digest = ? WHERE id <> ?", []byte{}
+					text, empty, id = "REPLACE INTO sync_digest (digest, id) VALUES (?, ?)", []byte{}, int64(1)
 				}
 				if _, err := tx.ExecContext(ctx, text, empty, id); err != nil {
 					return err

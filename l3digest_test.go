@@ -181,6 +181,7 @@ func TestARecountFindsAndCorrectsWhatTheDigestDoesNotKnow(t *testing.T) {
 			{"UPDATE sync_digest SET digest = 'garbage'", true, "id-09"},
 			{"INSERT INTO sync_deltas (delta) VALUES ('garbage')", true, "id-09"},
 			{"DELETE FROM sync_deltas", true, "id-09"},
+			{"DELETE FROM sync_digest", true, "id-09"},
 		} {
 			if _, err := raw.Exec(test.sql); err != nil {
 				t.Fatal(err)
