@@ -46,6 +46,11 @@ func NewSQLStoreNamed(d Dialect, db *sql.DB, tablePrefix string) ArchiveStore {
 	return newSQLStore(sqlkit.Dialect(d), sqlkit.OnePool(db, sqlkit.Dialect(d), tablePrefix), testCodec(), false)
 }
 
+// PrepareInSteps is that of a SQL store.
+func PrepareInSteps(ctx context.Context, s ArchiveStore, each time.Duration) error {
+	return s.(*sqlStore).PrepareInSteps(ctx, each)
+}
+
 // Exec runs a statement as a store's own connections do.
 func Exec(ctx context.Context, s ArchiveStore, text string) error {
 	_, err := s.(*sqlStore).pools.Write.ExecContext(ctx, text)

@@ -84,6 +84,18 @@ func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sql
 	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sqlkit.Stmt), window: leafWindow, clock: time.Now, self: newEngineID(), logFor: changesKept}
 }
 
+// PrepareInSteps is Prepare with a bound for each of its steps, of which there are many, and none
+// for the whole.
+func (s *sqlStore) PrepareInSteps(ctx context.Context, each time.Duration) error {
+	under, end := sqlkit.InSteps(ctx, each)
+	defer end()
+	err := s.Prepare(under)
+	if err != nil && ctx.Err() == nil && context.Cause(under) == sqlkit.ErrSlowStep {
+		return fmt.Errorf("%s: %w: %w", s.dialect, ErrUnavailable, sqlkit.ErrSlowStep)
+	}
+	return err
+}
+
 // Follow sets the clock by which items expire.
 func (s *sqlStore) Follow(clock func() time.Time) { s.clock, s.followed = clock, true }
 
@@ -117,9 +129,11 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		if err != nil && sqlkit.Classify(err) != sqlkit.Unwritable { // Writable tells of that
 			return err
 		}
+		sqlkit.Step(ctx)
 		if identity, err = s.identify(ctx); err != nil {
 			return err
 		}
+		sqlkit.Step(ctx)
 		if s.dialect == sqlkit.MySQL { // a handle may have been opened with clientFoundRows
 			res, err := s.pools.Write.ExecContext(ctx, "UPDATE sync_meta SET value = value WHERE name = 'identity'")
 			if err == nil {
@@ -129,9 +143,11 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		} else {
 			s.counts.Store(true)
 		}
+		sqlkit.Step(ctx)
 		if packet, err = sqlkit.MaxPacket(ctx, s.pools.Write, s.dialect); err != nil {
 			return err
 		}
+		sqlkit.Step(ctx)
 		return s.recall(ctx, s.pools.Write)
 	})
 	if err != nil {

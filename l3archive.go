@@ -3,7 +3,7 @@ package syncengine
 // l3archive.go is the way to L3: the store's own methods behind its breaker, with repetitions
 // after an outage. What is known of L3 beside its breaker is one state (l3State), here alone.
 //
-// No goroutines.
+// One goroutine while L3 is prepared.
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/digest"
+	"github.com/syncengine-go/syncengine/internal/guard"
 )
 
 // archiveDigester is an L3 that knows its digest.
@@ -63,6 +64,8 @@ type archive struct {
 	hear    func(ctx context.Context) error                  // see Hear
 	may     func() error                                     // see BeforeWrites
 	nonce   uint64                                           // of the last ApplyIf; the loop "conditions" alone uses it
+
+	preparing preparing
 
 	changing sync.Mutex // held while state is replaced and that is told
 	state    atomic.Pointer[l3State]
@@ -181,28 +184,81 @@ func (a *archive) Near() bool { return a.near }
 // Members is where engines on this L3 are known, nil when the store can't.
 func (a *archive) Members() registrar { return a.members }
 
-// Prepare connects L3 and brings its schema up to date.
-func (a *archive) Prepare(ctx context.Context) error {
-	first := !a.Ready()
-	err := a.Probe(ctx, a.prepare)
-	if err == nil && first { // nothing may be written for long, and Health is about writes
-		a.tried(a.writable(ctx))
-	}
-	return err
+// preparing is L3 being prepared, once at a time.
+type preparing struct {
+	mu  sync.Mutex
+	run *prepareRun // nil: it is not
 }
 
-func (a *archive) prepare(ctx context.Context) error {
-	err := a.store.Prepare(ctx)
+// prepareRun is one time. err is valid when done is closed.
+type prepareRun struct {
+	done chan struct{}
+	err  error
+}
+
+// Prepare connects L3 and brings its schema up to date. That goes on when nobody waits for it any
+// more, for L3Timeout or until ctx ends: to make or alter tables may take longer than any one call,
+// and to begin anew each time would lead nowhere.
+func (a *archive) Prepare(ctx context.Context) error {
+	run := a.joinPrepare()
+	return a.Probe(ctx, func(ctx context.Context) error {
+		select {
+		case <-run.done:
+			return run.err
+		case <-ctx.Done():
+			return unavailable("L3", fmt.Errorf("connecting: %w", ctx.Err()))
+		}
+	})
+}
+
+// joinPrepare returns the run under way, or begins one.
+func (a *archive) joinPrepare() *prepareRun {
+	p := &a.preparing
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.run != nil {
+		return p.run
+	}
+	run := &prepareRun{done: make(chan struct{}), err: unavailable("L3", errors.New("connecting was given up"))}
+	p.run = run
+	a.InBackground("prepare", func(ctx context.Context) {
+		defer func() {
+			if v := recover(); v != nil { // a store of the caller's
+				run.err = unavailable("L3", fmt.Errorf("the store %w: %v", guard.ErrPanicked, v))
+			}
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.run = nil
+			close(run.done)
+		}()
+		run.err = a.prepare(ctx)
+	})
+	return run
+}
+
+func (a *archive) prepare(ctx context.Context) (err error) {
+	first := !a.Ready()
+	if s, ok := a.store.(interface {
+		PrepareInSteps(ctx context.Context, each time.Duration) error
+	}); ok {
+		err = s.PrepareInSteps(ctx, a.Timeout)
+	} else {
+		err = a.Probe(ctx, a.store.Prepare)
+	}
 	if err == nil && a.admit != nil {
-		err = a.admit(ctx, a.Identity())
+		err = a.Probe(ctx, func(ctx context.Context) error { return a.admit(ctx, a.Identity()) })
 	}
 	if err == nil && a.hear != nil {
-		err = a.hear(ctx)
+		err = a.Probe(ctx, a.hear)
 	}
-	if err == nil {
-		a.change(nil, func(s *l3State) { s.prepared = true })
+	if err != nil {
+		return err
 	}
-	return err
+	a.change(nil, func(s *l3State) { s.prepared = true })
+	if first { // nothing may be written for long, and Health is about writes
+		a.tried(a.writable(ctx))
+	}
+	return nil
 }
 
 // writable reports why L3 takes no writes, as far as can be seen without one.

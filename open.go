@@ -19,9 +19,10 @@ import (
 // WAL, and returns a running engine. The caller must Close it.
 //
 // When Redis or the SQL database does not answer, Open tries for about three seconds, or one
-// L3Timeout when the database hangs, and then returns an engine that accepts writes into the
-// WAL, serves what it has, and goes on trying. ctx bounds Open only. When Open fails, it waits
-// for event functions under way until ctx ends, at most CloseTimeout.
+// L3Timeout when the database hangs, or takes longer to make its tables, and then returns an
+// engine that accepts writes into the WAL, serves what it has, and goes on trying. ctx bounds Open
+// only. When Open fails, it waits for event functions under way until ctx ends, at most
+// CloseTimeout.
 //
 // Errors: ErrInvalidConfig (all faults joined), ErrLocked, ErrWALCorrupt, ErrSchema,
 // ErrFeatureNotBuilt, a wrong password or unknown database of SQL, a *SetupError, and what the file

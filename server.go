@@ -123,6 +123,11 @@ func (s *server) Probe(ctx context.Context, fn func(context.Context) error) erro
 	return fn(ctx)
 }
 
+// InBackground starts a goroutine that ends when background work does.
+func (s *server) InBackground(name string, fn func(context.Context)) {
+	s.door.Spawn(name, func() { fn(s.door.Context()) })
+}
+
 // State returns the breaker's: "closed", "half-open" or "open".
 func (s *server) State() string { return s.cb.State() }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/digest"
+	"github.com/syncengine-go/syncengine/internal/faultproxy"
 	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
@@ -862,6 +863,75 @@ func TestAMigrationThatWasCutOffIsRepeated(t *testing.T) {
 			t.Errorf("after %s: %v, want %v", all[done-1], got, want)
 		}
 	}
+}
+
+// To prepare a database takes more than any one call of it, above all where it is far away.
+func TestAFarDatabaseIsPreparedInSteps(t *testing.T) {
+	t.Parallel()
+	server := testserver.SharedMariaDB(t)
+	p := faultproxy.New(t, server.Addr())
+	p.Delay(10 * time.Millisecond) // each way: some four seconds for all of it
+	url := lab.Via(t, server.NewDatabase(t), p)
+	e := lab.OpenAsIs(t, syncengine.Config{Dir: t.TempDir(), SQLURL: url, L3Timeout: 500 * time.Millisecond})
+	lab.Eventually(t, "L3 is there", func() bool {
+		_, err := e.GetVerified(context.Background(), "x")
+		return errors.Is(err, syncengine.ErrNotFound)
+	})
+}
+
+// A migration of which a step was cut off leaves no lock behind that anybody has to wait for, and
+// no session that waits for tables otherwise than before.
+func TestAMigrationThatIsCutOffUnlocks(t *testing.T) {
+	t.Parallel()
+	server, ctx := testserver.SharedMariaDB(t), context.Background()
+	url := server.NewDatabase(t)
+	p := faultproxy.New(t, server.Addr())
+	pool, direct := testserver.OpenSQL(t, lab.Via(t, url, p)), testserver.OpenSQL(t, url)
+	pool.SetMaxOpenConns(1)
+	s := syncengine.NewSQLStore(syncengine.DialectMySQL, pool)
+	p.SwallowReplyTo("CREATE TABLE IF NOT EXISTS sync_deltas")
+	if err := s.Prepare(ctx); !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	if p.Swallowed() != 1 {
+		t.Fatalf("%d replies are lost", p.Swallowed())
+	}
+	if until := lab.Number(t, direct, "SELECT applied_at FROM sync_schema WHERE version = 0"); until != 0 {
+		t.Errorf("the schema is locked until %d", until)
+	}
+	tx, err := direct.Begin()
+	lab.Must(t, err)
+	_, err = tx.Exec("UPDATE sync_schema SET applied_at = 1 WHERE version = 0")
+	lab.Must(t, err)
+	if err := syncengine.PrepareInSteps(ctx, s, 200*time.Millisecond); !errors.Is(err, syncengine.ErrUnavailable) || !strings.Contains(err.Error(), "did not answer in time") {
+		t.Errorf("while the lock can't be taken: %v", err)
+	}
+	lab.Must(t, tx.Rollback())
+	lab.Must(t, s.Prepare(ctx))
+	if n := lab.Number(t, pool, "SELECT @@lock_wait_timeout = @@global.lock_wait_timeout"); n != 1 {
+		t.Error("the session waits otherwise than before")
+	}
+}
+
+// Who comes after one that waits to alter a table waits for that one: so it does not wait long.
+func TestAMigrationWaitsForNoTableForLong(t *testing.T) {
+	t.Parallel()
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	db := testserver.OpenSQL(t, url)
+	for _, text := range syncengine.Schema(syncengine.DialectMySQL)[:8] {
+		_, err := db.Exec(text)
+		lab.NoError(t, text, err)
+	}
+	tx, err := db.Begin()
+	lab.Must(t, err)
+	_, err = tx.Exec("SELECT * FROM sync_deltas")
+	lab.Must(t, err)
+	err = syncengine.NewSQLStore(syncengine.DialectMySQL, db).Prepare(context.Background())
+	if err == nil || !errors.Is(err, syncengine.ErrUnavailable) || !strings.Contains(err.Error(), "somebody holds the table sync_deltas") {
+		t.Errorf("while somebody reads a table that is to be altered: %v", err)
+	}
+	lab.Must(t, tx.Rollback())
+	lab.Must(t, syncengine.NewSQLStore(syncengine.DialectMySQL, db).Prepare(context.Background()))
 }
 
 // tablesOf is how the tables and indexes of the engine are declared.

@@ -1,8 +1,10 @@
 package sqlkit
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -40,11 +42,12 @@ func Migrate(ctx context.Context, db *DB, d Dialect, table string, migrations []
 }
 
 func migrate(ctx context.Context, db *DB, d Dialect, table string, migrations [][]string) (err error) {
+	Step(ctx)
 	conn, err := db.pool.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
+	defer func() { err = cmp.Or(err, conn.Close()) }()
 	is := &survey{conn: conn, db: db, d: d, table: table, made: tablesMade(migrations)}
 	have, err := is.version(ctx, len(migrations))
 	if err != nil {
@@ -56,11 +59,16 @@ func migrate(ctx context.Context, db *DB, d Dialect, table string, migrations []
 	if have > len(migrations) {
 		return tooNew(have, len(migrations))
 	}
-	lock, err := lockSchema(ctx, conn, d, db.Named(table))
+	lock, err := lockSchema(ctx, conn, db, d, db.Named(table))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.release(ctx, err == nil)) }()
+	defer func() { err = cmp.Or(err, lock.release(ctx, err == nil)) }()
+	back, err := hurry(ctx, conn, d)
+	if err != nil {
+		return err
+	}
+	defer back()
 	if _, have, err = is.recorded(ctx); err != nil {
 		return err
 	}
@@ -81,10 +89,17 @@ func (s *survey) step(ctx context.Context, lock *schemaLock, n int, stmts []stri
 		if err := lock.renew(ctx); err != nil {
 			return err
 		}
-		if _, err := s.conn.ExecContext(ctx, s.db.Named(stmt)); err != nil && !isThere(err) {
+		longStep(ctx)
+		_, err := s.conn.ExecContext(ctx, s.db.Named(stmt))
+		switch {
+		case err == nil || isThere(err):
+		case LockHeld(err): // no conflict, which would be tried again at once
+			return fmt.Errorf("migration %d: somebody holds the table %s: %v", n, s.db.Named(tableOf(stmt)), err)
+		default:
 			return &atTable{tableOf(stmt), fmt.Errorf("migration %d: %w", n, err)}
 		}
 	}
+	Step(ctx)
 	_, err := s.conn.ExecContext(ctx, "INSERT INTO "+s.db.Named(s.table)+" (version, applied_at) VALUES (?, ?)", n, time.Now().UnixNano())
 	if err != nil && !(s.d == MySQL && IsDuplicate(err)) { // recorded by another process whose lease was over
 		return fmt.Errorf("migration %d: %w", n, err)
@@ -115,17 +130,44 @@ func Script(prefix, table string, migrations [][]string, version int) (out []str
 	return out
 }
 
+// hurry makes a session wait no longer than a second until nobody uses a table that it wants to
+// alter: all who come after it wait for it meanwhile. By default it waits a day. back makes it wait
+// as before.
+func hurry(ctx context.Context, conn *sql.Conn, d Dialect) (back func(), err error) {
+	if d == SQLite {
+		return func() {}, nil
+	}
+	const set = "SET SESSION lock_wait_timeout = ?"
+	Step(ctx)
+	var was int64
+	if err := conn.QueryRowContext(ctx, "SELECT @@lock_wait_timeout").Scan(&was); err != nil {
+		return nil, err
+	}
+	back = func() {
+		if _, err := conn.ExecContext(ctx, set, was); err != nil { // nobody is to have it as it is
+			_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+		}
+	}
+	if _, err := conn.ExecContext(ctx, set, 1); err != nil {
+		back()
+		return nil, err
+	}
+	return back, nil
+}
+
 // schemaLock keeps other processes from migrating at the same time.
 type schemaLock struct {
 	conn  *sql.Conn
+	db    *DB
 	table string // "" for SQLite, where it is a transaction
 	until int64
 	tried int64 // what the row may hold by now, instead
 }
 
 // lockSchema makes the table of records, if there is none, and waits for the lock.
-func lockSchema(ctx context.Context, conn *sql.Conn, d Dialect, table string) (*schemaLock, error) {
-	l := &schemaLock{conn: conn}
+func lockSchema(ctx context.Context, conn *sql.Conn, db *DB, d Dialect, table string) (*schemaLock, error) {
+	l := &schemaLock{conn: conn, db: db}
+	Step(ctx)
 	if d == SQLite {
 		if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
 			return nil, err
@@ -165,6 +207,7 @@ func lockSchema(ctx context.Context, conn *sql.Conn, d Dialect, table string) (*
 // lease begins a lease if what is in the row meets a condition on the present time, or, where that
 // is of this process, on its end.
 func (l *schemaLock) lease(ctx context.Context, condition string) (taken bool, err error) {
+	Step(ctx)
 	var now int64
 	if err := l.conn.QueryRowContext(ctx, "SELECT 1000 * TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))").Scan(&now); err != nil {
 		return false, err
@@ -202,20 +245,30 @@ func (l *schemaLock) renew(ctx context.Context) error {
 	return err
 }
 
-// release works after ctx has ended. It is tried again after a conflict: nobody else could migrate
-// until the lease ends.
+// release works after ctx has ended. Nobody else could migrate until the lease ends, nor this
+// process when it tries again: so it is tried again after a conflict, and by another connection if
+// this one is cut off, as it is when a step took too long.
 func (l *schemaLock) release(ctx context.Context, ok bool) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTime)
-	defer cancel()
 	if l.table != "" {
+		ctx, cancel := afterSteps(ctx, leaseTime)
+		defer cancel()
+		exec := l.conn.ExecContext
 		for {
-			_, err := l.conn.ExecContext(ctx, "UPDATE "+l.table+" SET applied_at = 0 WHERE version = ? AND applied_at IN (?, ?)", leaseRow, l.until, l.tried)
-			if err == nil || Classify(err) != Conflict || ctx.Err() != nil {
+			_, err := exec(ctx, "UPDATE "+l.table+" SET applied_at = 0 WHERE version = ? AND applied_at IN (?, ?)", leaseRow, l.until, l.tried)
+			switch {
+			case err == nil || ctx.Err() != nil:
 				return err
+			case errors.Is(err, driver.ErrBadConn), errors.Is(err, sql.ErrConnDone):
+				exec = l.db.pool.ExecContext
+			case Classify(err) != Conflict:
+				return err
+			default:
+				time.Sleep(leasePoll)
 			}
-			time.Sleep(leasePoll)
 		}
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTime)
+	defer cancel()
 	end := "ROLLBACK"
 	if ok {
 		end = "COMMIT"

@@ -274,6 +274,7 @@ func CheckTables(ctx context.Context, db *DB, d Dialect, tables []Table) error {
 			tries = tries[:1]
 		}
 		for _, stmt := range tries {
+			Step(ctx)
 			if _, err := db.ExecContext(ctx, stmt); err != nil {
 				return Fit(ctx, db, d, t.Name, err)
 			}

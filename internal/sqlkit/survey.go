@@ -110,6 +110,7 @@ func (s *survey) look(ctx context.Context) (map[string]bool, error) {
 	for name := range names {
 		args = append(args, name)
 	}
+	Step(ctx)
 	rows, err := s.conn.QueryContext(ctx, text, args...)
 	if err != nil {
 		return nil, err
@@ -141,6 +142,7 @@ func (s *survey) look(ctx context.Context) (map[string]bool, error) {
 
 // probe returns what a table fails with.
 func (s *survey) probe(ctx context.Context, table string) error {
+	Step(ctx)
 	rows, err := s.conn.QueryContext(ctx, "SELECT 1 FROM "+s.db.Named(table)+" WHERE 1 = 0")
 	if err != nil {
 		return &atTable{table, err}
@@ -150,6 +152,7 @@ func (s *survey) probe(ctx context.Context, table string) error {
 
 // recorded returns how many rows the table of records has, and the highest migration in it.
 func (s *survey) recorded(ctx context.Context) (rows, have int, err error) {
+	Step(ctx)
 	var is string
 	err = s.conn.QueryRowContext(ctx, "SELECT COUNT(*) + 0 * COUNT(applied_at), COALESCE(MAX(version), 0) FROM "+s.db.Named(s.table)).Scan(&rows, &is)
 	if err != nil {
