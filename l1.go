@@ -222,11 +222,17 @@ func (c *l1) Accept(e *entry, pinned bool) {
 }
 
 // Promote puts a copy read from another tier into the map, unless it holds a higher entry
-// or the id was written since stamp was taken.
+// or the id was written since stamp was taken. What was there goes in both cases, if it is lower:
+// somebody has seen the copy, and would see what is older than that in an outage.
 func (c *l1) Promote(e *entry, since stamp) {
 	e.lastAccess.Store(c.clock.now.Load())
 	e.place.AddUses(1)
-	c.store(e, since.at, func() bool { return !c.Written(e.id(), since) })
+	if c.store(e, since.at, func() bool { return !c.Written(e.id(), since) }) {
+		return
+	}
+	if old, ok := c.m.Load(e.id()); ok && old.compare(e) < 0 {
+		c.outdate(old)
+	}
 }
 
 // Keep puts what nobody waits for into the map, unless it holds a higher entry.
@@ -355,10 +361,17 @@ func (c *l1) Outdate(id string, version uint64) {
 	switch {
 	case !ok:
 		c.Touch(id)
-	case e.version < version && !c.Drop(e):
-		if e.state.Or(stateOutdated); !e.pinned() { // it has let go meanwhile
-			c.Drop(e)
-		}
+	case e.version < version:
+		c.outdate(e)
+	}
+}
+
+func (c *l1) outdate(e *entry) {
+	if c.Drop(e) {
+		return
+	}
+	if e.state.Or(stateOutdated); !e.pinned() { // the queue has let go meanwhile
+		c.Drop(e)
 	}
 }
 

@@ -113,6 +113,21 @@ func (b *Breaker) Reset() {
 	}
 }
 
+// hasEnded reports whether ctx has ended. A connection that goes by the deadline of a context knows
+// of it some microseconds before the context does, whose timer has yet to fire: that is waited for,
+// so that everybody else sees it, too; but not for long, since the time of day may have been set.
+func hasEnded(ctx context.Context) bool {
+	if at, ok := ctx.Deadline(); ok && ctx.Err() == nil && !time.Now().Before(at) {
+		late := time.NewTimer(100 * time.Millisecond)
+		defer late.Stop()
+		select {
+		case <-ctx.Done():
+		case <-late.C:
+		}
+	}
+	return ctx.Err() != nil
+}
+
 // Do calls fn with a deadline, unless the breaker is open: then it returns ErrOpen at once. A panic
 // of fn is ErrPanicked. When fn fails and ctx has ended, the error is both.
 func (b *Breaker) Do(ctx context.Context, timeout time.Duration, fn func(context.Context) error) (err error) {
@@ -134,7 +149,7 @@ func (b *Breaker) Do(ctx context.Context, timeout time.Duration, fn func(context
 	sub, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err = fn(sub)
-	if ctx.Err() != nil && err != nil {
+	if err != nil && hasEnded(ctx) {
 		// The caller left or had less patience than the timeout: that proves nothing about the
 		// server, so it may neither open a closed breaker nor close a half-open one.
 		success = cb.State() == gobreaker.StateClosed

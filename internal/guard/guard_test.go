@@ -33,6 +33,26 @@ func call(b *guard.Breaker, err error) error {
 	return b.Do(context.Background(), time.Minute, func(context.Context) error { return err })
 }
 
+// A connection may fail at the deadline of a caller before the caller's context has ended.
+func TestTheDeadlineOfACallerOpensNothing(t *testing.T) {
+	b, changes := guarded(time.Hour)
+	for range 200 {
+		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Microsecond)
+		err := b.Do(ctx, time.Minute, func(ctx context.Context) error {
+			for at, _ := ctx.Deadline(); time.Now().Before(at); {
+			}
+			return errDown
+		})
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() == nil {
+			t.Fatalf("at the deadline: %v", err)
+		}
+		cancel()
+	}
+	if b.State() != "closed" || len(*changes) != 0 {
+		t.Errorf("it is %s, after %v", b.State(), *changes)
+	}
+}
+
 func TestOnlyFailuresOfTheServerOpenABreaker(t *testing.T) {
 	b, changes := guarded(time.Hour)
 	gone, cancel := context.WithCancel(context.Background())
