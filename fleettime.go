@@ -9,10 +9,13 @@ package syncengine
 // says by more than that, and a millisecond, moves it; by skewStep at most at one beat, since a
 // server may answer wrongly for a moment, as after a failover. The first is taken as it is.
 //
-// Time never goes back: when L3's clock does, when another server's is behind, or when versions
-// were made by a host's clock that was ahead, while L3 was away, the time stays ahead of L3's by as
-// much (lift), and goes on from there. The row of each engine tells its lift and its time; nobody
-// stays below another one. So all agree within a beat, on the fastest.
+// Time never goes back behind a version that was made by it: when L3's clock does, when another
+// server's is behind, or when versions were made by a host's clock that was ahead, while L3 was
+// away, the time stays ahead of L3's by as much (lift), and goes on from there. Where versions are
+// ahead of the time for another reason, it is lifted to boundAhead before them: so much they are
+// after a kill (versions.go), and if that lifted it, kills in a row would move it on and on. The
+// row of each engine tells its lift and its newest version; nobody stays below another one. So all
+// agree within a beat, on the fastest.
 
 import (
 	"sync"
@@ -94,6 +97,7 @@ func (c *fleetTime) heard(l3, asked, replied time.Time) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	before := c.Now()
 	margin := replied.Sub(asked) / 2
 	base := l3.UnixNano() - int64(asked.Add(margin).Sub(c.start))
 	margin += time.Millisecond // SQLite's clock has no more
@@ -108,7 +112,12 @@ func (c *fleetTime) heard(l3, asked, replied time.Time) {
 			c.told(step)
 		}
 	}
-	c.notBelow(c.last())
+	last := c.last()
+	if made := timeOf(last); made.Before(before) {
+		before = made
+	}
+	c.notBelow(before)
+	c.notBelow(timeOf(last).Add(-boundAhead))
 }
 
 // meet takes the time of another engine's row.
@@ -117,12 +126,15 @@ func (c *fleetTime) meet(m *member) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lift.Store(max(c.lift.Load(), int64(m.Ahead)))
-	c.notBelow(m.Clock)
+	c.notBelow(timeOf(m.Clock).Add(-boundAhead))
 }
 
-// notBelow lifts the time to that of a version. mu is held.
-func (c *fleetTime) notBelow(version uint64) {
-	if behind := time.UnixMilli(int64(version >> 16)).Sub(c.Now()); behind > 0 && c.base.Load() != 0 {
+// timeOf is the time that a version was made at.
+func timeOf(version uint64) time.Time { return time.UnixMilli(int64(version >> 16)) }
+
+// notBelow lifts the time to t. mu is held.
+func (c *fleetTime) notBelow(t time.Time) {
+	if behind := t.Sub(c.Now()); behind > 0 && c.base.Load() != 0 {
 		c.lift.Add(int64(behind))
 	}
 }

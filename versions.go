@@ -18,7 +18,9 @@ package syncengine
 // A clock that starts lower than an earlier one of this Dir ended, since the host's clock was
 // set back, would give out versions that lose to what is in L3. So a bound of all versions
 // given out is kept in the WAL file: for logged ops by the log itself, in their commits; for
-// Buffered ops, and those that go to L3 directly, by a value that is at most boundAhead ahead.
+// Buffered ops, and those that go to L3 directly, by a value that is at most boundAhead ahead of
+// the time: a clock that starts there after a kill is passed by the time soon, and the next bound
+// is no further ahead, or kills in a row would move versions on and on.
 // It is moved on before it is reached, by the loop "housekeeping" while versions are in use;
 // the first op after a pause does it for itself. A clean end makes it exact.
 //
@@ -48,6 +50,7 @@ const (
 	boundKey   = "versions"
 	boundAhead = time.Second
 	boundEarly = boundAhead / 2 // it is moved on when so much of it is left
+	boundRoom  = 10 << 16       // versions that there is room for when the clock itself is ahead
 	aheadKey   = "versions_ahead"
 	maxAhead   = 1000
 )
@@ -438,11 +441,11 @@ func (n *numbers) Within(version uint64) error {
 func (n *numbers) moveBound(ctx context.Context) error {
 	n.boundMu.Lock()
 	defer n.boundMu.Unlock()
-	to := max(n.clock.Last(), hlc.At(n.time())) + uint64(boundAhead/time.Millisecond)<<16
-	if n.bound.Load() >= to-uint64(boundEarly/time.Millisecond)<<16 {
+	last, now := n.clock.Last(), hlc.At(n.time())
+	if n.bound.Load() >= max(now+uint64(boundEarly/time.Millisecond)<<16, last+boundRoom/2) {
 		return nil // another caller has just done it
 	}
-	return n.saveBound(ctx, to)
+	return n.saveBound(ctx, max(now+uint64(boundAhead/time.Millisecond)<<16, last+boundRoom))
 }
 
 func (n *numbers) saveBound(ctx context.Context, to uint64) error {

@@ -133,3 +133,34 @@ func TestINV16AnEngineThatOpensInAnOutageKeepsItsPlaceInTime(t *testing.T) {
 		})
 	}
 }
+
+// After a kill versions begin above a bound that is ahead of those that were given out. That moves
+// nobody's time, however many kills there are.
+func TestINV16KillsDoNotMoveTheTime(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]string{"SQLite": "", "MariaDB": testserver.SharedMariaDB(t).NewDatabase(t)} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: url}
+			for range 8 {
+				e := lab.Open(t, cfg)
+				if url != "" { // it has met its neighbours, and they have met it
+					lab.Eventually(t, "it has joined", func() bool { return e.Health(ctx).Fleet.Joined })
+				}
+				lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("1")}, syncengine.WithDurability(syncengine.Buffered)))
+				it, err := e.Get(ctx, "x")
+				lab.Must(t, err)
+				if at := time.UnixMilli(int64(it.Version >> 16)); time.Until(at) > 1500*time.Millisecond {
+					t.Fatalf("a version of %v, %v ahead", at, time.Until(at))
+				}
+				if ahead := e.Health(ctx).Fleet.Ahead; ahead > 500*time.Millisecond {
+					t.Fatalf("the time is %v ahead", ahead)
+				}
+				cfg.Dir = lab.Killed(t, cfg.Dir)
+				if url == "" { // else the file would be another one's
+					lab.Must(t, e.Close())
+				}
+			}
+		})
+	}
+}
