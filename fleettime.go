@@ -12,7 +12,7 @@ package syncengine
 // Time never goes back behind a version that was made by it: when L3's clock does, when another
 // server's is behind, or when versions were made by a host's clock that was ahead, while L3 was
 // away, the time stays ahead of L3's by as much (lift), and goes on from there. Where versions are
-// ahead of the time for another reason, it is lifted to boundAhead before them: so much they are
+// ahead of the time for another reason, it is lifted to mayLead before them: so much they are
 // after a kill (versions.go), and if that lifted it, kills in a row would move it on and on. The
 // row of each engine tells its lift and its newest version; nobody stays below another one. So all
 // agree within a beat, on the fastest.
@@ -24,6 +24,9 @@ import (
 
 	"github.com/syncengine-go/syncengine/internal/hlc"
 )
+
+// mayLead is how far versions may be ahead of the time.
+const mayLead = time.Second
 
 // skewStep bounds how far one beat moves the time.
 const skewStep = time.Minute
@@ -117,7 +120,7 @@ func (c *fleetTime) heard(l3, asked, replied time.Time) {
 		before = made
 	}
 	c.notBelow(before)
-	c.notBelow(timeOf(last).Add(-boundAhead))
+	c.notBelow(timeOf(last).Add(-mayLead))
 }
 
 // meet takes the time of another engine's row.
@@ -126,7 +129,7 @@ func (c *fleetTime) meet(m *member) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lift.Store(max(c.lift.Load(), int64(m.Ahead)))
-	c.notBelow(timeOf(m.Clock).Add(-boundAhead))
+	c.notBelow(timeOf(m.Clock).Add(-mayLead))
 }
 
 // timeOf is the time that a version was made at.

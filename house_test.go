@@ -115,6 +115,7 @@ var wallTimes = map[string]string{
 	"push.go hear":            "the clock of L3, which engines share",
 	"fleettime.go heard":      "the clock of L3",
 	"fleettime.go timeOf":     "versions hold wall time",
+	"l3compact.go age":        "the age of a merge in days is that of its version and of UpdatedAt",
 	"l3compact.go dayKey":     "snapshots are of days",
 	"l3compact.go Claim":      "a claim in L3 is given up by the wall clock of others",
 	"kinds.go Merge":          "the clock of a CRDT has seconds, for people",

@@ -67,7 +67,7 @@ type opHead struct {
 // age is when a merge was made.
 func (h *opHead) age() time.Time {
 	at := storedTime(h.at)
-	if byVersion := timeOf(h.version); byVersion.Before(at) {
+	if byVersion := time.UnixMilli(int64(h.version >> 16)); byVersion.Before(at) {
 		return byVersion
 	}
 	return at

@@ -48,7 +48,7 @@ import (
 
 const (
 	boundKey   = "versions"
-	boundAhead = time.Second
+	boundAhead = mayLead
 	boundEarly = boundAhead / 2 // it is moved on when so much of it is left
 	boundRoom  = 10 << 16       // versions that there is room for when the clock itself is ahead
 	aheadKey   = "versions_ahead"
