@@ -29,12 +29,14 @@ type cache struct {
 	digest    cacheDigester // nil: the store has none
 	messenger messenger     // the same
 	closes    bool          // the store is this engine's own
+	unwatch   func()        // nil: nothing is
 	wal       *journal
 	news      *news
 	missed    l2Missed
 	under     underWay
 	known     l2Servers // run ids
 	masters   l2Servers // replication ids
+	dials     l2Dials
 	owner     l2Owner
 	unsure    atomic.Bool                 // the WAL file says that a crash may leave L2 behind L3
 	withheld  atomic.Pointer[func() bool] // see Withhold
@@ -65,8 +67,14 @@ func (c *cache) Follow(clock func() time.Time) {
 // On reports whether there is an L2.
 func (c *cache) On() bool { return c.store != nil }
 
+// WatchBy takes what ends that Dialed is told.
+func (c *cache) WatchBy(stop func()) { c.unwatch = stop }
+
 // Close closes the store, if it is this engine's own.
 func (c *cache) Close() error {
+	if c.unwatch != nil {
+		c.unwatch()
+	}
 	if c.store == nil || !c.closes {
 		return nil
 	}
@@ -137,7 +145,9 @@ func (c *cache) Get(ctx context.Context, op, id string) (rec Record, err error) 
 		return rec, err
 	}
 	err = c.Do(ctx, op, func(ctx context.Context) (err error) {
-		rec, err = c.store.Get(ctx, id)
+		if rec, err = c.store.Get(ctx, id); err == nil {
+			err = c.whoAnswers(ctx)
+		}
 		return err
 	})
 	return rec, err
@@ -171,7 +181,9 @@ func (c *cache) GetMany(ctx context.Context, ids []string) (found []Found, err e
 		return nil, err
 	}
 	err = c.Do(ctx, "get_many", func(ctx context.Context) (err error) {
-		found, err = getMany(ctx, c.store, ids)
+		if found, err = getMany(ctx, c.store, ids); err == nil {
+			err = c.whoAnswers(ctx)
+		}
 		return err
 	})
 	return found, err

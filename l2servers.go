@@ -8,7 +8,9 @@ package syncengine
 //     that this engine made, of Config.RedisURL.
 //   - The replication id of each master, which is another one after each failover, and after a
 //     restart; with each beat (l2owner.go), whoever made the client. So a failover to a replica
-//     that had a connection already is noticed as well, however little it has missed.
+//     that had a connection already is noticed as well, however little it has missed. Of a client
+//     that is the caller's (Config.Redis) it is asked for after each new connection, too, before
+//     anything is believed that was read since: an old dump does not wait for a beat.
 
 import (
 	"context"
@@ -16,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 const (
@@ -35,6 +38,29 @@ type l2Servers struct {
 
 // Met is told which server a new connection leads to, before it is used.
 func (c *cache) Met(ctx context.Context, runID string) { c.meet(ctx, &c.known, runID) }
+
+// l2Dials are the new connections of a client of the caller's.
+type l2Dials struct{ made, known atomic.Uint64 }
+
+// Dialed is told of each, before it is used.
+func (c *cache) Dialed() { c.dials.made.Add(1) }
+
+// whoAnswers makes sure, after something was read, that it is known which servers there are.
+func (c *cache) whoAnswers(ctx context.Context) error {
+	made := c.dials.made.Load()
+	claims, ok := c.store.(claimer)
+	if !ok || made == c.dials.known.Load() {
+		return nil
+	}
+	masters, err := claims.Masters(ctx)
+	if err != nil {
+		return err
+	}
+	c.meet(ctx, &c.masters, masters...)
+	for known := c.dials.known.Load(); known < made && !c.dials.known.CompareAndSwap(known, made); known = c.dials.known.Load() {
+	}
+	return nil
+}
 
 // meet notes ids. One that was not met before, while others were, has to be compared.
 func (c *cache) meet(ctx context.Context, s *l2Servers, ids ...string) {

@@ -116,6 +116,7 @@ func (e *Engine) openL2() error {
 		e.cache.Use(e.cfg.L2, false)
 	case e.cfg.Redis != nil:
 		e.cache.Use(newRedisStore(e.cfg.Redis, e.cfg.KeyPrefix, e.cfg.TombstoneRetention, false), true)
+		e.cache.WatchBy(rediskit.WatchDials(e.cfg.Redis, e.cache.Dialed))
 		if !rediskit.HonoursDeadlines(e.cfg.Redis) {
 			e.news.Log().Warn("the Redis client ignores deadlines: make it with ContextTimeoutEnabled, or a hung server costs reads its read timeout")
 		}

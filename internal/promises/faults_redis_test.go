@@ -485,24 +485,39 @@ func TestFrozenRedisIsSkippedAndUsedAgainAfterItThaws(t *testing.T) {
 // TestINV02ARedisThatComesBackWithAnOldDumpIsNotReadStale: Redis took the writes, was killed, and
 // came back with what it had saved before them. Nothing was written to it meanwhile.
 func TestINV02ARedisThatComesBackWithAnOldDumpIsNotReadStale(t *testing.T) {
-	ctx := context.Background()
-	server := testserver.Redis(t)
-	cfg := small(t, server.URL())
-	e := lab.Open(t, cfg)
-	numbered(500, 1).write(t, e)
-	lab.Must(t, e.Flush(ctx))
-	server.Do(t, "SAVE")
-	want := numbered(500, 2)
-	want.write(t, e)
-	lab.Must(t, e.Flush(ctx))
-	server.Kill()
-	server.Restart()
-	if n := documentsIn(t, server); n != "500" {
-		t.Fatalf("Redis came back with %s keys", n)
+	t.Parallel()
+	for _, made := range []string{"by the engine", "by the caller", "by the caller, a ring"} {
+		t.Run(made, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			server := testserver.Redis(t)
+			cfg := small(t, server.URL())
+			switch made {
+			case "by the caller":
+				cfg.RedisURL, cfg.Redis = "", redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true})
+			case "by the caller, a ring":
+				cfg.RedisURL, cfg.Redis = "", redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": server.Addr()}, ContextTimeoutEnabled: true})
+			}
+			if cfg.Redis != nil {
+				t.Cleanup(func() { lab.Must(t, cfg.Redis.Close()) })
+			}
+			e := lab.Open(t, cfg)
+			numbered(500, 1).write(t, e)
+			lab.Must(t, e.Flush(ctx))
+			server.Do(t, "SAVE")
+			want := numbered(500, 2)
+			want.write(t, e)
+			lab.Must(t, e.Flush(ctx))
+			server.Kill()
+			server.Restart()
+			if n := documentsIn(t, server); n != "500" {
+				t.Fatalf("Redis came back with %s keys", n)
+			}
+			want.read(t, e)
+			lab.Must(t, e.Close()) // nor does a restart forget it
+			want.read(t, lab.Open(t, cfg))
+		})
 	}
-	want.read(t, e)
-	lab.Must(t, e.Close()) // nor does a restart forget it
-	want.read(t, lab.Open(t, cfg))
 }
 
 // TestINV02And04ACopyOnItsWayToRedisBringsNothingBack: copies of what was read arrive after the
