@@ -29,8 +29,9 @@ import (
 )
 
 const (
-	// maxLookup ids are looked up by one statement.
+	// maxLookup ids are looked up by one statement, fewer where the server's packets are small.
 	maxLookup = 1024
+	idBytes   = 600 // an id, or the key of a merge, as a parameter, at most
 	// chunkBytes bounds a statement, also below the server's max_allowed_packet: the length up to
 	// which the driver keeps the buffer that it writes a statement to.
 	chunkBytes = 240 << 10
@@ -327,11 +328,30 @@ func (s *sqlStore) getMany(ctx context.Context, ids []string) ([]Found, error) {
 	return out, nil
 }
 
+// fitting returns how many ids, keys or entries one statement may be about: of n, or of as many as
+// there are places for, a power of two, where packets are small.
+func (s *sqlStore) fitting(n int) int {
+	s.mu.Lock()
+	fit := s.packet / 4 / idBytes
+	s.mu.Unlock()
+	if fit >= int64(n) || fit == 0 { // 0: not known yet
+		return n
+	}
+	return 1 << (bits.Len64(uint64(fit)) - 1)
+}
+
+// chunkLimit is how many bytes of contents one statement may write.
+func (s *sqlStore) chunkLimit() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return min(chunkBytes, s.packet/4)
+}
+
 // lookup reads columns of the rows of ids, maxLookup at a time. A statement is prepared for
 // the next power of two: the last id fills the places that are left. fn may see a row twice.
 func (s *sqlStore) lookup(ctx context.Context, op, columns string, ids []string, fn func(*sql.Rows) error) error {
 	for len(ids) > 0 {
-		n := min(len(ids), maxLookup)
+		n := min(len(ids), s.fitting(maxLookup))
 		args := make([]any, places(n))
 		for i := range args {
 			args[i] = ids[min(i, n-1)]

@@ -145,7 +145,13 @@ func conditional(units [][]Conditional) map[string]bool {
 
 // noteDelta writes down how the digest changes, what was written, and the nonce of the transaction.
 func (s *sqlStore) noteDelta(ctx context.Context, tx *sqlkit.Tx, p *plan, nonce int64) error {
-	err := s.exec(ctx, tx, s.insertLogged(), p.delta.AppendBinary(nil), s.engine(), nonce, p.changes())
+	delta, changes := p.delta.AppendBinary(nil), p.changes()
+	for _, param := range [][]byte{delta, changes} {
+		if err := s.fits(param); err != nil {
+			return err // there are too many rows
+		}
+	}
+	err := s.exec(ctx, tx, s.insertLogged(), delta, s.engine(), nonce, changes)
 	if sqlkit.IsDuplicate(err) { // no fault of a row: the next try has another one
 		return fmt.Errorf("the nonce %d is in use: %v", nonce, err)
 	}

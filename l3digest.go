@@ -149,10 +149,10 @@ const foldMost = 1000
 func (s *sqlStore) Leaves(ctx context.Context, branches []int, after string) (leaves []Meta, last string, err error) {
 	var ids []string
 	err = s.run(ctx, "leaves", func() (err error) {
-		if s.dialect == sqlkit.SQLite {
-			ids, last, err = s.idsSQLite(ctx, branches, after)
-		} else {
-			ids, last, err = s.idsMySQL(ctx, branches, after)
+		if s.dialect == sqlkit.MySQL && s.fitting(maxLookup) == maxLookup {
+			ids, last, err = s.idsThere(ctx, branches, after)
+		} else { // no server, or one with no room for so many numbers
+			ids, last, err = s.idsHere(ctx, branches, after)
 		}
 		return err
 	})
@@ -163,7 +163,7 @@ func (s *sqlStore) Leaves(ctx context.Context, branches []int, after string) (le
 	return slices.DeleteFunc(leaves, func(m Meta) bool { return m.Deleted }), last, err
 }
 
-func (s *sqlStore) idsSQLite(ctx context.Context, branches []int, after string) (ids []string, last string, err error) {
+func (s *sqlStore) idsHere(ctx context.Context, branches []int, after string) (ids []string, last string, err error) {
 	want := make(map[int]bool, len(branches))
 	for _, b := range branches {
 		want[b] = true
@@ -184,7 +184,7 @@ func (s *sqlStore) idsSQLite(ctx context.Context, branches []int, after string) 
 	return ids, last, errors.Join(err, rows.Err(), rows.Close())
 }
 
-func (s *sqlStore) idsMySQL(ctx context.Context, branches []int, after string) (ids []string, last string, err error) {
+func (s *sqlStore) idsThere(ctx context.Context, branches []int, after string) (ids []string, last string, err error) {
 	const live = " FROM sync_items FORCE INDEX (PRIMARY) WHERE deleted = 0 AND id > ?"
 	var end []byte
 	err = s.pools.Read.QueryRowContext(ctx, "SELECT MAX(id) FROM (SELECT id"+live+" ORDER BY id LIMIT ?) AS w", after, s.window).Scan(&end)

@@ -109,7 +109,7 @@ func (s *sqlStore) expiredDue(ctx context.Context, by int64, limit int) (out []M
 		if err != nil {
 			return nil, err
 		}
-		for some := range slices.Chunk(stray, 2*maxDues) {
+		for some := range slices.Chunk(stray, s.fitting(2*maxDues)) {
 			err := s.run(ctx, "expired", func() error {
 				return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 					_, err := tx.ExecContext(ctx, strayDues(len(some)/2), some...)
@@ -154,7 +154,7 @@ func (s *sqlStore) writeDues(ctx context.Context, tx *sqlkit.Tx, p *plan) error 
 
 func (s *sqlStore) execDues(ctx context.Context, tx *sqlkit.Tx, text func(n int) string, dues []due) error {
 	for len(dues) > 0 {
-		n := 1 << (bits.Len(uint(min(len(dues), maxDues))) - 1)
+		n := 1 << (bits.Len(uint(min(len(dues), s.fitting(maxDues)))) - 1)
 		args := make([]any, 0, 3*n)
 		for _, d := range dues[:n] {
 			args = append(args, d.kind, d.at, d.id)
@@ -190,7 +190,7 @@ func (s *sqlStore) purgeDue(ctx context.Context, before int64, limit int) (n int
 	if err != nil {
 		return 0, err
 	}
-	for some := range slices.Chunk(old, maxDues) {
+	for some := range slices.Chunk(old, s.fitting(maxDues)) {
 		args, dues := make([]any, 0, 2*len(some)), make([]any, 0, 3*len(some))
 		for _, d := range some {
 			args, dues = append(args, d.id, d.at), append(dues, d.kind, d.at, d.id)

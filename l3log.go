@@ -206,7 +206,7 @@ func (s *sqlStore) LogHeads(ctx context.Context, above int64) (heads []logHead, 
 
 func (s *sqlStore) LogChanges(ctx context.Context, numbers []int64) (map[int64][]byte, error) {
 	out := make(map[int64][]byte, len(numbers))
-	for some := range slices.Chunk(numbers, maxLookup) {
+	for some := range slices.Chunk(numbers, s.fitting(maxLookup)) {
 		args := make([]any, 2*len(some))
 		for i, n := range some {
 			args[i], args[len(some)+i] = n, n

@@ -114,7 +114,7 @@ func (s *sqlStore) readMerged(ctx context.Context, tx *sqlkit.Tx, merges []itemM
 // inChunks runs a prepared SELECT for many keys in a transaction.
 func (s *sqlStore) inChunks(ctx context.Context, tx *sqlkit.Tx, keys []string, text func(n int) string, fn func(*sql.Rows) error) error {
 	for len(keys) > 0 {
-		n := min(len(keys), maxLookup)
+		n := min(len(keys), s.fitting(maxLookup))
 		args := make([]any, places(n))
 		for i := range args {
 			args[i] = keys[min(i, n-1)]
@@ -166,7 +166,7 @@ func (s *sqlStore) itemRows(ctx context.Context, tx *sqlkit.Tx, id string) ([]op
 }
 
 func (s *sqlStore) readKeys(ctx context.Context, tx *sqlkit.Tx, keys []string) (out []opRow, err error) {
-	err = inKeys(keys, func(where string, args []any) error {
+	err = s.inKeys(keys, func(where string, args []any) error {
 		rows, err := s.readRows(ctx, tx, where, args...)
 		out = append(out, rows...)
 		return err
@@ -175,8 +175,8 @@ func (s *sqlStore) readKeys(ctx context.Context, tx *sqlkit.Tx, keys []string) (
 }
 
 // inKeys calls fn with conditions for keys, some at a time.
-func inKeys(keys []string, fn func(where string, args []any) error) error {
-	for part := range slices.Chunk(keys, 500) {
+func (s *sqlStore) inKeys(keys []string, fn func(where string, args []any) error) error {
+	for part := range slices.Chunk(keys, s.fitting(500)) {
 		args := make([]any, len(part))
 		for i, key := range part {
 			args[i] = []byte(key)
@@ -189,7 +189,7 @@ func inKeys(keys []string, fn func(where string, args []any) error) error {
 }
 
 func (s *sqlStore) deleteKeys(ctx context.Context, tx *sqlkit.Tx, keys []string) error {
-	return inKeys(keys, func(where string, args []any) error {
+	return s.inKeys(keys, func(where string, args []any) error {
 		return s.exec1(ctx, tx, "DELETE FROM sync_ops WHERE "+where, args...)
 	})
 }
@@ -210,11 +210,11 @@ func (s *sqlStore) writeOps(ctx context.Context, tx *sqlkit.Tx, p *plan) error {
 			return err
 		}
 	}
-	rest := p.ops
+	rest, limit := p.ops, int(s.chunkLimit())
 	for len(rest) > 0 {
 		n, size := 0, 0
 		for n < len(rest) && n < maxOps {
-			if size += len(rest[n].content) + rowOverheadSQL; size > chunkBytes && n > 0 {
+			if size += len(rest[n].content) + rowOverheadSQL; size > limit && n > 0 {
 				break
 			}
 			n++

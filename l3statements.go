@@ -118,7 +118,7 @@ func (s *sqlStore) prepareWrites(ctx context.Context, recs []Record, packed []st
 	need.merges = slices.ContainsFunc(recs, func(r Record) bool { return isMerge(r.ID) || crdtBuilt && r.Deleted })
 	need.all = need.merges || slices.ContainsFunc(packed, func(r storedRow) bool { return !r.plain() })
 	s.mu.Lock()
-	ready := slices.ContainsFunc(s.ready, need.within)
+	ready, packet := slices.ContainsFunc(s.ready, need.within), s.packet
 	s.mu.Unlock()
 	if ready {
 		return nil
@@ -152,6 +152,9 @@ func (s *sqlStore) prepareWrites(ctx context.Context, recs []Record, packed []st
 		}
 	}
 	for _, text := range texts {
+		if int64(len(text)) > packet/4 { // it is about more rows than fit, and never used
+			continue
+		}
 		if _, err := s.stmt(ctx, s.pools.Write, text); err != nil {
 			return err
 		}
@@ -215,10 +218,7 @@ func (s *sqlStore) writeSQLite(ctx context.Context, tx *sqlkit.Tx, rows []*store
 // writeMySQL writes rows by multi-row statements: each is a round trip, and takes the server as
 // long as ten rows.
 func (s *sqlStore) writeMySQL(ctx context.Context, tx *sqlkit.Tx, rows []*storedRow, how mode) error {
-	s.mu.Lock()
-	limit := min(chunkBytes, s.packet/4)
-	s.mu.Unlock()
-	counts := s.counts.Load()
+	limit, counts := s.chunkLimit(), s.counts.Load()
 	var args []any
 	for len(rows) > 0 {
 		n, places, plain := chunkOf(rows, how != inserting || counts, how, limit)

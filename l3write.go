@@ -96,12 +96,18 @@ func (s *sqlStore) checkSizes(packed []storedRow, merges []itemMerges) error {
 	return nil
 }
 
-func (s *sqlStore) fits(content []byte) error {
+// fits refuses a parameter that the server would not take: it may close the connection over it,
+// which would be an outage.
+func (s *sqlStore) fits(what []byte) error {
 	s.mu.Lock()
 	packet := s.packet
 	s.mu.Unlock()
-	if n := int64(len(content)); n > packet {
-		return &RefusedError{Err: fmt.Errorf("content of %d bytes is larger than the server's max_allowed_packet of %d", n, packet)}
+	room := packet
+	if !s.owned { // the caller's driver may send it in one piece, with some 20 bytes more
+		room -= 64
+	}
+	if n := int64(len(what)); n > room {
+		return &RefusedError{Err: fmt.Errorf("%d bytes don't fit into the server's max_allowed_packet of %d", n, packet)}
 	}
 	return nil
 }
@@ -331,7 +337,7 @@ func (s *sqlStore) lockHeads(ctx context.Context, tx *sqlkit.Tx, recs []Record, 
 	}
 	heads := make(map[string]lockedHead, len(ids))
 	for rest := ids; len(rest) > 0; {
-		n := min(len(rest), maxLookup)
+		n := min(len(rest), s.fitting(maxLookup))
 		args := make([]any, places(n))
 		for i := range args {
 			args[i] = rest[min(i, n-1)]

@@ -691,6 +691,61 @@ func TestStatementsFitTheServersPacket(t *testing.T) {
 		wantRecord(t, s, r)
 	}
 	lab.WantRows(t, srv.SQL(t), 300)
+	// What goes along with one has no room: the server may close the connection over it.
+	for _, size := range []int{1 << 20, 1<<20 - 20} {
+		_, err := s.Apply(lab.Bounded(t), []syncengine.Record{storetest.Put("edge", 1, `"`+strings.Repeat("x", size-2)+`"`)})
+		if !errors.Is(err, syncengine.ErrRefused) || !strings.Contains(err.Error(), "don't fit") {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}
+
+// With the smallest packets there are as few ids in a statement as fit, and batches are halved
+// until what is written of them does.
+func TestAServerOfSmallPacketsIsEnough(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	url := testserver.MariaDB(t, "--max-allowed-packet=16K").URL()
+	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: url, RedisURL: testserver.SharedRedis(t).URL(), KeyPrefix: lab.NewPrefix()}
+	e := lab.Open(t, cfg)
+	long := strings.Repeat("i", 500)
+	var ids []string
+	for i := range 1500 {
+		id := fmt.Sprint("short-", i)
+		if i%2 == 1 {
+			id = fmt.Sprint(long, i)
+		}
+		ids = append(ids, id)
+		lab.Must(t, e.Submit(ctx, syncengine.Item{ID: id, Content: lab.Doc(id, i)}, syncengine.WithDurability(syncengine.Buffered), syncengine.WithTTL(time.Hour)))
+	}
+	lab.Must(t, e.Delete(ctx, ids[0]))
+	lab.Must(t, e.Flush(ctx))
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "large", Content: []byte(`"` + strings.Repeat("x", 20<<10) + `"`)}))
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Errorf("what is larger than a packet: %v", err)
+	}
+	if n, err := e.DiscardQuarantined(ctx, "large"); n != 1 || err != nil {
+		t.Errorf("in quarantine beside that: %d, %v", n, err)
+	}
+	if q, err := e.Quarantined(ctx); len(q) != 0 || err != nil {
+		t.Errorf("in quarantine: %d ops, %v", len(q), err)
+	}
+	cfg.Dir, cfg.KeyPrefix = "", lab.NewPrefix() // a Redis that has nothing: all branches are looked at
+	fresh := lab.Open(t, cfg)
+	if r, err := fresh.Verify(ctx, syncengine.VerifyOptions{Deep: true, Repair: true}); err != nil || r.Repaired != len(r.Divergent) || r.WrongBranches != 0 {
+		t.Errorf("Verify: %d of %d repaired, %v", r.Repaired, len(r.Divergent), err)
+	}
+	items, err := fresh.GetMany(ctx, ids)
+	lab.Must(t, err)
+	for i, it := range items {
+		if (it == nil) != (i == 0) {
+			t.Errorf("%.20s: %v", ids[i], it)
+		}
+	}
+	if n, err := fresh.DeletePrefix(ctx, long); n != 750 || err != nil {
+		t.Errorf("DeletePrefix: %d, %v", n, err)
+	}
+	lab.Must(t, fresh.Flush(ctx))
 }
 
 // No call holds a connection while it waits for another one: a pool of one is enough, and

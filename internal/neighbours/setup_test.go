@@ -157,7 +157,7 @@ func TestOpenRefusesATableOfAnotherProgram(t *testing.T) {
 
 func TestOpenRefusesAServerOfTooSmallPackets(t *testing.T) {
 	t.Parallel()
-	db := testserver.MariaDB(t, "--max-allowed-packet=512K")
+	db := testserver.MariaDB(t, "--max-allowed-packet=8K")
 	if se := openFails(t, syncengine.Config{SQLURL: db.URL()}); !strings.Contains(se.Problem, "max_allowed_packet") {
 		t.Errorf("%v", se)
 	}

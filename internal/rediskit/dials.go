@@ -9,9 +9,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// WatchDials tells of each new connection that a client of somebody else's makes to a server of its
-// data, before it is used, until stop is called. The client keeps the hook, which does nothing then.
-// Of a type that it does not know it tells what its hooks do.
+// WatchDials tells of each new connection that a client of somebody else's makes to a server of
+// its data, before it is used, until stop is called. The client keeps the hook, which does nothing
+// then. Of a type that it does not know it tells what its hooks do.
 func WatchDials(client redis.UniversalClient, told func()) (stop func()) {
 	w := &dialWatch{}
 	w.told.Store(&told)

@@ -302,8 +302,8 @@ func TouchPrivate(path string) error {
 	return f.Close()
 }
 
-// leastPacket has room for the ids of a lookup.
-const leastPacket = 1 << 20
+// leastPacket has room for some ids, and for a small item with all that is written of it.
+const leastPacket = 16 << 10
 
 // MaxPacket returns how many bytes one statement may have on this server. A server that takes too
 // few is an *Unfit.
@@ -314,7 +314,7 @@ func MaxPacket(ctx context.Context, db *DB, d Dialect) (int64, error) {
 	var n int64
 	err := db.QueryRowContext(ctx, "SELECT @@max_allowed_packet").Scan(&n)
 	if err == nil && n < leastPacket {
-		return 0, &Unfit{Problem: fmt.Sprintf("max_allowed_packet is %d: statements with many ids need 1 MiB", n), Mend: "SET GLOBAL max_allowed_packet = 16777216"}
+		return 0, &Unfit{Problem: fmt.Sprintf("max_allowed_packet is %d: statements need 16 KiB, and each item as many bytes as it has", n), Mend: "SET GLOBAL max_allowed_packet = 16777216"}
 	}
 	return n, err
 }
