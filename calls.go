@@ -120,6 +120,9 @@ func (e *Engine) Submit(ctx context.Context, item Item, opts ...WriteOption) err
 // last read, Content is nil. A read then waits until L3 has all that this engine has merged, or is
 // ErrUnavailable.
 //
+// MaxItemBytes bounds the delta. A state grows up to the limits of package crdt, 16 MiB among them,
+// and Submit and the like take it up to there, if it fits into L1MaxBytes and WALMaxBytes.
+//
 // A state that was read may be submitted again at any time, changed or not, here or through another
 // engine, also while merges of the item wait: a delta has its dot from the moment it is accepted,
 // merges of an item land in that order, whatever their priority, and one that lands where a state
@@ -343,8 +346,9 @@ func (e *Engine) Quarantined(ctx context.Context) (ops []QuarantinedOp, err erro
 // how many ops left quarantine, also with an error; they are in the WAL then, but for those that L3
 // holds something newer of, or that another op of their version (WithVersion) beats which waits for
 // L3: these are forgotten. An op that L3 refuses again comes back to quarantine. One whose content
-// was changed in memory stays there: the error is a *CorruptionError. What another call retries or
-// discards at the moment is left to that.
+// was changed in memory stays there: the error is a *CorruptionError; so does a merge without
+// -tags crdt: ErrFeatureNotBuilt. What another call retries or discards at the moment is left to
+// that.
 func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (n int, err error) {
 	return e.bad.Retry(ctx, ids...)
 }

@@ -70,6 +70,11 @@ func (c *compaction) Compact(ctx context.Context) (total CompactReport, err erro
 	}
 	start := time.Now()
 	claimed := time.Time{}
+	defer func() {
+		if !claimed.IsZero() { // whatever the end; if L3 does not hear of it, the claim ends by itself
+			_ = c.archive.UnclaimCompaction(context.WithoutCancel(ctx), c.who)
+		}
+	}()
 	for after, first := "", true; first || after != ""; first = false {
 		ids, err := c.archive.MergedAbove(ctx, after)
 		if err != nil {
@@ -78,12 +83,12 @@ func (c *compaction) Compact(ctx context.Context) (total CompactReport, err erro
 		after = ""
 		for _, id := range ids {
 			if time.Since(claimed) > claimTime/2 {
+				claimed = time.Now()
 				mine, err := c.archive.ClaimCompaction(ctx, c.who, now.Add(time.Since(start)), claimTime)
 				if err != nil || !mine {
 					total.Elsewhere = !mine && err == nil
 					return total, err
 				}
-				claimed = time.Now()
 			}
 			if err := c.item(ctx, id, keepOps, keepDays, settled, &total); err != nil {
 				return total, err
@@ -101,8 +106,8 @@ func (c *compaction) Compact(ctx context.Context) (total CompactReport, err erro
 // shortestInterval is what less than it means.
 const shortestInterval = 10 * time.Millisecond
 
-// claimTime is for how long a claim holds: an engine that dies while it compacts keeps the others
-// from it no longer.
+// claimTime is for how long a claim holds that is not given back: an engine that dies while it
+// compacts keeps the others from it no longer.
 const claimTime = 10 * time.Minute
 
 func (c *compaction) item(ctx context.Context, id string, keepOps, keepDays time.Time, settled map[string]uint64, total *CompactReport) error {

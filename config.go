@@ -146,8 +146,11 @@ type Config struct {
 	// InstanceID names this engine in logs [random].
 	InstanceID string
 
-	L1MaxBytes   int64 // bound on L1 and the queue together, in bytes; from 64 KiB [256 MiB]
-	MaxItemBytes int64 // largest Content, in bytes; at most 1 GiB [16 MiB]
+	L1MaxBytes int64 // bound on L1 and the queue together, in bytes; from 64 KiB [256 MiB]
+	// MaxItemBytes is the largest Content, and delta of a Merge, in bytes; at most 1 GiB. The state
+	// of an item with a CRDT kind, which merges make larger, has a bound of its own: 16 MiB, as in
+	// package crdt [16 MiB].
+	MaxItemBytes int64
 
 	// One SubmitMany or DeleteMany is one transaction everywhere, so it is bounded: ops
 	// [10,000], and bytes of ids and contents [16 MiB].

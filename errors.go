@@ -49,7 +49,8 @@ var (
 	// SQLURL has that in its Dir for itself. Those that name a file by SQLURL share it; one that
 	// is in the Dir of another they may read, and to write there is ErrUnavailable and ErrLocked.
 	ErrLocked = errors.New("syncengine: locked by another engine")
-	// ErrFeatureNotBuilt means that a build tag is missing.
+	// ErrFeatureNotBuilt means that a build tag is missing. Open fails with it rather than put
+	// merges that wait in the WAL into quarantine.
 	ErrFeatureNotBuilt = errors.New("syncengine: feature not built in")
 	// ErrKindMismatch means that an item's CRDT kind differs from the stored one.
 	ErrKindMismatch = errors.New("syncengine: CRDT kind mismatch")
@@ -86,7 +87,7 @@ type InvalidItemError struct {
 	ID       string // as given; not valid when Field is "ID"
 	Field    string // name of the Item field, or of the argument
 	Rule     string
-	TooLarge bool  // Content is longer than MaxItemBytes
+	TooLarge bool  // Content is longer than MaxItemBytes, or than a state of a CRDT item may be
 	Index    int   // of the op in a SubmitMany or DeleteMany
 	Err      error // what a codec said that could not encode the content; else nil
 }
@@ -245,6 +246,11 @@ type worded struct {
 func (e *worded) Error() string { return e.text }
 
 func (e *worded) Unwrap() error { return e.err }
+
+// mergesNotBuilt is what a build without -tags crdt says of merges that something holds.
+func mergesNotBuilt(where string) error {
+	return says(fmt.Errorf("%s holds merges of CRDT items: %w: build with -tags crdt", where, ErrFeatureNotBuilt))
+}
 
 // says words an error that wraps others of this package.
 func says(err error) error { return &worded{packageName + plain(err), err} }

@@ -23,6 +23,7 @@ const (
 	maxTraceParent   = 64            // a W3C traceparent has 55 bytes
 	maxTraceState    = 512           // W3C asks for at least 512
 	maxHomeInstance  = 255
+	maxStateBytes    = 16 << 20  // of a CRDT item: the limit of package crdt
 	maxGroupBytes    = 256 << 20 // content of one SubmitMany: it is one transaction everywhere
 	minUpdatedAtYear = 1678      // what int64 nanoseconds since 1970 can hold
 	maxUpdatedAtYear = 2261
@@ -196,9 +197,13 @@ func checkItem(it *Item, maxBytes int64) error {
 	if len(it.Content) == 0 {
 		return refuse("Content", "must not be empty")
 	}
+	limit := "MaxItemBytes"
+	if it.CRDT != "" { // merges may have made it so large, and what was read may be submitted again
+		maxBytes, limit = maxStateBytes, "the bound of a state"
+	}
 	if int64(len(it.Content)) > maxBytes {
 		return &InvalidItemError{ID: it.ID, Field: "Content", TooLarge: true,
-			Rule: fmt.Sprintf("must be at most MaxItemBytes = %d bytes, has %d", maxBytes, len(it.Content))}
+			Rule: fmt.Sprintf("must be at most %s = %d bytes, has %d", limit, maxBytes, len(it.Content))}
 	}
 	if err := jsonvalid.Check(it.Content, maxJSONDepth); err != nil {
 		return refuse("Content", "must be one valid JSON text: "+err.Error())

@@ -444,6 +444,11 @@ func (a *archive) ClaimCompaction(ctx context.Context, who string, now time.Time
 	return mine, err
 }
 
+// UnclaimCompaction gives back what this engine has claimed.
+func (a *archive) UnclaimCompaction(ctx context.Context, who string) error {
+	return a.Call(ctx, "compact", func(ctx context.Context) error { return a.compact.Unclaim(ctx, who) })
+}
+
 // MergedAbove returns some of the items that have merges, in order.
 func (a *archive) MergedAbove(ctx context.Context, after string) (ids []string, err error) {
 	err = a.ask(ctx, "compact", func(ctx context.Context) (err error) {

@@ -19,7 +19,8 @@ package syncengine
 //
 // Compaction takes one item at a time, in transactions of at most compactOps merges, under the lock
 // of the item's row, which those who merge take, too. So several engines may compact at once; they
-// would only do the same work twice, and therefore one at a time claims it (Claim).
+// would only do the same work twice, and therefore one at a time claims it, while its
+// pass goes on (Claim).
 
 import (
 	"context"
@@ -42,6 +43,8 @@ const (
 type compacter interface {
 	// Claim reports whether this engine may compact for a while: no other one does.
 	Claim(ctx context.Context, who string, now time.Time, during time.Duration) (bool, error)
+	// Unclaim ends the claim of this engine, if it has it.
+	Unclaim(ctx context.Context, who string) error
 	// ItemsAbove returns some of the items that have rows, in order.
 	ItemsAbove(ctx context.Context, after string) (ids []string, err error)
 	// Settle notes that all merges of a node up to a number are settled, and returns up to where
@@ -102,6 +105,14 @@ func (s *sqlStore) Claim(ctx context.Context, who string, now time.Time, during 
 		})
 	})
 	return mine, err
+}
+
+// Unclaim leaves the row where it is: two that insert it at the same time may deadlock.
+func (s *sqlStore) Unclaim(ctx context.Context, who string) error {
+	return s.run(ctx, "unclaim", func() error {
+		_, err := s.alone(ctx, "UPDATE sync_ops SET updated_at = 0 WHERE op = ? AND crdt = ?", []byte(claimKey), who)
+		return err
+	})
 }
 
 func (s *sqlStore) ItemsAbove(ctx context.Context, after string) (ids []string, err error) {

@@ -3,6 +3,7 @@
 package syncengine
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/syncengine-go/syncengine/crdt"
@@ -16,6 +17,14 @@ func TestTheKindsOfRowsAreThoseOfThePackage(t *testing.T) {
 	for i, k := range kinds {
 		if storedKinds[i] != k.String() {
 			t.Errorf("kind %d is %s, and not %s", i, k, storedKinds[i])
+		}
+	}
+}
+
+func TestTheBoundOfAStateIsThatOfThePackage(t *testing.T) {
+	for more, want := range []bool{false, true} {
+		if err := checkState("GSet", make([]byte, maxStateBytes+more)); errors.Is(err, crdt.ErrTooLarge) != want {
+			t.Errorf("%d more: %v", more, err)
 		}
 	}
 }

@@ -106,7 +106,7 @@ func ReadOffline(ctx context.Context, cfg Config, each func(LoggedOp) error) (st
 // needs no call; of a Config.DB, which has no URL to know it by, it is another one.
 //
 // Errors: ErrLocked when an engine has it open, ErrWALCorrupt, fs.ErrNotExist when there is no WAL,
-// a *ConfigError when cfg names none.
+// a *ConfigError when cfg names none, and, as of Open, ErrFeatureNotBuilt.
 func ForgetDatabase(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
 	if cfg.WALPath == "" {
@@ -114,6 +114,17 @@ func ForgetDatabase(ctx context.Context, cfg Config) error {
 	}
 	if _, err := os.Stat(cfg.WALPath); err != nil { // to open the log would make it
 		return offlineError(err)
+	}
+	if !crdtBuilt {
+		_, err := ReadOffline(ctx, cfg, func(op LoggedOp) error {
+			if op.Merge && !op.Discarded {
+				return mergesNotBuilt("the WAL")
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
 	}
 	log, err := oplog.Open(ctx, oplog.Options{Path: cfg.WALPath, NoSync: cfg.WALNoSync})
 	if err != nil {

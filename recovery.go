@@ -103,6 +103,9 @@ func (e *Engine) indexWAL(ctx context.Context) error {
 		return err
 	}
 	l, err := e.wal.Recover(ctx, e.l1.Hash, e.bad.WasDiscarded)
+	if err == nil && !crdtBuilt && e.wal.AnySpooledMerge() {
+		err = mergesNotBuilt("open: the WAL") // L3 would refuse them
+	}
 	if err == nil {
 		err = e.home.Load(ctx, &e.cfg, l.Last != 0 || e.bad.Any(), e.archive.Identity())
 		e.archive.Admit(e.home.Check)

@@ -6,6 +6,7 @@ package syncengine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -72,7 +73,8 @@ func (q *quarantine) Retry(ctx context.Context, ids ...string) (n int, err error
 const retriedAtOnce = 100
 
 // retrySome logs the ops of rows again and removes these. It returns how many there are, without
-// those that have landed meanwhile, and what is damaged among them: its row stays.
+// those that have landed meanwhile, and what is damaged among them, or a merge that this build does
+// not know: its row stays.
 //
 // What the WAL still has of them, from before a crash, is discarded first: L3 would refuse that,
 // too, and the row that it gets could be discarded, while what was retried is on its way.
@@ -88,8 +90,11 @@ func (q *quarantine) retrySome(ctx context.Context, rows []*badRow) (n int, dama
 		if err == nil && u != nil {
 			err = u.Damaged()
 		}
+		if err == nil && u != nil && !crdtBuilt && slices.ContainsFunc(u.Ops, (*entry).isMerge) {
+			err = mergesNotBuilt(fmt.Sprintf("what is quarantined of %q", u.Ops[0].item())) // the WAL must not have it
+		}
 		switch {
-		case errors.Is(err, ErrWALCorrupt), errors.Is(err, ErrCorruption):
+		case errors.Is(err, ErrWALCorrupt), errors.Is(err, ErrCorruption), errors.Is(err, ErrFeatureNotBuilt):
 			damaged = append(damaged, err)
 		case err != nil:
 			return 0, nil, err

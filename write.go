@@ -472,7 +472,7 @@ func (e *writer) checkSize(ops []*entry) error {
 	default:
 		return nil
 	}
-	return &InvalidItemError{ID: ops[0].id(), Field: "items", TooLarge: true,
+	return &InvalidItemError{ID: ops[0].item(), Field: "items", TooLarge: true,
 		Rule: fmt.Sprintf("of one call (%d ops, %d bytes) must fit in ", len(ops), bytes) + tooLarge}
 }
 

@@ -239,11 +239,7 @@ func (o *options) mayOpen(ctx context.Context, dir string) error {
 		}
 		return nil
 	}
-	merges := false
-	st, err := syncengine.ReadOffline(ctx, syncengine.Config{Dir: dir, WALPath: o.wal}, func(op syncengine.LoggedOp) error {
-		merges = merges || op.Merge && !op.Discarded
-		return nil
-	})
+	st, err := syncengine.ReadOffline(ctx, syncengine.Config{Dir: dir, WALPath: o.wal}, nil)
 	if errors.Is(err, fs.ErrNotExist) && o.fresh {
 		return nil
 	}
@@ -263,9 +259,6 @@ func (o *options) mayOpen(ctx context.Context, dir string) error {
 		return usageError{fmt.Sprintf("the tables of the service of %s have names that begin with %q", dir, st.TablePrefix)}
 	}
 	o.tables = cmp.Or(o.tables, st.TablePrefix)
-	if merges && !crdtBuilt {
-		return errors.New("merges wait in " + dir + ", which this command does not know: build it with the service's tags, go build -tags crdt")
-	}
 	if st.MetRedis && o.redis == "" && !o.withoutRedis {
 		return usageError{"the service of " + dir + " has a Redis: name it by -redis, or say -without-redis if it is no more"}
 	}

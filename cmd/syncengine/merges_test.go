@@ -12,8 +12,8 @@ import (
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
-// The tests' binary is built without the tag. A command that knows no merges opens no directory in
-// which some wait: an engine without them would put them into quarantine.
+// The tests' binary is built without the tag: its engine opens no directory in which merges wait,
+// and no command changes anything there.
 func TestMergesThatTheCommandDoesNotKnowStayWhereTheyAre(t *testing.T) {
 	db := testserver.MariaDB(t)
 	cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: db.URL()}
@@ -25,7 +25,13 @@ func TestMergesThatTheCommandDoesNotKnowStayWhereTheyAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	db.Restart()
-	run(t, []string{"SYNCENGINE_SQL=" + db.URL()}, "", "explain", cfg.Dir, "c").want(t, 6, "-tags crdt")
+	was := run(t, nil, "", "status", "-json", cfg.Dir)
+	for _, args := range [][]string{{"explain", cfg.Dir, "c"}, {"drain", cfg.Dir}, {"drain", "-moved", cfg.Dir}} {
+		run(t, []string{"SYNCENGINE_SQL=" + db.URL()}, "", args...).want(t, 2, "-tags crdt")
+	}
+	if is := run(t, nil, "", "status", "-json", cfg.Dir); is != was {
+		t.Errorf("the directory was %v, is %v", was, is)
+	}
 	e = lab.Open(t, cfg)
 	lab.Must(t, e.Flush(lab.Bounded(t)))
 	it, err := e.Get(lab.Bounded(t), "c")

@@ -95,20 +95,46 @@ func TestCompactionGoesOnInTheBackground(t *testing.T) {
 	wantValue(t, e, "c", "20")
 }
 
+// TestOneOfSeveralEnginesCompacts while its pass goes on, and another one as soon as that has
+// ended, however it did.
 func TestOneOfSeveralEnginesCompacts(t *testing.T) {
 	ctx := context.Background()
-	url := l3s["SQLite"](t)
-	a, b := lab.Open(t, syncengine.Config{SQLURL: url}), lab.Open(t, syncengine.Config{SQLURL: url})
+	url := l3s["MariaDB"](t)
+	db := testserver.OpenSQL(t, url)
+	a, b := lab.Open(t, syncengine.Config{SQLURL: url, L3Timeout: time.Minute}), lab.Open(t, syncengine.Config{SQLURL: url})
 	merge(t, a, "c", "GCounter", "1", daysAgo(10))
 	lab.Must(t, a.Flush(ctx))
-	if r, err := a.Compact(ctx); err != nil || r.Ops != 1 {
-		t.Errorf("the first: %+v, %v", r, err)
-	}
+	held, err := db.Begin() // the item's row: a pass stops there
+	lab.Must(t, err)
+	defer func() { _ = held.Rollback() }()
+	lab.Must(t, held.QueryRow("SELECT id FROM sync_items WHERE id = 'c' FOR UPDATE").Scan(new(string)))
+	during, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := a.Compact(during)
+		ended <- err
+	}()
+	lab.Eventually(t, "the first is at work", func() bool {
+		return lab.Number(t, db, "SELECT COUNT(*) FROM sync_ops WHERE op = x'00'") == 1
+	})
 	if r, err := b.Compact(ctx); err != nil || !r.Elsewhere {
-		t.Errorf("the other: %+v, %v", r, err)
+		t.Errorf("meanwhile the other: %+v, %v", r, err)
 	}
-	if r, err := a.Compact(ctx); err != nil || r.Elsewhere {
-		t.Errorf("the first again: %+v, %v", r, err)
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("the first has come to an end")
+	}
+	lab.Must(t, held.Rollback())
+	if r, err := b.Compact(ctx); err != nil || r.Elsewhere || r.Ops != 1 {
+		t.Errorf("then the other: %+v, %v", r, err)
+	}
+	for range 2 {
+		for _, e := range []*syncengine.Engine{a, b} {
+			if r, err := e.Compact(ctx); err != nil || r.Elsewhere {
+				t.Errorf("one after the other: %+v, %v", r, err)
+			}
+		}
 	}
 }
 

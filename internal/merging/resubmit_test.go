@@ -6,11 +6,16 @@ package merging
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/crdt"
 	"github.com/syncengine-go/syncengine/internal/lab"
 )
 
@@ -207,6 +212,77 @@ func TestAStateThatWasReadWhereMergesWaitMayBeGivenToOthers(t *testing.T) {
 				it, err := b.Rebuild(ctx, k.kind)
 				if got := value(t, it, err); got != k.want {
 					t.Errorf("%s: rebuilt: %s, want %s", k.kind, got, k.want)
+				}
+			}
+		})
+	}
+}
+
+// MaxItemBytes bounds what is new. Merges make a state larger than that, and it is one of those
+// that may be submitted again.
+func TestAStateLargerThanMaxItemBytesMayBeSubmittedAgain(t *testing.T) {
+	for name, cfg := range map[string]syncengine.Config{
+		"the file in Dir": {}, "SQLite": {SQLURL: l3s["SQLite"](t)}, "MariaDB": {SQLURL: l3s["MariaDB"](t)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			cfg.MaxItemBytes = 10_000
+			e := lab.Open(t, cfg)
+			for n := range 20 {
+				merge(t, e, "s", "GSet", fmt.Sprintf(`{"add":["%01000d"]}`, n))
+			}
+			changed := func(it syncengine.Item, element string) syncengine.Item {
+				var s crdt.GSet
+				lab.Must(t, json.Unmarshal(it.Content, &s))
+				lab.Must(t, s.Insert("mine", element))
+				content, err := json.Marshal(s)
+				lab.Must(t, err)
+				it.Content = content
+				return it
+			}
+			for what, again := range map[string]func(syncengine.Item) error{
+				"Submit as it is": func(it syncengine.Item) error { return e.Submit(ctx, it) },
+				"Submit":          func(it syncengine.Item) error { return e.Submit(ctx, changed(it, "Submit")) },
+				"Submit, Archived": func(it syncengine.Item) error {
+					return e.Submit(ctx, changed(it, "Archived"), syncengine.WithDurability(syncengine.Archived))
+				},
+				"SubmitMany": func(it syncengine.Item) error {
+					_, err := e.SubmitMany(ctx, []syncengine.Item{changed(it, "SubmitMany"), {ID: "other", Content: []byte("1")}})
+					return err
+				},
+				"SubmitEach": func(it syncengine.Item) error {
+					_, err := e.SubmitEach(ctx, slices.Values([]syncengine.Item{changed(it, "SubmitEach")}), syncengine.EachOptions{})
+					return err
+				},
+				"Update": func(syncengine.Item) error {
+					_, err := e.Update(ctx, "s", func(it syncengine.Item, _ bool) (syncengine.Item, error) { return changed(it, "Update"), nil })
+					return err
+				},
+			} {
+				it, err := e.Get(ctx, "s")
+				if lab.Must(t, err); len(it.Content) < 20_000 {
+					t.Fatalf("%d bytes", len(it.Content))
+				}
+				lab.NoError(t, what, again(it))
+			}
+			lab.Must(t, e.Flush(ctx))
+			var s crdt.GSet
+			it, err := e.GetVerified(ctx, "s")
+			lab.Must(t, err)
+			lab.Must(t, json.Unmarshal(it.Content, &s))
+			if n := len(s.Elements()); n != 25 {
+				t.Errorf("%d elements, want 25", n)
+			}
+			_, err = e.Merge(ctx, "s", "GSet", []byte(fmt.Sprintf(`{"add":["%010000d"]}`, 1)))
+			for what, err := range map[string]error{
+				"a delta":                err,
+				"a plain item":           e.Submit(ctx, syncengine.Item{ID: "p", Content: []byte(fmt.Sprintf(`"%010000d"`, 1))}),
+				"a state of over 16 MiB": e.Submit(ctx, syncengine.Item{ID: "s", CRDT: "GSet", Content: make([]byte, 16<<20+1)}),
+			} {
+				var ie *syncengine.InvalidItemError
+				if !errors.As(err, &ie) || !ie.TooLarge {
+					t.Errorf("%s: %v", what, err)
 				}
 			}
 		})
