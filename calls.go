@@ -23,16 +23,17 @@ func (e *Engine) Get(ctx context.Context, id string) (it Item, err error) {
 }
 
 // GetVerified is Get with the hash of the content recomputed, also for a copy in memory.
-// A corrupt copy in L1 is dropped and the item read from the tiers below; when no tier has
-// a copy that matches, the error is a *CorruptionError.
+// A corrupt copy in L1 is dropped and the item read from the tiers below, the WAL while it waits
+// for L3; when no tier has a copy that matches, the error is a *CorruptionError.
 func (e *Engine) GetVerified(ctx context.Context, id string) (item Item, err error) {
 	return e.reader.GetVerified(ctx, id)
 }
 
-// GetMany returns the items of ids, aligned with them; nil stands for not found. Each tier
-// is asked once for all that the tiers above did not have. When some ids could not be
-// answered, the others are returned together with an error: ErrUnavailable, one ErrCorruption
-// per corrupt row, joined, or ErrBackpressure at LevelShutdown, when memory has not all of them.
+// GetMany returns the items of ids, aligned with them; nil stands for not found. Each tier is asked
+// once for all that the tiers above did not have. When some ids could not be answered, the others
+// are returned together with an error: ErrUnavailable, one ErrCorruption per corrupt row, joined,
+// or ErrBackpressure at LevelShutdown, when memory has not all of them. One invalid id is
+// ErrInvalidItem for all: then the slice is nil.
 func (e *Engine) GetMany(ctx context.Context, ids []string) (items []*Item, err error) {
 	return e.reader.GetMany(ctx, ids)
 }
@@ -96,8 +97,9 @@ func (e *Engine) Explain(ctx context.Context, id string) (Explanation, error) {
 // Submit stores an item. It returns once the item has reached the durability of the call
 // (see Durability); from then on this engine's reads answer with it or a later write.
 //
-// It may wait: for a group commit of the WAL (Logged), for L3 (Archived), or to be slowed
-// at LevelThrottle; ctx bounds all of these. When ctx ends while a commit is under way the
+// It may wait: for a group commit of the WAL (Logged), for L3 (Archived), to be slowed at
+// LevelThrottle, or, for up to a second, for an Update of the same id that has tried three times in
+// vain; ctx bounds all of these. When ctx ends while a commit is under way the
 // outcome is unknown: the item may be stored.
 //
 // Errors: ErrInvalidItem, ErrStaleVersion, ErrBackpressure, ErrClosed: nothing was changed.
@@ -221,7 +223,8 @@ func (e *Engine) SubmitMany(ctx context.Context, items []Item, opts ...WriteOpti
 // break a rule, lose to their condition or version, or that L3 refuses at Archived. What L3 refuses
 // is in quarantine, alone; at Buffered and Logged it is refused later, as with Submit. Another
 // error (ErrUnavailable, ErrClosed, what ctx says) ends the call; items counted neither as stored
-// nor as refused are as it says. Calling it again with all items is harmless.
+// nor as refused are as it says. Calling it again with all items is harmless. A nil sequence is
+// ErrInvalidItem.
 //
 // The functions of tell, and the sequence, run on the caller's goroutine, and may block.
 func (e *Engine) SubmitEach(ctx context.Context, items iter.Seq[Item], tell EachOptions, opts ...WriteOption) (EachResult, error) {
@@ -247,17 +250,19 @@ func (e *Engine) DeletePrefix(ctx context.Context, prefix string, opts ...WriteO
 	return e.writer.DeletePrefix(ctx, prefix, opts...)
 }
 
-// Update changes an item: it calls fn with the item of id, or with exists false and an item
-// that has the id only, and stores what fn returns if the id is still what fn was given.
-// Otherwise it begins again: fn may run more than once, on the caller's goroutine, one at a
-// time per id in this engine, so it must not do anything else, nor call Update for the same id.
-// N callers on M engines that add 1 have added N.
+// Update changes an item: it calls fn with the item of id, or with exists false and an item that
+// has the id only, and stores what fn returns if the id is still what fn was given. Otherwise it
+// begins again: fn may run more than once, on the caller's goroutine, one at a time per id in this
+// engine, so it must not do anything else, nor call Update for the same id. Nor may it write the id
+// by itself, with Submit say: then the item has changed each time, and Update ends when ctx does. N
+// callers on M engines that add 1 have added N.
 //
 // fn is given what L3 holds, and what this engine has accepted since, never an aged copy; the
 // content is fn's own, and may be changed in place. Its item's ID may be empty; another id is
-// ErrInvalidItem. An error of fn ends Update and is returned as it is, but for ErrNoChange, with
-// which Update returns what is there (the zero Item when there is nothing) and nil. An Update can't
-// delete: for that take the version from a Get, and Delete with WithIfVersion.
+// ErrInvalidItem, and so is a nil fn. An error of fn ends Update and is returned as it is, but for
+// ErrNoChange, with which Update returns what is there (the zero Item when there is nothing) and
+// nil. A panic in it is returned as an error. An Update can't delete: for that take the version
+// from a Get, and Delete with WithIfVersion.
 //
 // UpdatedAt is the time of the call, unless fn sets another one. An item that expires keeps its
 // expiry, unless opts has a WithTTL; Config.DefaultTTL is for one
@@ -289,9 +294,9 @@ func (e *Engine) Touch(ctx context.Context, id string, ttl time.Duration) error 
 // context.DeadlineExceeded, and what it returns later is thrown away. (The filter says so also
 // during the first seconds of an outage of L3; what factory made is then refused with
 // ErrUnavailable, unless L3 is the file in Dir.) Its item's ID may be empty; another id is
-// ErrInvalidItem, and so is a factory that asks for the id it makes. A panic in it is returned as
-// an error. When somebody else, here or on another engine, wrote the id while factory ran, that is
-// returned instead.
+// ErrInvalidItem, and so is a nil factory, and one that asks for the id it makes. A panic in it is
+// returned as an error. When somebody else, here or on another engine, wrote the id while factory
+// ran, that is returned instead.
 //
 // opts are those of what is inserted, WithTTL for a cache say; of callers that share a result the
 // one that began has them. A condition or a version is ErrInvalidItem.
@@ -299,12 +304,12 @@ func (e *Engine) GetOrInsertWith(ctx context.Context, id string, factory func(co
 	return e.writer.GetOrInsertWith(ctx, id, factory, opts...)
 }
 
-// Watch yields what is written from the call on, by this and other engines on the same L3, to ids
-// that begin with prefix ("": all), once L3 holds it: puts, deletes, and a second or two late what
-// has expired. Each change comes at least once, those of one id in their order; of several that
-// were made since the loop looked last, the last alone, with the item as it is now. A change comes
-// within milliseconds when this engine wrote it, or while it reaches the same Redis as the one that
-// did; else within half a second.
+// Watch yields what L3 takes from the call on, also what was accepted before, by this and other
+// engines on the same L3, of ids that begin with prefix ("": all): puts, deletes, and a second or
+// two late what has expired. Each change comes at least once, those of one id in their order; of
+// several that were made since the loop looked last, the last alone, with the item as it is now. A
+// change comes within milliseconds when this engine wrote it, or while it reaches the same Redis as
+// the one that did; else within half a second.
 //
 // It goes on until the loop breaks or yields an error, which is the last it yields: what ctx says,
 // ErrClosed, ErrWatchExpired when the loop took longer than Config.ChangeRetention for one turn. A

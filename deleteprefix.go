@@ -15,7 +15,7 @@ func (e *writer) DeletePrefix(ctx context.Context, prefix string, opts ...WriteO
 	refuse := func(field, rule string) (int, error) {
 		return 0, &InvalidItemError{ID: prefix, Field: field, Rule: rule}
 	}
-	o, err := e.options(opts)
+	o, err := e.options(prefix, opts)
 	switch {
 	case err != nil:
 		return 0, err

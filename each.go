@@ -58,7 +58,10 @@ type each struct {
 }
 
 func (e *writer) SubmitEach(ctx context.Context, items iter.Seq[Item], tell EachOptions, opts ...WriteOption) (EachResult, error) {
-	o, err := e.options(opts)
+	o, err := e.options("", opts)
+	if err == nil && items == nil {
+		err = missing("", "items")
+	}
 	if err != nil {
 		return EachResult{}, err
 	}

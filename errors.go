@@ -84,10 +84,13 @@ var (
 // InvalidItemError names the field of an item and the rule it breaks. It is
 // ErrInvalidItem. Its text never holds content, nor what a codec said, which may quote it.
 type InvalidItemError struct {
-	ID       string // as given; not valid when Field is "ID"
-	Field    string // name of the Item field, or of the argument
-	Rule     string
-	TooLarge bool  // Content is longer than MaxItemBytes, or than a state of a CRDT item may be
+	ID    string // as given, so perhaps not valid; "" when it is the call's fault, not an item's
+	Field string // name of the Item field, or of the argument
+	Rule  string
+	// TooLarge: Content is longer than MaxItemBytes, or than a state of a CRDT item may be; or the
+	// ops of the call don't fit into L1MaxBytes, WALMaxBytes, WALMaxItems, or what a group may
+	// have.
+	TooLarge bool
 	Index    int   // of the op in a SubmitMany or DeleteMany
 	Err      error // what a codec said that could not encode the content; else nil
 }
@@ -97,7 +100,11 @@ func (e *InvalidItemError) Error() string {
 	if len(id) > 64 {
 		id = id[:64] + "…"
 	}
-	return "syncengine: invalid item " + strconv.Quote(id) + ": " + e.Field + " " + e.Rule
+	text := "syncengine: invalid item"
+	if id != "" || e.Field == "ID" { // else it is about the call
+		text += " " + strconv.Quote(id)
+	}
+	return text + ": " + e.Field + " " + e.Rule
 }
 
 // Unwrap returns the codec's error.
@@ -185,7 +192,7 @@ type DecodeError struct {
 }
 
 func (e *DecodeError) Error() string {
-	return fmt.Sprintf("syncengine: decode item %q: %v", e.ID, e.Err)
+	return fmt.Sprintf("syncengine: decode item %q: %s", e.ID, plain(e.Err))
 }
 
 // Unwrap returns the codec's error.
@@ -195,7 +202,7 @@ func (e *DecodeError) Unwrap() error { return e.Err }
 // sake: a constraint, a size, a type. The transaction was rolled back. It is
 // ErrRefused.
 type RefusedError struct {
-	Err error // the store's own words
+	Err error // the store's own words; nil: it has none
 }
 
 func (e *RefusedError) Error() string { return "syncengine: refused by L3: " + plain(e.Err) }
@@ -268,8 +275,12 @@ func said(ctx context.Context, err error) error {
 	return says(err)
 }
 
-// plain is the text of an error without the package's name, in one line.
+// plain is the text of an error without the package's name, in one line. A store of the caller's
+// may give none.
 func plain(err error) string {
+	if err == nil {
+		return "no reason given"
+	}
 	return strings.ReplaceAll(strings.ReplaceAll(err.Error(), packageName, ""), "\n", "; ")
 }
 

@@ -273,7 +273,7 @@ func (f *flusher) count(b *batch, a *outcome) {
 	}
 	for i := range b.units {
 		u := &b.units[i]
-		if u.drained {
+		if u.drained && a.refused[u.Ops()[0]] == nil {
 			f.drained.Add(uint64(len(u.Ops())))
 		}
 		if len(a.lost) > 0 && u.done != nil && u.done.claim() {

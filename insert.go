@@ -15,7 +15,10 @@ func (e *writer) GetOrInsertWith(ctx context.Context, id string, factory func(co
 	if err := checkID(id); err != nil {
 		return Item{}, err
 	}
-	o, err := e.options(opts)
+	if factory == nil {
+		return Item{}, missing(id, "factory")
+	}
+	o, err := e.options(id, opts)
 	if err != nil {
 		return Item{}, err
 	}

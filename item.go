@@ -80,7 +80,8 @@ type Item struct {
 	// WithTTL and Config.DefaultTTL.
 	ExpiresAt time.Time
 	// Content is one valid JSON text, kept byte for byte; that of an item with a CRDT kind comes
-	// back as that kind writes its states.
+	// back as that kind writes its states. It has at most Config.MaxItemBytes, and fits into
+	// L1MaxBytes and WALMaxBytes as well; arrays and objects in it are nested at most 10,000 deep.
 	Content json.RawMessage
 	// ContentHash is the SHA-256 of Content. The engine sets it; it is ignored on
 	// Submit.
@@ -156,6 +157,11 @@ func (it *Item) Decode(v any) error {
 // since 1970, shifted left by 16 bits, plus a counter, so versions and times order alike. It
 // is 0, which is no version, for a time before 1970, and at most MaxVersion.
 func VersionAt(t time.Time) uint64 { return hlc.At(t) }
+
+// missing is the error of an argument that must not be nil.
+func missing(id, argument string) error {
+	return &InvalidItemError{ID: id, Field: argument, Rule: "must not be nil"}
+}
 
 // checkID reports whether id may name an item. The rules are those of Item.ID.
 func checkID(id string) error {

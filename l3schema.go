@@ -138,8 +138,9 @@ var migrations = map[sqlkit.Dialect][][]string{
 func Schema(d Dialect) []string { return SchemaUpgrade(d, "", 0) }
 
 // SchemaUpgrade returns the statements that bring the tables of an earlier version up to date, in
-// order, each to be run once; none if they are. tablePrefix is Config.TablePrefix. The version of
-// tables is what SELECT MAX(version) FROM sync_schema says; 0 is that of an empty database.
+// order, each to be run once; none if they are, and nil as well for a dialect or a version that
+// there is not, and for a prefix that can't be one. tablePrefix is Config.TablePrefix. The version
+// of tables is what SELECT MAX(version) FROM sync_schema says; 0 is that of an empty database.
 func SchemaUpgrade(d Dialect, tablePrefix string, version int) []string {
 	known := migrations[sqlkit.Dialect(d)]
 	if known == nil || version < 0 || !isTablePrefix(tablePrefix) {

@@ -1,6 +1,10 @@
 package syncengine
 
-import "time"
+import (
+	"fmt"
+	"slices"
+	"time"
+)
 
 // levels.go has the six levels of backpressure, as users see them. backpressure.go finds the
 // current one.
@@ -30,6 +34,21 @@ func (l BackpressureLevel) String() string {
 
 // MarshalText returns String, for JSON and logs.
 func (l BackpressureLevel) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText reads what MarshalText writes. Another text is an error.
+func (l *BackpressureLevel) UnmarshalText(text []byte) error {
+	return fromName(l, levelNames[:], text, "level")
+}
+
+// fromName sets a value to the one of a name.
+func fromName[T ~uint8](v *T, names []string, text []byte, what string) error {
+	i := slices.Index(names, string(text))
+	if i < 0 {
+		return fmt.Errorf("syncengine: %q is no %s", text, what)
+	}
+	*v = T(i)
+	return nil
+}
 
 // AcceptsWrites reports whether writes are taken at this level.
 func (l BackpressureLevel) AcceptsWrites() bool { return l < LevelCritical }

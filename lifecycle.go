@@ -13,11 +13,11 @@ import (
 	"github.com/syncengine-go/syncengine/internal/failpoint"
 )
 
-// Shutdown stops accepting calls, waits for those under way, flushes what is pending, and
-// releases everything. What can't be flushed before ctx ends, or because L3 is away, stays
-// in the WAL for the next Open, Buffered ops included: then the error is a *PendingError
-// that says how many. Nothing is lost by closing, unless the WAL itself can't be written,
-// which the error says then. Later calls wait for the first and return what it did.
+// Shutdown stops accepting calls, waits for those under way, flushes what is pending, and releases
+// everything. What can't be flushed before ctx ends, or because L3 is away, stays in the WAL for
+// the next Open, Buffered ops included: then the error is a *PendingError that says how many.
+// Nothing is lost by closing, unless the WAL itself can't be written, which the error says then.
+// Later calls wait for the first, until their own ctx ends, and return what it did.
 //
 // Shutdown awaits every goroutine. A store that ignores its context holds it up beyond ctx; an
 // event function or a factory does not. A function given to Update, or PriorityFunc, that is still
@@ -27,6 +27,11 @@ import (
 func (e *Engine) Shutdown(ctx context.Context) error {
 	first, busy := e.door.Close()
 	if !first {
+		select {
+		case <-e.closed: // whatever ctx says
+			return e.closeErr
+		default:
+		}
 		select {
 		case <-e.closed:
 			return e.closeErr
@@ -57,7 +62,8 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Close is Shutdown bounded by Config.CloseTimeout.
+// Close is Shutdown bounded by Config.CloseTimeout. Called by an event function, which it waits
+// for, it takes all of that.
 func (e *Engine) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), e.cfg.CloseTimeout)
 	defer cancel()

@@ -17,7 +17,7 @@ import (
 
 // Merge is the method of the engine.
 func (e *writer) Merge(ctx context.Context, id, kind string, delta json.RawMessage, opts ...WriteOption) (Item, error) {
-	o, err := e.options(opts)
+	o, err := e.options(id, opts)
 	if err != nil {
 		return Item{}, err
 	}

@@ -78,7 +78,7 @@ func newMetrics(reg prometheus.Registerer, stats func() Stats, circuit func(tier
 				reg.Unregister(done)
 			}
 			return nil, errors.Join(&ConfigError{Field: "Registerer", Value: "(set)",
-				Rule: "must accept the engine's metrics; give each engine of a process its own labels with prometheus.WrapRegistererWith"}, err)
+				Rule: "must accept the engine's metrics; give each engine of a process its own labels with prometheus.WrapRegistererWith"}, says(err))
 		}
 	}
 	return m, nil
@@ -251,7 +251,7 @@ func newEngineCollector(stats func() Stats, circuit func(string) string, retries
 	add("wal_bytes", "Bytes of ops in the WAL.", gauge, func(s *Stats) float64 { return float64(s.WALBytes) })
 	add("wal_drained_total", "Ops flushed after they were read back from the WAL.", counter, func(s *Stats) float64 { return float64(s.DrainedOps) })
 	add("flushed_ops_total", "Ops that reached L3.", counter, func(s *Stats) float64 { return float64(s.FlushedOps) })
-	add("filter_entries", "Ids in the filter.", gauge, func(s *Stats) float64 { return float64(s.FilterEntries) })
+	add("filter_entries", "Ids in the filter, an estimate: each delete lowers it, until the filter is built anew.", gauge, func(s *Stats) float64 { return float64(s.FilterEntries) })
 	add("filter_trusted", "1 when the filter may deny.", gauge, func(s *Stats) float64 { return b2f(s.FilterTrusted) })
 	add("evictions_total", "Entries evicted from L1.", counter, func(s *Stats) float64 { return float64(s.Evictions) })
 	add("memory_pressure", "See Engine.MemoryPressure.", gauge, func(s *Stats) float64 { return s.Pressure })

@@ -348,10 +348,13 @@ func (d *reader) GetVerified(ctx context.Context, id string) (item Item, err err
 			err := d.show(ent, &it)
 			return it, err
 		}
-		err := ent.damage("L1")
-		d.news.Corrupted(err)
-		if !d.l1.Drop(ent) {
+		rec, err := d.flush.SoundRecord(ctx, ent)
+		if err != nil {
 			return Item{}, err // the only copy there is
+		}
+		if rec.Version != 0 {
+			rec.Stale = ent.pinned() && d.passed()
+			return rec.item()
 		}
 	}
 	if err := d.pressure.AdmitRead(); err != nil && !d.Denies(id) {

@@ -18,7 +18,7 @@ import (
 // Refuse is the flusher's way into quarantine.
 func (q *quarantine) Refuse(ctx context.Context, u *unit, why error) error {
 	var re *RefusedError
-	if errors.As(why, &re) {
+	if errors.As(why, &re) && re.Err != nil {
 		why = re.Err
 	}
 	at := time.Now().UnixNano() - q.queue.Now() + u.At

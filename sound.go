@@ -64,7 +64,8 @@ func (f *flusher) SoundRecord(ctx context.Context, e *entry) (Record, error) {
 	return Record{}, nil
 }
 
-// fromWAL returns the op as it was logged, nil when it was not, or can't be read.
+// fromWAL returns the op as it was submitted, nil when it was not logged, or only after a reader
+// had changed it, or can't be read.
 func (f *flusher) fromWAL(ctx context.Context, e *entry) *Record {
 	seg := f.q.SegmentOf(e)
 	if seg == 0 {
@@ -76,7 +77,7 @@ func (f *flusher) fromWAL(ctx context.Context, e *entry) *Record {
 	}
 	for _, ops := range s.Units {
 		for _, op := range ops {
-			if op.version == e.version && op.hash == e.hash && op.id() == e.id() {
+			if op.id() == e.id() && op.compare(e) == 0 && op.state.Load()&stateDamaged == 0 {
 				rec := op.record()
 				rec.Priority = e.priority
 				return &rec

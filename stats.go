@@ -33,6 +33,9 @@ func (s State) String() string {
 // MarshalText returns String, for JSON and logs.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads what MarshalText writes. Another text is an error.
+func (s *State) UnmarshalText(text []byte) error { return fromName(s, stateNames[:], text, "state") }
+
 // SyncState tells how far an id has come.
 type SyncState uint8
 
@@ -44,19 +47,23 @@ const (
 	StatusSynced            // L3 holds it
 )
 
+var syncStateNames = [...]string{"missing", "pending", "synced"}
+
 // String returns "missing", "pending" or "synced".
 func (s SyncState) String() string {
-	switch s {
-	case StatusPending:
-		return "pending"
-	case StatusSynced:
-		return "synced"
+	if int(s) < len(syncStateNames) {
+		return syncStateNames[s]
 	}
 	return "missing"
 }
 
 // MarshalText returns String, for JSON and logs.
 func (s SyncState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText writes. Another text is an error.
+func (s *SyncState) UnmarshalText(text []byte) error {
+	return fromName(s, syncStateNames[:], text, "sync state")
+}
 
 // ItemStatus is the answer of Status. The three flags say which tiers hold a live
 // copy of the id, of whatever version.
@@ -103,6 +110,8 @@ type Stats struct {
 	FlushBatches uint64
 	FlushErrors  uint64
 
+	// FilterEntries is an estimate of how many ids there are: each delete lowers it, also one of
+	// an id that was never there, until the filter is built anew.
 	FilterEntries int
 	FilterTrusted bool
 

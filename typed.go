@@ -108,9 +108,12 @@ func (s *Store[T]) get(ctx context.Context, key string) (Item, error) {
 }
 
 // GetMany returns the values of keys, aligned with them; nil stands for not found. With an error
-// the others are there.
+// the others are there, but for ErrInvalidItem of one key: then none is, and the slice is nil.
 func (s *Store[T]) GetMany(ctx context.Context, keys []string) ([]*T, error) {
 	items, err := s.e.GetMany(ctx, s.ids(keys))
+	if items == nil {
+		return nil, err
+	}
 	out := make([]*T, len(keys))
 	for i, it := range items {
 		if it == nil {
@@ -200,6 +203,9 @@ func (s *Store[T]) UpdateExisting(ctx context.Context, key string, fn func(v *T)
 
 func (s *Store[T]) update(ctx context.Context, key string, fn func(v *T) error, absent error, opts []WriteOption) (T, error) {
 	var v, none T
+	if fn == nil {
+		return none, missing(s.prefix+key, "fn")
+	}
 	written := false
 	it, err := s.e.Update(ctx, s.prefix+key, func(cur Item, exists bool) (_ Item, err error) {
 		v, written = none, false
@@ -232,6 +238,9 @@ func (s *Store[T]) update(ctx context.Context, key string, fn func(v *T) error, 
 // GetOrInsertWith returns the value of a key, or what factory makes, which it inserts.
 func (s *Store[T]) GetOrInsertWith(ctx context.Context, key string, factory func(context.Context) (T, error), opts ...WriteOption) (v T, err error) {
 	id := s.prefix + key
+	if factory == nil {
+		return v, missing(id, "factory")
+	}
 	it, err := s.e.GetOrInsertWith(ctx, id, func(ctx context.Context) (it Item, err error) {
 		made, err := factory(ctx)
 		if err != nil {

@@ -29,6 +29,9 @@ import (
 )
 
 func (e *writer) Update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts ...WriteOption) (item Item, err error) {
+	if fn == nil {
+		return Item{}, missing(id, "fn")
+	}
 	return e.update(ctx, id, func(cur Item, exists bool) (Item, error) {
 		was := cur.UpdatedAt
 		it, err := fn(cur, exists)
@@ -41,7 +44,7 @@ func (e *writer) Update(ctx context.Context, id string, fn func(cur Item, exists
 
 // update is Update that leaves UpdatedAt to fn.
 func (e *writer) update(ctx context.Context, id string, fn func(cur Item, exists bool) (Item, error), opts []WriteOption) (item Item, err error) {
-	o, err := e.options(opts)
+	o, err := e.options(id, opts)
 	if err != nil {
 		return Item{}, err
 	}

@@ -151,26 +151,27 @@ type writeOptions struct {
 	until       time.Time // instead of ttl, if it is not zero
 }
 
-func (e *writer) options(opts []WriteOption) (writeOptions, error) {
+// options returns those of a call about an id, "" if it is about several.
+func (e *writer) options(id string, opts []WriteOption) (writeOptions, error) {
 	o := writeOptions{durability: e.cfg.Durability, ttl: e.cfg.DefaultTTL}
 	for i := range opts {
 		switch opt := &opts[i]; opt.kind {
 		case optionDurability:
 			if opt.durability > Archived {
-				return o, &InvalidItemError{Field: "WithDurability", Rule: "must be Buffered, Logged or Archived"}
+				return o, &InvalidItemError{ID: id, Field: "WithDurability", Rule: "must be Buffered, Logged or Archived"}
 			}
 			if opt.durability != DefaultDurability {
 				o.durability = opt.durability
 			}
 		case optionPriority:
 			if !opt.priority.valid() {
-				return o, &InvalidItemError{Field: "WithPriority", Rule: "must be one of the four priorities"}
+				return o, &InvalidItemError{ID: id, Field: "WithPriority", Rule: "must be one of the four priorities"}
 			}
 			p := opt.priority // not a pointer into opts, which would be on the heap for it
 			o.priority = &p
 		case optionVersion:
 			if e.numbers.TooFarAhead(opt.version, e.cfg.MaxClockSkew) {
-				return o, &InvalidItemError{Field: "WithVersion", Rule: fmt.Sprintf(
+				return o, &InvalidItemError{ID: id, Field: "WithVersion", Rule: fmt.Sprintf(
 					"must lie at most MaxClockSkew = %s ahead of now, which is VersionAt(time.Now()) = %d; is %d", e.cfg.MaxClockSkew, VersionAt(time.Now()), opt.version)}
 			}
 			o.version = opt.version
@@ -178,7 +179,7 @@ func (e *writer) options(opts []WriteOption) (writeOptions, error) {
 			o.conditional, o.unchanged, o.ifVersion = true, opt.kind == optionIfUnchanged, opt.version
 		case optionTTL:
 			if opt.ttl < 0 {
-				return o, &InvalidItemError{Field: "WithTTL", Rule: "must not be negative"}
+				return o, &InvalidItemError{ID: id, Field: "WithTTL", Rule: "must not be negative"}
 			}
 			if opt.ttl > 0 && !e.archive.Expires() {
 				return o, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be an ExpiringStore for items that expire"}
@@ -255,7 +256,7 @@ func (c *call) remove(e *writer, id string, o *writeOptions) error {
 }
 
 func (e *writer) Submit(ctx context.Context, item Item, opts ...WriteOption) error {
-	o, err := e.options(opts)
+	o, err := e.options(item.ID, opts)
 	if err != nil {
 		return err
 	}
@@ -263,7 +264,7 @@ func (e *writer) Submit(ctx context.Context, item Item, opts ...WriteOption) err
 }
 
 func (e *writer) Insert(ctx context.Context, item Item, opts ...WriteOption) error {
-	o, err := e.options(opts)
+	o, err := e.options(item.ID, opts)
 	if err != nil {
 		return err
 	}
@@ -291,7 +292,7 @@ func (e *writer) submit(ctx context.Context, item *Item, o *writeOptions) error 
 }
 
 func (e *writer) Delete(ctx context.Context, id string, opts ...WriteOption) error {
-	o, err := e.options(opts)
+	o, err := e.options(id, opts)
 	if err != nil {
 		return err
 	}
@@ -324,7 +325,7 @@ func (e *writer) DeleteMany(ctx context.Context, ids []string, opts ...WriteOpti
 // writeMany writes n ops as a group. All are checked before anything is copied.
 func (e *writer) writeMany(ctx context.Context, opts []WriteOption, n int, check func(i int) error, add func(c *call, i int, o *writeOptions) error) (BatchResult, error) {
 	failed := BatchResult{Total: n, Failed: n}
-	o, err := e.options(opts)
+	o, err := e.options("", opts)
 	if err != nil {
 		return failed, err
 	}

@@ -51,7 +51,7 @@ const (
 	mostForm  = 64 << 10         // bytes of a POST
 )
 
-// Option changes what Handler does.
+// Option changes what Handler does. nil changes nothing.
 type Option func(*handler)
 
 // WithTitle names the engine on the page, as a service with several of them wants it. Without it
@@ -93,7 +93,9 @@ type handler struct {
 func Handler(e *syncengine.Engine, opts ...Option) http.Handler {
 	h := &handler{e: e, title: "syncengine", token: secret(), cross: http.NewCrossOriginProtection(), gather: make(chan struct{}, 1)}
 	for _, o := range opts {
-		o(h)
+		if o != nil {
+			o(h)
+		}
 	}
 	return h
 }

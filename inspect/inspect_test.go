@@ -146,6 +146,12 @@ func TestContentsAreShownOnlyIfAllowed(t *testing.T) {
 	}
 }
 
+func TestAnOptionThatIsNilChangesNothing(t *testing.T) {
+	if r := get(t, inspect.Handler(lab.Open(t, syncengine.Config{}), nil, inspect.WithTitle("mine"), nil), "/"); r.status != http.StatusOK || !strings.Contains(r.body, "mine") {
+		t.Errorf("%d: %.200s", r.status, r.body)
+	}
+}
+
 func TestJSONTellsTheSame(t *testing.T) {
 	cfg := syncengine.Config{SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: testserver.SharedRedis(t).URL(), KeyPrefix: lab.NewPrefix()}
 	e := lab.Open(t, cfg)
@@ -329,4 +335,21 @@ func ExampleHandler() {
 		mux.Handle("/debug/sync/", admin(inspect.Handler(engine, inspect.WithTitle("orders"))))
 	}
 	_ = mount
+}
+
+// TestWhatTheJSONTellsCanBeReadBack into the types it is of.
+func TestWhatTheJSONTellsCanBeReadBack(t *testing.T) {
+	e := refusing(t)
+	lab.Must(t, e.Submit(lab.Bounded(t), syncengine.Item{ID: hostileID, Content: []byte(hostileContent)}))
+	if err := e.Flush(lab.Bounded(t)); !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatal(err)
+	}
+	text := get(t, inspect.Handler(e), "/json?id="+url.QueryEscape(hostileID)).body
+	var v inspect.View
+	lab.Must(t, json.Unmarshal([]byte(text), &v))
+	again, err := json.MarshalIndent(v, "", "  ")
+	lab.Must(t, err)
+	if string(again)+"\n" != text || v.State != syncengine.StateRunning || len(v.Quarantine) != 1 {
+		t.Errorf("%s\ncomes back as\n%s", text, again)
+	}
 }

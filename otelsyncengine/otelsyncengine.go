@@ -238,6 +238,9 @@ func (e *Engine) SubmitMany(ctx context.Context, list []syncengine.Item, opts ..
 
 // SubmitEach is syncengine.Engine.SubmitEach. The items carry the trace context of the call.
 func (e *Engine) SubmitEach(ctx context.Context, list iter.Seq[syncengine.Item], tell syncengine.EachOptions, opts ...syncengine.WriteOption) (syncengine.EachResult, error) {
+	if list == nil {
+		return e.Engine.SubmitEach(ctx, nil, tell, opts...)
+	}
 	ctx, span := e.start(ctx, "SubmitEach")
 	result, err := e.Engine.SubmitEach(ctx, func(yield func(syncengine.Item) bool) {
 		for it := range list {
@@ -255,6 +258,9 @@ func (e *Engine) SubmitEach(ctx context.Context, list iter.Seq[syncengine.Item],
 // Update is syncengine.Engine.Update. What fn returns carries the trace context of the call. Each
 // run of fn is an event of the span.
 func (e *Engine) Update(ctx context.Context, key string, fn func(cur syncengine.Item, exists bool) (syncengine.Item, error), opts ...syncengine.WriteOption) (syncengine.Item, error) {
+	if fn == nil {
+		return e.Engine.Update(ctx, key, nil, opts...)
+	}
 	ctx, span := e.start(ctx, "Update", id(key))
 	it, err := e.Engine.Update(ctx, key, func(cur syncengine.Item, exists bool) (syncengine.Item, error) {
 		span.AddEvent("update function", trace.WithAttributes(attribute.Bool("syncengine.exists", exists)))
@@ -345,6 +351,9 @@ func (e *Engine) GetMany(ctx context.Context, ids []string) ([]*syncengine.Item,
 // GetOrInsertWith is syncengine.Engine.GetOrInsertWith. The factory's context has the span, and
 // what it makes carries the trace context of the call that ran it.
 func (e *Engine) GetOrInsertWith(ctx context.Context, key string, factory func(context.Context) (syncengine.Item, error), opts ...syncengine.WriteOption) (syncengine.Item, error) {
+	if factory == nil {
+		return e.Engine.GetOrInsertWith(ctx, key, nil, opts...)
+	}
 	ctx, span := e.start(ctx, "GetOrInsertWith", id(key))
 	it, err := e.Engine.GetOrInsertWith(ctx, key, func(ctx context.Context) (syncengine.Item, error) {
 		made, err := factory(ctx)

@@ -204,6 +204,18 @@ func TestEachCallIsASpanThatSaysHowItEnded(t *testing.T) {
 var untraced = []string{"Status", "Explain", "Health", "MerkleRoot", "Quarantined", "RetryQuarantined", "DiscardQuarantined", "Compact", "Rebuild", "Shutdown",
 	"Watch", "WatchFrom", "WatchToken"}
 
+func TestAFunctionThatIsNilIsRefusedAtOnce(t *testing.T) {
+	e, _, _ := traced(t)
+	_, each := e.SubmitEach(t.Context(), nil, syncengine.EachOptions{})
+	_, update := e.Update(t.Context(), "x", nil)
+	_, insert := e.GetOrInsertWith(t.Context(), "x", nil)
+	for _, err := range []error{each, update, insert} {
+		if !errors.Is(err, syncengine.ErrInvalidItem) {
+			t.Error(err)
+		}
+	}
+}
+
 func TestReadsAreLeftOutIfAsked(t *testing.T) {
 	e, exporter, _ := traced(t, WithoutReads())
 	if _, err := e.Get(t.Context(), "absent"); !errors.Is(err, syncengine.ErrNotFound) {

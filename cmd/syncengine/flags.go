@@ -100,7 +100,7 @@ func serverFlags(fs *flag.FlagSet, o *options) {
 	fs.StringVar(&o.sql, "sql", "", "`URL` of the SQL database (default $SYNCENGINE_SQL, or archive.db in DIR if that is the service's)")
 	fs.StringVar(&o.redis, "redis", "", "`URL` of Redis (default $SYNCENGINE_REDIS, or none)")
 	fs.StringVar(&o.keyPrefix, "key-prefix", "", "what precedes ids in Redis (default \"sync:\")")
-	tablesFlag(fs, o)
+	tablesFlag(fs, o, `that of DIR, or "sync_"`)
 	fs.BoolVar(&o.withoutRedis, "without-redis", false, "go on without the Redis that the directory has known")
 	fs.DurationVar(&o.timeout, "timeout", 0, "bound on the whole command (default none)")
 	fs.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
@@ -146,13 +146,13 @@ func importFlags(fs *flag.FlagSet, o *options) {
 	fs.BoolVar(&o.keepVersions, "keep-versions", false, "give items the versions of the file; what is older than what is there is left out")
 }
 
-func tablesFlag(fs *flag.FlagSet, o *options) {
-	fs.StringVar(&o.tables, "table-prefix", "", "what the names of tables begin with (default that of DIR, or \"sync_\")")
+func tablesFlag(fs *flag.FlagSet, o *options, byDefault string) {
+	fs.StringVar(&o.tables, "table-prefix", "", "what the names of tables begin with (default "+byDefault+")")
 }
 
 func schemaFlags(fs *flag.FlagSet, o *options) {
 	fs.StringVar(&o.dialect, "dialect", "", "mysql, mariadb or sqlite")
-	tablesFlag(fs, o)
+	tablesFlag(fs, o, `"sync_"`)
 	fs.StringVar(&o.database, "database", "sync", "name of the database, for the rights")
 	fs.StringVar(&o.user, "user", "app@'%'", "account of the service, for the rights")
 	fs.IntVar(&o.from, "from", 0, "version of the tables to upgrade, 0 for an empty database:\nSELECT MAX(version) FROM sync_schema")

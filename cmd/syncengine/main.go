@@ -47,7 +47,7 @@
 //
 //	0  all is well, or was done
 //	1  something was found: ops that wait, a quarantine that is not empty, differences, an id that
-//	   does not exist or is not in quarantine, a line that could not be imported
+//	   does not exist or is not in quarantine, a line that could not be imported, or that SQL refused
 //	2  the command line is wrong
 //	3  a server can't be reached, or did not answer in time
 //	4  the directory is in use by a running service
@@ -161,14 +161,14 @@ func plain(err error) string { return strings.ReplaceAll(err.Error(), "syncengin
 // codeOf is the exit code of an error that is no matter of the command line.
 func codeOf(err error) int {
 	switch {
-	case errors.Is(err, errFound):
-		return exitFound
 	case errors.Is(err, syncengine.ErrInvalidConfig), errors.Is(err, syncengine.ErrInvalidItem), errors.Is(err, syncengine.ErrFeatureNotBuilt):
 		return exitUsage
 	case errors.Is(err, syncengine.ErrWALCorrupt), errors.Is(err, syncengine.ErrCorruption):
 		return exitCorrupt
 	case errors.Is(err, syncengine.ErrUnavailable), errors.Is(err, syncengine.ErrPending), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syncengine.ErrBackpressure):
 		return exitUnavailable
+	case errors.Is(err, errFound): // and nothing worse
+		return exitFound
 	}
 	return exitError
 }

@@ -110,7 +110,11 @@ func TestAWrongCommandLineIsSaid(t *testing.T) {
 	run(t, nil, "", "help").want(t, 0, "Exit codes")
 	run(t, nil, "", "status", "-h").want(t, 0, "usage: syncengine status")
 	run(t, nil, "", "wal", "-h").want(t, 0, "usage: syncengine wal list", "-content")
-	run(t, nil, "", "schema", "--help").want(t, 0, "usage: syncengine schema print", "-dialect")
+	if r := run(t, nil, "", "schema", "--help"); strings.Contains(r.err, "DIR") {
+		t.Errorf("schema print knows no DIR: %s", r.err)
+	} else {
+		r.want(t, 0, "usage: syncengine schema print", "-dialect")
+	}
 	run(t, nil, "", "quarantine", "-help").want(t, 0, "quarantine list", "quarantine retry", "quarantine discard")
 	run(t, nil, "", "wal").want(t, 2, "wal list")
 	run(t, nil, "", "status", dir).want(t, 6, "has no WAL of an engine")
@@ -183,6 +187,31 @@ func TestWhatWaitsIsShownAndCanBeSettled(t *testing.T) {
 	run(t, env, "", "quarantine", "retry", dir, "gone").want(t, 1, `not in quarantine: ["gone"]`)
 	run(t, env, "", "quarantine", "discard", dir, "bad").want(t, 0, "discarded 1 ops; 0 are in quarantine")
 	run(t, nil, "", "status", dir).want(t, 0, "wal         0 ops", "quarantine  0 ops")
+}
+
+// TestWhatSQLRefusesIsToldFromWhatItTook: of what waited, and of what is imported. What was refused
+// before is no fault of an import.
+func TestWhatSQLRefusesIsToldFromWhatItTook(t *testing.T) {
+	db := testserver.MariaDB(t)
+	ctx, dir := lab.Bounded(t), t.TempDir()
+	e := lab.Open(t, syncengine.Config{Dir: dir, SQLURL: db.URL()})
+	_, err := db.SQL(t).Exec("ALTER TABLE sync_items ADD CONSTRAINT no_poison CHECK (content IS NULL OR content NOT LIKE '%poison%')")
+	lab.Must(t, err)
+	db.Kill()
+	lab.Put(t, e, "one", 1)
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "bad", Content: lab.Poison}))
+	if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
+		t.Fatal(err)
+	}
+	db.Restart()
+	env := []string{"SYNCENGINE_SQL=" + db.URL()}
+	run(t, env, "", "drain", dir).want(t, 1, "1 of the 2 ops that waited", "in quarantine are 1 ops")
+	run(t, env, "", "drain", dir).want(t, 1, "in quarantine are 1 ops")
+	run(t, env, "", "import", "-json", dir).want(t, 0, `"imported":0`, `"refused":0`)
+	run(t, env, `{"id":"two","content":2}`, "import", dir).want(t, 0, "1 items imported")
+	expiring := `{"id":"worse","expires_at":"2100-01-01T00:00:00Z","content":{"poison":true}}` // in no group
+	run(t, env, `{"id":"three","content":3}`+"\n"+expiring, "import", "-json", dir).want(t, 1, `"imported":1`, `"refused":1`, "SQL refused 1 items")
+	run(t, env, "", "quarantine", "list", dir).want(t, 1, "bad", "worse")
 }
 
 func TestADirectoryInUseIsRefused(t *testing.T) {
@@ -285,7 +314,7 @@ func TestExportAndImportCarryAllBytes(t *testing.T) {
 		t.Errorf("%d lines", n)
 	}
 	over := `{"id":"over","version":"7","updated_at":"2020-01-01T00:00:00Z","expires_at":"2020-01-01T00:00:00Z","content":1}`
-	run(t, nil, string(text)+over, "import", "-json", to).want(t, 0, `{"expired":1,"imported":1205,"older":0}`)
+	run(t, nil, string(text)+over, "import", "-json", to).want(t, 0, `{"expired":1,"imported":1205,"older":0,"refused":0}`)
 	again := lab.Open(t, syncengine.Config{Dir: to})
 	got := read(again)
 	for id, it := range got {

@@ -20,6 +20,11 @@ func (t *tool) with(ctx context.Context, o *options, dir string, fn func(ctx con
 	if err != nil {
 		return err
 	}
+	brought := 0
+	if o.waited > 0 {
+		_ = e.Flush(ctx) // what can't be is an error of done
+		brought = int(e.Stats().DrainedOps)
+	}
 	err = fn(ctx, e)
 	if closed := done(); closed != nil {
 		if err == errFound {
@@ -27,10 +32,22 @@ func (t *tool) with(ctx context.Context, o *options, dir string, fn func(ctx con
 		}
 		return errors.Join(err, closed)
 	}
-	if o.waited > 0 && !o.quiet {
+	switch {
+	case o.quiet || o.waited == 0:
+	case brought < o.waited:
+		fmt.Fprintf(t.err, "%d of the %d ops that waited in the WAL of %s were brought to SQL; it refuses the others\n", brought, o.waited, dir)
+	default:
 		fmt.Fprintf(t.err, "%d ops that waited in the WAL of %s were brought to SQL\n", o.waited, dir)
 	}
 	return err
+}
+
+// flush waits until SQL has what was accepted, but for what it refuses.
+func flush(ctx context.Context, e *syncengine.Engine) error {
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		return err
+	}
+	return nil
 }
 
 // drain brings what waits in a directory to SQL, which opening and closing an engine does.
@@ -45,7 +62,7 @@ func (t *tool) drain(ctx context.Context, o *options) error {
 	return t.with(ctx, o, dir, func(ctx context.Context, e *syncengine.Engine) error {
 		err := e.Flush(ctx)
 		if errors.Is(err, syncengine.ErrRefused) {
-			return errFound // see quarantine list
+			return foundError{fmt.Sprintf("in quarantine are %d ops: see syncengine quarantine list", e.Stats().Quarantined)}
 		}
 		return err
 	})
@@ -68,7 +85,7 @@ func (o *options) optional(n int) (dir string, rest []string, err error) {
 func (t *tool) quarantineRetry(ctx context.Context, o *options) error {
 	return t.onQuarantine(ctx, o, "retried", func(ctx context.Context, e *syncengine.Engine, ids []string) (int, error) {
 		n, err := e.RetryQuarantined(ctx, ids...)
-		if flushed := e.Flush(ctx); err == nil && !errors.Is(flushed, syncengine.ErrRefused) {
+		if flushed := flush(ctx, e); err == nil {
 			err = flushed
 		}
 		return n, err
@@ -145,7 +162,7 @@ func (t *tool) verify(ctx context.Context, o *options) error {
 	}
 	o.audit = true
 	return t.with(ctx, o, dir, func(ctx context.Context, e *syncengine.Engine) error {
-		if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) {
+		if err := flush(ctx, e); err != nil {
 			return err
 		}
 		t.progress(o, "").say("comparing…")

@@ -98,20 +98,29 @@ func (t *tool) imports(ctx context.Context, o *options) error {
 		from = f
 	}
 	return t.with(ctx, o, dir, func(ctx context.Context, e *syncengine.Engine) error {
-		if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) { // what waited before
+		if err := flush(ctx, e); err != nil { // what waited before
 			return err
 		}
-		was := e.Stats().Superseded
+		was, refused := e.Stats().Superseded, refusals(ctx, e)
 		im := &importer{e: e, keep: o.keepVersions, offset: e.Health(ctx).ClockOffset, p: t.progress(o, "items imported")}
 		err := im.read(ctx, from)
-		if flushed := e.Flush(ctx); flushed != nil {
+		if flushed := flush(ctx, e); flushed != nil {
 			err = errors.Join(err, fmt.Errorf("waiting for SQL: %w", flushed))
+		}
+		bad := 0
+		for op := range refusals(ctx, e) {
+			if !refused[op] {
+				bad++
+			}
+		}
+		if im.n -= bad; bad > 0 {
+			err = errors.Join(err, foundError{fmt.Sprintf("SQL refused %d items, an item with those of its group%s", bad, note(dir != "", ": see syncengine quarantine list"))})
 		}
 		older := int(e.Stats().Superseded - was) // as SQL has found
 		im.n, im.older = im.n-older, im.older+older
 		im.p.end(im.n)
 		if o.json {
-			err = errors.Join(err, writeJSON(t.out, map[string]int{"imported": im.n, "older": im.older, "expired": im.expired}))
+			err = errors.Join(err, writeJSON(t.out, map[string]int{"imported": im.n, "older": im.older, "expired": im.expired, "refused": bad}))
 			return err
 		}
 		if im.older > 0 {
@@ -122,6 +131,16 @@ func (t *tool) imports(ctx context.Context, o *options) error {
 		}
 		return err
 	})
+}
+
+// refusals are the ops in quarantine, but for damaged ones.
+func refusals(ctx context.Context, e *syncengine.Engine) map[[2]string]bool {
+	ops, _ := e.Quarantined(ctx)
+	out := make(map[[2]string]bool, len(ops))
+	for _, op := range ops {
+		out[[2]string{op.ID, fmt.Sprint(op.Version)}] = true
+	}
+	return out
 }
 
 // importer submits lines in groups. A group is stored as a whole or not at all.
@@ -308,7 +327,7 @@ func (im *importer) patiently(ctx context.Context, submit func() error) error {
 		if !errors.As(err, &full) {
 			return err
 		}
-		if err := im.e.Flush(ctx); err != nil {
+		if err := flush(ctx, im.e); err != nil {
 			return err
 		}
 		select {

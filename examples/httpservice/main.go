@@ -5,9 +5,10 @@
 //	curl -X PUT --data '{"n": 1}' http://127.0.0.1:8080/items/my%2Fid
 //	curl -i http://127.0.0.1:8080/items/my%2Fid
 //
-//	PUT    /items/{id}          store the body; ?version=N numbers the write yourself
-//	GET    /items/{id}          the stored bytes; ETag is the content hash
-//	DELETE /items/{id}          idempotent: 204 whether it existed or not
+//	PUT    /items/{id}          store the body; ?version=N numbers the write yourself;
+//	                            If-Match or If-None-Match: * make it conditional, else 412
+//	GET    /items/{id}          the stored bytes; ETag is the content hash; If-None-Match: 304
+//	DELETE /items/{id}          idempotent: 204 whether it existed or not; If-Match, else 412
 //	GET    /items?id=a&id=b     several at once, aligned with the ids, null where not found
 //	GET    /healthz             the process is alive
 //	GET    /readyz              the engine serves reads and writes; tells about Redis and SQL

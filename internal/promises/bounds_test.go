@@ -292,6 +292,87 @@ func TestINV11WhatACallerDoesToContentChangesNothingStored(t *testing.T) {
 	}
 }
 
+// spoil changes what memory holds of an item, as a caller may that must not.
+func spoil(t *testing.T, e *syncengine.Engine, id string) {
+	t.Helper()
+	it, err := e.Get(context.Background(), id)
+	lab.Must(t, err)
+	it.Content[2] ^= 1
+}
+
+// wantVerified checks one id: n < 0 means that nobody knows any more what it is.
+func wantVerified(t *testing.T, e *syncengine.Engine, id string, n int) {
+	t.Helper()
+	it, err := e.GetVerified(context.Background(), id)
+	if n < 0 && errors.Is(err, syncengine.ErrCorruption) {
+		return
+	}
+	if n < 0 || err != nil || string(it.Content) != string(lab.Doc(id, n)) {
+		t.Errorf("GetVerified of %s: %.40s, %v, want n = %d", id, it.Content, err, n)
+	}
+}
+
+// TestINV11GetVerifiedTakesAPendingOpFromTheWAL when a caller has changed the content in memory.
+func TestINV11GetVerifiedTakesAPendingOpFromTheWAL(t *testing.T) {
+	ctx := context.Background()
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprint("L3 is away: ", away), func(t *testing.T) {
+			l3 := lab.NewChoosy(t)
+			defer l3.Release()
+			e := lab.Open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour, CloseTimeout: time.Second})
+			l3.Away.Store(away)
+			lab.Put(t, e, "p", 0)
+			lab.Must(t, e.Delete(ctx, "p"))
+			_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "p", Content: lab.Doc("p", 1)}, {ID: "q", Content: lab.Doc("q", 2)}})
+			lab.Must(t, err)
+			spoil(t, e, "p")
+			spoil(t, e, "q")
+			for range 2 {
+				wantVerified(t, e, "p", 1)
+				wantVerified(t, e, "q", 2)
+			}
+			lab.Must(t, e.Delete(ctx, "p"))
+			if it, err := e.GetVerified(ctx, "p"); !errors.Is(err, syncengine.ErrNotFound) {
+				t.Errorf("GetVerified of the deleted one: %s, %v", it.Content, err)
+			}
+			wantVerified(t, e, "q", 2)
+		})
+	}
+}
+
+// TestINV11ABufferedOpIsWhatItWasWhenTheLogGotIt: one that was changed before is refused, also once
+// an outage has put it into the log, which then holds what it was changed to.
+func TestINV11ABufferedOpIsWhatItWasWhenTheLogGotIt(t *testing.T) {
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	inner := l3.OnApply
+	l3.OnApply = func(ctx context.Context, recs []syncengine.Record) error {
+		if err := inner(ctx, recs); err != nil || !l3.Away.Load() {
+			return err
+		}
+		return lab.ErrAway
+	}
+	e := lab.Open(t, syncengine.Config{L3: l3, BatchFlushInterval: time.Hour, BatchFlushCount: 1, FlushConcurrency: 1, CloseTimeout: time.Second})
+	l3.Stick(t, e)
+	lab.Put(t, e, "before", 1, syncengine.WithDurability(syncengine.Buffered))
+	lab.Put(t, e, "after", 2, syncengine.WithDurability(syncengine.Buffered))
+	spoil(t, e, "before")
+	wantVerified(t, e, "before", -1)
+	l3.Away.Store(true)
+	l3.Release()
+	lab.Eventually(t, "all are logged", func() bool { return e.Stats().WALItems == 3 })
+	spoil(t, e, "after")
+	wantVerified(t, e, "after", 2)
+	wantVerified(t, e, "before", -1)
+	l3.Away.Store(false)
+	lab.Eventually(t, "L3 is back", func() bool { return errors.Is(e.Flush(ctx), syncengine.ErrRefused) })
+	wantVerified(t, e, "after", 2)
+	if it, err := l3.ArchiveStore.Get(ctx, "before"); !errors.Is(err, syncengine.ErrNotFound) {
+		t.Errorf("L3 holds %.40s, %v", it.Content, err)
+	}
+}
+
 // TestFlushTellsOfWhatIsRefused, whoever was told before, and not of what is no longer.
 func TestFlushTellsOfWhatIsRefused(t *testing.T) {
 	ctx := context.Background()

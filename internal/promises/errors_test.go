@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/faultproxy"
 	"github.com/syncengine-go/syncengine/internal/lab"
@@ -23,6 +25,10 @@ import (
 func callAll(e *syncengine.Engine, tell func(call string, err error)) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	callAllWith(ctx, e, tell)
+}
+
+func callAllWith(ctx context.Context, e *syncengine.Engine, tell func(call string, err error)) {
 	x := syncengine.Item{ID: "x", Content: []byte(`1`)}
 	tell("Submit", e.Submit(ctx, x, syncengine.WithDurability(syncengine.Archived)))
 	tell("Insert", e.Insert(ctx, x))
@@ -112,6 +118,10 @@ func TestErrorsBeginWithThePackageOnce(t *testing.T) {
 	tell := teller("Open")
 	_, err := syncengine.Open(context.Background(), syncengine.Config{Dir: away.Dir})
 	tell("locked", err)
+	reg := prometheus.NewRegistry()
+	lab.Open(t, syncengine.Config{Registerer: reg})
+	_, err = syncengine.Open(context.Background(), syncengine.Config{Dir: t.TempDir(), Registerer: reg})
+	tell("one registry twice", err)
 	teller("away")("Close", e.Close())
 	callAll(e, teller("closed"))
 
@@ -133,5 +143,38 @@ func TestErrorsBeginWithThePackageOnce(t *testing.T) {
 	tell("Decode", item.Decode(new(int)))
 	if heard < 60 {
 		t.Errorf("only %d errors were heard", heard)
+	}
+}
+
+// TestWhatAContextSaysComesAsItIs: to a caller that has left it is no outage.
+func TestWhatAContextSaysComesAsItIs(t *testing.T) {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, cfg := range []syncengine.Config{{}, {SQLURL: testserver.SharedMariaDB(t).NewDatabase(t), RedisURL: testserver.SharedRedis(t).URL(), KeyPrefix: lab.NewPrefix()}} {
+		e := lab.Open(t, cfg)
+		heard := 0
+		callAllWith(ended, e, func(call string, err error) {
+			if err == context.Canceled {
+				heard++
+			} else if errors.Is(err, syncengine.ErrUnavailable) || errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", call, err)
+			}
+		})
+		if heard < 15 {
+			t.Errorf("only %d calls were told", heard)
+		}
+	}
+}
+
+// TestALaterShutdownSaysWhatTheFirstDid, though its context has ended.
+func TestALaterShutdownSaysWhatTheFirstDid(t *testing.T) {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	e := lab.Open(t, syncengine.Config{})
+	lab.Must(t, e.Close())
+	for range 50 {
+		if err := e.Shutdown(ended); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

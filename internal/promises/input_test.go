@@ -524,3 +524,42 @@ type telling struct{}
 func (telling) MarshalJSON() ([]byte, error) { return nil, errTelling }
 
 func nan() float64 { zero := 0.0; return zero / zero }
+
+// TestAFunctionThatIsNilIsRefusedAtOnce, with nothing asked, on a typed view as well.
+func TestAFunctionThatIsNilIsRefusedAtOnce(t *testing.T) {
+	ctx := lab.Bounded(t)
+	e := lab.Open(t, syncengine.Config{})
+	s := syncengine.NewStore[int](e, "x/")
+	_, err := e.SubmitEach(ctx, nil, syncengine.EachOptions{})
+	wantInvalid(t, "SubmitEach", err, "items", "nil")
+	_, err = e.Update(ctx, "x", nil)
+	wantInvalid(t, "Update", err, "fn", "nil")
+	_, err = e.GetOrInsertWith(ctx, "x", nil)
+	wantInvalid(t, "GetOrInsertWith", err, "factory", "nil")
+	_, err = s.Update(ctx, "x", nil)
+	wantInvalid(t, "Update of a Store", err, "fn", "nil")
+	_, err = s.UpdateExisting(ctx, "x", nil)
+	wantInvalid(t, "UpdateExisting", err, "fn", "nil")
+	_, err = s.GetOrInsertWith(ctx, "x", nil)
+	wantInvalid(t, "GetOrInsertWith of a Store", err, "factory", "nil")
+}
+
+// TestWhatIsWrongWithOptionsNamesTheIDOfTheCall, and none where the call is about several.
+func TestWhatIsWrongWithOptionsNamesTheIDOfTheCall(t *testing.T) {
+	ctx := lab.Bounded(t)
+	e := lab.Open(t, syncengine.Config{})
+	x, never := syncengine.Item{ID: "x", Content: []byte(`1`)}, syncengine.WithTTL(-1)
+	_, update := e.Update(ctx, "x", lab.Increment, never)
+	_, insert := e.GetOrInsertWith(ctx, "x", func(context.Context) (syncengine.Item, error) { return x, nil }, never)
+	for _, err := range []error{e.Submit(ctx, x, never), e.Insert(ctx, x, never), e.Touch(ctx, "x", -1), update, insert} {
+		if err == nil || err.Error() != `syncengine: invalid item "x": WithTTL must not be negative` {
+			t.Error(err)
+		}
+	}
+	if _, err := e.SubmitMany(ctx, []syncengine.Item{x}, never); err == nil || err.Error() != `syncengine: invalid item: WithTTL must not be negative` {
+		t.Error(err)
+	}
+	if err := e.Delete(ctx, ""); err == nil || !strings.Contains(err.Error(), `invalid item "": ID`) {
+		t.Error(err)
+	}
+}

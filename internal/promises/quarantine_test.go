@@ -699,3 +699,17 @@ func TestStatusSaysQuarantinedOfTheNewestOp(t *testing.T) {
 	}
 	wantQuarantined(t, e, "refused-", "refused-")
 }
+
+// TestINV09ARefusalWithoutWordsIsQuarantined, whatever a store of the caller's leaves out.
+func TestINV09ARefusalWithoutWordsIsQuarantined(t *testing.T) {
+	ctx := lab.Bounded(t)
+	e := lab.Open(t, syncengine.Config{L3: &lab.HookedArchive{ArchiveStore: storetest.NewArchive(), OnApply: func(context.Context, []syncengine.Record) error {
+		return &syncengine.RefusedError{}
+	}}})
+	if err := e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("1")}, syncengine.WithDurability(syncengine.Archived)); !errors.Is(err, syncengine.ErrRefused) {
+		t.Errorf("Submit: %v, want ErrRefused", err)
+	}
+	if ops := wantQuarantined(t, e, "x"); ops[0].Error == "" {
+		t.Error("it says nothing")
+	}
+}

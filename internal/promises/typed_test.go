@@ -238,3 +238,14 @@ func TestAConditionThatCanNotBeMeantIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestGetManyOfAStoreIsTheEngines: with a key that can't be one there is no slice.
+func TestGetManyOfAStoreIsTheEngines(t *testing.T) {
+	s := syncengine.NewStore[int](lab.Open(t, syncengine.Config{}), "")
+	if values, err := s.GetMany(t.Context(), []string{"a", ""}); values != nil || !errors.Is(err, syncengine.ErrInvalidItem) {
+		t.Errorf("%v, %v", values, err)
+	}
+	if values, err := s.GetMany(t.Context(), []string{"a", "b"}); len(values) != 2 || err != nil {
+		t.Errorf("%v, %v", values, err)
+	}
+}
