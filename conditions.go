@@ -108,6 +108,10 @@ func (e *writer) judge(c *call, at []known) func(*entry) (*entry, error) {
 
 // logKnown decides a call whose ids are watched, and logs it or takes it into memory.
 func (e *writer) logKnown(ctx context.Context, c *call, at []known) error {
+	if err := e.enterLate(ctx, c); err != nil {
+		return err
+	}
+	defer e.leave(c)
 	if err := e.pressure.Reserve(c.ops); err != nil {
 		return err
 	}
@@ -256,6 +260,7 @@ func (e *writer) askL3(ctx context.Context, c *call, floor uint64) (*question, e
 	if !e.archive.Conditional() {
 		return nil, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a ConditionalStore for writes with a condition"}
 	}
+	e.leave(c)
 	ids := itemsOf(c.ops)
 	if err := e.numbers.Dots(c.ops); err != nil {
 		return nil, err

@@ -36,10 +36,11 @@ func (e *writer) DeletePrefix(ctx context.Context, prefix string, opts ...WriteO
 	room := min(e.cfg.GroupMaxBytes, e.cfg.L1MaxBytes/10, e.cfg.WALMaxBytes/10)
 	c, bytes := o.call(int(most)), int64(0)
 	write := func() error {
+		ops := len(c.ops)
 		if err := e.write(ctx, c); err != nil {
 			return err
 		}
-		n += len(c.ops)
+		n += ops
 		c, bytes = o.call(int(most)), 0
 		return nil
 	}

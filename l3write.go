@@ -102,11 +102,7 @@ func (s *sqlStore) fits(what []byte) error {
 	s.mu.Lock()
 	packet := s.packet
 	s.mu.Unlock()
-	room := packet
-	if !s.owned { // the caller's driver may send it in one piece, with some 20 bytes more
-		room -= 64
-	}
-	if n := int64(len(what)); n > room {
+	if n := int64(len(what)); n > packet {
 		return &RefusedError{Err: fmt.Errorf("%d bytes don't fit into the server's max_allowed_packet of %d", n, packet)}
 	}
 	return nil

@@ -7,7 +7,10 @@ package syncengine
 // reads what an id holds, decides, and must know what came in between: an op may be accepted,
 // flushed and evicted in that time. What became of those ops is noted, too (Decided).
 
-import "context"
+import (
+	"context"
+	"strings"
+)
 
 // mark is what is known of an id between versions and L1.
 type mark struct {
@@ -70,7 +73,7 @@ func (n *numbers) note(ops []*entry) {
 	for _, op := range ops {
 		if m, ok := n.marks[op.item()]; ok {
 			m.see(op.shadow())
-			n.marks[op.item()] = m
+			n.put(op.item(), m)
 		}
 	}
 }
@@ -79,7 +82,7 @@ func (n *numbers) put(id string, m mark) {
 	if m.begun == m.ended && m.watchers == 0 {
 		delete(n.marks, id)
 	} else {
-		n.marks[id] = m
+		n.marks[strings.Clone(id)] = m // a map takes the new key, which may be in an op's own memory
 	}
 }
 

@@ -28,7 +28,10 @@ func (e *writer) Merge(ctx context.Context, id, kind string, delta json.RawMessa
 	if it.CRDT, err = checkMerge(id, kind, delta, &o); err != nil {
 		return Item{}, err
 	}
-	c := o.call(1)
+	c, err := e.newCall(ctx, &o, 1, roomFor(&it))
+	if err != nil {
+		return Item{}, err
+	}
 	rec := Record{Item: it}
 	rec.Version, rec.UpdatedAt = o.version, time.Now()
 	e.asMerge(&rec, true)

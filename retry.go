@@ -39,7 +39,7 @@ func (q *quarantine) List(ctx context.Context) (ops []QuarantinedOp, err error) 
 	defer q.door.Exit(ctx, &err)
 	units, damaged, err := q.list(ctx)
 	if err != nil {
-		return nil, err
+		return nil, said(ctx, err)
 	}
 	for i := range units {
 		ops = append(ops, units[i].Public()...)
@@ -61,7 +61,7 @@ func (q *quarantine) Retry(ctx context.Context, ids ...string) (n int, err error
 		}
 		ops, bad, err := q.retrySome(ctx, some)
 		if err != nil {
-			return n + ops, err
+			return n + ops, said(ctx, err)
 		}
 		n, damaged = n+ops, append(damaged, bad...)
 	}
@@ -221,7 +221,7 @@ func (q *quarantine) Discard(ctx context.Context, ids ...string) (n int, err err
 	rows, end, err := q.part(ctx, rows)
 	defer end()
 	if err != nil || len(rows) == 0 {
-		return 0, err
+		return 0, said(ctx, err)
 	}
 	ids = ids[:0:0]
 	of := make(map[string]bool)
@@ -232,7 +232,7 @@ func (q *quarantine) Discard(ctx context.Context, ids ...string) (n int, err err
 	}
 	below, err := q.queue.Covered(ctx, of, q.WasDiscarded)
 	if err != nil {
-		return 0, err
+		return 0, said(ctx, err)
 	}
 	if err := q.discard(context.WithoutCancel(ctx), rows); err != nil { // its outcome must be known
 		return 0, err

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -32,8 +33,8 @@ func (q *queue) noteSpooled(u *unit, seg *segment, last bool) {
 	q.written = seg.id
 	q.spooled += len(u.Ops())
 	if w := u.done; w != nil {
-		w.op = awaitedOp{u.Ops()[0].id(), u.Ops()[0].version}
-		if !w.over.Load() { // else its caller left before it could be found here
+		w.op = awaitedOp{strings.Clone(u.Ops()[0].id()), u.Ops()[0].version} // memory lets go of the op
+		if !w.over.Load() {                                                  // else its caller left before it could be found here
 			q.awaited[w.op] = append(q.awaited[w.op], w)
 		}
 	}
@@ -153,7 +154,7 @@ func (q *queue) Logged(u *unit, seg *segment, last bool) {
 		if q.copies == nil {
 			q.copies = make(map[awaitedOp]bool)
 		}
-		q.copies[awaitedOp{ops[0].id(), ops[0].version}] = true
+		q.copies[awaitedOp{strings.Clone(ops[0].id()), ops[0].version}] = true
 		if waiting {
 			q.doubled += len(ops)
 			setSegment(ops, elsewhere)
@@ -253,6 +254,13 @@ func (q *queue) Promise(size int64) bool {
 	}
 	q.promised += size
 	return true
+}
+
+// Takes reports whether memory has room for a Buffered unit of that size now.
+func (q *queue) Takes(size int64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.mustSpool(size)
 }
 
 // Unpromise is for a unit that does not come.

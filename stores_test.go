@@ -691,13 +691,6 @@ func TestStatementsFitTheServersPacket(t *testing.T) {
 		wantRecord(t, s, r)
 	}
 	lab.WantRows(t, srv.SQL(t), 300)
-	// What goes along with one has no room: the server may close the connection over it.
-	for _, size := range []int{1 << 20, 1<<20 - 20} {
-		_, err := s.Apply(lab.Bounded(t), []syncengine.Record{storetest.Put("edge", 1, `"`+strings.Repeat("x", size-2)+`"`)})
-		if !errors.Is(err, syncengine.ErrRefused) || !strings.Contains(err.Error(), "don't fit") {
-			t.Errorf("%d bytes: %v", size, err)
-		}
-	}
 }
 
 // With the smallest packets there are as few ids in a statement as fit, and batches are halved

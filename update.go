@@ -199,9 +199,6 @@ func (ls *lines) quiet(l *line) (over func()) {
 
 // giveWay waits for Updates of the ids of ops that have tried in vain.
 func (ls *lines) giveWay(ctx context.Context, ops []*entry) error {
-	if ls.eager.Load() == 0 {
-		return nil
-	}
 	wait, cancel := context.WithTimeout(ctx, longestWay)
 	defer cancel()
 	for _, op := range ops {
@@ -422,7 +419,11 @@ func (u *update) start(ctx context.Context, it *Item, at *known, o writeOptions)
 		return nil, err
 	}
 	o.ifVersion = at.Live()
-	c := o.call(1)
+	c, err := e.newCall(ctx, &o, 1, roomFor(it))
+	if err != nil {
+		return nil, err
+	}
+	defer e.leave(c)
 	if err := c.put(e, it, &o); err != nil {
 		return nil, err
 	}
@@ -455,10 +456,15 @@ func (u *update) log(ctx context.Context, w *handed, at *known) (err error) {
 			close(w.done)
 		}
 	} else {
+		room := w.c.handOver()
 		w.w, err = e.numbers.StartLog(w.c.ops, w.c.d, assign, func(err error) {
+			e.room.give(room)
 			w.err = err
 			close(w.done)
 		})
+		if err != nil {
+			e.room.give(room)
+		}
 	}
 	if errors.Is(err, errUnsettled) || errors.Is(err, ErrConflict) {
 		err = errors.Join(e.numbers.Settle(ctx, u.ids...), errAgain)

@@ -191,7 +191,7 @@ func (j *journal) Fill() (items, bytes float64) {
 // Peek returns the first segment in (after, upTo], how many ops it holds, and of how many bytes.
 func (j *journal) Peek(ctx context.Context, after, upTo int64) (seg int64, ops int, bytes int64, ok bool, err error) {
 	s, bytes, ok, err := j.log.Peek(ctx, after, upTo)
-	return s.ID, s.Ops, bytes, ok, walErrorIn(ctx, err)
+	return s.ID, s.Ops, bytes, ok, walError(err)
 }
 
 // storedSegment is what a segment holds.
@@ -206,7 +206,7 @@ type storedSegment struct {
 func (j *journal) Read(ctx context.Context, seg int64) (r storedSegment, ok bool, err error) {
 	s, ok, err := j.log.Get(ctx, seg)
 	if err != nil || !ok {
-		return r, false, walErrorIn(ctx, err)
+		return r, false, walError(err)
 	}
 	r = storedSegment{ID: s.ID, Ops: s.Ops, At: s.At}
 	if r.Units, err = decodeUnits(s.Payload); err != nil {
@@ -230,7 +230,7 @@ const recoverBytes = 4 << 20
 func (j *journal) Recover(ctx context.Context, hash func(id string) uint64, unwanted func(ops []*entry, seg int64) bool) (l leftover, err error) {
 	t, err := j.log.Totals(ctx)
 	if err != nil || t.Last == 0 {
-		return leftover{}, walErrorIn(ctx, err)
+		return leftover{}, walError(err)
 	}
 	l = leftover{First: t.First, Last: t.Last, Oldest: t.OldestAt}
 	j.spool.recovered = t.Last
@@ -272,7 +272,7 @@ func (j *journal) each(ctx context.Context, after, upTo int64, fn func(seg int64
 	for after < upTo {
 		segs, err := j.log.ReadAfter(ctx, after, upTo, recoverBytes)
 		if err != nil || len(segs) == 0 {
-			return walErrorIn(ctx, err)
+			return walError(err)
 		}
 		for _, s := range segs {
 			units, err := decodeUnits(s.Payload)
@@ -304,22 +304,22 @@ func (j *journal) Made() bool { return j.log.Made() }
 // Meta returns the value of a key, nil when there is none.
 func (j *journal) Meta(ctx context.Context, key string) ([]byte, error) {
 	b, err := j.log.Meta(ctx, key)
-	return b, walErrorIn(ctx, err)
+	return b, walError(err)
 }
 
 // SetMeta sets the value of a key. It is durable then.
 func (j *journal) SetMeta(ctx context.Context, key string, value []byte) error {
-	return walErrorIn(ctx, j.log.SetMeta(ctx, key, value))
+	return walError(j.log.SetMeta(ctx, key, value))
 }
 
 // Blob and SetBlob are Meta and SetMeta for large values.
 func (j *journal) Blob(ctx context.Context, key string) ([]byte, error) {
 	b, err := j.log.Blob(ctx, key)
-	return b, walErrorIn(ctx, err)
+	return b, walError(err)
 }
 
 func (j *journal) SetBlob(ctx context.Context, key string, value []byte) error {
-	return walErrorIn(ctx, j.log.SetBlob(ctx, key, value))
+	return walError(j.log.SetBlob(ctx, key, value))
 }
 
 // badUnit is a unit in quarantine.
@@ -338,29 +338,29 @@ func (u *badUnit) stored() oplog.Bad {
 // AddBad stores a unit and returns its row.
 func (j *journal) AddBad(ctx context.Context, u *badUnit) (row int64, err error) {
 	row, err = j.log.AddBad(ctx, u.stored())
-	return row, walErrorIn(ctx, err)
+	return row, walError(err)
 }
 
 // UpdateBad stores a unit in its row.
 func (j *journal) UpdateBad(ctx context.Context, u *badUnit) error {
-	return walErrorIn(ctx, j.log.UpdateBad(ctx, u.stored()))
+	return walError(j.log.UpdateBad(ctx, u.stored()))
 }
 
 // DeleteBad removes a row.
 func (j *journal) DeleteBad(ctx context.Context, row int64) error {
-	return walErrorIn(ctx, j.log.DeleteBad(ctx, row))
+	return walError(j.log.DeleteBad(ctx, row))
 }
 
 // DiscardBad removes rows and sets the value of a key, in one transaction.
 func (j *journal) DiscardBad(ctx context.Context, rows []int64, key string, value []byte) error {
-	return walErrorIn(ctx, j.log.DiscardBad(ctx, rows, key, value))
+	return walError(j.log.DiscardBad(ctx, rows, key, value))
 }
 
 // Bads returns the units in rows from first to last.
 func (j *journal) Bads(ctx context.Context, first, last int64) ([]badUnit, error) {
 	bads, err := j.log.Bads(ctx, first, last)
 	if err != nil {
-		return nil, walErrorIn(ctx, err)
+		return nil, walError(err)
 	}
 	return decodeBads(bads)
 }
@@ -376,15 +376,6 @@ func decodeBads(bads []oplog.Bad) ([]badUnit, error) {
 		out[i] = badUnit{b.ID, b.At, b.Attempts, b.Error, slices.Concat(units...)}
 	}
 	return out, nil
-}
-
-// walErrorIn is walError of a call that ctx bounds: that this has ended is no outage.
-func walErrorIn(ctx context.Context, err error) error {
-	err = walError(err)
-	if errors.Is(err, ErrUnavailable) && ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
 }
 
 // walError puts a log error into the engine's words.

@@ -128,7 +128,7 @@ func (j *journal) FindSpooled(ctx context.Context, id string, hash uint64) (op *
 		}
 		s, ok, err := j.log.Get(ctx, ref.seg)
 		if err != nil {
-			return nil, false, walErrorIn(ctx, err)
+			return nil, false, walError(err)
 		}
 		if ok {
 			op, err = opIn(s.Payload, id, ref.version)

@@ -2,8 +2,8 @@ package syncengine
 
 // write.go is the one write path. Put or delete, one op or a group, at any durability:
 //
-//	validate → admit (pressure, a place in the WAL) → version → WAL (Logged, Archived)
-//	→ L1 and queue → acknowledge [→ wait for L3 (Archived)]
+//	validate → room to copy (room.go) → admit (pressure, a place in the WAL) → version
+//	→ WAL (Logged, Archived) → L1 and queue → acknowledge [→ wait for L3 (Archived)]
 //
 // Nothing is changed before the op is admitted, so a refusal leaves no trace. When the WAL has an
 // op it is this engine's to keep (INV-1): L3 may refuse it, and then it is in quarantine. The step
@@ -11,8 +11,8 @@ package syncengine
 // what is in the log is what the engine answers with (INV-2). A Buffered op skips the WAL while
 // memory has room for it; then that step runs in its call.
 //
-// The caller's goroutine owns a call; lines (update.go), makers (insert.go) and conditions
-// (decide.go) are the only state of this department.
+// The caller's goroutine owns a call; the room (room.go), lines (update.go), makers (insert.go) and
+// conditions (decide.go) are the only state of this department.
 //
 // Writes with a condition leave this path after validation: conditions.go. What an Archived
 // call waits for in the end is in archived.go.
@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,6 +48,7 @@ type writer struct {
 	door       *door
 	news       *news
 	now        func() time.Time // of L3, see fleettime.go
+	room       room
 	conditions conditions
 	lines      lines
 	makers     loader.Group[string, func() (Record, error), Record] // factories under way, by id
@@ -55,7 +57,7 @@ type writer struct {
 func newWriter(cfg *Config, mem *l1, w *journal, q *queue, f *flusher, n *numbers, p *pressure, c *cache, a *archive, t *trust, push *push, bad *quarantine, r *repair, rd *reader, d *door, news *news) *writer {
 	e := &writer{
 		cfg: *cfg, l1: mem, wal: w, queue: q, flush: f, numbers: n, pressure: p, cache: c, archive: a, trust: t, push: push, bad: bad, repair: r,
-		reader: rd, door: d, news: news, now: t.Time().L3, conditions: conditions{wake: make(chan struct{}, 1)},
+		reader: rd, door: d, news: news, now: t.Time().L3, conditions: conditions{wake: make(chan struct{}, 1)}, room: room{most: max(cfg.L1MaxBytes/2, leastRoom)},
 	}
 	e.makers.Spawn = func(make func()) { d.Spawn("factory", make) }
 	e.makers.Stages = []loader.Stage[string, func() (Record, error), Record]{{Most: 1, Ask: func(made []*making) { made[0].Answer(made[0].About()) }}}
@@ -198,6 +200,7 @@ type call struct {
 	numbered bool             // by the caller
 	views    map[int][32]byte // see noteViews
 	kept     bool             // somebody may hold it when the call has returned
+	room     int64            // that it has, see room.go
 
 	first [1]*entry // room for ops of the usual call
 }
@@ -208,7 +211,7 @@ var usual = sync.Pool{New: func() any { return new(call) }}
 func (o *writeOptions) call(n int) *call {
 	c := usual.Get().(*call)
 	*c = call{d: o.durability, numbered: o.version != 0}
-	if c.ops = c.first[:0]; n > len(c.first) {
+	if c.ops = c.first[:0]; n > len(c.first) || c.d == Archived {
 		c.ops = make([]*entry, 0, n)
 	}
 	if o.conditional {
@@ -279,14 +282,19 @@ func (e *writer) submit(ctx context.Context, item *Item, o *writeOptions) error 
 	if err := checkItem(item, e.cfg.MaxItemBytes); err != nil {
 		return err
 	}
-	c := o.call(1)
+	c, err := e.newCall(ctx, o, 1, roomFor(item))
+	if err != nil {
+		return err
+	}
+	defer func() { e.leave(c) }() // also if PriorityFunc ends the goroutine
 	if err := c.put(e, item, o); err != nil {
 		return err
 	}
-	err := e.write(ctx, c)
+	err = e.write(ctx, c)
 	if err == nil && !c.kept {
 		*c = call{}
 		usual.Put(c)
+		c = nil
 	}
 	return err
 }
@@ -307,23 +315,23 @@ func (e *writer) Delete(ctx context.Context, id string, opts ...WriteOption) err
 }
 
 func (e *writer) SubmitMany(ctx context.Context, items []Item, opts ...WriteOption) (BatchResult, error) {
-	return e.writeMany(ctx, opts, len(items), func(i int) error {
-		return checkItem(&items[i], e.cfg.MaxItemBytes)
+	return e.writeMany(ctx, opts, len(items), func(i int) (int64, error) {
+		return roomFor(&items[i]), checkItem(&items[i], e.cfg.MaxItemBytes)
 	}, func(c *call, i int, o *writeOptions) error {
 		return c.put(e, &items[i], o)
 	})
 }
 
 func (e *writer) DeleteMany(ctx context.Context, ids []string, opts ...WriteOption) (BatchResult, error) {
-	return e.writeMany(ctx, opts, len(ids), func(i int) error {
-		return checkID(ids[i])
+	return e.writeMany(ctx, opts, len(ids), func(i int) (int64, error) {
+		return roomFor(&Item{ID: ids[i]}), checkID(ids[i])
 	}, func(c *call, i int, o *writeOptions) error {
 		return c.remove(e, ids[i], o)
 	})
 }
 
 // writeMany writes n ops as a group. All are checked before anything is copied.
-func (e *writer) writeMany(ctx context.Context, opts []WriteOption, n int, check func(i int) error, add func(c *call, i int, o *writeOptions) error) (BatchResult, error) {
+func (e *writer) writeMany(ctx context.Context, opts []WriteOption, n int, check func(i int) (size int64, err error), add func(c *call, i int, o *writeOptions) error) (BatchResult, error) {
 	failed := BatchResult{Total: n, Failed: n}
 	o, err := e.options("", opts)
 	if err != nil {
@@ -333,12 +341,19 @@ func (e *writer) writeMany(ctx context.Context, opts []WriteOption, n int, check
 		return failed, &InvalidItemError{Field: "items", TooLarge: true, Index: e.cfg.GroupMaxItems,
 			Rule: fmt.Sprintf("of one call must be at most GroupMaxItems = %d, are %d: they are one transaction", e.cfg.GroupMaxItems, n)}
 	}
+	all := int64(0)
 	for i := range n {
-		if err := check(i); err != nil {
+		size, err := check(i)
+		if err != nil {
 			return failed, at(i, err)
 		}
+		all += size
 	}
-	c := o.call(n)
+	c, err := e.newCall(ctx, &o, n, all)
+	if err != nil {
+		return failed, err
+	}
+	defer e.leave(c)
 	for i := range n {
 		if err := add(c, i, &o); err != nil {
 			return failed, at(i, err)
@@ -385,8 +400,10 @@ func (c *call) keepLast() {
 	c.ops, c.want = ops, want
 }
 
-// write takes a call from validation to its acknowledgement.
+// write takes a call from validation to its acknowledgement. The call may have let go of its ops
+// then.
 func (e *writer) write(ctx context.Context, c *call) (err error) {
+	defer e.leave(c)
 	if err := e.door.Enter(); err != nil {
 		return err
 	}
@@ -429,9 +446,16 @@ func (e *writer) begin(ctx context.Context, c *call, admit func(context.Context,
 	if err := e.check(c); err != nil {
 		return nil, err
 	}
-	if err := e.lines.giveWay(ctx, c.ops); err != nil {
+	if e.lines.eager.Load() > 0 {
+		e.leave(c) // they need it
+		if err := e.lines.giveWay(ctx, c.ops); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.enterLate(ctx, c); err != nil {
 		return nil, err
 	}
+	defer e.leave(c)
 	if err := admit(ctx, c.ops); err != nil {
 		return nil, err
 	}
@@ -441,7 +465,11 @@ func (e *writer) begin(ctx context.Context, c *call, admit func(context.Context,
 		}
 	}
 	c.kept = true
-	return e.log(c, func(op *entry) (*entry, error) { return nil, e.numbers.Assign(op) })
+	l, err := e.log(c, func(op *entry) (*entry, error) { return nil, e.numbers.Assign(op) })
+	if c.d == Archived {
+		c.ops = nil // it may wait for long, when memory has let go of them
+	}
+	return l, err
 }
 
 // accept takes ops into memory alone: room there is promised to them.
@@ -550,10 +578,15 @@ func (e *writer) log(c *call, assign func(*entry) (*entry, error)) (*logging, er
 	l := &logging{c: c, logged: make(chan error, 1)}
 	if c.d == Archived {
 		l.watched = itemsOf(c.ops)
+		for i, id := range l.watched {
+			l.watched[i] = strings.Clone(id) // of an op's own memory
+		}
 		e.numbers.Watch(l.watched)
 	}
 	var err error
-	if l.w, err = e.numbers.StartLog(c.ops, c.d, assign, func(err error) { l.logged <- err }); err != nil {
+	room := c.handOver()
+	if l.w, err = e.numbers.StartLog(c.ops, c.d, assign, func(err error) { e.room.give(room); l.logged <- err }); err != nil {
+		e.room.give(room)
 		e.numbers.Unwatch(l.watched)
 		return nil, err
 	}

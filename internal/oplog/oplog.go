@@ -90,7 +90,7 @@ type Options struct {
 	SegmentBytes int
 }
 
-// Request is one append. The payload must not be changed until Done has run.
+// Request is one append. The payload is the log's: it lets go of it once it has copied it.
 type Request struct {
 	Payload []byte
 	Ops     int    // how many ops the payload holds, for Segment.Ops
@@ -529,7 +529,7 @@ func pack(reqs []*Request, next int64, segmentBytes int, b []byte) (segs []Segme
 			cur, first = &segs[len(segs)-1], len(b)
 			next++
 		}
-		b = append(b, r.Payload...)
+		b, r.Payload = append(b, r.Payload...), nil
 		cur.Payload = b[first:len(b):len(b)]
 		cur.Ops += r.Ops
 		cur.At = min(cur.At, r.At)

@@ -256,6 +256,96 @@ func TestINV10ManyArchivedCallersTakeLittleMemory(t *testing.T) {
 	wg.Wait()
 }
 
+// TestINV10CallersWaitBeforeTheyCopy: what is on its way into the log is bounded, however many
+// callers there are, and so is what they keep while they wait for an L3 that hangs.
+func TestINV10CallersWaitBeforeTheyCopy(t *testing.T) {
+	const ops, budget, limit = 10_000, 16 << 20, 160 << 20 // of 100 MiB, of which there were three copies
+	content := lab.BigDoc(10)
+	for _, c := range []struct {
+		d     syncengine.Durability
+		group int
+	}{{syncengine.Buffered, 1}, {syncengine.Logged, 100}, {syncengine.Archived, 1}} {
+		t.Run(c.d.String(), func(t *testing.T) {
+			e := lab.Open(t, syncengine.Config{L3: newGated(), L1MaxBytes: budget, WALNoSync: true, L3Timeout: time.Minute, CloseTimeout: time.Millisecond})
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			before, now, most := lab.HeapInUse(), int64(0), int64(0)
+			for n := 0; n < ops; n += c.group {
+				wg.Go(func() {
+					items := make([]syncengine.Item, c.group)
+					for i := range items {
+						items[i] = syncengine.Item{ID: fmt.Sprint("id-", n+i), Content: content}
+					}
+					_, err := e.SubmitMany(ctx, items, syncengine.WithDurability(c.d))
+					if err != nil && c.d != syncengine.Archived {
+						t.Error(err)
+					}
+				})
+			}
+			lab.Eventually(t, "all is accepted", func() bool {
+				now = lab.HeapInUse() - before
+				most = max(most, now)
+				return e.Stats().PendingOps == ops
+			})
+			if most > limit || now > limit/2 {
+				t.Errorf("the heap grew by %d MiB, and by %d MiB when all was accepted", most>>20, now>>20)
+			}
+			cancel()
+		})
+	}
+}
+
+// TestINV10WhoWaitsToCopyLeavesNoTrace: a call that does not fit beside what others copy ends with
+// its ctx, or is refused at once when the log is full; one that memory takes does not wait.
+func TestINV10WhoWaitsToCopyLeavesNoTrace(t *testing.T) {
+	ctx := context.Background()
+	large := lab.BigDoc(3 << 10)
+	gate, release := lab.Hold()
+	defer release()
+	in := make(chan struct{}, 1)
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	e := lab.Open(t, syncengine.Config{L3: l3, L1MaxBytes: 8 << 20, WALMaxBytes: 8 << 20, BatchFlushInterval: time.Hour, PriorityFunc: func(s syncengine.AccessStats) syncengine.Priority {
+		if s.ContentBytes == len(large) { // its call has copied it
+			in <- struct{}{}
+			<-gate
+		}
+		return s.Priority
+	}})
+	lab.Put(t, e, "held", 1)
+	held, waited := make(chan error, 1), make(chan error, 1)
+	go func() { held <- e.Submit(ctx, syncengine.Item{ID: "held", Content: large}) }()
+	<-in
+	given, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+	defer cancel()
+	if err := e.Submit(given, syncengine.Item{ID: "left", Content: large}); err != context.DeadlineExceeded { // its outcome is known
+		t.Errorf("who waits: %v", err)
+	}
+	lab.WantContent(t, e, "left", -1)
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "buffered", Content: lab.BigDoc(2 << 10)}, syncengine.WithDurability(syncengine.Buffered)))
+	l3.Away.Store(true)
+	var err error
+	for n := 0; err == nil; n++ {
+		err = e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("fits-", n), Content: lab.BigDoc(100)})
+	}
+	if !errors.Is(err, syncengine.ErrBackpressure) {
+		t.Fatalf("until the log is full: %v", err)
+	}
+	if err := e.Submit(ctx, syncengine.Item{ID: "refused", Content: large}); !errors.Is(err, syncengine.ErrBackpressure) {
+		t.Errorf("the log is full: %v", err)
+	}
+	l3.Away.Store(false)
+	lab.Eventually(t, "L3 is back", func() bool { return e.Flush(ctx) == nil })
+	go func() { waited <- e.Submit(ctx, syncengine.Item{ID: "waited", Content: large}) }()
+	release()
+	lab.Must(t, <-held)
+	lab.Must(t, <-waited)
+	lab.Must(t, e.Flush(ctx))
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "alone", Content: lab.BigDoc(5 << 10)}))
+}
+
 // TestINV11WhatACallerDoesToContentChangesNothingStored: content that was changed in memory is
 // taken from the WAL, or is refused.
 func TestINV11WhatACallerDoesToContentChangesNothingStored(t *testing.T) {

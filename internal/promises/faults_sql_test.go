@@ -57,14 +57,17 @@ func TestSQLAbsentAtOpenRunsDegradedAndRecoversAlone(t *testing.T) {
 			want["archived"] = 1 // it said that it would come later
 			want.read(t, e)
 			for name, call := range map[string]func() error{
-				"Get":             func() error { _, err := e.Get(ctx, "unknown"); return err },
-				"GetVerified":     func() error { _, err := e.GetVerified(ctx, "unknown"); return err },
-				"GetMany":         func() error { _, err := e.GetMany(ctx, []string{"id-1", "unknown"}); return err },
-				"Status":          func() error { _, err := e.Status(ctx, "unknown"); return err },
-				"Flush":           func() error { return e.Flush(ctx) },
-				"MerkleRoot":      func() error { _, err := e.MerkleRoot(ctx); return err },
-				"Verify":          func() error { _, err := e.Verify(ctx, syncengine.VerifyOptions{}); return err },
-				"GetOrInsertWith": func() error { _, err := e.GetOrInsertWith(ctx, "unknown", nil); return err },
+				"Get":         func() error { _, err := e.Get(ctx, "unknown"); return err },
+				"GetVerified": func() error { _, err := e.GetVerified(ctx, "unknown"); return err },
+				"GetMany":     func() error { _, err := e.GetMany(ctx, []string{"id-1", "unknown"}); return err },
+				"Status":      func() error { _, err := e.Status(ctx, "unknown"); return err },
+				"Flush":       func() error { return e.Flush(ctx) },
+				"MerkleRoot":  func() error { _, err := e.MerkleRoot(ctx); return err },
+				"Verify":      func() error { _, err := e.Verify(ctx, syncengine.VerifyOptions{}); return err },
+				"GetOrInsertWith": func() error {
+					_, err := e.GetOrInsertWith(ctx, "unknown", func(context.Context) (syncengine.Item, error) { return syncengine.Item{Content: []byte("1")}, nil })
+					return err
+				},
 			} {
 				if err := call(); !errors.Is(err, syncengine.ErrUnavailable) || errors.Is(err, syncengine.ErrNotFound) {
 					t.Errorf("%s without SQL: %v, want ErrUnavailable", name, err)
