@@ -123,6 +123,10 @@ func (s *redisStore) Put(ctx context.Context, recs []Record) error {
 
 func (s *redisStore) Rights(ctx context.Context) (needed, wanted string, err error) {
 	needed, wanted, err = s.c.Rights(ctx, s.prefix, s.channel())
+	if rediskit.NotLetIn(err) {
+		return "", "", &SetupError{Server: "redis", Problem: "the user or the password is wrong, or missing",
+			Mend: "give RedisURL, or the client, those that the server knows: redis://user:password@host", Err: err}
+	}
 	return needed, wanted, l2Error(err)
 }
 

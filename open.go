@@ -25,8 +25,8 @@ import (
 // CloseTimeout.
 //
 // Errors: ErrInvalidConfig (all faults joined), ErrLocked, ErrWALCorrupt, ErrSchema,
-// ErrFeatureNotBuilt, a wrong password or unknown database of SQL, a *SetupError, and what the file
-// system says. A Redis that does not let the engine in is one that is away: Health tells.
+// ErrFeatureNotBuilt, a wrong password or unknown database of SQL, a *SetupError, also for a wrong
+// password of Redis, and what the file system says.
 //
 // Without -tags crdt ErrFeatureNotBuilt is also the error while merges of CRDT items wait in the
 // WAL: nothing there changes until an engine that has the tag opens it. Merges in quarantine are no

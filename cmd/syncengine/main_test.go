@@ -209,9 +209,13 @@ func TestWhatSQLRefusesIsToldFromWhatItTook(t *testing.T) {
 	run(t, env, "", "drain", dir).want(t, 1, "in quarantine are 1 ops")
 	run(t, env, "", "import", "-json", dir).want(t, 0, `"imported":0`, `"refused":0`)
 	run(t, env, `{"id":"two","content":2}`, "import", dir).want(t, 0, "1 items imported")
-	expiring := `{"id":"worse","expires_at":"2100-01-01T00:00:00Z","content":{"poison":true}}` // in no group
-	run(t, env, `{"id":"three","content":3}`+"\n"+expiring, "import", "-json", dir).want(t, 1, `"imported":1`, `"refused":1`, "SQL refused 1 items")
-	run(t, env, "", "quarantine", "list", dir).want(t, 1, "bad", "worse")
+	lines := `{"id":"three","content":3}
+{"id":"worse","expires_at":"2100-01-01T00:00:00Z","content":{"poison":true}}
+{"id":"worst","content":{"poison":true}}
+{"id":"four","content":4}`
+	run(t, env, lines, "import", "-json", dir).want(t, 1, `"imported":2`, `"refused":2`, "SQL refused 2 items")
+	run(t, env, "", "quarantine", "list", dir).want(t, 1, "bad", "worse", "worst")
+	run(t, env, "", "export", dir).want(t, 0, `"three"`, `"four"`)
 }
 
 func TestADirectoryInUseIsRefused(t *testing.T) {

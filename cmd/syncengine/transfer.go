@@ -114,7 +114,7 @@ func (t *tool) imports(ctx context.Context, o *options) error {
 			}
 		}
 		if im.n -= bad; bad > 0 {
-			err = errors.Join(err, foundError{fmt.Sprintf("SQL refused %d items, an item with those of its group%s", bad, note(dir != "", ": see syncengine quarantine list"))})
+			err = errors.Join(err, foundError{fmt.Sprintf("SQL refused %d items%s", bad, note(dir != "", ": see syncengine quarantine list"))})
 		}
 		older := int(e.Stats().Superseded - was) // as SQL has found
 		im.n, im.older = im.n-older, im.older+older
@@ -143,7 +143,7 @@ func refusals(ctx context.Context, e *syncengine.Engine) map[[2]string]bool {
 	return out
 }
 
-// importer submits lines in groups. A group is stored as a whole or not at all.
+// importer submits lines, and asks for many at a time what there is of them, if they have versions.
 type importer struct {
 	e      *syncengine.Engine
 	keep   bool
@@ -188,17 +188,14 @@ func (im *importer) read(ctx context.Context, r io.Reader) error {
 
 func (im *importer) add(ctx context.Context, l *line, number int) error {
 	it := l.item()
-	it.Version = uint64(l.Version)          // of no effect but with keep
-	if !it.ExpiresAt.IsZero() && !im.keep { // each has a time of its own
-		if err := im.submit(ctx); err != nil {
-			return err
-		}
+	if !im.keep {
 		if err := im.submitOne(ctx, &it); err != nil {
 			return lineError(number, err)
 		}
 		im.p.at(im.n)
 		return nil
 	}
+	it.Version = uint64(l.Version)
 	size := len(it.ID) + len(it.Content)
 	if len(im.group) >= importGroup || im.bytes+size > groupBytes { // one item may be larger
 		if err := im.submit(ctx); err != nil {
@@ -209,38 +206,18 @@ func (im *importer) add(ctx context.Context, l *line, number int) error {
 	return nil
 }
 
-// submit stores the group. Where an item of it can't be stored, those before that are.
+// submit stores the group, which is of items with versions of their own.
 func (im *importer) submit(ctx context.Context) error {
 	group, lines := im.group, im.lines
 	im.group, im.lines, im.bytes = nil, nil, 0
-	if len(group) == 0 {
-		return nil
-	}
-	if im.keep {
-		return im.submitEach(ctx, group, lines)
-	}
-	err := im.patiently(ctx, func() error {
-		_, err := im.e.SubmitMany(ctx, group)
-		return err
-	})
-	switch {
-	case err == nil:
-		im.n += len(group)
-	case !ofAnItem(err) || len(group) == 1:
-		return lineError(lines[0], err)
-	default:
-		for i := range group {
-			if err := im.submitOne(ctx, &group[i]); err != nil {
-				return lineError(lines[i], err)
-			}
-		}
-	}
-	im.p.at(im.n)
-	return nil
+	return im.submitEach(ctx, group, lines)
 }
 
 // submitEach stores items at their own versions, but for those that are older than what is there.
 func (im *importer) submitEach(ctx context.Context, group []syncengine.Item, lines []int) error {
+	if len(group) == 0 {
+		return nil
+	}
 	ids := make([]string, len(group))
 	for i := range group {
 		ids[i] = group[i].ID

@@ -17,6 +17,8 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
@@ -153,6 +155,29 @@ func TestOpenRefusesATableOfAnotherProgram(t *testing.T) {
 	_, err = lab.OpenDriver(t, "sqlite", path).Exec("CREATE TABLE sync_items (id INTEGER PRIMARY KEY, name TEXT)")
 	lab.Must(t, err)
 	openFails(t, syncengine.Config{SQLURL: "sqlite:" + path})
+}
+
+// A password is rotated under services that run: those go on without Redis.
+func TestOpenRefusesAWrongPasswordOfRedis(t *testing.T) {
+	t.Parallel()
+	server, url := testserver.Redis(t, "--requirepass", "right"), testserver.SharedMariaDB(t).NewDatabase(t)
+	for _, user := range []string{"", ":pw@", "nobody:pw@"} {
+		if se := openFails(t, syncengine.Config{SQLURL: url, RedisURL: "redis://" + user + server.Addr()}); se.Server != "redis" || !strings.Contains(se.Problem, "password") {
+			t.Errorf("%s: %v", user, se)
+		}
+	}
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), Password: "pw"})
+	defer client.Close()
+	openFails(t, syncengine.Config{SQLURL: url, Redis: client})
+	e := lab.Open(t, syncengine.Config{SQLURL: url, RedisURL: server.URL()})
+	ctx := context.Background()
+	admin := redis.NewClient(&redis.Options{Addr: server.Addr(), Password: "right", PoolSize: 1})
+	defer admin.Close()
+	lab.Must(t, admin.ConfigSet(ctx, "requirepass", "another").Err())
+	defer func() { lab.Must(t, admin.ConfigSet(ctx, "requirepass", "right").Err()) }()
+	lab.Must(t, admin.ClientKillByFilter(ctx, "TYPE", "normal", "SKIPME", "yes").Err())
+	lab.Eventually(t, "Health tells", func() bool { return !e.Health(ctx).L2.OK })
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("1")}, syncengine.WithDurability(syncengine.Archived)))
 }
 
 func TestOpenRefusesAServerOfTooSmallPackets(t *testing.T) {

@@ -261,3 +261,8 @@ func judgeReply(text string) (string, Class) {
 
 // Forbidden reports whether an account has no right to a command.
 func Forbidden(err error) bool { return err != nil && Reason(err) == "noperm" }
+
+// NotLetIn reports whether a server asks for another user or password.
+func NotLetIn(err error) bool {
+	return err != nil && (Reason(err) == "noauth" || Reason(err) == "wrongpass")
+}
