@@ -128,7 +128,7 @@ type Config struct {
 	// (16 MiB by default) are refused; on it a transaction takes one round trip more than on
 	// the engine's own connections, whose COMMIT the engine can leave. A Redis client should
 	// have ContextTimeoutEnabled, or a server that hangs costs a read its read timeout instead
-	// of L2Timeout.
+	// of L2Timeout; it gets a hook that notices new connections, for good.
 	DB      *sql.DB
 	Dialect Dialect
 	Redis   redis.UniversalClient

@@ -234,6 +234,10 @@ func (e *PendingError) Is(target error) bool { return target == ErrPending }
 // disk is full, or it is read-only. Reads must go on.
 var errNoWrites = errors.New("takes no writes")
 
+// errWhoAnswers keeps what L2 answered from being believed. It is no failure of the server that
+// answered.
+var errWhoAnswers = errors.New("it is not known which servers answer")
+
 // unavailable marks err as an outage unless it already says so.
 func unavailable(what string, err error) error {
 	if errors.Is(err, ErrUnavailable) {

@@ -15,6 +15,7 @@ package syncengine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -53,8 +54,8 @@ func (c *cache) whoAnswers(ctx context.Context) error {
 		return nil
 	}
 	masters, err := claims.Masters(ctx)
-	if err != nil {
-		return err
+	if err != nil { // of a cluster one may be away, and this says nothing of the others
+		return fmt.Errorf("%w: %w", errWhoAnswers, err)
 	}
 	c.meet(ctx, &c.masters, masters...)
 	for known := c.dials.known.Load(); known < made && !c.dials.known.CompareAndSwap(known, made); known = c.dials.known.Load() {

@@ -86,7 +86,7 @@ func (s *server) failure(err error) (told error, counts bool) {
 	if !isOutage(err) {
 		return nil, false
 	}
-	told, counts = unavailable(s.tier, err), !errors.Is(err, errNoWrites)
+	told, counts = unavailable(s.tier, err), !errors.Is(err, errNoWrites) && !errors.Is(err, errWhoAnswers)
 	if counts {
 		s.failed.Store(&told)
 	}

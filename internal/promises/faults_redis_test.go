@@ -520,6 +520,58 @@ func TestINV02ARedisThatComesBackWithAnOldDumpIsNotReadStale(t *testing.T) {
 	}
 }
 
+// unasked is a client that gets no answer to INFO while it is on.
+type unasked struct{ on atomic.Bool }
+
+func (u *unasked) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (u *unasked) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if u.on.Load() && cmd.Name() == "info" {
+			cmd.SetErr(lab.ErrAway)
+			return lab.ErrAway
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (u *unasked) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// As long as it is not known who answers on a new connection, SQL does; but that is no failure of
+// Redis, which goes on to get what is written.
+func TestINV02WhoIsNotKnownIsNotRead(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	server := testserver.Redis(t)
+	cfg := small(t, server.URL())
+	client, ask := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true}), &unasked{}
+	defer client.Close()
+	client.AddHook(ask)
+	cfg.RedisURL, cfg.Redis = "", client
+	var opened atomic.Bool
+	cfg.OnEvent.CircuitChanged = func(tier, from, to string) { opened.Store(true) }
+	e := lab.Open(t, cfg)
+	want := numbered(500, 1)
+	want.write(t, e)
+	lab.Must(t, e.Flush(ctx))
+	hits := e.Stats().L2Hits
+	want.read(t, e)
+	if e.Stats().L2Hits == hits {
+		t.Error("Redis is not read")
+	}
+	ask.on.Store(true)
+	server.Do(t, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+	hits = e.Stats().L2Hits
+	want.read(t, e)
+	if n := e.Stats().L2Hits - hits; n > 0 || opened.Load() {
+		t.Errorf("%d reads from Redis, whoever that is; a circuit changed: %v", n, opened.Load())
+	}
+	ask.on.Store(false)
+	lab.Eventually(t, "Redis is read again", func() bool { want.read(t, e); return e.Stats().L2Hits > hits })
+}
+
 // TestINV02And04ACopyOnItsWayToRedisBringsNothingBack: copies of what was read arrive after the
 // ids were written, and Redis, emptied in between, does not remember those writes.
 func TestINV02And04ACopyOnItsWayToRedisBringsNothingBack(t *testing.T) {
