@@ -136,6 +136,9 @@ func (c *cache) allowed(ctx context.Context, claims claimer) error {
 		needed, wanted, err = claims.Rights(ctx)
 		return err
 	})
+	if setup, ok := errors.AsType[*SetupError](err); ok { // no outage
+		return setup
+	}
 	if err != nil {
 		return err
 	}
