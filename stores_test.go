@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -713,7 +714,11 @@ func TestAServerOfSmallPacketsIsEnough(t *testing.T) {
 	}
 	lab.Must(t, e.Delete(ctx, ids[0]))
 	lab.Must(t, e.Flush(ctx))
-	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "large", Content: []byte(`"` + strings.Repeat("x", 20<<10) + `"`)}))
+	large := make([]byte, 20<<10) // also when it is compressed
+	for i := range large {
+		large[i] = byte(rand.Uint32())
+	}
+	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "large", Content: fmt.Appendf(nil, `"%x"`, large)}))
 	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
 		t.Errorf("what is larger than a packet: %v", err)
 	}
