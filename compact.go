@@ -152,7 +152,7 @@ func (c *compaction) rebuilt(ctx context.Context, id string) (rec Record, err er
 		if errors.Is(err, ErrNotFound) {
 			return rec, &NotFoundError{ID: id}
 		}
-		return rec, says(fmt.Errorf("rebuild: %w", err))
+		return rec, said(ctx, fmt.Errorf("rebuild: %w", err))
 	}
 	if changed {
 		c.news.Healed(id, "L3")
