@@ -53,6 +53,8 @@ type sqlStore struct {
 	codec   codec
 	owned   bool // Close closes the pools
 
+	stmts sqlkit.Statements
+
 	// writing is held during a transaction on SQLite, which has one writer: with a caller's
 	// own handle, perhaps without a busy timeout, our writers would only push each other away.
 	writing sync.Mutex
@@ -61,7 +63,6 @@ type sqlStore struct {
 	prepared bool
 	packet   int64 // bytes one statement may have
 	identity string
-	stmts    map[stmtKey]*sqlkit.Stmt
 	ready    []writesReady // what all statements are prepared for
 	// joining is what the fence of joins said when another engine held it, and since when.
 	joining      int64
@@ -82,7 +83,7 @@ type sqlStore struct {
 }
 
 func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sqlStore {
-	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, stmts: make(map[stmtKey]*sqlkit.Stmt), window: leafWindow, clock: time.Now, self: newEngineID(), logFor: changesKept}
+	return &sqlStore{dialect: d, pools: pools, codec: c, owned: owned, window: leafWindow, clock: time.Now, self: newEngineID(), logFor: changesKept}
 }
 
 // PrepareInSteps is Prepare with a bound for each of its steps, of which there are many, and none
@@ -239,33 +240,9 @@ func (s *sqlStore) describe(op string, err error) error {
 	return fmt.Errorf("%s: %w: %w", s.dialect, ErrUnavailable, err) // what was asked says nothing
 }
 
-// stmtKey is a statement of one of the pools.
-type stmtKey struct {
-	db   *sqlkit.DB
-	text string
-}
-
 // stmt returns a prepared statement, which lives as long as the store.
 func (s *sqlStore) stmt(ctx context.Context, db *sqlkit.DB, text string) (*sqlkit.Stmt, error) {
-	key := stmtKey{db, text}
-	s.mu.Lock()
-	st := s.stmts[key]
-	s.mu.Unlock()
-	if st != nil {
-		return st, nil
-	}
-	st, err := db.PrepareContext(ctx, text)
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if first := s.stmts[key]; first != nil { // another caller was faster
-		_ = st.Close()
-		return first, nil
-	}
-	s.stmts[key] = st
-	return st, nil
+	return s.stmts.Get(ctx, db, text)
 }
 
 const selectOne = "SELECT " + columns + " FROM sync_items WHERE id = ?"
@@ -478,19 +455,12 @@ func (s *sqlStore) Ping(ctx context.Context) error {
 }
 
 func (s *sqlStore) Close() error {
-	s.mu.Lock()
-	stmts := s.stmts
-	s.stmts = make(map[stmtKey]*sqlkit.Stmt)
-	s.mu.Unlock()
-	var errs []error
-	for _, st := range stmts {
-		errs = append(errs, st.Close())
-	}
+	err := s.stmts.Close()
 	if s.owned {
-		errs = append(errs, s.pools.Close())
+		err = errors.Join(err, s.pools.Close())
 	}
 	if s.dialect == sqlkit.MySQL { // what has ended before, in an outage, is closed as well
 		return nil
 	}
-	return errors.Join(errs...)
+	return err
 }

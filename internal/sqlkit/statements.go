@@ -1,0 +1,93 @@
+package sqlkit
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// Statements are prepared statements of pools: each is prepared at its first use, once, and lives as
+// long as they do.
+//
+// One caller prepares a statement, and others that want it wait for that. Would each prepare it, and
+// close it again if another one was faster, it could wait for ever: database/sql closes a statement
+// on the connection that it was prepared on, which may by then be in a transaction of somebody else,
+// which waits for a lock of a row, which a caller holds that waits for whoever closes. What is kept
+// is never closed while there are transactions.
+type Statements struct {
+	mu  sync.Mutex // guards all; nothing is waited for under it
+	all map[statementKey]*prepared
+}
+
+// statementKey is a statement of one of the pools.
+type statementKey struct {
+	db   *DB
+	text string
+}
+
+// prepared is a statement. The rest is valid when done is closed.
+type prepared struct {
+	done chan struct{}
+	st   *Stmt
+	err  error
+}
+
+// Get returns a statement. To prepare it takes a connection of the pool: in a transaction it may be
+// that there is no other one.
+func (s *Statements) Get(ctx context.Context, db *DB, text string) (*Stmt, error) {
+	key := statementKey{db, text}
+	for {
+		s.mu.Lock()
+		p := s.all[key]
+		if p == nil {
+			p = &prepared{done: make(chan struct{})}
+			if s.all == nil {
+				s.all = make(map[statementKey]*prepared)
+			}
+			s.all[key] = p
+			s.mu.Unlock()
+			s.prepare(ctx, key, p)
+			return p.st, p.err
+		}
+		s.mu.Unlock()
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		ended := errors.Is(p.err, context.Canceled) || errors.Is(p.err, context.DeadlineExceeded)
+		if !ended || ctx.Err() != nil { // else it was given up by somebody whose context ended
+			return p.st, p.err
+		}
+	}
+}
+
+func (s *Statements) prepare(ctx context.Context, key statementKey, p *prepared) {
+	p.err = errors.New("preparing a statement was given up") // a driver panicked
+	defer func() {
+		if p.err != nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.all[key] == p {
+				delete(s.all, key)
+			}
+		}
+		close(p.done)
+	}()
+	p.st, p.err = key.db.PrepareContext(ctx, key.text)
+}
+
+// Close closes all that are prepared. Nothing may be in use.
+func (s *Statements) Close() error {
+	s.mu.Lock()
+	all := s.all
+	s.all = nil
+	s.mu.Unlock()
+	var errs []error
+	for _, p := range all {
+		if <-p.done; p.st != nil {
+			errs = append(errs, p.st.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,104 @@
+package sqlkit
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/syncengine-go/syncengine/internal/testserver"
+)
+
+func TestAStatementIsPreparedOnce(t *testing.T) {
+	srv := testserver.MariaDB(t)
+	db, ctx := openPool(t, srv), context.Background()
+	prepares := func() (n int) {
+		var name string
+		if err := srv.SQL(t).QueryRowContext(ctx, "SHOW GLOBAL STATUS LIKE 'Com_stmt_prepare'").Scan(&name, &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for _, text := range []string{"SELECT 1", "SELECT 2", "SELECT 3"} {
+		var all Statements
+		before := prepares()
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				if st, err := all.Get(ctx, db, text); err != nil || st == nil {
+					t.Errorf("%v, %v", st, err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := prepares() - before; n != 1 {
+			t.Errorf("16 callers made the server prepare %d statements, want 1", n)
+		}
+		if err := all.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestWhoWaitsForAStatementEndsWithItsOwnContext(t *testing.T) {
+	db, ctx := openPool(t, testserver.MariaDB(t)), context.Background()
+	db.pool.SetMaxOpenConns(1)
+	only, err := db.pool.Conn(ctx) // to prepare waits for it
+	if err != nil {
+		t.Fatal(err)
+	}
+	const text = "SELECT 1"
+	var all Statements
+	get := func(ctx context.Context) chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := all.Get(ctx, db, text)
+			done <- err
+		}()
+		return done
+	}
+	prepares, cancel := context.WithCancel(ctx)
+	first := get(prepares)
+	underWay := func() *prepared {
+		all.mu.Lock()
+		defer all.mu.Unlock()
+		return all.all[statementKey{db, text}]
+	}
+	for underWay() == nil {
+		time.Sleep(time.Millisecond) // until it prepares
+	}
+	brief, stop := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer stop()
+	if err := <-get(brief); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("who waits while its context ends: %v", err)
+	}
+	second, was := get(ctx), underWay()
+	cancel()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("who prepares while its context ends: %v", err)
+	}
+	for p := underWay(); p == nil || p == was; p = underWay() {
+		time.Sleep(time.Millisecond) // until the other one does
+	}
+	if err := only.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-second; err != nil {
+		t.Errorf("who waited for one whose context ended: %v", err)
+	}
+}
+
+func openPool(t *testing.T, srv *testserver.Server) *DB {
+	t.Helper()
+	src, err := Parse(srv.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pools, err := src.Open("", time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pools.Close() })
+	return pools.Write
+}
