@@ -1,5 +1,6 @@
-// This file owns how MariaDB is started: a data directory prepared once per
-// machine and user, a copy of it for each server, and the accounts in it.
+// This file owns how MariaDB is started, or MySQL in its place: a data directory
+// prepared once per machine and user, a copy of it for each server, and the
+// accounts in it.
 
 package testserver
 
@@ -39,13 +40,23 @@ const (
 )
 
 const mariaSetup = `FLUSH PRIVILEGES;
-CREATE DATABASE ` + mariaDatabase + `;
+` + mariaAccounts + `REVOKE SUPER, READ_ONLY ADMIN, CONNECTION ADMIN ON *.* FROM '` + mariaUser + `'@'%';
+`
+
+// mysqlSetup: each statement is a line of the file that the server reads.
+const mysqlSetup = mariaAccounts + `REVOKE SUPER, CONNECTION_ADMIN ON *.* FROM '` + mariaUser + `'@'%';
+`
+
+const mariaAccounts = `CREATE DATABASE ` + mariaDatabase + `;
 CREATE USER '` + mariaAdmin + `'@'%' IDENTIFIED BY '` + mariaPassword + `';
 GRANT ALL ON *.* TO '` + mariaAdmin + `'@'%' WITH GRANT OPTION;
 CREATE USER '` + mariaUser + `'@'%' IDENTIFIED BY '` + mariaPassword + `';
 GRANT ALL ON *.* TO '` + mariaUser + `'@'%';
-REVOKE SUPER, READ_ONLY ADMIN, CONNECTION ADMIN ON *.* FROM '` + mariaUser + `'@'%';
 `
+
+// MySQLServer, if set in the environment, is a mysqld of MySQL 8 or later that
+// takes the place of MariaDB in all tests (make mysql).
+const MySQLServer = "SYNCENGINE_MYSQLD"
 
 // MariaDB starts a mariadbd that ends with the test. args are appended to its
 // command line and win. It is as durable as a real one: data committed before
@@ -56,8 +67,18 @@ func MariaDB(t testing.TB, args ...string) *Server {
 	return giveTo(t, s, err)
 }
 
+// isMySQL reports whether MySQL takes the place of MariaDB.
+func isMySQL() bool { return os.Getenv(MySQLServer) != "" }
+
+func findMaria() (string, error) {
+	if isMySQL() {
+		return os.Getenv(MySQLServer), nil
+	}
+	return find("mariadbd")
+}
+
 func startMariaDB(extra []string) (*Server, error) {
-	bin, err := find("mariadbd")
+	bin, err := findMaria()
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +100,6 @@ func mariaServerArgs(s *Server) []string {
 		"--skip-networking=0", "--bind-address=127.0.0.1", "--port="+strconv.Itoa(s.port),
 		"--socket="+filepath.Join(s.dir, "sock"), "--pid-file="+s.mariaPidFile(),
 		"--tmpdir="+s.dir, "--skip-name-resolve", "--max-connections=400",
-		"--innodb-temp-data-file-path=ibtmp1:2M:autoextend", // else 12 MB written at each start
 		// Nothing is gained from warming a cache that dies with the test.
 		"--innodb-buffer-pool-load-at-startup=0", "--innodb-buffer-pool-dump-at-shutdown=0",
 	)
@@ -88,9 +108,12 @@ func mariaServerArgs(s *Server) []string {
 // mariaBaseArgs are common to preparing and running. The log size is among
 // them because a server that finds another size rewrites its log at start.
 func mariaBaseArgs(data string) []string {
-	args := []string{
-		"--no-defaults", "--datadir=" + data,
-		"--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M",
+	args := []string{"--no-defaults", "--datadir=" + data, "--innodb-buffer-pool-size=64M"}
+	if isMySQL() { // which else has a log of changes, a second port, and more work at each commit
+		args = append(args, "--innodb-redo-log-capacity=32M", "--disable-log-bin", "--mysqlx=OFF", "--secure-file-priv=NULL")
+	} else {
+		args = append(args, "--innodb-log-file-size=32M",
+			"--innodb-temp-data-file-path=ibtmp1:2M:autoextend") // else 12 MB written at each start
 	}
 	if os.Getuid() == 0 {
 		args = append(args, "--user=root")
@@ -103,10 +126,6 @@ func (s *Server) mariaPidFile() string { return filepath.Join(s.dir, "pid") }
 // prepareMariaDB returns the prepared data directory for this mariadbd and
 // makes it if it is the first to ask.
 func prepareMariaDB(bin string) (string, error) {
-	install, err := find("mariadb-install-db")
-	if err != nil {
-		return "", err
-	}
 	version, err := exec.Command(bin, "--no-defaults", "--version").Output()
 	if err != nil {
 		return "", fmt.Errorf("%s --version: %w", bin, err)
@@ -119,7 +138,7 @@ func prepareMariaDB(bin string) (string, error) {
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(fmt.Append(version, mariaSetup, mariaBaseArgs("")))
+	sum := sha256.Sum256(fmt.Append(version, mariaSetup, mysqlSetup, mariaBaseArgs("")))
 	final := filepath.Join(cache, fmt.Sprintf("%x", sum[:8]))
 
 	// One test binary prepares, the others of this machine wait for it.
@@ -139,14 +158,35 @@ func prepareMariaDB(bin string) (string, error) {
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(temp) }() // gone already if all went well
-	if err := installMariaDB(bin, install, temp); err != nil {
+	install := installMariaDB
+	if isMySQL() {
+		install = installMySQL
+	}
+	if err := install(bin, temp); err != nil {
 		return "", err
 	}
 	return final, os.Rename(temp, final)
 }
 
+func installMySQL(bin, data string) error {
+	setup := data + ".sql"
+	if err := os.WriteFile(setup, []byte(mysqlSetup), 0o600); err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(setup) }()
+	args := append(mariaBaseArgs(data), "--initialize-insecure", "--init-file="+setup)
+	if out, err := exec.Command(bin, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("mysqld --initialize-insecure: %w\n%s", err, out)
+	}
+	return nil
+}
+
 // installMariaDB makes a data directory with this package's accounts in it.
-func installMariaDB(bin, install, data string) error {
+func installMariaDB(bin, data string) error {
+	install, err := find("mariadb-install-db")
+	if err != nil {
+		return err
+	}
 	args := append(mariaBaseArgs(data), "--auth-root-authentication-method=normal", "--skip-test-db")
 	if out, err := exec.Command(install, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("mariadb-install-db: %w\n%s", err, out)
