@@ -27,7 +27,7 @@ ATBOTHENDS = TestSQLStores|TestSQLStoreOnTheCallersOwnHandle|TestRedisClusterSto
 # tests FLAGS: runs all tests and reports on them; a skipped test is a failure
 # unless .ci/allowed-skips names it. go test's own verdict counts too (pipefail).
 define tests
-set -o pipefail; packages="./internal/promises ./internal/machines ./..."; \
+set -o pipefail; packages="./internal/promises ./internal/neighbours ./internal/machines ./internal/crash ./..."; \
 	[ $(PACKAGES) = all ] || packages="$$($(tagged)) -skip=^($(ATBOTHENDS))$$"; \
 	SYNCENGINE_REQUIRE_SERVERS=1 \
 	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) $$packages \
@@ -52,6 +52,13 @@ servers: ## install redis-server and mariadb-server if they are missing
 .PHONY: test
 test: servers ## run all tests against real servers; no test may be skipped
 	@$(call tests,)
+
+MYSQLD ?=
+
+.PHONY: mysql
+mysql: servers ## run all tests with MySQL in MariaDB's place: make mysql MYSQLD=/usr/sbin/mysqld
+	@[ -n '$(MYSQLD)' ] || { echo "which mysqld? make mysql MYSQLD=/usr/sbin/mysqld" >&2; exit 1; }
+	@export SYNCENGINE_MYSQLD='$(MYSQLD)'; $(call tests,)
 
 # SQLite is a translation of C, with locks of its own: the detector would make it ten times slower, and
 # has nothing to find in it.

@@ -76,6 +76,7 @@ type sqlStore struct {
 	window   int                    // ids that one call of Leaves looks at
 	deltas   atomic.Int32           // digest deltas this store wrote since it last folded
 	plain    unresolved             // transactions of Apply
+	noSHA1   atomic.Bool            // the server has no such function
 	counts   atomic.Bool            // the server counts the rows that a statement changes, not those it finds
 	known    knownRows
 	nonce    atomic.Uint64 // of the last ApplyIf: nobody asks about lower ones

@@ -149,11 +149,13 @@ const foldMost = 1000
 func (s *sqlStore) Leaves(ctx context.Context, branches []int, after string) (leaves []Meta, last string, err error) {
 	var ids []string
 	err = s.run(ctx, "leaves", func() (err error) {
-		if s.dialect == sqlkit.MySQL && s.fitting(maxLookup) == maxLookup {
-			ids, last, err = s.idsThere(ctx, branches, after)
-		} else { // no server, or one with no room for so many numbers
-			ids, last, err = s.idsHere(ctx, branches, after)
-		}
+		if s.dialect == sqlkit.MySQL && s.fitting(maxLookup) == maxLookup && !s.noSHA1.Load() {
+			if ids, last, err = s.idsThere(ctx, branches, after); !sqlkit.LacksFunction(err) {
+				return err
+			}
+			s.noSHA1.Store(true)
+		} // else no server, one with no room for so many numbers, or without SHA1, as MySQL since 9.6
+		ids, last, err = s.idsHere(ctx, branches, after)
 		return err
 	})
 	if err != nil || len(ids) == 0 {

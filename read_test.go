@@ -221,12 +221,12 @@ func TestReadsThatWaitShareACall(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			recs := []syncengine.Record{storetest.Tombstone("gone", 7)}
 			ids := []string{"gone", "absent"}
-			for i := range 40 {
+			for i := range 16 { // two in a call are eight that fail: fewer in a row than open a circuit
 				ids = append(ids, fmt.Sprint("id ", i))
 				recs = append(recs, storetest.Put(ids[i+2], 5, "1"))
 			}
 			l3 := &manyArchive{ArchiveStore: l3With(t, recs...), many: c.many}
-			h := syncengine.HouseOn(t, syncengine.Plan{L3: l3, Config: syncengine.Config{L3Timeout: time.Second}})
+			h := syncengine.HouseOn(t, syncengine.Plan{L3: l3, Config: syncengine.Config{L3Timeout: time.Second, L3Breaker: syncengine.BreakerLenient}})
 			ctx, cancel := context.WithCancel(context.Background()) // one that can end is not read with on the caller's goroutine
 			defer cancel()
 			for len(l3.shared) == 0 { // they came one after the other

@@ -227,7 +227,7 @@ func (r *crashRun) awaitConnections(t *testing.T) {
 	defer func() { lab.Must(t, db.Close()) }()
 	lab.Eventually(t, "the child's connections are gone", func() bool {
 		var n int
-		lab.Must(t, db.QueryRow("SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()").Scan(&n))
+		lab.Must(t, db.QueryRow("SELECT COUNT(*) FROM "+lab.Processes()+" WHERE db = DATABASE() AND id <> CONNECTION_ID()").Scan(&n))
 		return n == 0
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/digest"
+	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
 // Applied drops the first result of Apply.
@@ -41,7 +43,47 @@ func Number(t testing.TB, db *sql.DB, query string, args ...any) (n int) {
 // ServerStatus is a counter of the server.
 func ServerStatus(t testing.TB, db *sql.DB, name string) int {
 	t.Helper()
-	return Number(t, db, "SELECT variable_value FROM information_schema.global_status WHERE variable_name = ?", name)
+	var n int
+	NoError(t, name, db.QueryRowContext(Bounded(t), "SHOW GLOBAL STATUS LIKE '"+name+"'").Scan(&name, &n))
+	return n
+}
+
+// Deadlocks counts those that the server has met.
+func Deadlocks(t testing.TB, db *sql.DB) int {
+	t.Helper()
+	if testserver.IsMySQL() {
+		return Number(t, db, "SELECT count FROM information_schema.innodb_metrics WHERE name = 'lock_deadlocks'")
+	}
+	return ServerStatus(t, db, "innodb_deadlocks")
+}
+
+// Processes is a table of the connections of a server: their id, user and db, and what they do (info).
+func Processes() string {
+	if testserver.IsMySQL() { // the other one fails on bytes that are no text
+		return `(SELECT processlist_id AS id, processlist_user AS user, processlist_db AS db, processlist_info AS info
+			FROM performance_schema.threads WHERE type = 'FOREGROUND') AS processes`
+	}
+	return "information_schema.processlist"
+}
+
+// KillConnections ends all connections of a user, and says how many.
+func KillConnections(t testing.TB, db *sql.DB, user string) (n int) {
+	t.Helper()
+	rows, err := db.QueryContext(Bounded(t), "SELECT id FROM "+Processes()+" WHERE user = ?", user)
+	Must(t, err)
+	var ids []int
+	for rows.Next() {
+		var id int
+		Must(t, rows.Scan(&id))
+		ids = append(ids, id)
+	}
+	Must(t, rows.Err())
+	for _, id := range ids {
+		if _, err := db.ExecContext(Bounded(t), fmt.Sprint("KILL CONNECTION ", id)); err == nil {
+			n++ // else it has ended by itself
+		}
+	}
+	return n
 }
 
 // RowsOf lists the live rows of an archive.

@@ -105,11 +105,11 @@ func TestAnEngineFrozenWhileItEvictsHoldsUpNobody(t *testing.T) {
 		lab.Must(t, err)
 	}
 	lab.Eventually(t, "it evicts", func() bool {
-		return lab.Number(t, raw, "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SET @asleep%'") > 0
+		return lab.Number(t, raw, "SELECT COUNT(*) FROM "+lab.Processes()+" WHERE info LIKE 'SET @asleep%'") > 0
 	})
 	p.Hold()
 	lab.Eventually(t, "its transaction is idle", func() bool {
-		return lab.Number(t, raw, "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SET @asleep%'") == 0
+		return lab.Number(t, raw, "SELECT COUNT(*) FROM "+lab.Processes()+" WHERE info LIKE 'SET @asleep%'") == 0
 	})
 	othersGoOn(t, server.URL(), lab.Open(t, ownPool(t, server.URL(), "b")))
 	p.Release()
@@ -161,7 +161,7 @@ func TestEnginesJoinInTheOrderOfTheirTickets(t *testing.T) {
 	}
 	open("first")
 	lab.Eventually(t, "the first one has a ticket", func() bool {
-		return lab.Number(t, raw, "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SET @asleep%'") > 0
+		return lab.Number(t, raw, "SELECT COUNT(*) FROM "+lab.Processes()+" WHERE info LIKE 'SET @asleep%'") > 0
 	})
 	open("second")
 	lab.Eventually(t, "the second one is seen", func() bool {

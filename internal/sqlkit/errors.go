@@ -21,7 +21,7 @@ const (
 	Conflict                // deadlock, lock wait, busy: repeat at once
 	Refused                 // this row, for its own sake
 	Canceled                // the caller left
-	Permanent               // wrong password, unknown database: repeating does not help
+	Permanent               // wrong password, unknown database or variable: repeating does not help
 	Corrupt                 // the database file is damaged
 )
 
@@ -81,6 +81,8 @@ func classifyMySQL(e *mysql.MySQLError) Class {
 	case 1213, 1205, 1020: // deadlock, lock wait timeout, record changed since last read
 		return Conflict
 	case 1044, 1045, 1049, 1698: // access denied, unknown database
+		return Permanent
+	case 1193, 1231, 1232, 1238: // a variable of the DSN that the server does not know, or with another value
 		return Permanent
 	case deniedTable, deniedColumn, deniedPrivilege: // a right that was taken away
 		return Unwritable
@@ -151,6 +153,12 @@ func Overflow(column string) string { return "(ABS(" + column + ") + 2) * 922337
 func IsOverflow(err error) bool {
 	me, ok := errors.AsType[*mysql.MySQLError](err)
 	return ok && me.Number == 1690
+}
+
+// LacksFunction reports whether err means that the server has no function of a statement.
+func LacksFunction(err error) bool {
+	me, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && me.Number == 1305
 }
 
 // isThere reports whether err means that a column or key that was to be added exists, or that one

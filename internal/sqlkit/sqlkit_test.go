@@ -31,6 +31,7 @@ func TestClassifyTellsRowsFromOutages(t *testing.T) {
 		"parameter too long":  {my(1105, "HY000", "longer than 'max_allowed_packet' bytes"), Refused},
 		"unknown, of a proxy": {my(1105, "HY000", "target: primary is not available"), Outage},
 		"wrong password":      {my(1045, "28000", ""), Permanent},
+		"unknown variable":    {my(1193, "HY000", ""), Permanent},
 		"disk full":           {my(1114, "HY000", ""), Unwritable},
 		"read only":           {my(1290, "HY000", ""), Unwritable},
 		"too many":            {my(1040, "08004", ""), Outage},

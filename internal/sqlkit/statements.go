@@ -6,14 +6,14 @@ import (
 	"sync"
 )
 
-// Statements are prepared statements of pools: each is prepared at its first use, once, and lives as
-// long as they do.
+// Statements are prepared statements of pools: each is prepared at its first use, once, and lives
+// as long as they do.
 //
-// One caller prepares a statement, and others that want it wait for that. Would each prepare it, and
-// close it again if another one was faster, it could wait for ever: database/sql closes a statement
-// on the connection that it was prepared on, which may by then be in a transaction of somebody else,
-// which waits for a lock of a row, which a caller holds that waits for whoever closes. What is kept
-// is never closed while there are transactions.
+// One caller prepares a statement, and others that want it wait for that. Would each prepare it,
+// and close it again if another one was faster, it could wait for ever: database/sql closes a
+// statement on the connection that it was prepared on, which may by then be in a transaction of
+// somebody else, which waits for a lock of a row, which a caller holds that waits for whoever
+// closes. What is kept is never closed while there are transactions.
 type Statements struct {
 	mu  sync.Mutex // guards all; nothing is waited for under it
 	all map[statementKey]*prepared

@@ -67,11 +67,11 @@ func MariaDB(t testing.TB, args ...string) *Server {
 	return giveTo(t, s, err)
 }
 
-// isMySQL reports whether MySQL takes the place of MariaDB.
-func isMySQL() bool { return os.Getenv(MySQLServer) != "" }
+// IsMySQL reports whether MySQL takes the place of MariaDB.
+func IsMySQL() bool { return os.Getenv(MySQLServer) != "" }
 
 func findMaria() (string, error) {
-	if isMySQL() {
+	if IsMySQL() {
 		return os.Getenv(MySQLServer), nil
 	}
 	return find("mariadbd")
@@ -109,7 +109,7 @@ func mariaServerArgs(s *Server) []string {
 // them because a server that finds another size rewrites its log at start.
 func mariaBaseArgs(data string) []string {
 	args := []string{"--no-defaults", "--datadir=" + data, "--innodb-buffer-pool-size=64M"}
-	if isMySQL() { // which else has a log of changes, a second port, and more work at each commit
+	if IsMySQL() { // which else has a log of changes, a second port, and more work at each commit
 		args = append(args, "--innodb-redo-log-capacity=32M", "--disable-log-bin", "--mysqlx=OFF", "--secure-file-priv=NULL")
 	} else {
 		args = append(args, "--innodb-log-file-size=32M",
@@ -159,7 +159,7 @@ func prepareMariaDB(bin string) (string, error) {
 	}
 	defer func() { _ = os.RemoveAll(temp) }() // gone already if all went well
 	install := installMariaDB
-	if isMySQL() {
+	if IsMySQL() {
 		install = installMySQL
 	}
 	if err := install(bin, temp); err != nil {
