@@ -57,7 +57,8 @@ func Deadlocks(t testing.TB, db *sql.DB) int {
 	return ServerStatus(t, db, "innodb_deadlocks")
 }
 
-// Processes is a table of the connections of a server: their id, user and db, and what they do (info).
+// Processes is a table of the connections of a server: their id, user and db, and what they do
+// (info).
 func Processes() string {
 	if testserver.IsMySQL() { // the other one fails on bytes that are no text
 		return `(SELECT processlist_id AS id, processlist_user AS user, processlist_db AS db, processlist_info AS info
