@@ -2,8 +2,6 @@ package syncengine
 
 // l3archive.go is the way to L3: the store's own methods behind its breaker, with repetitions
 // after an outage. What is known of L3 beside its breaker is one state (l3State), here alone.
-//
-// One goroutine while L3 is prepared.
 
 import (
 	"context"
@@ -14,7 +12,6 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/digest"
-	"github.com/syncengine-go/syncengine/internal/guard"
 )
 
 // archiveDigester is an L3 that knows its digest.
@@ -184,108 +181,6 @@ func (a *archive) Near() bool { return a.near }
 // Members is where engines on this L3 are known, nil when the store can't.
 func (a *archive) Members() registrar { return a.members }
 
-// preparing is L3 being prepared, once at a time.
-type preparing struct {
-	mu  sync.Mutex
-	run *prepareRun // nil: it is not
-}
-
-// prepareRun is one time. err is valid when done is closed.
-type prepareRun struct {
-	done chan struct{}
-	err  error
-}
-
-// Prepare connects L3 and brings its schema up to date. That goes on when nobody waits for it any
-// more, for L3Timeout or until ctx ends: to make or alter tables may take longer than any one call,
-// and to begin anew each time would lead nowhere.
-func (a *archive) Prepare(ctx context.Context) error {
-	run := a.joinPrepare()
-	return a.Probe(ctx, func(ctx context.Context) error {
-		select {
-		case <-run.done:
-			return run.err
-		case <-ctx.Done():
-			return unavailable("L3", fmt.Errorf("connecting: %w", ctx.Err()))
-		}
-	})
-}
-
-// joinPrepare returns the run under way, or begins one.
-func (a *archive) joinPrepare() *prepareRun {
-	p := &a.preparing
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.run != nil {
-		return p.run
-	}
-	run := &prepareRun{done: make(chan struct{}), err: unavailable("L3", errors.New("connecting was given up"))}
-	p.run = run
-	a.InBackground("prepare", func(ctx context.Context) {
-		defer func() {
-			if v := recover(); v != nil { // a store of the caller's
-				run.err = unavailable("L3", fmt.Errorf("the store %w: %v", guard.ErrPanicked, v))
-			}
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.run = nil
-			close(run.done)
-		}()
-		run.err = a.prepare(ctx)
-	})
-	return run
-}
-
-func (a *archive) prepare(ctx context.Context) (err error) {
-	first := !a.Ready()
-	if s, ok := a.store.(interface {
-		PrepareInSteps(ctx context.Context, each time.Duration) error
-	}); ok {
-		err = s.PrepareInSteps(ctx, a.Timeout)
-	} else {
-		err = a.Probe(ctx, a.store.Prepare)
-	}
-	if err == nil && a.admit != nil {
-		err = a.Probe(ctx, func(ctx context.Context) error { return a.admit(ctx, a.Identity()) })
-	}
-	if err == nil && a.hear != nil {
-		err = a.Probe(ctx, a.hear)
-	}
-	if err != nil {
-		return err
-	}
-	a.change(nil, func(s *l3State) { s.prepared = true })
-	if first { // nothing may be written for long, and Health is about writes
-		a.tried(a.writable(ctx))
-	}
-	return nil
-}
-
-// writable reports why L3 takes no writes, as far as can be seen without one.
-func (a *archive) writable(ctx context.Context) error {
-	w, ok := a.store.(interface{ Writable(context.Context) error })
-	if !ok {
-		return nil
-	}
-	return a.Probe(ctx, w.Writable)
-}
-
-// Identity is that of the database, "" while it is not known, or the store has none.
-func (a *archive) Identity() string {
-	if x, ok := a.store.(interface{ Identity() string }); ok {
-		return x.Identity()
-	}
-	return ""
-}
-
-// Admit makes fn, which is told the identity of L3, decide whether it is the right one, from now on
-// before L3 is used. It is called once.
-func (a *archive) Admit(fn func(ctx context.Context, identity string) error) { a.admit = fn }
-
-// Hear makes fn learn L3's time, from now on before L3 is used: what has expired goes by it. It is
-// called once.
-func (a *archive) Hear(fn func(ctx context.Context) error) { a.hear = fn }
-
 // BeforeWrites makes fn decide, each time, whether this engine may write. It is called once.
 func (a *archive) BeforeWrites(fn func() error) { a.may = fn }
 
@@ -298,24 +193,6 @@ func (a *archive) mayWrite() error {
 	}
 	return nil
 }
-
-// Look is the question whether L3 is back. A yes closes the breaker.
-func (a *archive) Look(ctx context.Context) error {
-	if err := a.Prepare(ctx); err != nil {
-		return err
-	}
-	if a.state.Load().cause != nil {
-		if err := a.writable(ctx); err != nil {
-			return err
-		}
-	}
-	a.Reset()
-	a.change(nil, func(s *l3State) { s.down = false })
-	return nil
-}
-
-// Ready reports whether Prepare has succeeded once.
-func (a *archive) Ready() bool { return a.state.Load().prepared }
 
 // Call makes a call once. Reads and writes are made again after an outage; passes over all rows are
 // not.
@@ -645,7 +522,7 @@ func (a *archive) Recount(ctx context.Context, fix bool, bad func(error)) (wrong
 
 // Health asks L3 for a sign of life. It is not well while writes fail, as on a read-only server.
 func (a *archive) Health(ctx context.Context) Probe {
-	ping := a.prepare // or reads would fail where this says that it is well
+	ping := a.awaitPrepared // or reads would fail where this says that it is well
 	if a.Ready() {
 		ping = a.store.Ping
 	}

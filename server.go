@@ -68,8 +68,8 @@ func (s *server) DoFor(ctx context.Context, op string, timeout time.Duration, fn
 	start := time.Now()
 	err := s.cb.Do(ctx, timeout, fn)
 	switch {
-	case errors.Is(err, guard.ErrPanicked): // a store of the caller's
-		err = says(fmt.Errorf("%s: %w: the store %w", s.tier, ErrUnavailable, err))
+	case errors.Is(err, guard.ErrPanicked):
+		err = s.panicked(err)
 	case errors.Is(err, guard.ErrOpen):
 		if why := s.failed.Load(); why != nil { // "circuit open" says nothing to a person
 			err = fmt.Errorf("%w since %s", err, strings.TrimPrefix(plain(*why), s.tier+": "))
@@ -117,10 +117,20 @@ func (s *server) Again(ctx context.Context, only func(error) bool, once func() e
 }
 
 // Probe makes a call past the breaker.
-func (s *server) Probe(ctx context.Context, fn func(context.Context) error) error {
+func (s *server) Probe(ctx context.Context, fn func(context.Context) error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = s.panicked(fmt.Errorf("%w: %v", guard.ErrPanicked, v))
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
 	return fn(ctx)
+}
+
+// panicked is what a panic of a store of the caller's is: an outage.
+func (s *server) panicked(err error) error {
+	return says(fmt.Errorf("%s: %w: the store %w", s.tier, ErrUnavailable, err))
 }
 
 // InBackground starts a goroutine that ends when background work does.

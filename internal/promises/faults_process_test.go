@@ -440,3 +440,67 @@ func TestAPanicInPriorityFuncLeavesThePriorityOfTheItem(t *testing.T) {
 		}
 	}
 }
+
+// moodyArchive and moodyCache are stores of a caller's whose probes panic for a while.
+type moodyArchive struct {
+	syncengine.ArchiveStore
+	panics *atomic.Bool
+}
+
+func (m moodyArchive) Prepare(ctx context.Context) error {
+	mood(m.panics)
+	return m.ArchiveStore.Prepare(ctx)
+}
+
+func (m moodyArchive) Ping(ctx context.Context) error {
+	mood(m.panics)
+	return m.ArchiveStore.Ping(ctx)
+}
+
+func (m moodyArchive) Apply(ctx context.Context, recs []syncengine.Record) ([]syncengine.Meta, error) {
+	mood(m.panics)
+	return m.ArchiveStore.Apply(ctx, recs)
+}
+
+type moodyCache struct {
+	syncengine.CacheStore
+	panics *atomic.Bool
+}
+
+func (m moodyCache) Ping(ctx context.Context) error {
+	mood(m.panics)
+	return m.CacheStore.Ping(ctx)
+}
+
+func (m moodyCache) Put(ctx context.Context, recs []syncengine.Record) error {
+	mood(m.panics)
+	return m.CacheStore.Put(ctx, recs)
+}
+
+func mood(panics *atomic.Bool) {
+	if panics.Load() {
+		panic("not today")
+	}
+}
+
+// A store that panics when it is asked for a sign of life is away: it ends no process.
+func TestAStoreWhoseProbesPanicIsAway(t *testing.T) {
+	ctx := context.Background()
+	var panics atomic.Bool
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: moodyArchive{storetest.NewArchive(), &panics}, L2: moodyCache{storetest.NewCache(), &panics}}
+	for _, when := range []string{"at Open", "later"} {
+		panics.Store(when == "at Open")
+		e := lab.Open(t, cfg)
+		panics.Store(true)
+		lab.Put(t, e, when, 1)
+		if err := e.Flush(lab.Bounded(t)); !errors.Is(err, syncengine.ErrUnavailable) || !strings.Contains(err.Error(), "not today") {
+			t.Errorf("%s: Flush: %v", when, err)
+		}
+		if h := e.Health(ctx); h.L3.OK || !strings.Contains(h.L3.Error, "not today") || h.L2.OK || !strings.Contains(h.L2.Error, "not today") {
+			t.Errorf("%s: %+v", when, h)
+		}
+		panics.Store(false)
+		lab.Eventually(t, "it is back", func() bool { return e.Flush(ctx) == nil })
+		lab.Must(t, e.Close())
+	}
+}
