@@ -19,11 +19,12 @@ import (
 // Nothing is lost by closing, unless the WAL itself can't be written, which the error says then.
 // Later calls wait for the first, until their own ctx ends, and return what it did.
 //
-// Shutdown awaits every goroutine. A store that ignores its context holds it up beyond ctx; an
-// event function or a factory does not. A function given to Update, or PriorityFunc, that is still
-// running when ctx ends can't be left behind, since what it returns would be written: Shutdown then
-// returns an error that says so, and goes on in the background; another Shutdown waits for its end.
-// So such a function must not call Shutdown or Close without need: they wait for it.
+// Shutdown awaits every goroutine, and Dir's disk. A store that ignores its context holds it up
+// beyond ctx; an event function or a factory does not. A function given to Update, or
+// PriorityFunc, that is still running when ctx ends can't be left behind, since what it returns
+// would be written: Shutdown then returns an error that says so, and goes on in the background;
+// another Shutdown waits for its end. So such a function must not call Shutdown or Close without
+// need: they wait for it.
 func (e *Engine) Shutdown(ctx context.Context) error {
 	first, busy := e.door.Close()
 	if !first {

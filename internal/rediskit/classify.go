@@ -239,6 +239,7 @@ var replyPhrases = []struct {
 	{"unauthenticated", "noauth", Outage},
 	{"without any password configured", "wrongpass", Outage},
 	{"The user executing the script can't", "noperm", Outage},
+	{"ACL failure in script", "noperm", Outage}, // Valkey, and Redis above 7.0
 	{"DB index is out of range", "db", Outage},
 	{"SELECT is not allowed in cluster mode", "db", Outage},
 	{"cluster support disabled", "nocluster", Outage},

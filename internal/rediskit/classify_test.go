@@ -72,6 +72,7 @@ func TestClassify(t *testing.T) {
 		{reply("NOAUTH Authentication required."), Outage, "noauth"},
 		{reply("WRONGPASS invalid username-password pair"), Outage, "wrongpass"},
 		{reply("NOPERM this user has no permissions"), Outage, "noperm"},
+		{reply("ERR ACL failure in script: User a has no permissions to run the 'set' command"), Outage, "noperm"},
 		{reply("BUSY Redis is busy running a script."), Outage, "busy"},
 		{reply("NOREPLICAS Not enough good replicas to write."), Outage, "noreplicas"},
 		{reply("ERR max number of clients reached"), Outage, "maxclients"},

@@ -47,7 +47,9 @@ func (c *Client) Rights(ctx context.Context, prefix, channel string) (needed, wa
 		}
 		return "", "", wrap("rights", err)
 	}
-	give := map[string]string{"keys": "~" + globEscape(prefix) + "*", "channels": "&" + globEscape(channel)}
+	keys, channels := "~"+globEscape(prefix)+"*", "&"+globEscape(channel)
+	give := map[string]string{"one of the keys": keys, "access a key": keys, // the latter since 7.2
+		"one of the channels": channels, "access a channel": channels}
 	if err := must.look(give); err != nil {
 		return "", "", wrap("rights", err)
 	}

@@ -110,8 +110,10 @@ func parse(rawURL string) (*target, error) {
 		ContextTimeoutEnabled: true,
 		Username:              u.user,
 		Password:              u.password,
-		// A handshake command less, and proxies don't know it.
+		// Handshake commands less: proxies don't know them, and of an account that lacks the right
+		// to them newer servers write each refusal into the log of their ACL.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		DisableIdentity:          true,
 	}
 	if u.scheme == "rediss" {
 		t.tls = &tls.Config{MinVersion: tls.VersionTLS12} // ServerName is set per connection, to its host
