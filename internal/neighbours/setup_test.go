@@ -199,15 +199,25 @@ func TestOpenRefusesASQLiteDatabaseInUTF16(t *testing.T) {
 	}
 }
 
-// mariaAlone matches settings that MySQL does not have.
-var mariaAlone = regexp.MustCompile("ORACLE|EMPTY_STRING|alter.algorithm|timestamp=4")
+var (
+	mariaAlone     = regexp.MustCompile("ORACLE|EMPTY_STRING|alter.algorithm|timestamp=4") // MySQL does not have them
+	alterAlgorithm = regexp.MustCompile("alter.algorithm.*(NOCOPY|INSTANT)")               // MariaDB takes no notice since 11.5
+	since115       = regexp.MustCompile(`^(11\.([5-9]|\d\d)|1[2-9])\.`)
+)
+
+// hasNoSuch reports whether a setting means nothing to the server.
+func hasNoSuch(t *testing.T, server *testserver.Server, setting string) bool {
+	var version string
+	lab.Must(t, server.SQL(t).QueryRow("SELECT VERSION()").Scan(&version))
+	return testserver.IsMySQL() && mariaAlone.MatchString(setting) || alterAlgorithm.MatchString(setting) && since115.MatchString(version)
+}
 
 // TestSettingsOfTheServerDoNotMatter, but for a pool of the caller's own, which is refused.
 func TestSettingsOfTheServerDoNotMatter(t *testing.T) {
 	for _, setting := range []string{"--autocommit=0", "--sql-mode=EMPTY_STRING_IS_NULL", "--transaction-isolation=SERIALIZABLE", "--sql-mode=ORACLE,EMPTY_STRING_IS_NULL",
 		"--init-connect=SET sql_safe_updates = 1, sql_select_limit = 3", "--init-connect=SET character_set_client = latin1",
 		"--completion-type=CHAIN", "--completion-type=RELEASE", "--max-join-size=1", "--alter-algorithm=NOCOPY", "--alter-algorithm=INSTANT"} {
-		if testserver.IsMySQL() && mariaAlone.MatchString(setting) {
+		if hasNoSuch(t, testserver.SharedMariaDB(t), setting) {
 			continue
 		}
 		t.Run(setting, func(t *testing.T) {
@@ -255,10 +265,11 @@ func TestOptionsOfTheCallersPool(t *testing.T) {
 		"completion_type=1": "CHAIN", "completion_type=2": "RELEASE", "completion_type=0": "", "timestamp=1000000": "timestamp", "timestamp=4000000000": "timestamp",
 		"timestamp=DEFAULT": "", "max_join_size=1": "max_join_size", "sql_big_selects=0": "", "alter_algorithm=%27NOCOPY%27": "NOCOPY", "alter_algorithm=%27INSTANT%27": "INSTANT",
 		"alter_algorithm=%27COPY%27": ""} {
-		if testserver.IsMySQL() && mariaAlone.MatchString(options) {
+		server := testserver.SharedMariaDB(t)
+		if hasNoSuch(t, server, options) {
 			continue
 		}
-		url := testserver.SharedMariaDB(t).NewDatabase(t)
+		url := server.NewDatabase(t)
 		cfg := syncengine.Config{DB: lab.OpenDriver(t, "mysql", testserver.DSN(t, url)+"?"+options), Dialect: syncengine.DialectMySQL}
 		if refused != "" {
 			if se := openFails(t, cfg); !strings.Contains(se.Problem, refused) {
