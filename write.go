@@ -120,7 +120,7 @@ func WithVersion(v uint64) WriteOption { return WriteOption{kind: optionVersion,
 func WithIfVersion(v uint64) WriteOption { return WriteOption{kind: optionIfVersion, version: v} }
 
 // IfUnchanged is WithIfVersion(item.Version) for each item of the call: compare and set. A
-// Delete has no item: there it is ErrInvalidItem.
+// Delete has no item: there it is ErrInvalidItem, as it is beside a WithIfVersion.
 func IfUnchanged() WriteOption { return WriteOption{kind: optionIfUnchanged} }
 
 // WithTTL makes the items of one call expire after a time, counted from the call by the clock of
@@ -178,6 +178,9 @@ func (e *writer) options(id string, opts []WriteOption) (writeOptions, error) {
 			}
 			o.version = opt.version
 		case optionIfVersion, optionIfUnchanged:
+			if o.conditional && o.unchanged != (opt.kind == optionIfUnchanged) {
+				return o, &InvalidItemError{ID: id, Field: "IfUnchanged", Rule: "is another condition than WithIfVersion: give one of them"}
+			}
 			o.conditional, o.unchanged, o.ifVersion = true, opt.kind == optionIfUnchanged, opt.version
 		case optionTTL:
 			if opt.ttl < 0 {

@@ -143,6 +143,11 @@ func TestConditionsOfEveryKind(t *testing.T) {
 			lab.WantContent(t, e, id, -1)
 			lab.Must(t, e.Insert(ctx, syncengine.Item{ID: id, Content: lab.Doc(id, 5)}, at)) // a tombstone counts as absent
 			lab.WantContent(t, e, id, 5)
+			for _, both := range [][]syncengine.WriteOption{{syncengine.IfUnchanged(), syncengine.WithIfVersion(0)}, {syncengine.WithIfVersion(0), syncengine.IfUnchanged()}} {
+				if err := e.Submit(ctx, syncengine.Item{ID: id + "-both", Content: lab.Doc("b", 1)}, both...); !errors.Is(err, syncengine.ErrInvalidItem) {
+					t.Errorf("two conditions: %v", err)
+				}
+			}
 			if err := e.Delete(ctx, id, syncengine.IfUnchanged()); !errors.Is(err, syncengine.ErrInvalidItem) {
 				t.Errorf("Delete with IfUnchanged: %v", err)
 			}
