@@ -16,6 +16,13 @@ package syncengine
 // after a kill (versions.go), and if that lifted it, kills in a row would move it on and on. The
 // row of each engine tells its lift and its newest version; nobody stays below another one. So all
 // agree within a beat, on the fastest.
+//
+// A lift is above the clock of the server that its engine asks. Servers of one L3 may differ, and
+// who asks one that is ahead and took the lift of who asks another would be ahead by both; the
+// other would follow, and with each that comes they would be further ahead. So nobody takes more of
+// a lift than leads to what its engine's time can have reached since it was told (beatAge); that is
+// all of it where both ask the same clock. That age is less than mayLead, and so not even what one
+// engine lifts another by can come back to it as more.
 
 import (
 	"sync"
@@ -27,6 +34,9 @@ import (
 
 // mayLead is how far versions may be ahead of the time.
 const mayLead = time.Second
+
+// beatAge is how old a row may be that tells the time of an engine: a beat, and some.
+const beatAge = beatEvery + beatEvery/2
 
 // skewStep bounds how far one beat moves the time.
 const skewStep = time.Minute
@@ -128,8 +138,9 @@ func (c *fleetTime) meet(m *member) {
 	c.raise(m.Clock)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lift.Store(max(c.lift.Load(), int64(m.Ahead)))
-	c.notBelow(timeOf(m.Clock).Add(-mayLead))
+	reached := timeOf(m.Clock)
+	c.lift.Store(max(c.lift.Load(), min(int64(m.Ahead), int64(reached.Add(beatAge).Sub(c.L3())))))
+	c.notBelow(reached.Add(-mayLead))
 }
 
 // timeOf is the time that a version was made at.

@@ -48,7 +48,8 @@ func TestHealthShowsTheFleet(t *testing.T) {
 			t.Errorf("known since %v, and then since %v", n.Since, since)
 		}
 		// An engine whose time is ahead, and that does not beat.
-		_, err := raw.Exec("INSERT INTO sync_instances (id, name, seen, beats, clock, ahead) VALUES ('row', 'owner', 0, -1, 0, 5000000)")
+		clock := int64(syncengine.VersionAt(time.Now().Add(10 * time.Second)))
+		_, err := raw.Exec("INSERT INTO sync_instances (id, name, seen, beats, clock, ahead) VALUES ('row', 'owner', 0, -1, ?, 5000000)", clock)
 		lab.Must(t, err)
 		lab.Eventually(t, "all follow the fastest", func() bool { return fleet(one).Ahead >= 5*time.Second && fleet(two).Ahead >= 5*time.Second })
 		others := fleet(one).Others
