@@ -157,7 +157,7 @@ func (s *sqlStore) Prepare(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	s.prepared, s.packet, s.identity = true, packet, identity
+	s.prepared, s.packet, s.identity, s.ready = true, packet, identity, nil // which statements are needed goes by the server
 	s.mu.Unlock()
 	return nil
 }

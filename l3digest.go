@@ -223,7 +223,7 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 	if err != nil {
 		return 0, s.describe("recount", err)
 	}
-	defer func() { _ = tx.Rollback() }() // it wrote nothing
+	defer tx.Rollback() // it wrote nothing
 	// First, so that the dictionary of each row that the transaction sees is known.
 	if err := s.recall(ctx, tx); err != nil {
 		return 0, s.describe("recount", err)
@@ -243,8 +243,8 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 	if !fix {
 		return wrong, nil
 	}
-	_ = tx.Rollback() // there may be no other connection
-	s.known.Forget()  // what was counted are the rows, whatever somebody did to them by hand
+	tx.Rollback()    // there may be no other connection
+	s.known.Forget() // what was counted are the rows, whatever somebody did to them by hand
 	if err := s.mendDues(ctx); err != nil || wrong == 0 {
 		return wrong, err
 	}

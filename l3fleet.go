@@ -244,7 +244,7 @@ func (s *sqlStore) fenceNow(ctx context.Context, engine string, level sql.Isolat
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = tx.Rollback() }() // it was only read
+	defer tx.Rollback() // it was only read
 	rows, err := tx.QueryContext(ctx, "SELECT slot, writes FROM sync_fences WHERE engine = ?", engine)
 	if err != nil {
 		return nil, err

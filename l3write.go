@@ -135,11 +135,11 @@ func (s *sqlStore) transact(ctx context.Context, fence string, fn func(tx *sqlki
 		err = fn(tx)
 	}
 	if err != nil {
-		_ = tx.Rollback() // its error adds nothing: the connection is given up
+		tx.Rollback()
 		return err
 	}
 	if ctx.Err() != nil { // Commit would not send anything either, but not tell it from a lost reply
-		_ = tx.Rollback()
+		tx.Rollback()
 		return ctx.Err()
 	}
 	if err := tx.Commit(ctx); err != nil {

@@ -48,6 +48,7 @@ type Proxy struct {
 	budget   int64 // bytes client to server until the cut; < 0: no limit
 	swallow  bool
 	match    []byte // swallow the reply to a request with this text; nil: none
+	mutes    bool   // mute the connection instead
 	lost     int
 }
 
@@ -56,6 +57,7 @@ type link struct {
 	client, server net.Conn
 	done           chan struct{} // closed with the connections
 	swallow        bool          // guarded by Proxy.mu: drop replies, then close
+	muted, counted bool          // guarded by Proxy.mu: drop replies; and one was
 }
 
 // New starts a proxy in front of upstream (host:port) that is closed when the
@@ -192,6 +194,14 @@ func (p *Proxy) SwallowReplyTo(text string) {
 	}
 }
 
+// MuteAt is SwallowReplyTo for all replies of that connection, which stays open.
+func (p *Proxy) MuteAt(text string) {
+	p.SwallowReplyTo(text)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mutes = true
+}
+
 // Close cuts everything and returns once all goroutines have ended. The test's
 // cleanup calls it; calling it twice is harmless.
 func (p *Proxy) Close() {
@@ -320,6 +330,9 @@ func (p *Proxy) pumpReplies(k *link) {
 			if !p.pass(k) {
 				return
 			}
+			if p.mute(k) {
+				continue
+			}
 			if p.swallows(k) {
 				discard(k.server, buf)
 				p.countLost()
@@ -363,7 +376,7 @@ func (p *Proxy) admit(k *link, request []byte) (n int, cut bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.match != nil && bytes.Contains(request, p.match) {
-		p.match, k.swallow = nil, true
+		p.match, k.swallow, k.muted, p.mutes = nil, !p.mutes, p.mutes, false
 	}
 	n = len(request)
 	if p.budget < 0 {
@@ -381,6 +394,17 @@ func (p *Proxy) swallows(k *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.swallow || k.swallow
+}
+
+// mute reports whether a reply is dropped, and counts the first.
+func (p *Proxy) mute(k *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if k.muted && !k.counted {
+		k.counted = true
+		p.lost++
+	}
+	return k.muted
 }
 
 func (p *Proxy) countLost() {

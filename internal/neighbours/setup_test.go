@@ -254,6 +254,34 @@ func TestOpenFailsOnAVariableThatTheServerDoesNotTake(t *testing.T) {
 	}
 }
 
+// An account, and a server, that a person has to mend.
+func TestOpenFailsOnWhatOnlyAPersonMends(t *testing.T) {
+	server := testserver.SharedMariaDB(t)
+	dbURL := server.NewDatabase(t)
+	admin := testserver.OpenSQL(t, dbURL)
+	lab.Must(t, lab.Open(t, syncengine.Config{SQLURL: dbURL}).Close())
+	for name, set := range map[string]string{"locked": "ALTER USER 'locked'@'%' ACCOUNT LOCK", "expired": "ALTER USER 'expired'@'%' PASSWORD EXPIRE"} {
+		u := account(t, admin, dbURL, name, "SELECT, INSERT, UPDATE, DELETE")
+		_, err := admin.Exec(set)
+		lab.Must(t, err)
+		if e, err := syncengine.Open(lab.Bounded(t), syncengine.Config{SQLURL: u, Dir: t.TempDir()}); err == nil || errors.Is(err, syncengine.ErrUnavailable) {
+			t.Errorf("%s: %v", name, err)
+			if err == nil {
+				_ = e.Close()
+			}
+		}
+		_, err = admin.Exec("DROP USER '" + name + "'@'%'")
+		lab.Must(t, err)
+	}
+	db := testserver.MariaDB(t, "--log-bin=bin", "--server-id=1", "--binlog-format=STATEMENT")
+	if se := openFails(t, syncengine.Config{SQLURL: db.URL()}); se.Mend != "SET GLOBAL binlog_format = ROW" {
+		t.Errorf("%v", se)
+	}
+	_, err := db.SQL(t).Exec("SET GLOBAL binlog_format = ROW")
+	lab.Must(t, err)
+	submit(t, lab.Open(t, syncengine.Config{SQLURL: db.URL()}), "x", "1", archived)
+}
+
 // TestOptionsOfTheCallersPool: with some nothing would be right, which Open says; others do not
 // matter.
 func TestOptionsOfTheCallersPool(t *testing.T) {

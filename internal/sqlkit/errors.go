@@ -82,13 +82,15 @@ func classifyMySQL(e *mysql.MySQLError) Class {
 		return Conflict
 	case 1044, 1045, 1049, 1698: // access denied, unknown database
 		return Permanent
+	case 3118, 4151, 3955, 1820, 1862, 3159: // an account that is locked (three forms), whose password has expired (two), that needs TLS
+		return Permanent
 	case 1193, 1231, 1232, 1238: // a variable of the DSN that the server does not know, or with another value
 		return Permanent
 	case deniedTable, deniedColumn, deniedPrivilege: // a right that was taken away
 		return Unwritable
-	case 1290, 1792, 1836, 1021, 1026, 1114: // read-only (three forms), disk full, error writing file, table full
+	case 1290, 1792, 1836, 1874, 3989, 1021, 1026, 1114: // read-only (five forms), disk full, error writing file, table full
 		return Unwritable
-	case 1153, 1301, 1118: // packet too long, row too large
+	case 1153, 1301, 1118, 1197: // packet too long, row too large, transaction too large for the binary log
 		return Refused
 	case 1105: // "unknown error", which proxies use for outages; the server, for a parameter too long
 		if strings.Contains(e.Message, "max_allowed_packet") {

@@ -89,7 +89,7 @@ func (d *DB) BeginTx(ctx context.Context, opts *sql.TxOptions) (*Tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tx{tx, d}, nil
+	return &Tx{tx, d, ctx}, nil
 }
 
 // Renew closes the connections that nobody uses now, unless the pool is the caller's.
@@ -105,8 +105,9 @@ func (d *DB) Close() error { return d.pool.Close() }
 
 // Tx is a transaction on a DB.
 type Tx struct {
-	tx *sql.Tx
-	db *DB
+	tx  *sql.Tx
+	db  *DB
+	ctx context.Context
 }
 
 // ExecContext is that of sql.Tx.
@@ -137,12 +138,27 @@ func (t *Tx) Commit(ctx context.Context) error {
 		return t.tx.Commit()
 	}
 	_, err := t.tx.ExecContext(ctx, "COMMIT")
-	_ = t.tx.Rollback() // there is nothing left to roll back
+	t.Rollback() // there is nothing left to roll back
 	return err
 }
 
-// Rollback is that of sql.Tx.
-func (t *Tx) Rollback() error { return t.tx.Rollback() }
+// Rollback is that of sql.Tx; its error would add nothing. It ends with the context of the
+// transaction, too: in a pool of the caller's the ROLLBACK is awaited in the background then.
+func (t *Tx) Rollback() {
+	if t.db.local || t.db.idle > 0 {
+		_ = t.tx.Rollback()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = t.tx.Rollback()
+	}()
+	select {
+	case <-done:
+	case <-t.ctx.Done():
+	}
+}
 
 // Stmt is a prepared statement, for what takes microseconds: a few rows by their keys. On SQLite it
 // does not end with its context once it has begun. For that database/sql and the driver start a

@@ -151,7 +151,9 @@ func pin(cfg *mysql.Config) {
 	cfg.Params["sql_safe_updates"], cfg.Params["sql_select_limit"] = "0", noLimit
 	cfg.Params["sql_big_selects"] = "1" // else max_join_size is a limit
 	cfg.Params["character_set_client"], cfg.Params["character_set_connection"] = "utf8mb4", "utf8mb4"
+	// The second is for locks of tables. MySQL notices that a client has left when it has the lock.
 	cfg.Params["innodb_lock_wait_timeout"] = fmt.Sprint(int(lockWait / time.Second))
+	cfg.Params["lock_wait_timeout"] = fmt.Sprint(int(lockWait / time.Second))
 }
 
 // Unfit is something about a server, a database or an account that a person has to mend. Mend is
@@ -222,7 +224,7 @@ func CheckSession(ctx context.Context, db *DB, d Dialect) error {
 
 // checkVariables is about variables that not every server has: see syncWait and alterAny.
 func checkVariables(ctx context.Context, db *sql.DB) error {
-	rows, err := db.QueryContext(ctx, "SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_sync_wait', 'alter_algorithm')")
+	rows, err := db.QueryContext(ctx, "SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_sync_wait', 'alter_algorithm', 'log_bin', 'binlog_format')")
 	if err != nil {
 		return err
 	}
@@ -237,6 +239,9 @@ func checkVariables(ctx context.Context, db *sql.DB) error {
 	}
 	if bits, _ := strconv.Atoi(has["wsrep_sync_wait"]); strings.EqualFold(has["wsrep_on"], "ON") && bits&1 == 0 {
 		return &Unfit{Problem: "sessions on this Galera node read what other nodes have overwritten", Mend: "add wsrep_sync_wait=1 to the DSN"}
+	}
+	if has["log_bin"] == "ON" && has["binlog_format"] == "STATEMENT" {
+		return &Unfit{Problem: "the server keeps a binary log of statements, and refuses transactions at READ COMMITTED for that", Mend: "SET GLOBAL binlog_format = ROW"}
 	}
 	if alter := has["alter_algorithm"]; alter == "NOCOPY" || alter == "INSTANT" {
 		return &Unfit{Problem: "sessions have alter_algorithm = " + alter + ", which refuses changes of tables", Mend: "add alter_algorithm='DEFAULT' to the DSN"}

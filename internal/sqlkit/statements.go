@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // Statements are prepared statements of pools: each is prepared at its first use, once, and lives
@@ -77,17 +78,30 @@ func (s *Statements) prepare(ctx context.Context, key statementKey, p *prepared)
 	p.st, p.err = key.db.PrepareContext(ctx, key.text)
 }
 
-// Close closes all that are prepared. Nothing may be in use.
+// Close closes all that are prepared. Nothing may be in use. It waits for that no longer than
+// closeWait: the rest goes on in the background. In a pool of the caller's some connections may be
+// in use by others, for long; database/sql waits for each.
 func (s *Statements) Close() error {
 	s.mu.Lock()
 	all := s.all
 	s.all = nil
 	s.mu.Unlock()
-	var errs []error
-	for _, p := range all {
-		if <-p.done; p.st != nil {
-			errs = append(errs, p.st.Close())
+	closed := make(chan error, 1)
+	go func() {
+		var errs []error
+		for _, p := range all {
+			if <-p.done; p.st != nil {
+				errs = append(errs, p.st.Close())
+			}
 		}
+		closed <- errors.Join(errs...)
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(closeWait):
+		return nil
 	}
-	return errors.Join(errs...)
 }
+
+const closeWait = time.Second
