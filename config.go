@@ -249,7 +249,10 @@ type Config struct {
 	// last minute; so are deletes. WithPriority is never changed.
 	PriorityFunc func(AccessStats) Priority
 
-	Logger     *slog.Logger          // state changes and what goes wrong, at times with an id, never contents [silent]
+	// Logger is told of state changes and what goes wrong, at times with an id, never contents. Its
+	// handler runs on the engine's goroutines, in the order of what happens: it must neither block
+	// nor wait for the engine, as functions of OnEvent may [silent].
+	Logger     *slog.Logger
 	Registerer prometheus.Registerer // where metrics are registered [none]
 	OnEvent    Events                // optional functions
 }

@@ -140,18 +140,18 @@ func (s *each) write(ctx context.Context, c *call, index []int) error {
 
 // singly writes the ops of a call as if each was a call's only one.
 func (s *each) singly(ctx context.Context, c *call, index []int) error {
-	told := func(i int, err error) {
-		if err == nil {
-			s.r.Succeeded++
-		} else {
-			s.failed(index[i], c.ops[i].item(), err)
-		}
-	}
 	if len(c.ops) == 0 {
 		return ctx.Err()
 	}
 	return s.patiently(ctx, func() error {
-		left, err := s.e.writeSingly(ctx, c, told)
+		became, left, err := s.e.writeSingly(ctx, c)
+		for _, o := range became {
+			if o.err == nil {
+				s.r.Succeeded++
+			} else {
+				s.failed(index[o.at], c.ops[o.at].item(), o.err)
+			}
+		}
 		if isFull(err) {
 			again := make([]int, len(left))
 			for i, at := range left {
@@ -165,11 +165,11 @@ func (s *each) singly(ctx context.Context, c *call, index []int) error {
 
 // writeSingly writes the ops of a call, each as a unit of its own, until one can't be written for
 // no fault of its own: that is the error. When it is for want of room, left are the places of all
-// ops that are not written for it. told is told of the others, once it is known what became of
-// them.
-func (e *writer) writeSingly(ctx context.Context, c *call, told func(i int, err error)) (left []int, err error) {
+// ops that are not written for it. Of the others it returns what became of them, and calls nobody:
+// it is a call that Close waits for, and the caller's functions may block, or close.
+func (e *writer) writeSingly(ctx context.Context, c *call) (became []fate, left []int, err error) {
 	if err := e.door.Enter(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer e.door.Exit(ctx, &err)
 	start, decided, admitted := e.news.Start(), e.decided(c), false
@@ -188,7 +188,7 @@ func (e *writer) writeSingly(ctx context.Context, c *call, told func(i int, err 
 		}
 		if u.done() {
 			e.news.Wrote(c.d, decided, start, err)
-			told(next, err)
+			became = append(became, fate{next, err})
 			err = nil
 		}
 		under = append(under, u)
@@ -201,7 +201,7 @@ func (e *writer) writeSingly(ctx context.Context, c *call, told func(i int, err 
 		}
 		failed := e.end(ctx, u)
 		if e.news.Wrote(c.d, decided, start, failed); failed == nil || isOfItems(failed) {
-			told(i, failed)
+			became = append(became, fate{i, failed})
 		} else {
 			if isFull(failed) {
 				left = append(left, i)
@@ -214,7 +214,13 @@ func (e *writer) writeSingly(ctx context.Context, c *call, told func(i int, err 
 	for ; next < len(c.ops); next++ {
 		left = append(left, next)
 	}
-	return left, err
+	return became, left, err
+}
+
+// fate is what became of the op at a place of a call: nil, or an error of its own.
+type fate struct {
+	at  int
+	err error
 }
 
 // sent is an op of writeSingly on its way: into the log, or before L3.

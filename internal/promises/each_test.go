@@ -211,3 +211,20 @@ func TestINV10AnImportWaitsWhileThereIsNoRoom(t *testing.T) {
 		t.Errorf("of a closed engine: %v", err)
 	}
 }
+
+// OnError runs outside the call that Close waits for: it may close, or wait for who does.
+func TestOnErrorMayClose(t *testing.T) {
+	onEachL3(t, func(t *testing.T, cfg syncengine.Config) {
+		ctx := context.Background()
+		e := lab.Open(t, cfg)
+		lab.Put(t, e, "k.0002", 1) // the last one: after it nothing is to be written
+		returns(t, "SubmitEach whose OnError closes", func() {
+			var closed error
+			tell := syncengine.EachOptions{OnError: func(syncengine.ItemError) { closed = e.Close() }}
+			r, err := e.SubmitEach(ctx, docs(3, nil), tell, syncengine.WithIfVersion(0))
+			if err != nil || closed != nil || r.Succeeded != 2 || r.Failed != 1 {
+				t.Errorf("%+v, %v; closed: %v", r, err, closed)
+			}
+		})
+	})
+}
