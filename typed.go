@@ -28,7 +28,7 @@ type Store[T any] struct {
 // Codec turns values into JSON and back, instead of encoding/json. Both methods may be called
 // concurrently. Unmarshal must neither change nor keep data: it is the engine's.
 type Codec interface {
-	Marshal(v any) ([]byte, error)
+	Marshal(v any) ([]byte, error)      // v is a pointer to a T
 	Unmarshal(data []byte, v any) error // v is a pointer to a zero T
 }
 
@@ -189,9 +189,11 @@ func (s *Store[T]) item(key string, v *T) (it Item, err error) {
 
 // Update changes the value of a key: it calls fn with what is there, or with a zero T when there is
 // nothing, and stores what fn has made of it, if that is still there; else it begins again, with
-// the new one. It returns what is stored then. With ErrNoChange of fn nothing is written, and what
-// is there is returned, with a nil error. It can't delete: for that take the version from GetEntry,
-// and Delete with WithIfVersion. UpdateExisting tells the two beginnings apart.
+// the new one. It returns the value that fn has made, not decoded from what is stored: what the
+// codec leaves out or makes of it, and a merge of an item with a CRDT kind, a Get tells. With
+// ErrNoChange of fn nothing is written, and what is there is returned, with a nil error. It can't
+// delete: for that take the version from GetEntry, and Delete with WithIfVersion. UpdateExisting
+// tells the two beginnings apart.
 func (s *Store[T]) Update(ctx context.Context, key string, fn func(v *T) error, opts ...WriteOption) (T, error) {
 	return s.update(ctx, key, fn, nil, opts)
 }

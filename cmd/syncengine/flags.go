@@ -66,6 +66,9 @@ func (t *tool) parse(name string, c command, args []string) (*options, error) {
 		}
 		o.args, args = append(o.args, rest[0]), rest[1:]
 	}
+	if o.timeout < 0 {
+		return nil, usageError{"-timeout must not be negative"}
+	}
 	if flags.Lookup("sql") != nil {
 		if o.sql == "" {
 			o.sql = t.env("SYNCENGINE_SQL")

@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf16"
@@ -92,10 +94,37 @@ func (l *line) read(text []byte) error {
 	if loneSurrogate(rest) {
 		return errors.New(`an escape like \ud800 is half of a character`)
 	}
+	if err := checkNames(rest); err != nil {
+		return err
+	}
 	if content == nil {
 		return nil
 	}
 	return json.Unmarshal(content, &l.Content) // copies it
+}
+
+// checkNames refuses members of a valid line that say two things of one, of which the decoder would
+// take the last: it knows names in letters of any case, too.
+func checkNames(text []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	_, _ = dec.Token() // the brace, or null
+	seen := make(map[string]bool)
+	for dec.More() {
+		token, _ := dec.Token()
+		name, _ := token.(string)
+		if name = strings.ToLower(name); seen[name] {
+			return fmt.Errorf("%q is there twice", name)
+		}
+		seen[name] = true
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return err
+		}
+	}
+	if seen["content"] && seen["content_text"] {
+		return errors.New("it has both content and content_text")
+	}
+	return nil
 }
 
 // cutContent returns a line with null for its content, and the content, nil if there is none. The

@@ -117,6 +117,7 @@ func TestAWrongCommandLineIsSaid(t *testing.T) {
 	}
 	run(t, nil, "", "quarantine", "-help").want(t, 0, "quarantine list", "quarantine retry", "quarantine discard")
 	run(t, nil, "", "wal").want(t, 2, "wal list")
+	run(t, nil, "", "export", "-timeout", "-1s", dir).want(t, 2, "-timeout must not be negative")
 	run(t, nil, "", "status", dir).want(t, 6, "has no WAL of an engine")
 	run(t, nil, "", "export", filepath.Join(dir, "missing")).want(t, 6, "has no WAL of an engine")
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
@@ -406,6 +407,10 @@ func TestImportEndsAtALineThatCanNotBe(t *testing.T) {
 		"not beside other text": {first + `{"id":"b","content":[1},"content_text":"1"}`, "line 2", true, nil},
 		"no content":            {first + `{"id":"b","content":}`, "line 2", true, nil},
 		"an open end":           {first + `{"id":"b","content":"x`, "line 2", true, nil},
+		"two contents":          {first + `{"id":"b","content":1,"content_text":"2"}`, "line 2: it has both content and content_text", true, nil},
+		"content twice":         {first + `{"id":"b","content":1,"content":2}`, `line 2: "content" is there twice`, true, nil},
+		"two ids":               {first + `{"id":"b","ID":"c","content":1}`, `line 2: "id" is there twice`, true, nil},
+		"an id twice":           {first + `{"id":"b","i\u0064":"c","content":1}`, `line 2: "id" is there twice`, true, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

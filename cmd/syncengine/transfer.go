@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/syncengine-go/syncengine"
@@ -234,8 +236,13 @@ func (im *importer) submitEach(ctx context.Context, group []syncengine.Item, lin
 	if err != nil {
 		return lineError(lines[0], err)
 	}
-	for i, it := range group {
-		if have[i] != nil && have[i].Version > it.Version {
+	older := make(map[int]bool)
+	for i := range group {
+		older[i] = have[i] != nil && have[i].Version > group[i].Version
+	}
+	end, bad := im.firstBad(ctx, group, older)
+	for i, it := range group[:end] {
+		if older[i] {
 			im.older++
 			continue
 		}
@@ -248,8 +255,36 @@ func (im *importer) submitEach(ctx context.Context, group []syncengine.Item, lin
 			return lineError(lines[i], err)
 		}
 	}
-	im.p.at(im.n)
+	if im.p.at(im.n); bad != nil {
+		return lineError(lines[end], bad)
+	}
 	return nil
+}
+
+// firstBad returns the place of the first item, of those that are to be left out as older, which
+// could not be stored anyway, and why. The engine looks at an item before it does at a condition,
+// and this one never holds.
+func (im *importer) firstBad(ctx context.Context, group []syncengine.Item, older map[int]bool) (end int, bad error) {
+	var items []syncengine.Item
+	var places []int
+	for i := range group {
+		if older[i] {
+			items, places = append(items, group[i]), append(places, i)
+		}
+	}
+	if end = len(group); len(items) == 0 {
+		return end, nil
+	}
+	tell := syncengine.EachOptions{OnError: func(ie syncengine.ItemError) {
+		// That there is an item of another kind is no fault of one that is left out.
+		if at := places[ie.Index]; at < end && isBad(ie.Err) && !errors.Is(ie.Err, syncengine.ErrKindMismatch) {
+			end, bad = at, ie.Err
+		}
+	}}
+	if _, err := im.e.SubmitEach(ctx, slices.Values(items), tell, syncengine.WithIfVersion(math.MaxInt64)); err != nil {
+		return 0, err
+	}
+	return end, bad
 }
 
 // submitOne stores an item, unless it has expired. A Flush follows.

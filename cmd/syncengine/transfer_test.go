@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -115,5 +116,34 @@ func TestImportWithVersionsEndsAtADamagedRow(t *testing.T) {
 	run(t, nil, in, "import", "-keep-versions", dir).want(t, 5, "line 2", `"b"`, "1 items imported")
 	if r := run(t, nil, "", "export", dir); !strings.Contains(r.out, `"id":"a"`) || strings.Contains(r.out, `"id":"c"`) {
 		t.Error(r.out)
+	}
+}
+
+// What is older than what is there is looked at all the same: a line that can't be stored ends the
+// import whatever there is of its id.
+func TestImportWithVersionsEndsAtALineThatCanNotBeWhateverIsThere(t *testing.T) {
+	for where, url := range map[string]string{"private": "", "MariaDB": testserver.SharedMariaDB(t).NewDatabase(t)} {
+		t.Run(where, func(t *testing.T) {
+			dir := t.TempDir()
+			var env []string
+			if url != "" {
+				env = []string{"SYNCENGINE_SQL=" + url}
+			}
+			e := lab.Open(t, syncengine.Config{Dir: dir, SQLURL: url})
+			for _, id := range []string{"a", "b", "c"} {
+				lab.Put(t, e, id, 1)
+			}
+			lab.Must(t, e.Close())
+			older := func(id string) string { return `{"id":"` + id + `","version":"5","content":2}` + "\n" }
+			for i, bad := range []string{`"content":2,"priority":9`, `"content":2,"crdt":"Nope"`, `"updated_at":"2020-01-01T00:00:00Z"`, `"content_text":"{"`} {
+				before, after := fmt.Sprint("before", i), fmt.Sprint("after", i)
+				in := older("a") + older(before) + `{"id":"b","version":"5",` + bad + "}\n" + older("c") + older(after)
+				run(t, env, in, "import", "-keep-versions", "-json", dir).want(t, 1, "line 3", `{"expired":0,"imported":1,"older":1,"refused":0}`)
+				if r := run(t, env, "", "export", dir); !strings.Contains(r.out, before) || strings.Contains(r.out, after) {
+					t.Errorf("%s: what is before the line is stored, what is after it is not:\n%s", bad, r.out)
+				}
+			}
+			run(t, env, older("a")+older("b"), "import", "-keep-versions", dir).want(t, 0, "2 items were older", "0 items imported")
+		})
 	}
 }

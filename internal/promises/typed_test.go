@@ -196,6 +196,24 @@ type failing struct{ wrapping }
 
 func (failing) Marshal(any) ([]byte, error) { return nil, errTelling }
 
+// leaving is a codec that leaves the name out, and is given a pointer.
+type leaving struct{ wrapping }
+
+func (leaving) Marshal(v any) ([]byte, error) {
+	return json.Marshal([]any{thing{N: v.(*thing).N}})
+}
+
+// Update returns the value that its function has made; a Get tells what the codec made of it.
+func TestATypedUpdateReturnsWhatItsFunctionMade(t *testing.T) {
+	ctx := context.Background()
+	s := syncengine.NewStore[thing](lab.Open(t, syncengine.Config{}), "", syncengine.WithCodec(leaving{}))
+	made, err := s.Update(ctx, "a", func(v *thing) error { *v = thing{"a", 1}; return nil })
+	is, gerr := s.Get(ctx, "a")
+	if err != nil || gerr != nil || made != (thing{"a", 1}) || is != (thing{"", 1}) {
+		t.Errorf("%v, %v; %v, %v", made, err, is, gerr)
+	}
+}
+
 // A function that runs again gets what is there then, and nothing of what it did before.
 func TestATypedUpdateBeginsAgainFromWhatIsThere(t *testing.T) {
 	onEachL3(t, func(t *testing.T, cfg syncengine.Config) {
