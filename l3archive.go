@@ -312,6 +312,21 @@ func (a *archive) Apply(ctx context.Context, recs []Record, unseen []bool) (abov
 // Compacts reports whether L3 keeps merges that can be compacted.
 func (a *archive) Compacts() bool { return a.compact != nil }
 
+// ClaimNode reports whether this engine may go on as a node. With a store that can't tell, it may.
+func (a *archive) ClaimNode(ctx context.Context, node, was, now string) (mine bool, err error) {
+	if a.compact == nil {
+		return true, nil
+	}
+	err = a.Call(ctx, "compact", func(ctx context.Context) (err error) {
+		if err := a.mayWrite(); err != nil {
+			return err
+		}
+		mine, err = a.compact.ClaimNode(ctx, node, was, now)
+		return err
+	})
+	return mine, err
+}
+
 // ClaimCompaction reports whether this engine may compact for a while.
 func (a *archive) ClaimCompaction(ctx context.Context, who string, now time.Time, during time.Duration) (mine bool, err error) {
 	err = a.ask(ctx, "compact", func(ctx context.Context) (err error) {

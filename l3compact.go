@@ -41,6 +41,8 @@ const (
 
 // compacter is an L3 that keeps merges.
 type compacter interface {
+	// ClaimNode replaces the claim on a node, "" if there is none, and reports whether it was was.
+	ClaimNode(ctx context.Context, node, was, now string) (mine bool, err error)
 	// Claim reports whether this engine may compact for a while: no other one does.
 	Claim(ctx context.Context, who string, now time.Time, during time.Duration) (bool, error)
 	// Unclaim ends the claim of this engine, if it has it.
@@ -80,6 +82,26 @@ func dayKey(id string, at time.Time) string { return id + "\x00@" + at.UTC().For
 
 // claimKey is the row that says who compacts: no item has it.
 const claimKey = "\x00"
+
+// nodeClaimKey is the row that has the claim on a node (mergenumbers.go).
+func nodeClaimKey(node string) string { return claimKey + node + "/" }
+
+func (s *sqlStore) ClaimNode(ctx context.Context, node, was, now string) (mine bool, err error) {
+	err = s.run(ctx, "claim", func() error {
+		if was != "" {
+			n, err := s.alone(ctx, "UPDATE sync_ops SET crdt = ? WHERE op = ? AND crdt = ?", now, []byte(nodeClaimKey(node)), was)
+			mine = n == 1
+			return err
+		}
+		row := opRow{key: nodeClaimKey(node), kind: now}
+		_, err := s.alone(ctx, insertOps(1), row.args(nil)...)
+		if mine = err == nil; sqlkit.IsDuplicate(err) {
+			return nil
+		}
+		return err
+	})
+	return mine, err
+}
 
 func (s *sqlStore) Claim(ctx context.Context, who string, now time.Time, during time.Duration) (mine bool, err error) {
 	err = s.run(ctx, "claim", func() error {

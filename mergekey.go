@@ -6,7 +6,7 @@ package syncengine
 // is never taken for a later or earlier form of another one, whatever keeps ops by their ids: the
 // log, the spool, quarantine; and L3 applies a dot once, however often it comes.
 //
-// A node is a Dir: the WAL file keeps its name (mergenumbers.go).
+// A node is a Dir: the WAL file keeps its name, which no copy of the Dir has (mergenumbers.go).
 
 import (
 	"crypto/rand"

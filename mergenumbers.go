@@ -9,12 +9,19 @@ package syncengine
 // the log (numbers.logMergesBefore). Only what comes out of quarantine comes late.
 //
 // How far numbers are given out is kept in the WAL file beside the node's name, mergesAhead at a
-// time: after a kill the next engine leaves out the rest of those. A number stays below 2^53 for
-// longer than anybody can merge, so readers of JSON that know floats alone get it right.
+// time: after a kill the next engine leaves out the rest of those. A number stays below 2^53, but
+// after two million kills, so readers of JSON that know floats alone get it right.
 //
 // A kill may lose merges that were not durable, while somebody holds a state that has them. The
 // next ones of the same node would claim to have seen those, and take them away where both meet. So
 // after a kill that may have lost some, the Dir goes on as another node.
+//
+// Nor does a Dir prove that it is the newest: it may be restored from an older copy, or be one of
+// several. So each engine claims the node that it finds there: L3 replaces the claim that it knows
+// of the node if it is the one beside the name, and then the next one is stored there. Of the same
+// copies one gets the node, of older ones none; the others go on as other nodes, as does an engine
+// that L3 does not answer. What waits in a Dir keeps its dots. A copy that was made while an engine
+// ran has the bound, and nobody gives out more in one life: hence the size of mergesAhead.
 
 import (
 	"context"
@@ -24,18 +31,20 @@ import (
 
 const (
 	mergesKey   = "merges"
-	mergesAhead = 1 << 16
+	mergesAhead = 1 << 32
+	nodeBytes   = 16 // of a name in the WAL file; the claim is behind it
 )
 
 // mergeNumbers is a part of numbers, and under its order lock, but for node.
 type mergeNumbers struct {
 	node        string // of this Dir
+	claim       string // what L3 knows of the node; "": nothing yet
 	last, bound uint64
 	loose       bool // merges may get lost in a kill; stored with the bound
 }
 
 // load reads what an earlier engine has kept. The name of a new node is stored with the first
-// bound: before, nobody has seen it.
+// bound: before, nobody has seen it. ClaimNode must follow before any merge.
 func (m *mergeNumbers) load(ctx context.Context, wal *journal) error {
 	b, err := wal.Meta(ctx, mergesKey)
 	switch {
@@ -47,13 +56,32 @@ func (m *mergeNumbers) load(ctx context.Context, wal *journal) error {
 	case len(b) <= 9:
 		return walError(fmt.Errorf("%w: numbers of merges", errBadPayload))
 	}
-	if b[8] != 0 {
+	last, name := binary.BigEndian.Uint64(b), string(b[9:])
+	if b[8] != 0 || last == 0 {
 		m.node = newNode()
 		return nil
 	}
-	m.last, m.node = binary.BigEndian.Uint64(b), string(b[9:])
-	m.bound = m.last
+	m.last, m.bound = last, last
+	m.node, m.claim = name[:min(nodeBytes, len(name))], name[min(nodeBytes, len(name)):]
 	return nil
+}
+
+// ClaimNode makes sure that no other Dir goes on as the node that was found in this one, or makes
+// this Dir another node: then mine is false. claim is archive.ClaimNode.
+func (n *numbers) ClaimNode(ctx context.Context, claim func(ctx context.Context, node, was, now string) (bool, error)) (mine bool, err error) {
+	m := &n.merges
+	if m.last == 0 { // it is new
+		return true, nil
+	}
+	now := newNode()
+	if mine, err = claim(ctx, m.node, m.claim, now); mine && err == nil {
+		m.claim = now
+		err = m.save(ctx, n.wal, m.bound, false)
+	}
+	if !mine || err != nil {
+		*m = mergeNumbers{node: newNode()}
+	}
+	return mine && err == nil, err
 }
 
 // next returns a number that was never given out.
@@ -80,7 +108,7 @@ func (m *mergeNumbers) save(ctx context.Context, wal *journal, bound uint64, loo
 	if loose {
 		b[8] = 1
 	}
-	if err := wal.SetMeta(ctx, mergesKey, append(b, m.node...)); err != nil {
+	if err := wal.SetMeta(ctx, mergesKey, append(b, m.node+m.claim...)); err != nil {
 		return err
 	}
 	m.bound, m.loose = bound, loose
@@ -95,8 +123,7 @@ func (m *mergeNumbers) close(ctx context.Context, wal *journal) error {
 	return m.save(ctx, wal, m.last, false)
 }
 
-// Node is the name of this Dir among those that merge, which it keeps until a kill may have lost
-// some.
+// Node is the name of this Dir among those that merge.
 func (n *numbers) Node() string { return n.merges.node }
 
 // mustFollow reports whether a merge among ops would overtake another op of its item if it did not

@@ -43,6 +43,11 @@ func (e *Engine) recover(ctx context.Context) error {
 	if err := e.indexWAL(ctx); err != nil {
 		return err
 	}
+	if crdtBuilt {
+		if mine, err := e.numbers.ClaimNode(ctx, e.archive.ClaimNode); !mine {
+			e.news.Log().Info("Dir may be a copy: its merges go on under another node's name", "error", err)
+		}
+	}
 	failpoint.Hit(failpoint.WALIndexed)
 	e.setState(StateSyncingRedis)
 	where := ""
