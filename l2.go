@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -132,8 +133,44 @@ func (s *redisStore) Rights(ctx context.Context) (needed, wanted string, err err
 
 // Claim and Beat: see l2owner.go. No id has a byte 0.
 func (s *redisStore) Claim(ctx context.Context, owner string) (held string, err error) {
-	held, err = s.c.Claim(ctx, s.prefix+"\x00owner", owner)
+	held, err = s.c.Claim(ctx, s.prefix+ownerName, owner)
 	return held, l2Error(err)
+}
+
+const ownerName = "\x00owner"
+
+func (s *redisStore) Claimed(ctx context.Context) (bool, error) {
+	_, err := s.c.Get(ctx, s.prefix+ownerName)
+	if errors.Is(err, rediskit.ErrAbsent) {
+		return false, nil
+	}
+	return err == nil, l2Error(err)
+}
+
+func (s *redisStore) Inner(ctx context.Context, timeout time.Duration, foreign func(owner string) bool, last string) (inner string, err error) {
+	found := errors.New("found")
+	look := func(keys []string) error {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		vals, _, err := s.c.GetMany(ctx, keys)
+		for i, v := range vals {
+			if len(v) > 0 && foreign(string(v)) {
+				inner = strings.TrimSuffix(keys[i], ownerName)
+				return found
+			}
+		}
+		return err
+	}
+	if last != "" { // it costs less to see that this one is still there
+		err = look([]string{last + ownerName})
+	}
+	if err == nil {
+		err = s.c.ScanNames(ctx, s.prefix, ownerName, timeout, look)
+	}
+	if err == found {
+		return inner, nil
+	}
+	return "", l2Error(err)
 }
 
 func (s *redisStore) Outer(ctx context.Context) (owners []string) {
@@ -142,7 +179,7 @@ func (s *redisStore) Outer(ctx context.Context) (owners []string) {
 	}
 	keys := make([]string, len(s.prefix))
 	for i := range keys {
-		keys[i] = s.prefix[:i] + "\x00owner"
+		keys[i] = s.prefix[:i] + ownerName
 	}
 	vals, _, _ := s.c.GetMany(ctx, keys)
 	for _, v := range vals {

@@ -155,7 +155,7 @@ func (c *cache) Get(ctx context.Context, op, id string) (rec Record, err error) 
 
 // MayRead reports whether copies of id may be read.
 func (c *cache) MayRead(id string) bool {
-	if c.store == nil || c.owner.foreign.Load() || !c.missed.mayRead(id) {
+	if c.store == nil || c.owner.barred.Load() != nil || !c.missed.mayRead(id) {
 		return false
 	}
 	while := c.withheld.Load()
@@ -346,8 +346,8 @@ func (c *cache) Health(ctx context.Context) (p Probe) {
 		if cause := c.WriteCause(); cause != nil {
 			p.OK, p.Error = false, "takes no writes: "+cause.Error()
 		}
-		if err := c.barred(); err != nil {
-			p.OK, p.Error = false, errForeign.Error()
+		if why := c.owner.barred.Load(); why != nil {
+			p.OK, p.Error = false, (*why).Error()
 		}
 	}
 	p.Circuit = c.State()

@@ -2,7 +2,9 @@ package syncengine
 
 // l2owner.go knows whose the Redis is: the documents under a prefix are of one L3. Another database
 // with the same prefix would be read for this one, and "repaired". So would one whose prefix begins
-// with that of this one, which sees to it that it does not lie in another.
+// with that of this one. Who comes first stays: who comes later sees to it that it neither lies in
+// another one nor another one in it, which takes a walk over all keys, before the first claim only.
+// Of two that come at once the inner one gives way, once it sees the other.
 //
 // Two keys stand beside the documents, with names that no id has. The owner is L3's identity and a
 // random text; who comes first sets it. The beat is a number that each engine counts up each
@@ -18,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,7 +33,10 @@ const identityKey = "l3_identity"
 // the loops.
 const loopTime = time.Second
 
-var errForeign = errors.New("it holds the documents of another database")
+var (
+	errForeign = errors.New("it holds the documents of another database")
+	errNotYet  = errors.New("it is not known yet whether it holds the documents of another database")
+)
 
 // claimer is an L2 that can be claimed.
 type claimer interface {
@@ -39,6 +45,12 @@ type claimer interface {
 	Rights(ctx context.Context) (needed, wanted string, err error)
 	// Claim makes owner the owner, unless there is one, and returns whose L2 is.
 	Claim(ctx context.Context, owner string) (held string, err error)
+	// Claimed reports whether it has an owner.
+	Claimed(ctx context.Context) (bool, error)
+	// Inner returns the prefix of an L2 that lies in this one and whose owner is foreign, "" for
+	// none. It looks at last first, the one it returned before, and then walks over all keys.
+	// timeout bounds each step.
+	Inner(ctx context.Context, timeout time.Duration, foreign func(owner string) bool, last string) (inner string, err error)
 	// Outer returns the owners of L2s that this one lies in, since their prefixes are the beginning
 	// of its own: as far as that can be known.
 	Outer(ctx context.Context) (owners []string)
@@ -51,7 +63,7 @@ type claimer interface {
 
 // l2Owner is what is known of it.
 type l2Owner struct {
-	foreign atomic.Bool // L2 is another database's
+	barred atomic.Pointer[error] // why L2 must be left alone: &errForeign, &errNotYet, or nil
 
 	mu       sync.Mutex // held by Claim
 	allowed  bool       // the account may do all that is needed
@@ -61,7 +73,8 @@ type l2Owner struct {
 	text     string     // the owner as it was last
 	claims   int        // how often it was claimed
 	inside   bool       // of another database's, as far as is known
-	beat     int64      // the same
+	inner    string     // the prefix of another database's that was seen in this one
+	beat     int64      // as it was last
 }
 
 // Claim makes sure that L2 is that of the L3 with an identity, "" while L3 has not told it, and has
@@ -81,6 +94,9 @@ func (c *cache) Claim(ctx context.Context, identity string) error {
 	if err := c.allowed(ctx, claims); err != nil {
 		return err
 	}
+	if err := c.alone(ctx, claims); err != nil {
+		return err
+	}
 	var held string
 	var beat int64
 	var masters []string
@@ -92,9 +108,6 @@ func (c *cache) Claim(ctx context.Context, identity string) error {
 		if err == nil {
 			masters, err = claims.Masters(ctx)
 		}
-		if err == nil && o.claims%outerEvery == 0 {
-			o.inside = slices.ContainsFunc(claims.Outer(ctx), func(owner string) bool { return !o.owns(owner) })
-		}
 		return err
 	})
 	c.meet(ctx, &c.masters, masters...)
@@ -102,18 +115,13 @@ func (c *cache) Claim(ctx context.Context, identity string) error {
 		return err
 	}
 	o.claims++
-	if o.inside {
-		c.foreign(true)
-		return &SetupError{Server: "redis", Problem: "this KeyPrefix begins with that of another database, which takes the documents here for its own",
-			Mend: "give each database a KeyPrefix that no other one begins with; or, if the other one is no more, delete its keys"}
-	}
-	if !o.owns(held) {
+	if o.foreign(held) {
 		c.foreign(true)
 		return &SetupError{Server: "redis", Problem: "the documents under this KeyPrefix are those of another database",
 			Mend: "give each database a KeyPrefix of its own; or, if the other one is no more, delete the keys that begin with it"}
 	}
 	back := held != mine && o.text != "" && (held != o.text || beat <= o.beat && beat > 1)
-	if back || o.foreign.Load() {
+	if back || o.barred.Load() == &errForeign {
 		c.missed.addAll()
 		if err := c.noteMissed(context.WithoutCancel(ctx), true); err != nil {
 			return err
@@ -122,6 +130,48 @@ func (c *cache) Claim(ctx context.Context, identity string) error {
 	o.text, o.beat = held, beat
 	c.foreign(false)
 	return nil
+}
+
+// alone makes sure, now and then, that L2 lies in none of another database; and before it gets its
+// first owner, which L2 is left alone for, that none of another database lies in it. An owner that
+// got lost while this engine ran is not its first. What is refused claims nothing: that would be in
+// the other one's way.
+func (c *cache) alone(ctx context.Context, claims claimer) error {
+	o := &c.owner
+	if o.text != "" && !o.inside && o.claims%outerEvery != 0 {
+		return nil
+	}
+	step := min(c.Timeout, loopTime)
+	var claimed bool
+	err := c.DoFor(ctx, "claim", step, func(ctx context.Context) (err error) {
+		if claimed, err = claims.Claimed(ctx); err == nil {
+			o.inside = slices.ContainsFunc(claims.Outer(ctx), o.foreign)
+		}
+		return err
+	})
+	if err == nil && !o.inside && !claimed && o.text == "" {
+		o.barred.CompareAndSwap(nil, &errNotYet)
+		err = c.DoFor(ctx, "scan", passTime, func(ctx context.Context) (err error) {
+			o.inner, err = claims.Inner(ctx, step, o.foreign, o.inner)
+			return err
+		})
+	} else {
+		o.inner = ""
+	}
+	problem := ""
+	switch {
+	case err != nil:
+		return err
+	case o.inside:
+		problem = "this KeyPrefix begins with that of another database, which takes the documents here for its own"
+	case o.inner != "":
+		problem = "the KeyPrefix of another database, " + strconv.Quote(o.inner) + ", begins with this one, which would take the documents there for its own"
+	default:
+		return nil
+	}
+	c.foreign(true)
+	return &SetupError{Server: "redis", Problem: problem,
+		Mend: "give each database a KeyPrefix that no other one begins with; or, if the other one is no more, delete its keys"}
 }
 
 // allowed makes sure, once, that the account may do what is needed. The error is a *SetupError if
@@ -158,10 +208,10 @@ func (c *cache) allowed(ctx context.Context, claims claimer) error {
 // outerEvery is how often L2 is claimed for one look at whether it lies in another one.
 const outerEvery = 4
 
-// owns reports whether an owner is this database.
-func (o *l2Owner) owns(owner string) bool {
+// foreign reports whether an owner is another database.
+func (o *l2Owner) foreign(owner string) bool {
 	whose, _, _ := strings.Cut(owner, "/")
-	return whose == o.identity
+	return whose != o.identity
 }
 
 func (o *l2Owner) know(ctx context.Context, wal *journal, identity string) error {
@@ -181,20 +231,22 @@ func (o *l2Owner) know(ctx context.Context, wal *journal, identity string) error
 
 // foreign notes whether L2 is another database's, and tells when that changes.
 func (c *cache) foreign(is bool) {
-	if c.owner.foreign.Swap(is) == is {
-		return
-	}
+	var why *error
 	if is {
+		why = &errForeign
+	}
+	switch was := c.owner.barred.Swap(why); {
+	case is && was != why:
 		c.news.Log().Error("Redis holds the documents of another database under this KeyPrefix: it is left alone")
-	} else {
+	case was == &errForeign && !is:
 		c.news.Log().Info("Redis is this database's again")
 	}
 }
 
 // barred is an error while L2 must be left alone.
 func (c *cache) barred() error {
-	if c.owner.foreign.Load() {
-		return unavailable("L2", errForeign)
+	if why := c.owner.barred.Load(); why != nil {
+		return unavailable("L2", *why)
 	}
 	return nil
 }

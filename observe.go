@@ -56,7 +56,8 @@ func (e *Engine) Health(ctx context.Context) Health {
 // Verify compares L2 with L3 and, with Repair, fixes exactly the ids that differ. Without an
 // L2 and without Deep it is a *ConfigError. L3 answers from its digest, and Redis computes its
 // own, so little is read however much they hold; of stores of the caller's own, everything
-// is. It may take as long as Redis needs to look at all its values; ctx bounds it.
+// is. Where Redis is another database's it is ErrSetup. It may take as long as Redis needs to look
+// at all its values; ctx bounds it.
 func (e *Engine) Verify(ctx context.Context, opts VerifyOptions) (report VerifyReport, err error) {
 	if err := e.door.Enter(); err != nil {
 		return VerifyReport{}, err

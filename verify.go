@@ -59,6 +59,9 @@ func (w *verifier) verify(ctx context.Context, opts VerifyOptions, background bo
 		}
 	}
 	if w.cache.On() {
+		if err := w.cache.Claim(ctx, w.archive.Identity()); err != nil { // nothing of another database's is removed
+			return v.r, err
+		}
 		if err := v.compare(ctx); err != nil {
 			return v.r, err
 		}

@@ -76,6 +76,19 @@ func TestCluster(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("scan found %d of %d keys", len(got), len(want))
 		}
+		var named []string
+		err := one.ScanNames(within(t, 10*time.Second), "many:{", "0", time.Second, func(page []string) error {
+			named = append(named, page...)
+			return nil
+		})
+		for _, name := range named {
+			if !strings.HasSuffix(name, "0") {
+				t.Errorf("scan found %s", name)
+			}
+		}
+		if slices.Sort(named); err != nil || len(slices.Compact(named)) != len(keys)/10 {
+			t.Errorf("scan found %d names; %v", len(named), err)
+		}
 	})
 	t.Run("info and ping of every master", func(t *testing.T) {
 		servers, err := c.Info(within(t, 10*time.Second))

@@ -3,6 +3,7 @@ package rediskit
 import (
 	"context"
 	"strings"
+	"time"
 )
 
 // defaultScanCount is how many keys a server looks at per step.
@@ -21,15 +22,29 @@ func (c *Client) Scan(ctx context.Context, prefix string, count int, fn func(key
 	if count <= 0 {
 		count = defaultScanCount
 	}
+	return c.scan(ctx, globEscape(prefix)+"*", count, 0, fn)
+}
+
+// ScanNames is Scan of the keys that end with name, too, with something between; each step is
+// bounded by timeout.
+func (c *Client) ScanNames(ctx context.Context, prefix, name string, timeout time.Duration, fn func(keys []string) error) error {
+	return c.scan(ctx, globEscape(prefix)+"?*"+globEscape(name), defaultScanCount, timeout, fn)
+}
+
+func (c *Client) scan(ctx context.Context, match string, count int, timeout time.Duration, fn func(keys []string) error) error {
 	nodes, err := c.nodes(ctx)
 	if err != nil {
 		return wrap("scan", err)
 	}
-	match := globEscape(prefix) + "*"
 	// One server after the other: fn needs no lock, and a scan is never urgent.
 	for _, node := range nodes {
 		for cursor := uint64(0); ; {
-			keys, next, err := node.Scan(ctx, cursor, match, int64(count)).Result()
+			bounded, cancel := ctx, context.CancelFunc(func() {})
+			if timeout > 0 {
+				bounded, cancel = context.WithTimeout(ctx, timeout)
+			}
+			keys, next, err := node.Scan(bounded, cursor, match, int64(count)).Result()
+			cancel()
 			if err != nil {
 				return wrap("scan", err)
 			}
