@@ -68,15 +68,15 @@ func TestGoroutinesStartAtOneDoor(t *testing.T) {
 	libraryFiles(t, func(path string, f *ast.File) {
 		ast.Inspect(f, func(n ast.Node) bool {
 			if _, ok := n.(*ast.GoStmt); ok {
-				if found++; path != "door.go" {
+				if found++; path != "door.go" && path != "internal/sqlkit/leave.go" { // which says why
 					t.Errorf("%s has a go statement", path)
 				}
 			}
 			return true
 		})
 	})
-	if found != 1 {
-		t.Errorf("%d go statements, want the one in door.go", found)
+	if found != 2 {
+		t.Errorf("%d go statements, want one in each", found)
 	}
 }
 

@@ -149,15 +149,7 @@ func (t *Tx) Rollback() {
 		_ = t.tx.Rollback()
 		return
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = t.tx.Rollback()
-	}()
-	select {
-	case <-done:
-	case <-t.ctx.Done():
-	}
+	await(t.ctx, func() { _ = t.tx.Rollback() })
 }
 
 // Stmt is a prepared statement, for what takes microseconds: a few rows by their keys. On SQLite it

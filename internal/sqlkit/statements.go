@@ -86,22 +86,19 @@ func (s *Statements) Close() error {
 	all := s.all
 	s.all = nil
 	s.mu.Unlock()
-	closed := make(chan error, 1)
-	go func() {
-		var errs []error
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	var errs []error
+	if !await(ctx, func() {
 		for _, p := range all {
 			if <-p.done; p.st != nil {
 				errs = append(errs, p.st.Close())
 			}
 		}
-		closed <- errors.Join(errs...)
-	}()
-	select {
-	case err := <-closed:
-		return err
-	case <-time.After(closeWait):
+	}) {
 		return nil
 	}
+	return errors.Join(errs...)
 }
 
 const closeWait = time.Second
