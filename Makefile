@@ -27,7 +27,7 @@ ATBOTHENDS = TestSQLStores|TestSQLStoreOnTheCallersOwnHandle|TestRedisClusterSto
 # tests FLAGS: runs all tests and reports on them; a skipped test is a failure
 # unless .ci/allowed-skips names it. go test's own verdict counts too (pipefail).
 define tests
-set -o pipefail; packages="./internal/promises ./internal/neighbours ./internal/machines ./internal/crash ./..."; \
+set -o pipefail; packages="./internal/promises ./internal/machines ./internal/neighbours ./..."; \
 	[ $(PACKAGES) = all ] || packages="$$($(tagged)) -skip=^($(ATBOTHENDS))$$"; \
 	SYNCENGINE_REQUIRE_SERVERS=1 \
 	go test -json -count=1 -timeout=20m -parallel=4 -tags='$(TAGS)' $(TESTFLAGS) $(1) $$packages \

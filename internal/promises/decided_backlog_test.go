@@ -105,7 +105,7 @@ func TestINV02UpdatesWhileABacklogDrainsAreKnown(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := newGatedStore(t, "front", "hold")
-			cfg := syncengine.Config{Dir: t.TempDir(), L3: g, FlushConcurrency: 2, BatchFlushCount: 1}
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: g, L3Timeout: time.Minute, FlushConcurrency: 2, BatchFlushCount: 1}
 			e := draining(t, g, cfg)
 			setByUpdate(t, e, 1)
 			lab.Put(t, e, "hold1", 1) // other writes
@@ -139,7 +139,7 @@ func TestINV02AnUpdateAfterAWriteThatOvertookTheLogIsKnown(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	g := newGatedStore(t, "front", "hold", "mid")
-	cfg := syncengine.Config{Dir: t.TempDir(), L3: g, FlushConcurrency: 3, BatchFlushCount: 1}
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: g, L3Timeout: time.Minute, FlushConcurrency: 3, BatchFlushCount: 1}
 	e := draining(t, g, cfg)
 	_, err := e.Update(ctx, "warm", lab.Increment)
 	lab.Must(t, err)
@@ -170,7 +170,7 @@ func TestINV02UpdatesInLineOnASlowLogAreKnown(t *testing.T) {
 	ctx := context.Background()
 	g := newGatedStore(t, "front", "x2", "x3")
 	dir := t.TempDir()
-	e := lab.Open(t, syncengine.Config{Dir: dir, L3: g, FlushConcurrency: 2, BatchFlushCount: 1})
+	e := lab.Open(t, syncengine.Config{Dir: dir, L3: g, L3Timeout: time.Minute, FlushConcurrency: 2, BatchFlushCount: 1})
 	_, err := e.Update(ctx, "warm", lab.Increment)
 	lab.Must(t, err)
 	lab.Put(t, e, "front", 1)
@@ -215,7 +215,7 @@ func TestWhatWasDecidedIsNotToldSuperseded(t *testing.T) {
 	t.Parallel()
 	g := newGatedStore(t, "front")
 	told := make(chan syncengine.SupersededOp, 100)
-	cfg := syncengine.Config{Dir: t.TempDir(), L3: g, FlushConcurrency: 2, BatchFlushCount: 1,
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: g, L3Timeout: time.Minute, FlushConcurrency: 2, BatchFlushCount: 1,
 		OnEvent: syncengine.Events{Superseded: func(op syncengine.SupersededOp) { told <- op }}}
 	e := draining(t, g, cfg)
 	setByUpdate(t, e, 1)
