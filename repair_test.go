@@ -3,6 +3,7 @@ package syncengine_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/syncengine-go/syncengine"
@@ -145,10 +146,12 @@ func TestINV02PromotionsWaitForNobodyAndHideNoLaterWrite(t *testing.T) {
 	promote := func(rec syncengine.Record) {
 		h.Repair.Promote(syncengine.Promotion{Rec: rec, Stamp: h.Memory.Stamp(rec.ID)})
 	}
-	promote(storetest.Put("x", 5, "1"))
+	meanwhile := apartFrom(h, "written as it arrives")
+	x := apartFrom(h, "written as it arrives", meanwhile)
+	promote(storetest.Put(x, 5, "1"))
 	promote(storetest.Put("written as it arrives", 5, "1"))
-	promote(storetest.Put("written meanwhile", 5, "1"))
-	h.Memory.Touch("written meanwhile")
+	promote(storetest.Put(meanwhile, 5, "1"))
+	h.Memory.Touch(meanwhile)
 	changed := storetest.Put("changed by a reader", 5, "1")
 	changed.Content = []byte("2")
 	promote(changed)
@@ -161,12 +164,26 @@ func TestINV02PromotionsWaitForNobodyAndHideNoLaterWrite(t *testing.T) {
 		rec, err := l2.Get(context.Background(), "unreadable")
 		return err == nil && rec.Version == 5
 	})
-	want(t, "L2", l2, map[string]uint64{"x": 5, "changed by a reader": 0, "written meanwhile": 0})
-	if !h.Cache.MayRead("x") || h.Cache.MayRead("written as it arrives") {
+	want(t, "L2", l2, map[string]uint64{x: 5, "changed by a reader": 0, meanwhile: 0})
+	if !h.Cache.MayRead(x) || h.Cache.MayRead("written as it arrives") {
 		t.Error("a copy of an id is read that was written while the copy was on its way")
 	}
 	h.End()
 	if len(healed) != 1 || healed[0] != "unreadable in L2" {
 		t.Errorf("told: healed %v", healed)
+	}
+}
+
+// apartFrom returns an id that is not counted as written when one of others is.
+func apartFrom(h *syncengine.House, others ...string) string {
+	for n := 0; ; n++ {
+		id := fmt.Sprint("x", len(others), n)
+		before := h.Memory.Stamp(id)
+		for _, o := range others {
+			h.Memory.Touch(o)
+		}
+		if !h.Memory.Written(id, before) {
+			return id
+		}
 	}
 }

@@ -1,8 +1,9 @@
 // Command testreport reads `go test -json` from standard input and prints what
 // people and CI tools expect from go test: one line per package, failures in
-// full. It adds a table of skipped tests, and fails on a skip that the allow
-// list does not name: a skipped test proves nothing, and nobody notices. With -slowest it says
-// where the time went.
+// full. At the end it names them once more: of a long log often only the end is kept.
+// It adds a table of skipped tests, and fails on a skip that the allow list does not
+// name: a skipped test proves nothing, and nobody notices. With -slowest it says where
+// the time went.
 //
 //	go test -json ./... | go run ./internal/testreport -allow .ci/allowed-skips
 //
@@ -100,6 +101,7 @@ type timed struct {
 // tally is the result of a run so far.
 type tally struct {
 	passed, failed int
+	failures       []string // what failed, a line each
 	skips          []skip
 	times          []timed
 	suites         map[string]*suite
@@ -135,6 +137,9 @@ func report(in io.Reader, out io.Writer, allowed []string, slowest int) (bool, e
 	slices.SortFunc(t.times, func(a, b timed) int { return cmp.Compare(b.seconds, a.seconds) })
 	for _, c := range t.times[:min(slowest, len(t.times))] {
 		fmt.Fprintf(w, "%7.1f s  %s %s\n", c.seconds, c.pkg, c.test)
+	}
+	for _, f := range t.failures {
+		fmt.Fprintln(w, "failed:", f)
 	}
 	refused := t.printSkips(w, allowed)
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", t.passed, t.failed, len(t.skips))
@@ -202,15 +207,24 @@ func (t *tally) finish(w io.Writer, pkg, outcome string) {
 		switch c.outcome {
 		case "pass":
 			t.passed++
+			if outcome == "fail" {
+				fmt.Fprint(w, strings.Join(after(c.output, "--- PASS: "+name+" ("), ""))
+			}
 		case "skip":
 			t.skips = append(t.skips, skip{pkg, name, reason(c.output)})
 		default: // failed, or still running when the package ended
 			failed++
+			how := ""
+			if c.outcome == "" {
+				how = " (had not ended)"
+			}
+			t.failures = append(t.failures, pkg+" "+name+how)
 			fmt.Fprint(w, strings.Join(slices.DeleteFunc(c.output, isProgress), ""))
 		}
 	}
 	if outcome == "fail" && failed == 0 {
 		failed = 1 // did not compile, TestMain, a race outside tests
+		t.failures = append(t.failures, pkg)
 	}
 	t.failed += failed
 	for _, line := range s.output {
@@ -218,6 +232,16 @@ func (t *tally) finish(w io.Writer, pkg, outcome string) {
 			fmt.Fprint(w, line)
 		}
 	}
+}
+
+// after is what follows the line that begins with verdict. With a test that has passed that is not
+// of its own, though go test says so: it is the panic of something else, or of a timeout.
+func after(output []string, verdict string) []string {
+	at := slices.IndexFunc(output, func(line string) bool { return strings.HasPrefix(strings.TrimSpace(line), verdict) })
+	if at < 0 {
+		return nil
+	}
+	return output[at+1:]
 }
 
 // isProgress holds for lines that only say that a test goes on.

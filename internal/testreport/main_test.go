@@ -57,7 +57,7 @@ func TestReport(t *testing.T) {
 			name: "failure in full, the rest quiet", last: "1 passed, 2 failed, 0 skipped",
 			body: imports + "func TestA(t *testing.T) { t.Log(\"chatter\") }\n" +
 				"func TestB(t *testing.T) { t.Run(\"sub\", func(t *testing.T) { t.Error(\"the cause\") }) }",
-			want: []string{"--- FAIL: TestB", "--- FAIL: TestB/sub", "the cause", "FAIL\tsample\t"}, not: "chatter",
+			want: []string{"--- FAIL: TestB", "--- FAIL: TestB/sub", "the cause", "FAIL\tsample\t", "\nfailed: sample TestB\nfailed: sample TestB/sub\n"}, not: "chatter",
 		},
 		{
 			name: "skip", last: "0 passed, 0 failed, 1 skipped",
@@ -82,13 +82,20 @@ func TestReport(t *testing.T) {
 		{
 			name: "exit in mid-test", last: "0 passed, 1 failed, 0 skipped",
 			body: "import (\n\t\"os\"\n\t\"testing\"\n)\n\nfunc TestA(t *testing.T) { println(\"last words\"); os.Exit(3) }",
-			want: []string{"last words", "FAIL\tsample\t"},
+			want: []string{"last words", "FAIL\tsample\t", "\nfailed: sample TestA"},
+		},
+		{
+			name: "panic of nobody's after a good test", last: "1 passed, 1 failed, 0 skipped",
+			body: "import (\n\t\"testing\"\n\t\"time\"\n)\n\n" +
+				"func TestA(t *testing.T) { t.Parallel(); time.AfterFunc(time.Second, func() { panic(\"the cause\") }); select {} }\n" +
+				"func TestB(t *testing.T) { t.Parallel() }",
+			want: []string{"panic: the cause", "goroutine ", "\nfailed: sample TestA (had not ended)\n"},
 		},
 		{
 			name: "TestMain fails after good tests", last: "1 passed, 1 failed, 0 skipped",
 			body: "import (\n\t\"os\"\n\t\"testing\"\n)\n\nfunc TestA(t *testing.T) {}\n" +
 				"func TestMain(m *testing.M) { m.Run(); println(\"a leak\"); os.Exit(1) }",
-			want: []string{"a leak", "FAIL\tsample\t"},
+			want: []string{"a leak", "FAIL\tsample\t", "\nfailed: sample\n"},
 		},
 		{
 			name: "does not compile", last: "0 passed, 1 failed, 0 skipped",
