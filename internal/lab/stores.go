@@ -102,20 +102,46 @@ func OpenDriver(t testing.TB, driver, dsn string) *sql.DB {
 	return db
 }
 
-// Killed copies what a kill leaves in the directory of an engine that goes on, all of one moment:
-// nothing is committed to its log meanwhile.
+// Killed copies what a kill leaves in the directory of an engine that goes on.
 func Killed(t testing.TB, dir string) (left string) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "wal.db")+"?_pragma=busy_timeout(30000)&_txlock=immediate")
-	NoError(t, "open the log", err)
-	defer func() { _ = db.Close() }()
-	tx, err := db.Begin()
-	NoError(t, "hold up the log", err)
 	left = t.TempDir()
-	Must(t, os.CopyFS(left, os.DirFS(dir)))
-	Must(t, tx.Rollback())
-	Must(t, os.Remove(filepath.Join(left, "wal.db-shm"))) // it is made anew from the -wal
+	Must(t, Image(dir, left, "wal.db"))
 	return left
+}
+
+// Image copies a directory of an engine that goes on into one that is there, all as of one moment:
+// nothing is committed meanwhile to databases in it, of which that of the log must be one.
+func Image(dir, to string, databases ...string) error {
+	for _, file := range databases {
+		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, file)+"?_pragma=busy_timeout(30000)&_txlock=immediate")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = db.Close() }()
+		tx, err := db.Begin()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback() }()
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if strings.HasSuffix(f.Name(), "-shm") {
+			continue // it is made anew from the -wal, and to close one is to let go of its locks
+		}
+		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, f.Name()), b, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // EachL3 runs a test over kinds of L3 that several engines may share.

@@ -224,39 +224,14 @@ func (c *crowd) refuse(t *rapid.T, yes bool) {
 // image copies what a kill leaves.
 func (c *crowd) image(t *rapid.T) {
 	c.over.Store(true)
-	var held []*sql.Tx
-	for _, file := range []string{filepath.Join(c.dir, "wal.db"), c.archive()} {
-		db := raw(t, file)
-		defer func() { _ = db.Close() }()
-		tx, err := db.Begin() // no other transaction commits until it ends
-		if err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, tx)
-	}
 	c.images++
 	left := filepath.Join(c.root, "image-"+strconv.Itoa(c.images))
-	if err := os.Mkdir(left, 0o700); err != nil {
-		t.Fatal(err)
+	err := os.Mkdir(left, 0o700)
+	if err == nil {
+		err = lab.Image(c.dir, left, "wal.db", "archive.db")
 	}
-	files, err := os.ReadDir(c.dir)
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, f := range files {
-		if strings.HasSuffix(f.Name(), "-shm") {
-			continue // made anew from the -wal
-		}
-		b, err := os.ReadFile(filepath.Join(c.dir, f.Name()))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(left, f.Name()), b, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, tx := range held {
-		_ = tx.Rollback()
 	}
 	c.dir = left
 }

@@ -3,11 +3,8 @@
 package merging
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -17,23 +14,6 @@ import (
 	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/testserver"
 )
-
-// copyDir returns a copy of a Dir, in which an engine may run: as it is at one moment.
-func copyDir(t *testing.T, dir string) (to string) {
-	t.Helper()
-	lab.Eventually(t, "nothing changes while it is copied", func() bool {
-		to = filepath.Join(t.TempDir(), "copy")
-		lab.Must(t, os.CopyFS(to, os.DirFS(dir)))
-		files, err := os.ReadDir(dir)
-		lab.Must(t, err)
-		return !slices.ContainsFunc(files, func(f os.DirEntry) bool {
-			is, err := os.ReadFile(filepath.Join(dir, f.Name()))
-			was, err2 := os.ReadFile(filepath.Join(to, f.Name()))
-			return errors.Join(err, err2) != nil || !bytes.Equal(is, was)
-		})
-	})
-	return to
-}
 
 // count merges n times in an engine, and closes it.
 func count(t *testing.T, cfg syncengine.Config, n int) {
@@ -62,7 +42,7 @@ func TestINV01ADirRestoredFromABackupLosesNoMerge(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: l3(t), Durability: syncengine.Archived}
 			count(t, cfg, 1)
-			backup := copyDir(t, cfg.Dir)
+			backup := lab.Killed(t, cfg.Dir)
 			for range 5 {
 				count(t, cfg, 1)
 			}
@@ -87,7 +67,7 @@ func TestINV01ADirRestoredFromASnapshotLosesNoMerge(t *testing.T) {
 	count(t, cfg, 1)
 	e := lab.Open(t, cfg)
 	merge(t, e, "c", "GCounter", "1")
-	snapshots := []string{copyDir(t, cfg.Dir), copyDir(t, cfg.Dir)}
+	snapshots := []string{lab.Killed(t, cfg.Dir), lab.Killed(t, cfg.Dir)}
 	others := slices.Repeat([]syncengine.Item{{ID: "s", CRDT: "GSet", Content: []byte(`{"elements":[]}`)}}, 1<<16-1)
 	for some := range slices.Chunk(others, 1000) {
 		_, err := e.SubmitMany(t.Context(), some)
@@ -127,10 +107,10 @@ func TestINV01EnginesOnCopiesOfADirLoseNoMerge(t *testing.T) {
 		}
 	}
 	count(t, cfg, 2)
-	older := copyDir(t, cfg.Dir)
+	older := lab.Killed(t, cfg.Dir)
 	leave(cfg.Dir, 3, 4)
 	leave(older, 0, 5)
-	dirs := []string{older, cfg.Dir, copyDir(t, cfg.Dir), copyDir(t, cfg.Dir)}
+	dirs := []string{older, cfg.Dir, lab.Killed(t, cfg.Dir), lab.Killed(t, cfg.Dir)}
 	db.Restart()
 	var wg sync.WaitGroup
 	for _, dir := range dirs {

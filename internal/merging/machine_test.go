@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -336,16 +335,7 @@ func (m *machine) crash(t *rapid.T, raw syncengine.ArchiveStore) {
 	to := filepath.Join(m.root, strconv.Itoa(m.dirs))
 	noError(t, os.Mkdir(to, 0o700))
 	m.gate.dead.Store(true)
-	files, err := os.ReadDir(m.cfg.Dir)
-	noError(t, err)
-	for _, f := range files {
-		if strings.HasSuffix(f.Name(), "-shm") {
-			continue
-		}
-		b, err := os.ReadFile(filepath.Join(m.cfg.Dir, f.Name()))
-		noError(t, err)
-		noError(t, os.WriteFile(filepath.Join(to, f.Name()), b, 0o600))
-	}
+	noError(t, lab.Image(m.cfg.Dir, to, "wal.db"))
 	m.open(t, to, raw)
 	_ = old.Close()
 }
