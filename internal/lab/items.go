@@ -89,3 +89,13 @@ func HeapInUse() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
+
+// Landed waits until L3 holds the newest write of an item and the queue has let go of it. Between
+// the two an Update waits for all of the queue, and so for what a test holds back there.
+func Landed(t testing.TB, e *syncengine.Engine, id string) {
+	t.Helper()
+	Eventually(t, id+" has landed", func() bool {
+		s, err := e.Status(context.Background(), id)
+		return err == nil && s.State == syncengine.StatusSynced
+	})
+}

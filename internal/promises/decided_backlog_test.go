@@ -60,9 +60,7 @@ func newGatedStore(t *testing.T, names ...string) *gatedStore {
 
 func setByUpdate(t *testing.T, e *syncengine.Engine, n int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // what waits for what a test holds back fails
-	defer cancel()
-	_, err := e.Update(ctx, "x", func(syncengine.Item, bool) (syncengine.Item, error) {
+	_, err := e.Update(lab.Bounded(t), "x", func(syncengine.Item, bool) (syncengine.Item, error) {
 		return syncengine.Item{Content: fmt.Append(nil, n)}, nil
 	})
 	lab.Must(t, err)
@@ -159,11 +157,11 @@ func TestINV02AnUpdateAfterAWriteThatOvertookTheLogIsKnown(t *testing.T) {
 	time.Sleep(500 * time.Millisecond) // the drain has read all there is room for
 	lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("2")}, syncengine.WithDurability(syncengine.Buffered), syncengine.WithPriority(syncengine.PriorityCritical)))
 	close(g.gates["mid"])
-	lab.Eventually(t, "it has landed, and is let go of", func() bool {
-		r, err := g.Get(ctx, "x")
-		s, err2 := e.Status(ctx, "x")
-		return errors.Join(err, err2) == nil && string(r.Content) == "2" && s.State == syncengine.StatusSynced
-	})
+	lab.Landed(t, e, "x")
+	r, err := g.Get(ctx, "x")
+	if lab.Must(t, err); string(r.Content) != "2" {
+		t.Errorf("L3 holds %s", r.Content)
+	}
 	setByUpdate(t, e, 3)
 	image := lab.Killed(t, cfg.Dir)
 	close(g.gates["hold"])

@@ -65,10 +65,7 @@ func TestINV02WhatWasDecidedInL3IsKnownAfterAKillInAnOutage(t *testing.T) {
 			images := make(map[string]string)
 			for id, call := range calls {
 				lab.Put(t, e, id, 1)
-				lab.Eventually(t, "it lands", func() bool {
-					_, err := c.Get(ctx, id)
-					return err == nil
-				})
+				lab.Landed(t, e, id)
 				lab.Must(t, call(e, id))
 				images[id] = lab.Killed(t, dir)
 			}
