@@ -362,8 +362,8 @@ func (e *Engine) RetryQuarantined(ctx context.Context, ids ...string) (n int, er
 // with an empty slice, all there are: mind that where the ids come from a list. It forgets all of
 // them or, with an error, none. Reads then answer with what L3 holds. It returns how many ops it
 // removed. An op that is on its way to L3 once more, since a crash had left it in the WAL as well,
-// is waited for: if L3 takes it, it is not removed. What another call retries or discards at the
-// moment is left to that.
+// is waited for: if L3 takes it, it is not removed; where the reply of L3 is lost, it is, and L3
+// may hold it. What another call retries or discards at the moment is left to that.
 func (e *Engine) DiscardQuarantined(ctx context.Context, ids ...string) (n int, err error) {
 	return e.bad.Discard(ctx, ids...)
 }

@@ -52,6 +52,7 @@ type crowd struct {
 
 	mode    atomic.Int32 // of L3, when it is not private
 	wasAway bool         // when the round began: an attempt from then may fail still
+	muted   atomic.Bool  // since the last rest L3 may hold ops that the engine does not know it took
 	over    atomic.Bool  // the image of a crash may be taken: what ends from here on is uncertain
 	users   []*crowdUser
 
@@ -254,6 +255,9 @@ func (c *crowd) round(t *rapid.T) {
 					return
 				}
 				if int(steps.Add(1)) == at && !c.private {
+					if mode == l3Mute {
+						c.muted.Store(true)
+					}
 					c.mode.Store(mode)
 				}
 				u.do(s)
@@ -318,6 +322,7 @@ func (c *crowd) rest(t *rapid.T) {
 			t.Fatalf("Flush: %v, with %+v in quarantine, counted %d", err, ops, n)
 		}
 	}
+	c.muted.Store(false)
 	for _, u := range c.users {
 		u.tell("at rest: %v", err)
 		u.settle(ops)
@@ -579,7 +584,9 @@ func (u *crowdUser) discard(ctx context.Context, id string) {
 			if slices.ContainsFunc(f.back, gone) {
 				f.back = slices.Clone(f.since)
 			}
-			if !op.Deleted && !op.Superseded { // deletes have no name; L3 may hold what is superseded
+			// Deletes have no name. L3 may hold what is superseded, and what it took and lost the
+			// reply of: sent once more after a crash, and not refused any more.
+			if !op.Deleted && !op.Superseded && !u.c.muted.Load() {
 				f.may, f.back, f.since = slices.DeleteFunc(f.may, gone), slices.DeleteFunc(f.back, gone), slices.DeleteFunc(f.since, gone)
 			}
 		} else {
