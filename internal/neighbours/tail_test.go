@@ -235,7 +235,7 @@ func TestINV02WhatWasWrittenPastRedisIsKnownInAnOutage(t *testing.T) {
 			db := testserver.SharedMariaDB(t)
 			url := db.NewDatabase(t)
 			p := faultproxy.New(t, db.Addr())
-			cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: lab.Via(t, url, p), L3Timeout: 500 * time.Millisecond, RedisURL: testserver.SharedRedis(t).URL(), KeyPrefix: lab.NewPrefix(), VerifyInterval: -1}
+			cfg := syncengine.Config{Dir: t.TempDir(), SQLURL: lab.Via(t, url, p), L3Timeout: 3 * time.Second, RedisURL: testserver.SharedRedis(t).URL(), KeyPrefix: lab.NewPrefix(), VerifyInterval: -1}
 			first := lab.Open(t, cfg)
 			submit(t, first, "x", "1", archived)
 			lab.Must(t, first.Close())
