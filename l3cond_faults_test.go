@@ -270,8 +270,12 @@ func TestINV12ACommitThatHangsEnds(t *testing.T) {
 			}
 			e, err := syncengine.Open(context.Background(), cfg)
 			lab.Must(t, err)
+			t.Cleanup(func() { _ = e.Close() }) // the gate waits for its connections
 			ctx := lab.Bounded(t)
-			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("1")}, syncengine.WithDurability(syncengine.Archived)))
+			lab.Eventually(t, "SQL has been reached", func() bool {
+				return e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("1")}, syncengine.WithDurability(syncengine.Archived)) == nil
+			})
+			lab.Must(t, e.Flush(ctx)) // what an earlier try has left in the log
 			g.armed.Store(true)
 			lab.Must(t, e.Submit(ctx, syncengine.Item{ID: "x", Content: []byte("2")}))
 			<-g.seen
