@@ -115,8 +115,10 @@ func WithVersion(v uint64) WriteOption { return WriteOption{kind: optionVersion,
 // ErrUnavailable while L3 is away, and nothing was sent; with ErrUnknownOutcome when the
 // connection broke, or ctx ended, while the commit was under way; and with ErrRefused when L3
 // refuses the op, or this engine's own last op of the id, which is in quarantine; merges of a CRDT
-// item that are there count for nothing, as in reads. On the SQLite file in Dir, which this engine
-// alone writes, durability is that of the call, but for CRDT items: those L3 decides there, too.
+// item that are there count for nothing, as in reads. An op of the id that still waits for L3 lands
+// first, and all that this engine had accepted by then is flushed for it: after an outage the call
+// takes as long as the drain. On the SQLite file in Dir, which this engine alone writes, durability
+// is that of the call, but for CRDT items: those L3 decides there, too.
 func WithIfVersion(v uint64) WriteOption { return WriteOption{kind: optionIfVersion, version: v} }
 
 // IfUnchanged is WithIfVersion(item.Version) for each item of the call: compare and set. A
