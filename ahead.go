@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // KeepAhead keeps the versions of records that are above the clock, and forgets those that it has
@@ -34,7 +35,7 @@ func (n *numbers) KeepAhead(ctx context.Context, recs []Record) error {
 	maps.DeleteFunc(next, func(_ string, v uint64) bool { return v <= now })
 	for i := range recs {
 		if v := recs[i].Version; v > max(now, next[recs[i].ID]) {
-			next[recs[i].ID] = v
+			next[strings.Clone(recs[i].ID)] = v // it may be in an op's own memory
 		}
 	}
 	if len(next) > maxAhead {

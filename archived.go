@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 )
 
 // awaitArchived waits until L3 holds a unit, or a later op of this engine. What it holds something
@@ -96,7 +95,7 @@ func (e *writer) Superseded(lost []lostOp) {
 		l := &lost[i]
 		op := SupersededOp{ID: itemOf(l.Op.ID), Version: l.Op.Version, Deleted: l.Op.Deleted, By: l.Held.Version, ByDelete: l.Held.Deleted}
 		if !l.Op.Deleted {
-			op.Content = slices.Clone(l.Op.Content)
+			op.Content = l.Op.Content
 		}
 		return op
 	})

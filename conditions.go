@@ -43,7 +43,7 @@ func (e *writer) writeIf(ctx context.Context, c *call) error {
 	return e.writeIfAlone(ctx, c)
 }
 
-// admitIf is Admit for calls that L3 decides: they need no room.
+// admitIf is Admit for calls that L3 decides: they need no place in the WAL.
 func (e *writer) admitIf(ctx context.Context) error {
 	if err := e.pressure.Allow(ctx); err != nil {
 		return err
@@ -260,7 +260,7 @@ func (e *writer) askL3(ctx context.Context, c *call, floor uint64) (*question, e
 	if !e.archive.Conditional() {
 		return nil, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be a ConditionalStore for writes with a condition"}
 	}
-	e.leave(c)
+	e.leaveLog(c)
 	ids := itemsOf(c.ops)
 	if err := e.numbers.Dots(c.ops); err != nil {
 		return nil, err
@@ -312,6 +312,7 @@ func (e *writer) answered(ctx context.Context, c *call, q *question) (floor uint
 	case <-q.done:
 	case <-ctx.Done():
 		if q.stage.CompareAndSwap(stageWaiting, stageLeft) { // nobody else answers it now
+			q.ops, q.unit = nil, nil      // it stays in line
 			q.answer(Verdict{}, errAgain) // for those who built on it
 			return 0, ctx.Err()
 		}

@@ -148,7 +148,8 @@ type Config struct {
 
 	// L1MaxBytes is the bound on L1 and the queue together, in bytes; from 64 KiB [256 MiB]. Beside
 	// it, what writes copy until memory or the WAL has it is bounded by half of it, at least 4 MiB;
-	// a larger call is let in alone. Calls beyond that wait, within their ctx, before they copy.
+	// a larger call is let in alone. What waits for L3's decision is bounded by as much again.
+	// Calls beyond that wait, within their ctx, before they copy.
 	L1MaxBytes int64
 	// MaxItemBytes is the largest Content, and delta of a Merge, in bytes; at most 1 GiB. The state
 	// of an item with a CRDT kind, which merges make larger, has a bound of its own: 16 MiB, as in

@@ -173,6 +173,12 @@ func (e *writer) writeSingly(ctx context.Context, c *call) (became []fate, left 
 	}
 	defer e.door.Exit(ctx, &err)
 	start, decided, admitted := e.news.Start(), e.decided(c), false
+	if decided { // for all at once: who has some of it waits for nothing
+		if err := e.enterLate(ctx, c); err != nil {
+			return nil, nil, err
+		}
+		defer e.leave(c)
+	}
 	under, next := make([]sent, 0, len(c.ops)), 0
 	for ; next < len(c.ops); admitted = true {
 		u := sent{c: c.only(next)}

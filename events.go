@@ -6,6 +6,11 @@ import "time"
 // nil. They run on the engine's own goroutines, outside its locks, one at a time and
 // in order; a slow one delays the next events, not reads or writes. A panic in one is
 // recovered and logged.
+//
+// What waits for a slow one is bounded: with more than 16 MiB, ops are told of without their
+// Content, which is nil then. With more than 32 MiB, some 100,000 of them, the next are not told
+// of, nor are copies and batches; the log is told how many were left out, and Stats counts all.
+// Changes of state have another 8 MiB.
 type Events struct {
 	StateChanged        func(from, to State)             // the engine is in another state
 	BackpressureChanged func(from, to BackpressureLevel) // the level has changed
@@ -48,7 +53,7 @@ type SupersededOp struct {
 	ID       string
 	Version  uint64
 	Deleted  bool
-	Content  []byte // of a put
+	Content  []byte // of a put, see Events
 	By       uint64 // version of what L3 holds
 	ByDelete bool   // and that is a delete
 }

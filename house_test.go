@@ -135,7 +135,7 @@ var wallTimes = map[string]string{
 	"l1.go begin":             "stored or shown as it is",
 	"l1.go time":              "stored or shown as it is",
 	"offline.go wallTime":     "stored or shown as it is",
-	"retry.go Public":         "stored or shown as it is",
+	"retry.go One":            "stored or shown as it is",
 	"l3.go PurgeTombstones":   "when tombstones expire in L3",
 	"wal.go Append":           "for an engine that comes later, with another clock of this kind",
 	"flush.go refill":         "for an engine that comes later, with another clock of this kind",

@@ -94,7 +94,11 @@ func (e *writer) findOrMake(values context.Context, id string, factory func(cont
 	if err := o.mayExpire(&it); err != nil {
 		return Record{}, err
 	}
-	c := o.call(1)
+	c, err := e.newCall(ctx, o, 1, roomFor(&it))
+	if err != nil {
+		return Record{}, err
+	}
+	defer e.leave(c)
 	if err := c.put(e, &it, o); err != nil {
 		return Record{}, err
 	}

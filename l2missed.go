@@ -16,6 +16,7 @@ package syncengine
 import (
 	"context"
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,7 +122,7 @@ func (m *l2Missed) keep(id string, l lack) {
 		m.later++
 		l.until = time.Now().Add(toldWait)
 	}
-	m.ids[id] = l
+	m.ids[strings.Clone(id)] = l // it may be in an op's own memory
 	m.some.Store(true)
 }
 

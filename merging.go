@@ -19,6 +19,7 @@ package syncengine
 
 import (
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -98,7 +99,7 @@ func (q *queue) addMerging(id string, m *merging) {
 	if q.merges == nil {
 		q.merges = make(map[string]*merging)
 	}
-	q.merges[id] = m
+	q.merges[strings.Clone(id)] = m // it may be in an op's own memory
 	q.merging.Store(int64(len(q.merges)))
 }
 

@@ -10,6 +10,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -66,7 +68,7 @@ func (n *news) Stats(s *Stats) {
 func (n *news) State(from, to State) {
 	n.log.Info("state changed", "from", from.String(), "to", to.String())
 	if fn := n.on.StateChanged; fn != nil {
-		n.loop.Send(func() { fn(from, to) })
+		n.loop.Tell(func() { fn(from, to) })
 	}
 }
 
@@ -78,13 +80,13 @@ func (n *news) Level(from, to BackpressureLevel) {
 	}
 	n.log.Log(context.Background(), severity, "backpressure changed", "from", from.String(), "to", to.String())
 	if fn := n.on.BackpressureChanged; fn != nil {
-		n.loop.Send(func() { fn(from, to) })
+		n.loop.Tell(func() { fn(from, to) })
 	}
 }
 
 // Circuit tells that a breaker has changed, and why if it opens. It only hands over.
 func (n *news) Circuit(tier, from, to string, cause error) {
-	n.loop.Send(func() {
+	n.loop.Tell(func() {
 		if cause != nil {
 			n.log.Warn("circuit changed", "tier", tier, "from", from, "to", to, "error", plain(cause))
 		} else {
@@ -104,7 +106,7 @@ func (n *news) L3Outage(down bool, cause error) {
 		n.log.Info("L3 takes writes again")
 	}
 	if fn := n.on.L3Outage; fn != nil {
-		n.loop.Send(func() { fn(down, cause) })
+		n.loop.Tell(func() { fn(down, cause) })
 	}
 }
 
@@ -124,18 +126,36 @@ func (n *news) L2Outage(cause error) {
 		n.log.Info("L2 changed", "down", true, "error", cause)
 	}
 	if fn := n.on.L2Outage; fn != nil {
-		n.loop.Send(func() { fn(cause != nil, cause) })
+		n.loop.Tell(func() { fn(cause != nil, cause) })
 	}
 }
 
 // Quarantined tells that L3 refuses the ops of a unit. Its words could quote content, so the log
-// gets its number for the error alone, 0 for none.
-func (n *news) Quarantined(ops []QuarantinedOp, number int) {
-	n.log.Warn("L3 refused an op, now in quarantine", "ops", len(ops), "sql_error", number)
-	if fn := n.on.Quarantined; fn != nil {
-		for _, op := range ops {
-			n.loop.Send(func() { fn(op) })
-		}
+// gets its number for the error alone, 0 for none. op makes what the user is shown of the ith, if
+// anybody wants to see it; its content may be the op's own.
+func (n *news) Quarantined(count int, op func(i int) QuarantinedOp, number int) {
+	n.log.Warn("L3 refused an op, now in quarantine", "ops", count, "sql_error", number)
+	fn := n.on.Quarantined
+	if fn == nil {
+		return
+	}
+	for i := range count {
+		op := op(i)
+		id, content := op.ID, op.Content
+		op.ID, op.Content = "", nil
+		n.ofOp(id, content, func(id string, content []byte) {
+			op.ID, op.Content = id, content
+			fn(op)
+		})
+	}
+}
+
+// ofOp makes tell tell the user of an op, with copies, later: by then nothing else may hold the
+// op's memory. When too much is held, its content is left out.
+func (n *news) ofOp(id string, content []byte, tell func(id string, content []byte)) {
+	if !n.loop.Offer(len(id)+len(content), func() { tell(strings.Clone(id), slices.Clone(content)) }) {
+		id := strings.Clone(id)
+		n.loop.Send(len(id), func() { tell(id, nil) })
 	}
 }
 
@@ -149,7 +169,7 @@ func (n *news) Corrupted(err error) {
 	n.meters.corruption(ce.Tier)
 	n.log.Warn("corrupt copy", "tier", ce.Tier)
 	if fn := n.on.Corrupted; fn != nil {
-		n.loop.Send(func() { fn(ce) })
+		n.loop.Send(len(ce.ID), func() { fn(ce) })
 	}
 }
 
@@ -164,20 +184,27 @@ func (n *news) DamagedMerges(id string, rows int) {
 func (n *news) Healed(id, tier string) {
 	n.healed.Add(1)
 	if fn := n.on.Healed; fn != nil {
-		n.loop.Send(func() { fn(id, tier) })
+		n.loop.Send(len(id), func() { fn(id, tier) })
 	}
 }
 
-// Superseded tells of n ops that L3 holds something higher of, by another engine. op makes what
-// the user is shown of the ith, if anybody wants to see it.
+// Superseded tells of ops that L3 holds something higher of, by another engine. op makes what the
+// user is shown of the ith, as in Quarantined.
 func (n *news) Superseded(count int, op func(i int) SupersededOp) {
 	n.superseded.Add(uint64(count))
 	n.log.Warn("another engine's later write was in L3 first", "ops", count)
-	if fn := n.on.Superseded; fn != nil {
-		for i := range count {
-			op := op(i)
-			n.loop.Send(func() { fn(op) })
-		}
+	fn := n.on.Superseded
+	if fn == nil {
+		return
+	}
+	for i := range count {
+		op := op(i)
+		id, content := op.ID, op.Content
+		op.ID, op.Content = "", nil
+		n.ofOp(id, content, func(id string, content []byte) {
+			op.ID, op.Content = id, content
+			fn(op)
+		})
 	}
 }
 
@@ -192,7 +219,7 @@ func (n *news) Verified(r *VerifyReport, took time.Duration, err error, backgrou
 	}
 	if fn := n.on.Verified; fn != nil {
 		report := *r
-		n.loop.Send(func() { fn(report) })
+		n.loop.Tell(func() { fn(report) })
 	}
 }
 
@@ -202,7 +229,7 @@ func (n *news) Compacted(r CompactReport, done bool) {
 		n.log.Info("merges compacted", "items", r.Items, "ops", r.Ops, "damaged", r.Damaged)
 	}
 	if fn := n.on.Compacted; fn != nil {
-		n.loop.Send(func() { fn(r, done) })
+		n.loop.Tell(func() { fn(r, done) })
 	}
 }
 
@@ -236,7 +263,11 @@ func (n *news) FlushStart() (t time.Time) {
 // Flushed tells what became of a batch. It is called only after a FlushStart that was not zero.
 func (n *news) Flushed(b FlushedBatch) {
 	fn := n.on.Flushed
-	n.loop.Send(func() { fn(b) })
+	bytes := 0
+	for _, parent := range b.TraceParents {
+		bytes += len(parent)
+	}
+	n.loop.Send(bytes, func() { fn(b) })
 }
 
 // Batch counts a batch that has landed.

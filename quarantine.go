@@ -106,7 +106,7 @@ func (q *quarantine) Load(ctx context.Context) error {
 func (q *quarantine) index(ops []*entry, row int64, why string, seq, upTo int64) {
 	r := &badRow{id: row, err: why, seq: seq, upTo: upTo}
 	for _, e := range ops {
-		op := &badOp{id: e.id(), head: e.shadow(), row: r, superseded: e.state.Load()&stateSuperseded != 0}
+		op := &badOp{id: strings.Clone(e.id()), head: e.shadow(), row: r, superseded: e.state.Load()&stateSuperseded != 0}
 		r.ops = append(r.ops, op)
 		q.byID[op.id] = append(q.byID[op.id], op)
 	}

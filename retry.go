@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/failpoint"
@@ -28,7 +29,8 @@ func (q *quarantine) Refuse(ctx context.Context, u *unit, why error) error {
 	}
 	failpoint.Hit(failpoint.Quarantined)
 	bad := badUnit{At: at, Attempts: attempts(u.Ops()), Err: why.Error(), Ops: u.Ops()}
-	q.news.Quarantined(bad.Public(), sqlkit.Number(why))
+	group := bad.GroupIDs()
+	q.news.Quarantined(len(bad.Ops), func(i int) QuarantinedOp { return bad.One(i, group) }, sqlkit.Number(why))
 	return nil
 }
 
@@ -258,23 +260,35 @@ func (q *quarantine) Discard(ctx context.Context, ids ...string) (n int, err err
 
 // Public returns the ops of a unit as the user sees them.
 func (u *badUnit) Public() []QuarantinedOp {
-	var group []string
-	if len(u.Ops) > 1 {
-		for _, e := range u.Ops {
-			group = append(group, e.item())
-		}
-	}
+	group := u.GroupIDs()
 	out := make([]QuarantinedOp, len(u.Ops))
-	for i, e := range u.Ops {
-		out[i] = QuarantinedOp{
-			ID: e.item(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.Err,
-			Attempts: u.Attempts, At: time.Unix(0, u.At).UTC(), Superseded: e.state.Load()&stateSuperseded != 0,
-		}
-		if !e.deleted {
-			out[i].Content = slices.Clone(e.content())
-		}
+	for i := range out {
+		out[i] = u.One(i, group)
+		out[i].Content = slices.Clone(out[i].Content)
 	}
 	return out
+}
+
+func (u *badUnit) GroupIDs() (group []string) {
+	if len(u.Ops) > 1 {
+		for _, e := range u.Ops {
+			group = append(group, strings.Clone(e.item()))
+		}
+	}
+	return group
+}
+
+// One returns an op with the content that it has itself.
+func (u *badUnit) One(i int, group []string) QuarantinedOp {
+	e := u.Ops[i]
+	op := QuarantinedOp{
+		ID: e.item(), Version: e.version, Deleted: e.deleted, GroupIDs: group, Error: u.Err,
+		Attempts: u.Attempts, At: time.Unix(0, u.At).UTC(), Superseded: e.state.Load()&stateSuperseded != 0,
+	}
+	if !e.deleted {
+		op.Content = e.content()
+	}
+	return op
 }
 
 // Damaged returns the error of an op that is not what was submitted, nil when all are.

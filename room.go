@@ -6,9 +6,12 @@ package syncengine
 //
 // A call waits before it copies its content, in the order in which calls came; one that is larger
 // than all the room has it alone. It gives its room back when memory has its ops, when the log has
-// taken them or not, when it is refused, and before it asks L3. None of these waits for a call that
-// waits here: from the log the room comes back on the log's loop, whatever becomes of the caller.
-// Who puts into the log what is accepted already (in an outage, after a retry) takes none.
+// taken them or not, and when it is refused. None of these waits for a call that waits here: from
+// the log the room comes back on the log's loop, whatever becomes of the caller. Who puts into the
+// log what is accepted already (in an outage, after a retry) takes none.
+//
+// What L3 decides has another room, as large, until L3 has answered or the caller has left: it may
+// hang, and others go on.
 //
 // No goroutines.
 
@@ -71,7 +74,7 @@ func (r *room) wait(ctx context.Context, size int64) error {
 	return ctx.Err()
 }
 
-// give gives room back.
+// give gives room back. Where there is none, r may be nil.
 func (r *room) give(size int64) {
 	if size == 0 {
 		return
@@ -98,20 +101,27 @@ func (r *room) letIn() {
 // enter waits until there is room for what a call copies. One that memory takes does not stand
 // behind those who wait for the log.
 func (e *writer) enter(ctx context.Context, c *call, size int64) error {
-	if !e.room.take(size) {
-		if c.d == Buffered && e.queue.Takes(size) {
+	r := &e.room
+	if e.forL3(c) {
+		r = &e.asking
+	}
+	if !r.take(size) {
+		if r == &e.room && c.d == Buffered && e.queue.Takes(size) {
 			return nil
 		}
 		if err := e.pressure.Allow(ctx); err != nil {
 			return err
 		}
-		if err := e.room.wait(ctx, size); err != nil {
+		if err := r.wait(ctx, size); err != nil {
 			return err
 		}
 	}
-	c.room = size
+	c.room, c.in = size, r
 	return nil
 }
+
+// forL3 reports whether L3 decides a call, before its ops are known.
+func (e *writer) forL3(c *call) bool { return e.decided(c) && !e.archive.Private() }
 
 // enterLate is enter for a call whose ops were copied already.
 func (e *writer) enterLate(ctx context.Context, c *call) error {
@@ -123,8 +133,15 @@ func (e *writer) enterLate(ctx context.Context, c *call) error {
 
 // leave gives back what room a call has, if there still is one.
 func (e *writer) leave(c *call) {
-	if c != nil {
-		e.room.give(c.handOver())
+	if c != nil && c.room != 0 {
+		c.in.give(c.handOver())
+	}
+}
+
+// leaveLog is leave for a call that does not go into the log, as it seemed.
+func (e *writer) leaveLog(c *call) {
+	if c.in == &e.room {
+		e.leave(c)
 	}
 }
 
@@ -137,9 +154,6 @@ func (c *call) handOver() (room int64) {
 // newCall is a call for n ops that are still to be copied, of that size.
 func (e *writer) newCall(ctx context.Context, o *writeOptions, n int, size int64) (*call, error) {
 	c := o.call(n)
-	if o.conditional && !e.archive.Private() { // L3 will be asked
-		return c, nil
-	}
 	return c, e.enter(ctx, c, size)
 }
 

@@ -199,7 +199,7 @@ type QuarantinedOp struct {
 	ID       string
 	Version  uint64
 	Deleted  bool
-	Content  []byte    // of a put
+	Content  []byte    // of a put; in an event see Events
 	GroupIDs []string  // ids of the group it belongs to, itself included; nil for a single op
 	Error    string    // L3's words
 	Attempts int       // how often L3 has refused it

@@ -423,7 +423,11 @@ func (u *update) start(ctx context.Context, it *Item, at *known, o writeOptions)
 	if err != nil {
 		return nil, err
 	}
-	defer e.leave(c)
+	defer func() {
+		if err != nil || w == nil || w.q == nil { // else L3 is asked, see waitL3
+			e.leave(c)
+		}
+	}()
 	if err := c.put(e, it, &o); err != nil {
 		return nil, err
 	}
@@ -456,14 +460,14 @@ func (u *update) log(ctx context.Context, w *handed, at *known) (err error) {
 			close(w.done)
 		}
 	} else {
-		room := w.c.handOver()
+		in, room := w.c.in, w.c.handOver()
 		w.w, err = e.numbers.StartLog(w.c.ops, w.c.d, assign, func(err error) {
-			e.room.give(room)
+			in.give(room)
 			w.err = err
 			close(w.done)
 		})
 		if err != nil {
-			e.room.give(room)
+			in.give(room)
 		}
 	}
 	if errors.Is(err, errUnsettled) || errors.Is(err, ErrConflict) {
@@ -502,6 +506,7 @@ func (w *handed) wait(ctx context.Context) (Item, error) {
 func (w *handed) stored() Item { return w.e.storedAs(w.op).Item }
 
 func (w *handed) waitL3(ctx context.Context) (Item, error) {
+	defer w.e.leave(w.c)
 	floor, err := w.e.answered(ctx, w.c, w.q)
 	if floor != 0 || errors.Is(err, ErrConflict) {
 		return Item{}, errAgain

@@ -48,7 +48,8 @@ type writer struct {
 	door       *door
 	news       *news
 	now        func() time.Time // of L3, see fleettime.go
-	room       room
+	room       room             // for the log
+	asking     room             // for L3
 	conditions conditions
 	lines      lines
 	makers     loader.Group[string, func() (Record, error), Record] // factories under way, by id
@@ -57,7 +58,7 @@ type writer struct {
 func newWriter(cfg *Config, mem *l1, w *journal, q *queue, f *flusher, n *numbers, p *pressure, c *cache, a *archive, t *trust, push *push, bad *quarantine, r *repair, rd *reader, d *door, news *news) *writer {
 	e := &writer{
 		cfg: *cfg, l1: mem, wal: w, queue: q, flush: f, numbers: n, pressure: p, cache: c, archive: a, trust: t, push: push, bad: bad, repair: r,
-		reader: rd, door: d, news: news, now: t.Time().L3, conditions: conditions{wake: make(chan struct{}, 1)}, room: room{most: max(cfg.L1MaxBytes/2, leastRoom)},
+		reader: rd, door: d, news: news, now: t.Time().L3, conditions: conditions{wake: make(chan struct{}, 1)}, room: room{most: max(cfg.L1MaxBytes/2, leastRoom)}, asking: room{most: max(cfg.L1MaxBytes/2, leastRoom)},
 	}
 	e.makers.Spawn = func(make func()) { d.Spawn("factory", make) }
 	e.makers.Stages = []loader.Stage[string, func() (Record, error), Record]{{Most: 1, Ask: func(made []*making) { made[0].Answer(made[0].About()) }}}
@@ -206,6 +207,7 @@ type call struct {
 	views    map[int][32]byte // see noteViews
 	kept     bool             // somebody may hold it when the call has returned
 	room     int64            // that it has, see room.go
+	in       *room            // where
 
 	first [1]*entry // room for ops of the usual call
 }
@@ -589,9 +591,9 @@ func (e *writer) log(c *call, assign func(*entry) (*entry, error)) (*logging, er
 		e.numbers.Watch(l.watched)
 	}
 	var err error
-	room := c.handOver()
-	if l.w, err = e.numbers.StartLog(c.ops, c.d, assign, func(err error) { e.room.give(room); l.logged <- err }); err != nil {
-		e.room.give(room)
+	in, room := c.in, c.handOver()
+	if l.w, err = e.numbers.StartLog(c.ops, c.d, assign, func(err error) { in.give(room); l.logged <- err }); err != nil {
+		in.give(room)
 		e.numbers.Unwatch(l.watched)
 		return nil, err
 	}

@@ -1,6 +1,8 @@
 // Package eventloop calls functions one at a time, in order, on the goroutine of Run. A sender
-// never waits: calls queue up while a function is slow, and past a limit the newest are dropped
-// and counted.
+// never waits: calls queue up while a function is slow. What they hold is bounded, by bytes, and
+// past that the newest are dropped and counted. There are three bounds: a caller that may tell the
+// same with less asks whether there is room for all (Offer); else the call has more (Send); and
+// what comes seldom, and nobody should miss, has the most (Tell).
 package eventloop
 
 import (
@@ -8,8 +10,13 @@ import (
 	"sync"
 )
 
-// most is how many calls may be queued.
-const most = 10_000
+// The most bytes that calls hold that are queued, so that another one of its kind is.
+const (
+	mostOffered = 16 << 20
+	mostSent    = 32 << 20
+	mostTold    = 40 << 20
+	overhead    = 256 // of each call
+)
 
 // Loop is a queue of calls. Make one with New.
 type Loop struct {
@@ -18,9 +25,15 @@ type Loop struct {
 	ended chan struct{} // closed when Run returns
 
 	mu      sync.Mutex // guards the fields below
-	queued  []func()
+	queued  []call
+	held    int // bytes, of those queued and the one that is being made
 	dropped int
 	closed  bool
+}
+
+type call struct {
+	fn    func()
+	bytes int
 }
 
 // New returns a loop that tells log of dropped calls and of panics.
@@ -28,16 +41,40 @@ func New(log *slog.Logger) *Loop {
 	return &Loop{log: log, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
-// Send queues a call.
-func (l *Loop) Send(call func()) {
-	l.mu.Lock()
-	if len(l.queued) < most {
-		l.queued = append(l.queued, call)
-	} else {
-		l.dropped++
+// Offer queues a call that holds so many bytes, or reports that they are too many now.
+func (l *Loop) Offer(bytes int, fn func()) bool { return l.queue(bytes, mostOffered, fn) }
+
+// Send queues a call that holds so many bytes.
+func (l *Loop) Send(bytes int, fn func()) {
+	if !l.queue(bytes, mostSent, fn) {
+		l.drop()
 	}
-	l.mu.Unlock()
+}
+
+// Tell queues a call of a kind that comes seldom.
+func (l *Loop) Tell(fn func()) {
+	if !l.queue(0, mostTold, fn) {
+		l.drop()
+	}
+}
+
+func (l *Loop) queue(bytes, most int, fn func()) bool {
+	bytes += overhead
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held+bytes > most {
+		return false
+	}
+	l.held += bytes
+	l.queued = append(l.queued, call{fn, bytes})
 	l.signal()
+	return true
+}
+
+func (l *Loop) drop() {
+	l.mu.Lock()
+	l.dropped++
+	l.mu.Unlock()
 }
 
 func (l *Loop) signal() {
@@ -69,8 +106,13 @@ func (l *Loop) Run() {
 		if dropped > 0 {
 			l.log.Warn("event functions are too slow", "dropped", dropped)
 		}
-		for _, call := range calls {
-			l.protect(call)
+		for i := range calls {
+			c := calls[i]
+			calls[i] = call{} // it may hold much
+			l.protect(c.fn)
+			l.mu.Lock()
+			l.held -= c.bytes
+			l.mu.Unlock()
 		}
 		if closed {
 			return
@@ -78,11 +120,11 @@ func (l *Loop) Run() {
 	}
 }
 
-func (l *Loop) protect(call func()) {
+func (l *Loop) protect(fn func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			l.log.Error("event function panicked", "panic", p)
 		}
 	}()
-	call()
+	fn()
 }

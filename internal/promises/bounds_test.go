@@ -17,6 +17,7 @@ import (
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
+	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
 // gated is an L3 whose Apply waits while the gate is shut.
@@ -293,6 +294,63 @@ func TestINV10CallersWaitBeforeTheyCopy(t *testing.T) {
 				t.Errorf("the heap grew by %d MiB, and by %d MiB when all was accepted", most>>20, now>>20)
 			}
 			cancel()
+		})
+	}
+}
+
+// TestINV10WhatL3IsToDecideIsBounded: calls that wait for L3's decision while it hangs have a room
+// of their own; others go on meanwhile, and all does when it is back.
+func TestINV10WhatL3IsToDecideIsBounded(t *testing.T) {
+	const calls, limit = 2000, 64 << 20 // of 200 MiB
+	db := testserver.MariaDB(t)
+	e := lab.Open(t, syncengine.Config{SQLURL: db.URL(), L1MaxBytes: 16 << 20, L3Timeout: 30 * time.Second, Durability: syncengine.Logged})
+	lab.Put(t, e, "first", 1)
+	lab.Must(t, e.Flush(context.Background()))
+	content := lab.BigDoc(100)
+	for name, call := range map[string]func(ctx context.Context, id string) error{
+		"Insert": func(ctx context.Context, id string) error {
+			return e.Insert(ctx, syncengine.Item{ID: id, Content: content})
+		},
+		"Update": func(ctx context.Context, id string) error {
+			_, err := e.Update(ctx, id[:len(id)-1], func(syncengine.Item, bool) (syncengine.Item, error) {
+				return syncengine.Item{Content: content}, nil
+			})
+			return err
+		},
+		"GetOrInsertWith": func(ctx context.Context, id string) error {
+			_, err := e.GetOrInsertWith(ctx, id, func(context.Context) (syncengine.Item, error) {
+				return syncengine.Item{Content: content}, nil
+			})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := lab.HeapInUse()
+			db.Stop()
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			var wg sync.WaitGroup
+			for i := range calls {
+				wg.Go(func() {
+					if err := call(ctx, fmt.Sprint(name, "-", i)); err == nil {
+						t.Error("nil while SQL hangs")
+					}
+				})
+			}
+			for range 10 {
+				time.Sleep(50 * time.Millisecond)
+				lab.Put(t, e, "another", 1)
+				if grown := lab.HeapInUse() - before; grown > limit {
+					t.Fatalf("%d calls with 100 KiB hold %d MiB", calls, grown>>20)
+				}
+			}
+			cancel()
+			wg.Wait()
+			if grown := lab.HeapInUse() - before; grown > limit {
+				t.Errorf("%d calls that have left hold %d MiB", calls, grown>>20)
+			}
+			db.Resume()
+			lab.Eventually(t, "L3 decides again", func() bool { return call(context.Background(), name+" again-") == nil })
 		})
 	}
 }
