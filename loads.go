@@ -16,8 +16,12 @@ import (
 	"github.com/syncengine-go/syncengine/internal/loader"
 )
 
-// togetherMost is how many loads share a call.
-const togetherMost = 32
+// togetherMost is how many loads share a call, and callsMost how many calls of one kind are under
+// way while a server hangs.
+const (
+	togetherMost = 32
+	callsMost    = 64
+)
 
 // load is an id that the tiers below memory are asked for.
 type load = loader.Load[string, sought, loaded]
@@ -55,10 +59,10 @@ func (d *reader) under(l *load) context.Context {
 // stages are those of a load.
 func (d *reader) stages() []loader.Stage[string, sought, loaded] {
 	return []loader.Stage[string, sought, loaded]{
-		fromL2:      {Most: togetherMost, Ask: d.askL2},
-		fromL2Alone: {Most: 1, Ask: d.askL2Alone},
-		fromL3:      {Most: togetherMost, Ask: d.askL3},
-		fromL3Alone: {Most: 1, Ask: d.askL3Alone},
+		fromL2:      {Most: togetherMost, Calls: callsMost, Ask: d.askL2},
+		fromL2Alone: {Most: 1, Calls: callsMost, Ask: d.askL2Alone},
+		fromL3:      {Most: togetherMost, Calls: callsMost, Ask: d.askL3},
+		fromL3Alone: {Most: 1, Calls: callsMost, Ask: d.askL3Alone},
 	}
 }
 

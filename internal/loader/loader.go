@@ -13,15 +13,16 @@
 // long wait. So two calls may be under way, and one more for each Worth that calls take: then one
 // comes back about that often. A server that is far away, or reads from a disk, is asked by all at
 // once. If none has come back, or was the first to go, for twice as long as they took, something
-// hangs, and who comes begins one; for those that wait while nobody comes, Tick does.
+// hangs, and who comes begins one; for those that wait while nobody comes, Tick does. In all, no
+// more are under way than the stage says.
 //
 // A call is begun after its loads were: an answer is never older than what began its load. A load
 // is joined only by those who could have begun it: each caller brings a stamp, and one that has
 // seen something newer begins its own.
 //
-// A load ends by itself, not with its callers: one that leaves gives up only its own wait. Only
-// what a caller asks itself, without a goroutine, may end with it: others that wait begin anew
-// then.
+// A call ends by itself, not with its callers: one that leaves gives up only its own wait. A load
+// that nobody waits for any more is in no further call. Only what a caller asks itself, without a
+// goroutine, may end with it: others that wait begin anew then.
 //
 // The goroutines are those that Spawn starts: each lives while loads wait.
 package loader
@@ -46,6 +47,8 @@ var ErrGone = errors.New("the load was given up")
 type Stage[K comparable, A, V any] struct {
 	// Most is how many loads a call is for at most. With 1 none waits for another.
 	Most int
+	// Calls is how many may be under way at most, 0 for any number.
+	Calls int
 	// Ask asks for loads. It must call Answer or Pass for each. A panic is an error of all of those
 	// for which it has not.
 	Ask func(loads []*Load[K, A, V])
@@ -63,6 +66,8 @@ type Load[K comparable, A, V any] struct {
 
 	stamp uint64
 	stage int           // where it goes next
+	who   int           // callers that wait for it
+	line  bool          // it waits for a call
 	ready bool          // it has been answered
 	done  chan struct{} // closed at the end
 	v     V             // valid then
@@ -89,6 +94,7 @@ type Group[K comparable, A, V any] struct {
 // line is what waits for a stage.
 type line[K comparable, A, V any] struct {
 	waiting []*Load[K, A, V]
+	left    int            // those of them that nobody waits for
 	stuck   *Load[K, A, V] // the first of them at the last Tick
 	busy    int            // calls under way
 	took    time.Duration  // calls lately
@@ -112,6 +118,7 @@ func (g *Group[K, A, V]) Do(ctx context.Context, key K, stamp uint64, about A, s
 			}
 			return l.v, l.err
 		case <-ctx.Done():
+			g.leave(l)
 			var none V
 			return none, ctx.Err()
 		}
@@ -124,13 +131,16 @@ func (g *Group[K, A, V]) join(ctx context.Context, key K, stamp uint64, about A,
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if l = g.loads[key]; l != nil && l.stamp == stamp {
+		if l.who++; l.who == 1 && l.line {
+			g.lines[l.stage].left--
+		}
 		return l, false
 	}
 	if g.loads == nil {
 		g.loads = make(map[K]*Load[K, A, V])
 		g.lines = make([]line[K, A, V], len(g.Stages))
 	}
-	l = &Load[K, A, V]{Key: key, About: about, Caller: ctx, stamp: stamp, stage: stage, done: make(chan struct{}), err: ErrGone}
+	l = &Load[K, A, V]{Key: key, About: about, Caller: ctx, stamp: stamp, stage: stage, who: 1, done: make(chan struct{}), err: ErrGone}
 	g.loads[key] = l
 	if in := &g.lines[stage]; itself && !g.itself && len(in.waiting) == 0 {
 		l.Itself, g.itself = true, true
@@ -141,20 +151,56 @@ func (g *Group[K, A, V]) join(ctx context.Context, key K, stamp uint64, about A,
 	return l, false
 }
 
+// leave is for a caller who does not wait for a load any more.
+func (g *Group[K, A, V]) leave(l *Load[K, A, V]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l.who--; l.who > 0 || !l.line {
+		return
+	}
+	in := &g.lines[l.stage]
+	if in.left++; in.left > len(in.waiting)/2 {
+		g.drop(in)
+	}
+}
+
+// drop ends the loads in a line that nobody waits for. g.mu is held.
+func (g *Group[K, A, V]) drop(in *line[K, A, V]) {
+	if in.left == 0 {
+		return
+	}
+	in.left = 0
+	in.waiting = slices.DeleteFunc(in.waiting, func(l *Load[K, A, V]) bool {
+		if l.who == 0 {
+			g.end(l)
+		}
+		return l.who == 0
+	})
+}
+
 // wait puts a load into the line of its stage, and begins a call if there may be one. g.mu is held.
 func (g *Group[K, A, V]) wait(l *Load[K, A, V], now time.Time) {
 	at := l.stage
 	in := &g.lines[at]
-	in.waiting = append(in.waiting, l)
-	if g.Stages[at].Most == 1 || in.busy < 2+int(in.took/Worth) || now.Sub(in.back) > 2*max(in.took, Worth) {
+	in.waiting, l.line = append(in.waiting, l), true
+	if g.mayBegin(at) && (g.Stages[at].Most == 1 || in.busy < 2+int(in.took/Worth) || now.Sub(in.back) > 2*max(in.took, Worth)) {
 		g.begin(at, now)
 	}
 }
 
+// mayBegin reports whether there may be another call of a stage at all. g.mu is held.
+func (g *Group[K, A, V]) mayBegin(at int) bool {
+	most := g.Stages[at].Calls
+	return most == 0 || g.lines[at].busy < most
+}
+
 // begin begins a call of a stage for which loads wait. g.mu is held.
 func (g *Group[K, A, V]) begin(at int, now time.Time) {
-	g.lines[at].goes(now)
 	loads := g.take(at)
+	if len(loads) == 0 { // nobody waits for them any more
+		return
+	}
+	g.lines[at].goes(now)
 	g.Spawn(func() { g.work(at, loads) })
 }
 
@@ -168,9 +214,13 @@ func (in *line[K, A, V]) goes(now time.Time) {
 // take takes loads out of the line of a stage. g.mu is held.
 func (g *Group[K, A, V]) take(at int) []*Load[K, A, V] {
 	in := &g.lines[at]
+	g.drop(in)
 	n := min(len(in.waiting), g.Stages[at].Most)
 	loads := slices.Clone(in.waiting[:n])
 	in.waiting = slices.Delete(in.waiting, 0, n)
+	for _, l := range loads {
+		l.line = false
+	}
 	return loads
 }
 
@@ -215,7 +265,7 @@ func (g *Group[K, A, V]) next(at int, began time.Time, asked []*Load[K, A, V]) [
 	now := time.Now()
 	g.came(at, began, now)
 	for _, l := range asked {
-		if !l.ready && l.stage >= 0 {
+		if !l.ready && l.stage >= 0 && l.who > 0 {
 			g.wait(l, now)
 			continue
 		}
@@ -288,7 +338,7 @@ func (g *Group[K, A, V]) Tick() {
 	for at := range g.lines {
 		in := &g.lines[at]
 		if len(in.waiting) > 0 && in.waiting[0] == in.stuck {
-			for len(in.waiting) > 0 {
+			for len(in.waiting) > 0 && g.mayBegin(at) {
 				g.begin(at, time.Now())
 			}
 		}

@@ -92,7 +92,7 @@ func idle(t *testing.T, g *group) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for at, in := range g.lines {
-		if in.busy != 0 || len(in.waiting) != 0 {
+		if in.busy != 0 || len(in.waiting) != 0 || in.left != 0 {
 			t.Errorf("at the end, of stage %d: %+v", at, in)
 		}
 	}
@@ -244,6 +244,56 @@ func TestATickBeginsWhatWaitsForCallsThatHang(t *testing.T) {
 		g.Tick()
 		idle(t, g)
 	})
+}
+
+// While calls hang, there are no more of them than may be; what nobody waits for any more does not
+// pile up behind them, and goes nowhere when they are back.
+func TestCallsThatHangAreBounded(t *testing.T) {
+	for _, most := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			g, calls := gated(most)
+			g.Stages[0].Calls = 3
+			ctx, leave := context.WithCancel(t.Context())
+			var left []chan result
+			for key := range 100 {
+				left = append(left, asking(ctx, g, key, 0, false))
+				time.Sleep(time.Second)
+				g.Tick()
+				synctest.Wait()
+			}
+			staying := asking(t.Context(), g, 50, 0, false)
+			last := asking(t.Context(), g, 200, 0, false)
+			leave()
+			for _, from := range left {
+				want(t, from, "", context.Canceled)
+			}
+			back := asking(t.Context(), g, 2*most+3, 0, false) // one that was given up, it may be
+			g.mu.Lock()
+			if n := len(g.loads); n > 3*most+3 {
+				t.Errorf("%d loads are left when their callers are not", n)
+			}
+			g.mu.Unlock()
+			if len(calls) != 3 {
+				t.Fatalf("%d calls are under way, want 3", len(calls))
+			}
+			for range 3 {
+				(<-calls).do <- passAll // nobody is there to ask the next stage for
+			}
+			synctest.Wait()
+			for len(calls) > 0 {
+				c := <-calls
+				if c.stage != 0 {
+					t.Errorf("stage %d is asked for %v, which nobody waits for", c.stage, c.keys)
+				}
+				c.do <- answerAll
+				synctest.Wait()
+			}
+			want(t, staying, "50!", nil)
+			want(t, last, "200!", nil)
+			want(t, back, fmt.Sprint(2*most+3, "!"), nil)
+			idle(t, g)
+		})
+	}
 }
 
 // One that leaves ends no load, and takes nobody's place.
