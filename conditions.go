@@ -163,6 +163,7 @@ func (e *writer) truths(ctx context.Context, ids []string) (out, inL3 []Record, 
 	stamps := make([]stamp, len(ids))
 	var ask []string
 	var at []int
+	r := newReading(ids)
 	for i, id := range ids {
 		stamps[i] = e.l1.Stamp(id)
 		ent, ok := e.l1.Get(id)
@@ -173,7 +174,7 @@ func (e *writer) truths(ctx context.Context, ids []string) (out, inL3 []Record, 
 			}
 			out[i] = rec
 		}
-		waiting, askL3, err := e.bad.Waiting(ctx, id)
+		waiting, askL3, err := e.bad.WaitingIn(ctx, r, id)
 		if err != nil {
 			return nil, nil, err
 		}

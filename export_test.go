@@ -211,6 +211,9 @@ type segmentOf = segment
 func IDOf(e *OpEntry) string      { return e.id() }
 func VersionOf(e *OpEntry) uint64 { return e.version }
 
+// NewReading begins what a call reads of the WAL that asks for many ids.
+var NewReading = newReading
+
 // Compacter is what an L3 of ours can do with merges.
 type Compacter = compacter
 

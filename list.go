@@ -104,12 +104,18 @@ func (l *listing) next(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	var r *reading // of the first of what is refused and left
+	left := 0
 	for bytes := 0; bytes < pageBytes; {
 		refused := len(l.refused) > 0 && (len(l.page) > 0 && l.refused[0] <= l.page[0].Record.ID || len(l.page) == 0 && !l.more)
 		n := len(l.items)
 		switch {
 		case refused:
-			err = l.addRefused(ctx)
+			if left == 0 {
+				r, left = l.d.ahead(ctx, l.refused[:l.due()])
+			}
+			left--
+			err = l.addRefused(ctx, r)
 		case len(l.page) > 0:
 			l.addRow(ctx)
 		default:
@@ -123,6 +129,35 @@ func (l *listing) next(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// due is of how many ids that are refused it is known that they come before the next page of L3.
+func (l *listing) due() int {
+	if !l.more {
+		return len(l.refused)
+	}
+	n, found := slices.BinarySearch(l.refused, l.after)
+	if found {
+		n++
+	}
+	return n
+}
+
+// ahead begins to read what is refused of the first of ids, of some page at most, and tells of how
+// many. What L3 holds above it is noted at once, as each of these would be (see higher): it may all
+// be in one row.
+func (d *reader) ahead(ctx context.Context, ids []string) (r *reading, n int) {
+	n = d.bad.Within(ids, pageBytes)
+	if n > 1 {
+		if heads, err := d.archive.Heads(ctx, ids[:n]); err == nil { // else each is asked for
+			recs := make([]Record, len(heads))
+			for i := range heads {
+				recs[i] = heads[i].record()
+			}
+			_ = d.bad.Landed(ctx, recs)
+		}
+	}
+	return newReading(ids[:n]), n
 }
 
 // read reads a page of L3, and sizes the next one by it.
@@ -158,9 +193,9 @@ func (l *listing) addRow(ctx context.Context) {
 }
 
 // addRefused takes the next op in quarantine, as a read of its id answers, which looks at L3, too.
-func (l *listing) addRefused(ctx context.Context) error {
+func (l *listing) addRefused(ctx context.Context, r *reading) error {
 	id := l.refused[0]
-	rec, err := l.d.Find(ctx, id)
+	rec, err := l.d.findIn(ctx, r, id)
 	switch {
 	case errors.Is(err, ErrCorruption):
 		l.items = append(l.items, listed{err: err})
@@ -206,8 +241,14 @@ func (d *reader) firstIDs(ctx context.Context, prefix string) (refused, ids []st
 	if refused, err = d.landed(ctx, prefix); err != nil {
 		return nil, nil, err
 	}
-	for _, id := range refused {
-		rec, err := d.Find(ctx, id)
+	var r *reading
+	left := 0
+	for i, id := range refused {
+		if left == 0 {
+			r, left = d.ahead(ctx, refused[i:])
+		}
+		left--
+		rec, err := d.findIn(ctx, r, id)
 		switch {
 		case err == nil && !rec.Deleted, errors.Is(err, ErrCorruption):
 			ids = append(ids, id)

@@ -77,6 +77,7 @@ type badRow struct {
 type badOp struct {
 	id         string
 	head       *entry
+	size       int // of its content
 	row        *badRow
 	superseded bool
 }
@@ -106,7 +107,7 @@ func (q *quarantine) Load(ctx context.Context) error {
 func (q *quarantine) index(ops []*entry, row int64, why string, seq, upTo int64) {
 	r := &badRow{id: row, err: why, seq: seq, upTo: upTo}
 	for _, e := range ops {
-		op := &badOp{id: strings.Clone(e.id()), head: e.shadow(), row: r, superseded: e.state.Load()&stateSuperseded != 0}
+		op := &badOp{id: strings.Clone(e.id()), head: e.shadow(), size: len(e.content()), row: r, superseded: e.state.Load()&stateSuperseded != 0}
 		r.ops = append(r.ops, op)
 		q.byID[op.id] = append(q.byID[op.id], op)
 	}
@@ -229,18 +230,15 @@ func (q *quarantine) outrank(ctx context.Context, r *badRow, ops map[*badOp]int)
 		}
 		return nil
 	}
-	bads, err := q.wal.Bads(ctx, r.id, r.id)
-	if err != nil || len(bads) == 0 { // none: retried or discarded just now
-		return err
+	heads := make(map[string][]*entry, len(ops))
+	for op := range ops {
+		heads[op.id] = append(heads[op.id], op.head)
 	}
-	for _, e := range bads[0].Ops {
-		for op := range ops {
-			if op.id == e.id() && op.head.compare(e) == 0 {
-				e.state.Or(stateSuperseded)
-			}
-		}
-	}
-	if err := q.wal.UpdateBad(ctx, &bads[0]); err != nil {
+	want := func(id []byte, _ uint64) bool { return heads[string(id)] != nil }
+	ok, err := q.wal.MarkBad(ctx, r.id, want, func(e *entry) bool {
+		return slices.ContainsFunc(heads[e.id()], func(head *entry) bool { return head.compare(e) == 0 })
+	})
+	if err != nil || !ok { // gone: retried or discarded just now
 		return err
 	}
 	q.mu.Lock()
@@ -429,8 +427,21 @@ func (q *quarantine) RefusedUpTo(seq int64) bool {
 	return false
 }
 
+// Within returns of how many ids, from the first, the ops that answer for them here have so many
+// bytes of content: of one at least, if there is one.
+func (q *quarantine) Within(ids []string, bytes int) (n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for sum := 0; n < len(ids) && sum < bytes; n++ {
+		if op := q.newest(ids[n]); op != nil {
+			sum += op.size
+		}
+	}
+	return n
+}
+
 // find returns the newest op of id that is not superseded, or nil.
-func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
+func (q *quarantine) find(ctx context.Context, r *reading, id string) (*entry, error) {
 	if !q.some.Load() {
 		return nil, nil
 	}
@@ -441,12 +452,9 @@ func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
 		if op == nil {
 			return nil, nil
 		}
-		bads, err := q.wal.Bads(ctx, op.row.id, op.row.id)
-		if err != nil {
-			return nil, err
-		}
-		if len(bads) > 0 {
-			return newestOf(id, bads[0].Ops)
+		found, ok, err := q.wal.FindBad(ctx, r, op.row.id, id, op.head.version, q.RefusedAt)
+		if err != nil || ok {
+			return found, err
 		}
 		q.mu.Lock()
 		if q.rows[op.row.id] == op.row && !op.row.claimed { // gone from the file alone: it landed
@@ -462,11 +470,16 @@ func (q *quarantine) find(ctx context.Context, id string) (*entry, error) {
 // Waiting returns the newest op of id that is in quarantine or spooled, or nil. askL3
 // tells that an earlier engine wrote it, so that L3 may hold something newer (wal.go).
 func (q *quarantine) Waiting(ctx context.Context, id string) (op *entry, askL3 bool, err error) {
-	spooled, recovered, err := q.wal.FindSpooled(ctx, id, q.l1.Hash(id))
+	return q.WaitingIn(ctx, nil, id)
+}
+
+// WaitingIn is Waiting within what a call reads that asks for many ids.
+func (q *quarantine) WaitingIn(ctx context.Context, r *reading, id string) (op *entry, askL3 bool, err error) {
+	spooled, recovered, err := q.wal.FindSpooled(ctx, r, id, q.l1.Hash)
 	if err != nil {
 		return nil, false, err
 	}
-	refused, err := q.find(ctx, id)
+	refused, err := q.find(ctx, r, id)
 	if err != nil || refused == nil {
 		return spooled, recovered, err
 	}

@@ -171,3 +171,40 @@ func TestINV04WhatIsDiscardedIsNotTakenFromTheLogAgain(t *testing.T) {
 		h.End()
 	}
 }
+
+// TestINV02ACallThatReadsManyAsksTheIndexForEach: of a group that it has read, it answers with
+// nothing that was outranked, discarded, or refused anew since.
+func TestINV02ACallThatReadsManyAsksTheIndexForEach(t *testing.T) {
+	ctx := context.Background()
+	h := syncengine.HouseOn(t, syncengine.Plan{L3: storetest.NewArchive(), Private: true, Config: syncengine.Config{Dir: t.TempDir()}})
+	refuse(t, h, storetest.Put("a", 5, `"a"`), storetest.Put("b", 5, `"b"`), storetest.Put("c", 5, `"c"`), storetest.Put("d", 5, `"d"`))
+	refuse(t, h, storetest.Put("e", 5, `"e"`), storetest.Put("f", 5, `"f"`))
+	r := syncengine.NewReading([]string{"a", "b", "c", "d", "e", "f"})
+	want := func(id string, version uint64) {
+		t.Helper()
+		op, _, err := h.Bad.WaitingIn(ctx, r, id)
+		lab.Must(t, err)
+		if op == nil && version == 0 {
+			return
+		}
+		if op == nil || syncengine.IDOf(op) != id || syncengine.VersionOf(op) != version {
+			t.Errorf("%s is answered by %v, want version %d", id, op, version)
+		}
+	}
+	want("a", 5)
+	want("e", 5)
+	lab.Must(t, h.Bad.Landed(ctx, []syncengine.Record{storetest.Put("b", 6, `"later"`)}))
+	refuse(t, h, storetest.Put("c", 7, `"again"`))
+	if n, err := h.Bad.Discard(ctx, "f"); n != 2 || err != nil {
+		t.Errorf("%d are discarded, %v", n, err)
+	}
+	want("b", 0)
+	want("c", 7)
+	want("d", 5)
+	want("f", 0)
+	want("a", 5) // once more
+	if n, err := h.Bad.Discard(ctx, "c"); n != 5 || err != nil {
+		t.Errorf("%d are discarded, %v", n, err)
+	}
+	want("d", 0)
+}

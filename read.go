@@ -190,7 +190,7 @@ func (d *reader) getSlow(ctx context.Context, id string) (item Item, err error) 
 	}
 	defer d.door.Exit(ctx, &err)
 	start := d.news.Start()
-	rec, by, err := d.find(ctx, id)
+	rec, by, err := d.find(ctx, nil, id)
 	d.news.Got(by, start, err)
 	if err != nil {
 		return Item{}, err
@@ -208,18 +208,23 @@ func (r *Record) item() (Item, error) {
 
 // Find looks for id in all tiers. A tombstone is a result; so is an item that has expired, as one.
 func (d *reader) Find(ctx context.Context, id string) (Record, error) {
-	rec, _, err := d.find(ctx, id)
+	return d.findIn(ctx, nil, id)
+}
+
+// findIn is Find within what a call reads that asks for many ids.
+func (d *reader) findIn(ctx context.Context, r *reading, id string) (Record, error) {
+	rec, _, err := d.find(ctx, r, id)
 	return rec, err
 }
 
 // find also tells who answered.
-func (d *reader) find(ctx context.Context, id string) (rec Record, by answerer, err error) {
-	rec, by, err = d.look(ctx, id)
+func (d *reader) find(ctx context.Context, r *reading, id string) (rec Record, by answerer, err error) {
+	rec, by, err = d.look(ctx, r, id)
 	rec.lapse(d.now)
 	return rec, by, err
 }
 
-func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, err error) {
+func (d *reader) look(ctx context.Context, r *reading, id string) (rec Record, by answerer, err error) {
 	// The stamp is taken before L1 is asked: a write that L1 does not show has not been
 	// counted yet, and will be.
 	since := d.l1.Stamp(id)
@@ -236,12 +241,12 @@ func (d *reader) look(ctx context.Context, id string) (rec Record, by answerer, 
 		d.l1.Missed()
 	}
 	refused := d.bad.Any()
-	waiting, askL3, err := d.bad.Waiting(ctx, id)
+	waiting, askL3, err := d.bad.WaitingIn(ctx, r, id)
 	switch {
 	case err != nil:
 		return Record{}, byWAL, err
 	case refused && waiting == nil && !ok && d.l1.Written(id, since): // it may just have left quarantine
-		return d.find(ctx, id)
+		return d.find(ctx, r, id)
 	}
 	switch d.way(id, ok, waiting, askL3) {
 	case fromWAL:

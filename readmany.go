@@ -26,6 +26,7 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 	refusal := d.pressure.AdmitRead()
 	var refused error // refusal, once it has met an id
 	out := make([]*Item, len(ids))
+	r := newReading(ids)
 	m := &manyLoad{at: make(map[string][]int), out: out, now: d.now}
 	for i, id := range ids {
 		if at, ok := m.at[id]; ok { // asked for twice; it may be answered already
@@ -41,7 +42,7 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 		known, ok := d.l1.Get(id)
 		if merging {
 			m.at[id] = []int{i}
-			switch rec, err := d.Find(ctx, id); {
+			switch rec, err := d.findIn(ctx, r, id); {
 			case err == nil:
 				m.answer(id, &rec)
 			case !errors.Is(err, ErrNotFound):
@@ -66,12 +67,12 @@ func (d *reader) GetMany(ctx context.Context, ids []string) (items []*Item, err 
 			continue
 		}
 		refusals := d.bad.Any()
-		waiting, askL3, err := d.bad.Waiting(ctx, id)
+		waiting, askL3, err := d.bad.WaitingIn(ctx, r, id)
 		switch {
 		case err != nil:
 			return out, err
 		case refusals && waiting == nil && !ok && d.l1.Written(id, since): // it may just have left quarantine
-			switch rec, err := d.Find(ctx, id); {
+			switch rec, err := d.findIn(ctx, r, id); {
 			case err == nil:
 				m.answer(id, &rec)
 			case !errors.Is(err, ErrNotFound):
@@ -140,10 +141,22 @@ func (d *reader) loadMany(ctx context.Context, m *manyLoad) error {
 	if err != nil {
 		return d.withoutL3(ctx, m, err)
 	}
+	d.outranked(ctx, m, found)
 	for i := range found {
 		d.answerFromL3(ctx, m, &m.asks[i], &found[i])
 	}
 	return errors.Join(m.errs...)
+}
+
+// outranked notes what L3 holds above ops that wait, all at once: a group's are in one row.
+func (d *reader) outranked(ctx context.Context, m *manyLoad, found []Found) {
+	var recs []Record
+	for i := range found {
+		if f, op := &found[i], m.asks[i].waiting; op != nil && f.OK && f.Err == nil && !aboveL3(op, &f.Record) {
+			recs = append(recs, f.Record)
+		}
+	}
+	_ = d.bad.Landed(ctx, recs) // see higher
 }
 
 func (d *reader) answerFromL3(ctx context.Context, m *manyLoad, a *ask, f *Found) {

@@ -150,12 +150,13 @@ func (q *quarantine) retryRow(ctx context.Context, r *badRow) (ops int, err erro
 // answering with it, not with what goes to L3 before it. An op that can't be read now they look for
 // here.
 func (q *quarantine) lift(ctx context.Context, ops []*entry) {
+	r := newReading(idsOf(ops))
 	for _, op := range ops {
 		since := q.l1.Stamp(op.id())
 		if op.isMerge() || !q.mayBeBelow(op) {
 			continue
 		}
-		if best, _, err := q.Waiting(ctx, op.id()); err == nil && best != nil && best.compare(op) > 0 {
+		if best, _, err := q.WaitingIn(ctx, r, op.id()); err == nil && best != nil && best.compare(op) > 0 {
 			rec := best.record()
 			q.l1.Promote(newEntry(&rec), since)
 		}
@@ -179,7 +180,8 @@ func (q *quarantine) mayBeBelow(op *entry) bool {
 // does it return one that another op of its version beats which is on its way to L3: in the log it
 // would come behind that.
 func (q *quarantine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, error) {
-	heads, err := q.archive.Heads(ctx, idsOf(ops))
+	ids := idsOf(ops)
+	heads, err := q.archive.Heads(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -187,10 +189,11 @@ func (q *quarantine) notOutranked(ctx context.Context, ops []*entry) ([]*entry, 
 	for _, h := range heads {
 		above[h.ID] = h.record()
 	}
+	r := newReading(ids)
 	for _, op := range ops {
 		rival, _ := q.l1.Peek(op.id())
 		if version, ok := q.wal.Spooled(q.l1.Hash(op.id())); ok && version == op.version {
-			if rival, _, err = q.wal.FindSpooled(ctx, op.id(), q.l1.Hash(op.id())); err != nil {
+			if rival, _, err = q.wal.FindSpooled(ctx, r, op.id(), q.l1.Hash); err != nil {
 				return nil, err
 			}
 		} else if rival != nil && !rival.pinned() { // L3 has it, or it is here, too, and may be discarded

@@ -341,9 +341,17 @@ func (j *journal) AddBad(ctx context.Context, u *badUnit) (row int64, err error)
 	return row, walError(err)
 }
 
-// UpdateBad stores a unit in its row.
-func (j *journal) UpdateBad(ctx context.Context, u *badUnit) error {
-	return walError(j.log.UpdateBad(ctx, u.stored()))
+// MarkBad notes in a row which of its ops are found to be superseded; false: the row is gone. Only
+// what is wanted is decoded.
+func (j *journal) MarkBad(ctx context.Context, row int64, want opFilter, found func(e *entry) bool) (ok bool, err error) {
+	bads, err := j.log.Bads(ctx, row, row)
+	if err != nil || len(bads) == 0 {
+		return false, walError(err)
+	}
+	if err := supersede(bads[0].Payload, want, found); err != nil {
+		return false, walError(err)
+	}
+	return true, walError(j.log.UpdateBad(ctx, bads[0]))
 }
 
 // DeleteBad removes a row.

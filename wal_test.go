@@ -27,7 +27,7 @@ func TestTheNewestSpooledOpIsThatOfTheHighestVersion(t *testing.T) {
 			j.AddSpooled(hash("x"), seg, version)
 			last = seg
 		}
-		op, recovered, err := j.FindSpooled(ctx, "x", hash("x"))
+		op, recovered, err := j.FindSpooled(ctx, nil, "x", hash)
 		if err != nil || op == nil || syncengine.VersionOf(op) != 9 || recovered {
 			t.Errorf("the newest is %v, recovered %v, %v", op, recovered, err)
 		}
@@ -40,7 +40,7 @@ func TestTheNewestSpooledOpIsThatOfTheHighestVersion(t *testing.T) {
 			t.Errorf("a later op is gone: %d, %v", v, ok)
 		}
 		j.DropSpooled(hash("x"), 9)
-		if op, _, err := j.FindSpooled(ctx, "x", hash("x")); op != nil || err != nil {
+		if op, _, err := j.FindSpooled(ctx, nil, "x", hash); op != nil || err != nil {
 			t.Errorf("there is %v, %v", op, err)
 		}
 	})
@@ -49,7 +49,7 @@ func TestTheNewestSpooledOpIsThatOfTheHighestVersion(t *testing.T) {
 		seg, err := syncengine.AppendTo(j, syncengine.NewEntry("x", 5, "1"), syncengine.NewEntry("x", 6, "1"))
 		lab.Must(t, err)
 		j.AddSpooled(hash("x"), seg, 5)
-		if op, _, err := j.FindSpooled(ctx, "x", hash("x")); err != nil || op == nil || syncengine.VersionOf(op) != 5 {
+		if op, _, err := j.FindSpooled(ctx, nil, "x", hash); err != nil || op == nil || syncengine.VersionOf(op) != 5 {
 			t.Errorf("what is left is %v, %v", op, err)
 		}
 	})
@@ -60,7 +60,7 @@ func TestTheNewestSpooledOpIsThatOfTheHighestVersion(t *testing.T) {
 			t.Fatalf("%+v, %v", left, err)
 		}
 		for id, want := range map[string]uint64{"x": 9, "y": 109} {
-			op, recovered, err := j.FindSpooled(ctx, id, hash(id))
+			op, recovered, err := j.FindSpooled(ctx, nil, id, hash)
 			if err != nil || op == nil || syncengine.IDOf(op) != id || syncengine.VersionOf(op) != want || !recovered {
 				t.Errorf("the newest of %s is %v, recovered %v, %v", id, op, recovered, err)
 			}

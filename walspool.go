@@ -118,25 +118,26 @@ func (j *journal) spooledAt(hash uint64) (ref spoolRef, ok bool) {
 	return ref, ok
 }
 
-// FindSpooled returns the newest spooled op of id, or nil when there is none. recovered
-// tells that an earlier engine wrote it.
-func (j *journal) FindSpooled(ctx context.Context, id string, hash uint64) (op *entry, recovered bool, err error) {
+// FindSpooled returns the newest spooled op of id, or nil when there is none, within what a call
+// reads, see reading. recovered tells that an earlier engine wrote it.
+func (j *journal) FindSpooled(ctx context.Context, r *reading, id string, hash func(id string) uint64) (op *entry, recovered bool, err error) {
+	h := hash(id)
+	newest := func(id string) uint64 {
+		version, _ := j.Spooled(hash(id))
+		return version
+	}
 	for {
-		ref, ok := j.spooledAt(hash)
+		ref, ok := j.spooledAt(h)
 		if !ok {
 			return nil, false, nil
 		}
-		s, ok, err := j.log.Get(ctx, ref.seg)
-		if err != nil {
-			return nil, false, walError(err)
-		}
-		if ok {
-			op, err = opIn(s.Payload, id, ref.version)
+		op, ok, err := j.opAt(ctx, r, walOp{at: walPlace{n: ref.seg}, id: id, version: ref.version}, newest)
+		if err != nil || ok {
 			return op, ref.seg <= j.spool.recovered, err
 		}
 		// Drained meanwhile: the index was changed before the segment was trimmed. Or what was
 		// there was discarded, and the drain has passed over it.
-		j.DropDiscarded(hash, ref.version, ref.seg)
+		j.DropDiscarded(h, ref.version, ref.seg)
 		if ctx.Err() != nil {
 			return nil, false, ctx.Err()
 		}

@@ -18,7 +18,6 @@ package syncengine
 import (
 	"encoding/binary"
 	"errors"
-	"slices"
 )
 
 const (
@@ -103,19 +102,19 @@ func unitSize(ops []*entry) int {
 
 // decodeUnits returns the units of a payload. Entries have memory of their own. Any
 // payload yields units or an error, never a panic, and memory in proportion to its size.
-func decodeUnits(payload []byte) (units [][]*entry, err error) { return decodeOps(payload, "") }
+func decodeUnits(payload []byte) (units [][]*entry, err error) { return decodeOps(payload, nil) }
 
-// decodeOps is decodeUnits for the ops of one id: the others are skipped, and nothing is
-// allocated for them. No id stands for all.
-func decodeOps(payload []byte, id string) (units [][]*entry, err error) {
-	d := decoder{b: payload, only: id}
+// decodeOps is decodeUnits for the ops that are wanted: the others are skipped, and nothing is
+// allocated for them. Without want it is all of them.
+func decodeOps(payload []byte, want opFilter) (units [][]*entry, err error) {
+	d := decoder{b: payload, want: want}
 	for len(d.b) > 0 && !d.bad {
 		n := d.uvarint()
 		if n == 0 || n > uint64(len(d.b)) { // an op has more than one byte
 			return nil, errBadPayload
 		}
 		var ops []*entry
-		if id == "" {
+		if want == nil {
 			ops = make([]*entry, 0, n)
 		}
 		for range n {
@@ -137,11 +136,31 @@ func decodeOps(payload []byte, id string) (units [][]*entry, err error) {
 	return units, nil
 }
 
+// supersede sets the flag of those ops in a payload that are found to be superseded.
+func supersede(payload []byte, want opFilter, found func(e *entry) bool) error {
+	d := decoder{b: payload, want: want}
+	for len(d.b) > 0 && !d.bad {
+		for n := d.uvarint(); n > 0 && !d.bad; n-- {
+			head := d.b
+			if e := d.op(); e != nil && found(e) {
+				head[0] |= opSuperseded
+			}
+		}
+	}
+	if d.bad {
+		return errBadPayload
+	}
+	return nil
+}
+
+// opFilter tells which ops are decoded. It must not keep id.
+type opFilter func(id []byte, version uint64) bool
+
 // decoder reads from the front of b; after an error bad is set and all results are zero.
 type decoder struct {
 	b    []byte
 	bad  bool
-	only string // the id of the ops to decode, "" for all
+	want opFilter // nil for all
 }
 
 func (d *decoder) uvarint() uint64 {
@@ -183,7 +202,7 @@ func (d *decoder) op() *entry {
 		return nil
 	}
 	id := d.take(idLen)
-	if d.only != "" && string(id) != d.only {
+	if d.want != nil && !d.want(id, version) {
 		d.skip(contentLen, head[0])
 		return nil
 	}
@@ -245,32 +264,4 @@ func (d *decoder) skip(contentLen uint64, flags byte) {
 	if flags&opExpires != 0 {
 		d.varint()
 	}
-}
-
-// opIn returns the op of an id at a version in a payload, nil when there is none. A newer one there
-// was discarded.
-func opIn(payload []byte, id string, version uint64) (*entry, error) {
-	units, err := decodeOps(payload, id)
-	if err != nil {
-		return nil, walError(err)
-	}
-	for i := range units {
-		units[i] = slices.DeleteFunc(units[i], func(e *entry) bool { return e.version != version })
-	}
-	return newestOf(id, units...)
-}
-
-// newestOf returns the newest op of an id, nil when there is none.
-func newestOf(id string, units ...[]*entry) (best *entry, err error) {
-	for _, ops := range units {
-		for _, e := range ops {
-			if e.id() == id && (best == nil || e.compare(best) > 0) {
-				best = e
-			}
-		}
-	}
-	if best != nil && best.state.Load()&stateDamaged != 0 {
-		return nil, best.damage("WAL")
-	}
-	return best, nil
 }

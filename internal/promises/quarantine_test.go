@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -711,5 +713,146 @@ func TestINV09ARefusalWithoutWordsIsQuarantined(t *testing.T) {
 	}
 	if ops := wantQuarantined(t, e, "x"); ops[0].Error == "" {
 		t.Error("it says nothing")
+	}
+}
+
+// allocated is how many MiB a function allocates, which tells what it has read and decoded.
+func allocated(fn func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	fn()
+	runtime.ReadMemStats(&after)
+	return (after.TotalAlloc - before.TotalAlloc) >> 20
+}
+
+// manyOps is a group of 2000 with 500 bytes each: read and decoded whole it takes over 3 MiB.
+func manyOps() (items []syncengine.Item, ids []string) {
+	for i := range 2000 {
+		ids = append(ids, fmt.Sprintf("g:%08d", i))
+		items = append(items, syncengine.Item{ID: ids[i], Content: []byte(`"poison` + strings.Repeat("x", 500) + `"`)})
+	}
+	return items, ids
+}
+
+// Each id that was read of a refused group cost the whole group: GetMany of 500 of 2,000 allocated
+// 1.6 GiB. A call reads the group once, a listing once for each page; between its ids are others.
+func TestINV09ARefusedGroupCostsACallNoMoreThanItsOps(t *testing.T) {
+	ctx := context.Background()
+	items, ids := manyOps()
+	getMany := func(t testing.TB, e *syncengine.Engine, want func(i int) []byte) {
+		got, err := e.GetMany(ctx, ids[:500])
+		lab.Must(t, err)
+		for i, it := range got {
+			if it == nil || it.ID != ids[i] || !bytes.Equal(it.Content, want(i)) {
+				t.Fatalf("item %d is %v", i, it)
+			}
+		}
+	}
+	superseded := func(t testing.TB, e *syncengine.Engine, want int) {
+		ops, err := e.Quarantined(ctx)
+		lab.Must(t, err)
+		n := 0
+		for _, op := range ops {
+			if op.Superseded {
+				n++
+			}
+		}
+		if len(ops) != len(ids) || n != want {
+			t.Errorf("%d are in quarantine, %d of them superseded; want %d of %d", len(ops), n, want, len(ids))
+		}
+	}
+	for name, c := range map[string]struct {
+		before func(t testing.TB, url string)
+		call   func(t testing.TB, e *syncengine.Engine)
+	}{
+		"GetMany": {nil, func(t testing.TB, e *syncengine.Engine) {
+			getMany(t, e, func(i int) []byte { return items[i].Content })
+		}},
+		"GetMany of what another engine has written since": {func(t testing.TB, url string) {
+			others := make([]syncengine.Item, 500)
+			for i := range others {
+				others[i] = syncengine.Item{ID: ids[i], Content: []byte("1")}
+			}
+			_, err := lab.Open(t, syncengine.Config{SQLURL: url}).SubmitMany(ctx, others, syncengine.WithDurability(syncengine.Archived))
+			lab.Must(t, err)
+		}, func(t testing.TB, e *syncengine.Engine) {
+			getMany(t, e, func(int) []byte { return []byte("1") })
+			superseded(t, e, 500)
+		}},
+		"All": {nil, func(t testing.TB, e *syncengine.Engine) {
+			n := 0
+			for it, err := range e.All(ctx, "g:") {
+				lab.Must(t, err)
+				if of := items[n/2]; n%2 == 0 && (it.ID != of.ID || !bytes.Equal(it.Content, of.Content)) || n%2 == 1 && it.ID != of.ID+"+" {
+					t.Fatalf("item %d of the listing is %s", n, it.ID)
+				}
+				n++
+			}
+			if n != 2*len(ids) {
+				t.Errorf("%d items are listed", n)
+			}
+		}},
+		"DeletePrefix": {nil, func(t testing.TB, e *syncengine.Engine) {
+			if n, err := e.DeletePrefix(ctx, "g:"); n != 2*len(ids) || err != nil {
+				t.Errorf("%d are deleted, %v", n, err)
+			}
+			lab.Must(t, e.Flush(ctx))
+			superseded(t, e, len(ids))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := testserver.SharedMariaDB(t).NewDatabase(t)
+			cfg := syncengine.Config{SQLURL: url, Dir: t.TempDir()}
+			e := lab.Open(t, cfg)
+			_, err := testserver.OpenSQL(t, url).Exec("ALTER TABLE sync_items ADD CONSTRAINT no_poison CHECK (content IS NULL OR content NOT LIKE '%poison%')")
+			lab.Must(t, err)
+			between := make([]syncengine.Item, len(ids))
+			for i, id := range ids {
+				between[i] = syncengine.Item{ID: id + "+", Content: []byte("1")}
+			}
+			for _, group := range [][]syncengine.Item{between, items} {
+				_, err = e.SubmitMany(ctx, group)
+				lab.Must(t, err)
+			}
+			if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+				t.Errorf("Flush: %v", err)
+			}
+			lab.Must(t, e.Close())
+			if c.before != nil {
+				c.before(t, url)
+			}
+			e = lab.Open(t, cfg) // memory has none of them
+			if mib := allocated(func() { c.call(t, e) }); mib > 100 {
+				t.Errorf("allocates %d MiB for a group of 1 MiB", mib)
+			} else {
+				t.Logf("%d MiB", mib)
+			}
+		})
+	}
+}
+
+// The same of a group that only the WAL has, in an outage.
+func TestINV09ASpooledGroupCostsACallNoMoreThanItsOps(t *testing.T) {
+	ctx := context.Background()
+	items, ids := manyOps()
+	l3 := &lab.FaultyArchive{ArchiveStore: storetest.NewArchive()}
+	cfg := syncengine.Config{L3: l3, Dir: t.TempDir()}
+	e := lab.Open(t, cfg)
+	lab.Must(t, e.Flush(ctx))
+	l3.Away.Store(true)
+	_, err := e.SubmitMany(ctx, items)
+	lab.Must(t, err)
+	_ = e.Close() // L3 is away
+	e = lab.Open(t, cfg)
+	var got []*syncengine.Item
+	mib := allocated(func() { got, err = e.GetMany(ctx, ids[:500]) })
+	lab.Must(t, err)
+	for i, it := range got {
+		if it == nil || it.ID != ids[i] || !bytes.Equal(it.Content, items[i].Content) {
+			t.Fatalf("item %d is %v", i, it)
+		}
+	}
+	if mib > 100 {
+		t.Errorf("GetMany of 500 of 2000 allocates %d MiB for a group of 1 MiB", mib)
 	}
 }
