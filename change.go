@@ -28,7 +28,7 @@ type Change struct {
 	Kind    ChangeKind
 	ID      string
 	Version uint64 // of the write, or of a later one that L3 holds by now
-	Item    Item   // of a put: the item in that version
+	Item    Item   // of a put: the item in that version; its Content is shared with other watches, as that of Get
 	// Token is where WatchFrom goes on: after this change. It is short, printable, and means
 	// something to engines on the same L3 only.
 	Token string

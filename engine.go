@@ -24,7 +24,7 @@ package syncengine
 //	tail         follows what they write by the log in L3
 //	l2 promote   writes copies read from L3 to L2
 //	conditions   has L3 decide conditional writes, where it is shared
-//	load         one per id being loaded
+//	load         one per id being loaded, and per call that watches share
 //	compaction   folds old merges of CRDT items in L3
 //	health       asks L2 while the caller asks L3
 //	left behind  waits for what a call has left behind; see door.Stay

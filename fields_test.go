@@ -264,7 +264,7 @@ var fieldTests = map[string]func(t *testing.T){
 			reg := prometheus.NewRegistry()
 			e := lab.Open(t, syncengine.Config{SQLURL: url, FilterWarmupBatch: batch, Registerer: reg})
 			lab.Trusted(t, e)
-			if n := callsOf(t, reg, "warmup"); n != pages {
+			if n := lab.CallsOf(t, reg, "warmup"); n != pages {
 				t.Errorf("batches of %d: %d pages, want %d", batch, n, pages)
 			}
 			lab.Must(t, e.Close()) // two engines would trust nothing
@@ -353,23 +353,6 @@ func snapshots(t *testing.T, cfg syncengine.Config, want bool) {
 	if saved() {
 		t.Errorf("%+v: a snapshot is saved already", cfg)
 	}
-}
-
-// callsOf returns how many calls of an operation a registry has counted.
-func callsOf(t *testing.T, reg *prometheus.Registry, operation string) (n int) {
-	t.Helper()
-	families, err := reg.Gather()
-	lab.Must(t, err)
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			for _, l := range m.GetLabel() {
-				if f.GetName() == "sync_engine_operations_total" && l.GetName() == "operation" && l.GetValue() == operation {
-					n += int(m.GetCounter().GetValue())
-				}
-			}
-		}
-	}
-	return n
 }
 
 // levelAt checks that a level begins where its threshold says: the WAL of 1000 ops holds

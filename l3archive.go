@@ -63,6 +63,7 @@ type archive struct {
 	nonce   uint64                                           // of the last ApplyIf; the loop "conditions" alone uses it
 
 	preparing preparing
+	together  together
 
 	changing sync.Mutex // held while state is replaced and that is told
 	state    atomic.Pointer[l3State]
@@ -79,7 +80,7 @@ type l3State struct {
 }
 
 func newArchive(s *server, news *news) *archive {
-	a := &archive{server: s, news: news, nonce: uint64(time.Now().UnixNano())} // above those of an earlier engine on the same store
+	a := &archive{server: s, news: news, together: newTogether(s.Work), nonce: uint64(time.Now().UnixNano())} // above those of an earlier engine on the same store
 	a.state.Store(&l3State{})
 	return a
 }

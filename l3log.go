@@ -16,24 +16,31 @@ package syncengine
 //
 // Of one id the rows are in the order of its versions: whoever writes it next has waited for the
 // lock of its row. What is trimmed is noted, so a reader that comes too late learns that.
+//
+// Readers of one engine that stand at the same place, as nearly all do, and have heard the same
+// news ask together (together): however many there are, L3 is asked about as often as by one.
 
 import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/changelog"
+	"github.com/syncengine-go/syncengine/internal/loader"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
 const (
 	logTrim  = 1000 // rows removed at once
 	logHeads = 10_000
+	logKeeps = 64 << 10 // bytes of what readers asked together last
 )
 
 // Flags of a change in the log.
@@ -240,7 +247,41 @@ type logReader struct {
 	archive *archive
 	upTo    int64              // all rows up to here were read
 	above   map[int64]struct{} // rows above it that were
-	heads   []logHead          // what there was above upTo when it was last looked
+	heads   []logHead          // what there was above upTo when it was last looked, as far as Next went
+	seen    uint64             // the number of that look
+}
+
+// together are the calls of readers that ask together. The last answers are kept, if they are
+// small: where L3 is a library, most calls are over before another reader can join.
+type together struct {
+	looks   *loader.Calls[lookAt, logSeen]
+	changes *loader.Calls[string, map[int64][]byte] // by the numbers of rows, which never change
+	looked  *atomic.Uint64                          // how many looks have begun
+}
+
+func newTogether(work func(func())) together {
+	few := func(s logSeen) bool { return len(s.heads) <= logKeeps/64 }
+	small := func(changes map[int64][]byte) bool {
+		n := 0
+		for _, b := range changes {
+			n += len(b)
+		}
+		return n <= logKeeps
+	}
+	return together{loader.NewCalls[lookAt](work, few), loader.NewCalls[string](work, small), new(atomic.Uint64)}
+}
+
+// lookAt is a look at what is above a number, by readers who have heard the same news.
+type lookAt struct {
+	above int64
+	news  uint64
+}
+
+// logSeen is what a look has seen. Nobody changes the heads.
+type logSeen struct {
+	heads   []logHead
+	trimmed int64
+	number  uint64
 }
 
 // logRow is a row with its changes.
@@ -256,7 +297,7 @@ func (a *archive) ReadLog(ctx context.Context) (*logReader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.look(ctx); err != nil {
+	if err := r.look(ctx, 0, 0); err != nil {
 		return nil, err
 	}
 	for _, h := range r.heads {
@@ -284,7 +325,7 @@ func (a *archive) ReadLogAbove(ctx context.Context, origin string, upTo int64) (
 	if origin != r.Origin() || upTo > last {
 		return nil, errLogTrimmed
 	}
-	return r, r.look(ctx)
+	return r, r.look(ctx, 0, 0)
 }
 
 // Origin names the L3 whose log it is, in letters and digits.
@@ -306,18 +347,30 @@ func (r *logReader) Fork() *logReader {
 	return &f
 }
 
+// Seen is the number of the last look: looks with higher ones began after it. Readers of one engine
+// with the same number have seen the same.
+func (r *logReader) Seen() uint64 { return r.seen }
+
+// Looked returns the highest number of a look that has begun.
+func (a *archive) Looked() uint64 { return a.together.looked.Load() }
+
 // Next returns the next rows, at most so many, and whether there are more. It returns them again
 // until Done is told of them. After errLogTrimmed the reader is of no use.
-func (r *logReader) Next(ctx context.Context, most int) (rows []logRow, more bool, err error) {
-	if err := r.look(ctx); err != nil {
+//
+// Readers ask together if they name the same news: what they get may be older than their call, but
+// not than those news. A look that was over before the call has a number above after. With the news
+// 0 a reader asks alone.
+func (r *logReader) Next(ctx context.Context, most int, news, after uint64) (rows []logRow, more bool, err error) {
+	if err := r.look(ctx, news, after); err != nil {
 		return nil, false, err
 	}
 	var numbers []int64
-	for _, h := range r.heads {
+	for i, h := range r.heads {
 		if _, read := r.above[h.Number]; read {
 			continue
 		}
 		if more = len(numbers) == most; more {
+			r.heads = slices.Clone(r.heads[:i]) // the rest is looked at again, and many until then
 			break
 		}
 		numbers, rows = append(numbers, h.Number), append(rows, logRow{Number: h.Number, Engine: h.Engine})
@@ -325,7 +378,7 @@ func (r *logReader) Next(ctx context.Context, most int) (rows []logRow, more boo
 	if len(rows) == 0 {
 		return nil, false, nil
 	}
-	changes, err := r.archive.LogChanges(ctx, numbers)
+	changes, err := r.archive.changesOf(ctx, numbers, news)
 	if err != nil {
 		return nil, false, err
 	}
@@ -345,17 +398,40 @@ func (r *logReader) Done(number int64) {
 	r.advance()
 }
 
-func (r *logReader) look(ctx context.Context) error {
-	heads, trimmed, err := r.archive.LogHeads(ctx, r.upTo)
+func (r *logReader) look(ctx context.Context, news, after uint64) error {
+	seen, err := r.archive.lookAbove(ctx, r.upTo, news, after)
 	switch {
 	case err != nil:
 		return err
-	case trimmed > r.upTo:
+	case seen.trimmed > r.upTo:
 		return errLogTrimmed
 	}
-	r.heads = heads
+	r.heads, r.seen = seen.heads, seen.number
 	r.advance() // what was read before may be settled now
 	return nil
+}
+
+// lookAbove looks at what is above a number. What is asked together does not end with one caller.
+func (a *archive) lookAbove(ctx context.Context, above int64, news, after uint64) (logSeen, error) {
+	look := func(ctx context.Context) (s logSeen, err error) {
+		s.number = a.together.looked.Add(1)
+		s.heads, s.trimmed, err = a.LogHeads(ctx, above)
+		return s, err
+	}
+	if news == 0 {
+		return look(ctx)
+	}
+	late := func(s logSeen) bool { return s.number > after }
+	return a.together.looks.Do(ctx, lookAt{above, news}, late, func() (logSeen, error) { return look(a.Background(ctx)) })
+}
+
+// changesOf returns the changes of rows.
+func (a *archive) changesOf(ctx context.Context, numbers []int64, news uint64) (map[int64][]byte, error) {
+	if news == 0 {
+		return a.LogChanges(ctx, numbers)
+	}
+	any := func(map[int64][]byte) bool { return true }
+	return a.together.changes.Do(ctx, fmt.Sprint(numbers), any, func() (map[int64][]byte, error) { return a.LogChanges(a.Background(ctx), numbers) })
 }
 
 // advance finds up to where all rows were read.

@@ -43,36 +43,38 @@ type push struct {
 	self  string
 	wake  chan struct{} // cap 1
 
-	mu      sync.Mutex // guards the two below
+	mu      sync.Mutex // guards the three below
 	pending map[string]tidings
 	changed chan struct{} // closed at the next change; nil: nobody waits
+	changes uint64        // how many there were, and one
 
 	told, untold, heard atomic.Uint64 // ids
 	listens             atomic.Bool
 }
 
 func newPush(c *cache, mem *l1, t *trust, news *news, on bool) *push {
-	return &push{cache: c, l1: mem, trust: t, news: news, on: on, self: newEngineID(), wake: make(chan struct{}, 1), pending: make(map[string]tidings)}
+	return &push{cache: c, l1: mem, trust: t, news: news, on: on, self: newEngineID(), wake: make(chan struct{}, 1), pending: make(map[string]tidings), changes: 1}
 }
 
 // On reports whether there are messages: the loops need not run without.
 func (p *push) On() bool { return p.on && p.cache.Carries() }
 
 // Changed returns a channel that is closed when this engine, or one that is heard, has written
-// something to L3.
-func (p *push) Changed() <-chan struct{} {
+// something to L3, and the number of the last time it had, from 1.
+func (p *push) Changed() (<-chan struct{}, uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.changed == nil {
 		p.changed = make(chan struct{})
 	}
-	return p.changed
+	return p.changed, p.changes
 }
 
 // tell wakes those who wait for a change.
 func (p *push) tell() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.changes++
 	if p.changed != nil {
 		close(p.changed)
 		p.changed = nil

@@ -37,6 +37,8 @@ type reader struct {
 	now      func() time.Time // of L3, see fleettime.go
 	ages     ages
 	loads    loader.Group[string, sought, loaded]
+	watched  *loader.Calls[watchedAt, []Found] // items that watches read together
+	began    time.Time
 }
 
 // ages are how long what memory knows counts, from Config.
@@ -47,7 +49,7 @@ type ages struct {
 }
 
 func newReader(mem *l1, w *journal, q *queue, f *flusher, bad *quarantine, t *trust, c *cache, a *archive, rep *repair, push *push, p *pressure, d *door, news *news, lim ages) *reader {
-	r := &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: rep, push: push, pressure: p, door: d, news: news, now: t.Time().L3, ages: lim}
+	r := &reader{l1: mem, wal: w, queue: q, flush: f, bad: bad, trust: t, cache: c, archive: a, repair: rep, push: push, pressure: p, door: d, news: news, now: t.Time().L3, ages: lim, watched: loader.NewCalls[watchedAt](d.Work, small), began: time.Now()}
 	r.loads.Spawn, r.loads.Stages = d.Work, r.stages()
 	return r
 }

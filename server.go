@@ -138,6 +138,12 @@ func (s *server) InBackground(name string, fn func(context.Context)) {
 	s.door.Spawn(name, func() { fn(s.door.Context()) })
 }
 
+// Work starts a goroutine for what is short and comes often, within a call or a loop.
+func (s *server) Work(fn func()) { s.door.Work(fn) }
+
+// Background returns the context for that, with the values of a caller's.
+func (s *server) Background(values context.Context) context.Context { return s.door.Background(values) }
+
 // State returns the breaker's: "closed", "half-open" or "open".
 func (s *server) State() string { return s.cb.State() }
 

@@ -158,7 +158,7 @@ func (t *tail) skip(ctx context.Context) bool {
 // follow reads what there is.
 func (t *tail) follow(ctx context.Context, log *logReader) error {
 	for {
-		rows, more, err := log.Next(ctx, tailRows)
+		rows, more, err := log.Next(ctx, tailRows, 0, 0)
 		if err != nil {
 			return err
 		}

@@ -3,14 +3,27 @@ package syncengine
 // watch.go tells of what is written to L3, by any engine, from the log that L3 keeps (l3log.go).
 // It needs no Redis; what it hears of there only makes it look sooner.
 //
-// A Watch is a place in the log and no more: nothing is kept for a reader that is slow, and nobody
-// waits for it. It is told what an id is now, not what each write made it: of several changes of an
-// id that it has not seen, the last. So what it costs is bounded by what there is to tell.
+// A Watch is a place in the log and no more: nothing is kept for a reader that is slow, but for the
+// next watchMost changes and their first items, and nobody waits for it. It is told what an id is
+// now, not what each write made it: of several changes of an id that it has not seen, the last. So
+// what it costs is bounded by what there is to tell.
 //
 // The place after a change is its row of the log and how many changes of that row come before. All
 // rows below are done, but for those that were not yet there (l3log.go).
 //
-// No goroutines, no call of this engine's under way while the caller's loop runs.
+// # Many watches
+//
+// The watches of an engine look at the same moments: when they hear of a change, and each
+// watchPoll. Those that stand at the same place share a look that began after the last change they
+// have heard of, in the same watchPoll (l3log.go). Those that found the same ids in it share what
+// is read of them, too: that began when the look was over, and by then each of them had read what
+// it read before. So none is told of a version below one that it knows.
+//
+// So what an engine asks of L3 does not grow with the number of its watches, but for those that lag
+// behind.
+//
+// What is asked together goes on when the one who began it leaves: a goroutine each. Nothing else
+// is under way while the caller's loop runs.
 
 import (
 	"context"
@@ -27,7 +40,9 @@ import (
 const (
 	watchPoll = beatEvery // when nobody tells of a change
 	watchRows = 16        // of the log, at once
+	watchMost = 1024      // changes of them, at once
 	watchPage = 256       // items read at once
+	watchKept = 64 << 10  // bytes of what was read together last
 )
 
 // place is one in the log.
@@ -88,9 +103,9 @@ func (d *reader) hereSoon(ctx context.Context, token string) (p *place, err erro
 	}
 }
 
-// pause waits until there may be something new.
+// pause waits until there may be something new. All who pause look again at the same moment.
 func (d *reader) pause(ctx context.Context, changed <-chan struct{}) error {
-	timer := time.NewTimer(watchPoll)
+	timer := time.NewTimer(watchPoll - time.Since(d.began)%watchPoll)
 	defer timer.Stop()
 	select {
 	case <-changed:
@@ -139,18 +154,18 @@ func (d *reader) Watch(ctx context.Context, prefix, token string) iter.Seq2[Chan
 			yield(Change{}, said(ctx, err))
 			return
 		}
-		w := watching{d: d, prefix: prefix, place: place{from.log.Fork(), from.row, from.told}}
+		w := watching{d: d, prefix: prefix, place: place{from.log.Fork(), from.row, from.told}, atOnce: watchRows}
 		for {
-			changed := d.push.Changed() // before it is looked
-			more, err := w.next(ctx)
+			err := w.next(ctx)
 			for i := range w.found {
 				if !yield(w.found[i].change, w.found[i].err) {
 					return
 				}
 			}
-			if err == nil && !more {
-				err = d.pause(ctx, changed)
-			} else if err != nil && didNotAnswer(ctx, err) {
+			switch {
+			case err == nil && !w.more && len(w.told) == 0:
+				err = d.pause(ctx, w.changed)
+			case err != nil && didNotAnswer(ctx, err):
 				err = d.pause(ctx, nil)
 			}
 			if err != nil {
@@ -166,9 +181,13 @@ type watching struct {
 	d      *reader
 	prefix string
 	place
-	told  []told  // what is to be read of L3, in order
-	rows  []int64 // of the log, that told is from
-	found []found // what is to be yielded
+	atOnce  int             // rows of the log to look at: few, when they have many changes
+	told    []told          // what is to be read of L3, in order: at most watchMost
+	rows    []int64         // of the log, that told is from to their ends
+	found   []found         // what is to be yielded
+	changed <-chan struct{} // closed at a change after the look
+	more    bool            // there was more at the look
+	after   uint64          // looks with higher numbers began when all that was read had been
 }
 
 // told is a change of the log.
@@ -184,89 +203,94 @@ type found struct {
 	err    error
 }
 
-// next fills found. more tells that there is more already.
-func (w *watching) next(ctx context.Context) (more bool, err error) {
+// next fills found.
+func (w *watching) next(ctx context.Context) (err error) {
 	clear(w.found)
 	w.found = w.found[:0]
 	if err := w.d.door.Enter(); err != nil {
-		return false, err
+		return err
 	}
 	defer w.d.door.Exit(ctx, &err)
 	if len(w.told) == 0 {
 		for _, row := range w.rows {
 			w.log.Done(row)
 		}
-		w.rows = w.rows[:0]
-		if more, err = w.look(ctx); err != nil || len(w.told) == 0 {
-			return more, err
+		w.rows, w.told = w.rows[:0], nil
+		if err = w.look(ctx); err != nil || len(w.told) == 0 {
+			return err
 		}
 	}
-	return true, w.read(ctx)
+	return w.read(ctx)
 }
 
-// look reads rows of the log.
-func (w *watching) look(ctx context.Context) (more bool, err error) {
-	rows, more, err := w.log.Next(ctx, watchRows)
+// look reads rows of the log, the last perhaps not to its end.
+func (w *watching) look(ctx context.Context) (err error) {
+	changed, news := w.d.push.Changed() // before it is looked
+	w.changed = changed
+	news += uint64(time.Since(w.d.began) / watchPoll) // both only rise
+	rows, more, err := w.log.Next(ctx, w.atOnce, news, w.after)
 	switch {
 	case errors.Is(err, errLogTrimmed):
-		return false, fmt.Errorf("%w: it was left for longer than ChangeRetention", ErrWatchExpired)
+		return fmt.Errorf("%w: it was left for longer than ChangeRetention", ErrWatchExpired)
 	case err != nil:
-		return false, err
+		return err
 	}
+	w.more = more
 	last := make(map[string]int)
-	for _, row := range rows {
-		n := 0
-		err := changelog.Read(row.Changes, func(c changelog.Change) bool {
-			n++
-			switch at, twice := last[c.Key]; {
-			case row.Number == w.row && n <= w.place.told || !strings.HasPrefix(c.Key, w.prefix):
-				return true
-			case twice:
-				w.told[at].Key = "" // told of later
-			}
-			last[c.Key] = len(w.told)
-			w.told = append(w.told, told{c, row.Number, n})
-			return true
-		})
+	for i, row := range rows {
+		full, err := w.note(row, last)
 		if err != nil {
-			return false, fmt.Errorf("%w: row %d of the log of changes: %w", ErrCorruption, row.Number, err)
+			return fmt.Errorf("%w: row %d of the log of changes: %w", ErrCorruption, row.Number, err)
+		}
+		if full {
+			w.more, w.atOnce = true, max(1, i)
+			return nil
 		}
 		w.rows = append(w.rows, row.Number)
 	}
-	return more || len(rows) > 0, nil
+	w.atOnce = min(2*w.atOnce, watchRows)
+	return nil
 }
 
-// read reads the next items: no more at once than have pageBytes, or one.
+// note puts the changes of a row behind what is told. last is where ids stand there. full: the
+// row has more of them.
+func (w *watching) note(row logRow, last map[string]int) (full bool, err error) {
+	n := 0
+	err = changelog.Read(row.Changes, func(c changelog.Change) bool {
+		if n++; row.Number == w.row && n <= w.place.told || !strings.HasPrefix(c.Key, w.prefix) {
+			return true
+		}
+		if full = len(w.told) == watchMost; full {
+			return false
+		}
+		if at, twice := last[c.Key]; twice {
+			w.told[at].Key = "" // told of later
+		}
+		last[c.Key] = len(w.told)
+		w.told = append(w.told, told{c, row.Number, n})
+		return true
+	})
+	return full, err
+}
+
+// read reads the next items.
 func (w *watching) read(ctx context.Context) error {
 	var ids []string
-	n := 0
-	for ; n < len(w.told) && len(ids) < watchPage; n++ {
-		if w.told[n].Key != "" {
-			ids = append(ids, w.told[n].Key)
+	for i := 0; i < len(w.told) && len(ids) < watchPage; i++ {
+		if w.told[i].Key != "" {
+			ids = append(ids, w.told[i].Key)
 		}
 	}
-	if len(ids) > 1 {
-		sizes, err := w.d.archive.Sizes(ctx, ids)
-		if err != nil {
-			return err
-		}
-		fit, bytes := 0, 0
-		for fit < len(ids) && (fit == 0 || bytes+sizes[ids[fit]] <= pageBytes) {
-			bytes += sizes[ids[fit]]
-			fit++
-		}
-		ids = ids[:fit]
-		for n = 0; fit > 0; n++ { // behind the last of them
-			if w.told[n].Key != "" {
-				fit--
-			}
-		}
-	}
-	rows, err := w.d.archive.GetMany(ctx, ids)
+	at := watchedAt{w.log.Seen(), strings.Join(ids, "\x00")}
+	any := func([]Found) bool { return true }
+	rows, err := w.d.watched.Do(ctx, at, any, func() ([]Found, error) { return w.d.fitting(w.d.door.Background(ctx), ids) })
 	if err != nil {
 		return err
 	}
-	for i, t := range w.told[:n] {
+	w.after = w.d.archive.Looked()
+	n := 0
+	for ; len(rows) > 0; n++ {
+		t := &w.told[n]
 		if t.Key == "" {
 			continue
 		}
@@ -275,8 +299,8 @@ func (w *watching) read(ctx context.Context) error {
 			w.rows = w.rows[1:]
 		}
 		w.row, w.place.told = t.row, t.nth
-		if f := &rows[0]; !f.OK || !f.Record.Deleted || f.Record.Version <= t.Version { // else the log tells of that delete later, and whether it is one
-			w.found = append(w.found, w.tell(ctx, &w.told[i], f))
+		if f := rows[0]; !f.OK || !f.Record.Deleted || f.Record.Version <= t.Version { // else the log tells of that delete later, and whether it is one
+			w.found = append(w.found, w.tell(ctx, t, f))
 		}
 		rows = rows[1:]
 	}
@@ -284,8 +308,40 @@ func (w *watching) read(ctx context.Context) error {
 	return nil
 }
 
+// watchedAt are ids that were found in a look.
+type watchedAt struct {
+	look uint64
+	ids  string
+}
+
+// small reports whether items are kept for other watches.
+func small(items []Found) bool {
+	n := 0
+	for i := range items {
+		n += len(items[i].Record.Content)
+	}
+	return n <= watchKept
+}
+
+// fitting reads the first of some items: no more than have pageBytes, or one.
+func (d *reader) fitting(ctx context.Context, ids []string) ([]Found, error) {
+	if len(ids) > 1 {
+		sizes, err := d.archive.Sizes(ctx, ids)
+		if err != nil {
+			return nil, err
+		}
+		fit, bytes := 0, 0
+		for fit < len(ids) && (fit == 0 || bytes+sizes[ids[fit]] <= pageBytes) {
+			bytes += sizes[ids[fit]]
+			fit++
+		}
+		ids = ids[:fit]
+	}
+	return d.archive.GetMany(ctx, ids)
+}
+
 // tell is what is told of a change, by what L3 holds of the id now.
-func (w *watching) tell(ctx context.Context, t *told, f *Found) found {
+func (w *watching) tell(ctx context.Context, t *told, f Found) found {
 	c := Change{Kind: ChangeDelete, ID: t.Key, Version: t.Version, Token: w.String()}
 	if f.Err != nil {
 		if f.Record, f.Err = w.d.repair.HealedOr(ctx, t.Key, f.Err); f.Err != nil {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/digest"
 	"github.com/syncengine-go/syncengine/internal/testserver"
@@ -36,6 +38,23 @@ func Number(t testing.TB, db *sql.DB, query string, args ...any) (n int) {
 	t.Helper()
 	if err := db.QueryRowContext(Bounded(t), query, args...).Scan(&n); err != nil {
 		t.Fatalf("%s: %v", query, err)
+	}
+	return n
+}
+
+// CallsOf returns how many calls of an operation a registry has counted.
+func CallsOf(t testing.TB, reg *prometheus.Registry, operation string) (n int) {
+	t.Helper()
+	families, err := reg.Gather()
+	Must(t, err)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if f.GetName() == "sync_engine_operations_total" && l.GetName() == "operation" && l.GetValue() == operation {
+					n += int(m.GetCounter().GetValue())
+				}
+			}
+		}
 	}
 	return n
 }

@@ -5,10 +5,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/faultproxy"
@@ -109,6 +112,48 @@ func TestWatchTellsWhatExpires(t *testing.T) {
 	})
 }
 
+// churn writes by two engines in the background, and at the end the item "last".
+func churn(ctx context.Context, t *testing.T, engines []*syncengine.Engine) (done chan struct{}) {
+	var writers sync.WaitGroup
+	for w := range 4 {
+		writers.Add(1)
+		go func() {
+			defer writers.Done()
+			rng := rand.New(rand.NewSource(int64(w)))
+			for n := range 150 {
+				e, id := engines[w%2], fmt.Sprint("x", rng.Intn(40))
+				var err error
+				if rng.Intn(4) == 0 {
+					err = e.Delete(ctx, id)
+				} else {
+					err = e.Submit(ctx, syncengine.Item{ID: id, Content: []byte(fmt.Sprintf(`"%d.%d"`, w, n))})
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n%10 == 0 {
+					time.Sleep(time.Millisecond)
+				}
+			}
+		}()
+	}
+	done = make(chan struct{})
+	go func() {
+		defer close(done)
+		writers.Wait()
+		for _, e := range engines {
+			if err := e.Flush(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := engines[0].Submit(ctx, syncengine.Item{ID: "last", Content: []byte("1")}, archived); err != nil {
+			t.Error(err)
+		}
+	}()
+	return done
+}
+
 // TestWatchMissesNothing: whoever lists, watches from before the list, breaks off and goes on from
 // the last token, on this engine or another one, again and again, ends with what L3 holds; and
 // versions of an id never go down.
@@ -119,43 +164,7 @@ func TestWatchMissesNothing(t *testing.T) {
 		engines := []*syncengine.Engine{lab.Open(t, syncengine.Config{SQLURL: cfg.SQLURL, BatchFlushCount: 20}), lab.Open(t, syncengine.Config{SQLURL: cfg.SQLURL, BatchFlushInterval: time.Millisecond})}
 		token, err := engines[0].WatchToken(ctx)
 		lab.Must(t, err)
-		var writers sync.WaitGroup
-		for w := range 4 {
-			writers.Add(1)
-			go func() {
-				defer writers.Done()
-				rng := rand.New(rand.NewSource(int64(w)))
-				for n := range 150 {
-					e, id := engines[w%2], fmt.Sprint("x", rng.Intn(40))
-					var err error
-					if rng.Intn(4) == 0 {
-						err = e.Delete(ctx, id)
-					} else {
-						err = e.Submit(ctx, syncengine.Item{ID: id, Content: []byte(fmt.Sprintf(`"%d.%d"`, w, n))})
-					}
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					if n%10 == 0 {
-						time.Sleep(time.Millisecond)
-					}
-				}
-			}()
-		}
-		done := make(chan struct{})
-		go func() {
-			writers.Wait()
-			for _, e := range engines {
-				if err := e.Flush(ctx); err != nil {
-					t.Error(err)
-				}
-			}
-			if err := engines[0].Submit(ctx, syncengine.Item{ID: "last", Content: []byte("1")}, archived); err != nil {
-				t.Error(err)
-			}
-			close(done)
-		}()
+		done := churn(ctx, t, engines)
 		rng := rand.New(rand.NewSource(9))
 		seen, versions, over := map[string]string{}, map[string]uint64{}, false
 		for round := 0; !over; round++ {
@@ -314,4 +323,168 @@ func TestAWatchEndsWithItsContextAndItsEngine(t *testing.T) {
 	if _, err := e.WatchToken(context.Background()); !errors.Is(err, syncengine.ErrClosed) {
 		t.Error(err)
 	}
+}
+
+// TestManyWatchesAskL3LikeOne: of the same ids and of others, when they hear of changes and when
+// they find them later.
+func TestManyWatchesAskL3LikeOne(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		reg := prometheus.NewRegistry()
+		b := lab.Open(t, cfg)
+		cfg.Registerer = reg
+		a := lab.Open(t, cfg)
+		asked := func() int { return lab.CallsOf(t, reg, "log") + lab.CallsOf(t, reg, "get_many") }
+		const watches, rounds = 100, 10
+		var same []<-chan syncengine.Change
+		for n := range watches / 2 {
+			same = append(same, follow(ctx, a, "p:"))
+			follow(ctx, a, fmt.Sprint("other:", n))
+		}
+		before := asked()
+		for n := range rounds {
+			id := fmt.Sprint("p:", n)
+			submit(t, []*syncengine.Engine{a, b}[n%2], id, "1", archived) // of what b writes nobody tells a
+			for _, changes := range same {
+				if c := next(t, changes); c.ID != id || string(c.Item.Content) != "1" {
+					t.Fatalf("told of %+v, want %s", c, id)
+				}
+			}
+		}
+		// Each for itself they would ask twice that often for the rows alone.
+		if n := asked() - before; n > watches*rounds/2 {
+			t.Errorf("%d watches asked L3 %d times for %d changes", watches, n, rounds)
+		}
+	})
+}
+
+// TestWatchesThatAskTogetherMissNothing: each is told what L3 holds in the end, and of no id of a
+// version that is below one that it was told before, however fast its loop is.
+func TestWatchesThatAskTogetherMissNothing(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		engines := []*syncengine.Engine{lab.Open(t, cfg), lab.Open(t, syncengine.Config{SQLURL: cfg.SQLURL, BatchFlushInterval: time.Millisecond})}
+		const watches = 12
+		told := make([]map[string]string, watches)
+		var loops sync.WaitGroup
+		for n := range watches {
+			seq := engines[0].Watch(ctx, "")
+			loops.Add(1)
+			go func() {
+				defer loops.Done()
+				told[n] = map[string]string{}
+				versions := map[string]uint64{}
+				for c, err := range seq {
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if c.Version < versions[c.ID] {
+						t.Errorf("%s goes from version %d to %d", c.ID, versions[c.ID], c.Version)
+					}
+					versions[c.ID] = c.Version
+					if delete(told[n], c.ID); c.Kind == syncengine.ChangePut {
+						told[n][c.ID] = string(c.Item.Content)
+					}
+					if c.ID == "last" {
+						return
+					}
+					if n%3 == 1 && len(versions)%8 == 0 {
+						time.Sleep(time.Millisecond)
+					}
+				}
+			}()
+		}
+		<-churn(ctx, t, engines)
+		loops.Wait()
+		held := map[string]string{}
+		for it, err := range engines[0].All(ctx, "") {
+			lab.Must(t, err)
+			held[it.ID] = string(it.Content)
+		}
+		for n := range told {
+			if !maps.Equal(told[n], held) {
+				t.Errorf("a watch tells of %v; there is %v", told[n], held)
+			}
+		}
+	})
+}
+
+// TestLittleIsKeptForASlowLoop: of groups of many ids no more than the next changes.
+func TestLittleIsKeptForASlowLoop(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	e := lab.OpenAsIs(t, syncengine.Config{L1MaxBytes: 16 << 20})
+	token, err := e.WatchToken(ctx)
+	lab.Must(t, err)
+	for g := range 4 {
+		var items []syncengine.Item
+		for i := range 10_000 {
+			items = append(items, syncengine.Item{ID: fmt.Sprintf("customer:%08d:%08d", g, i), Content: []byte("1")})
+		}
+		_, err := e.SubmitMany(ctx, items, archived)
+		lab.Must(t, err)
+	}
+	lab.Must(t, e.Flush(ctx))
+	before := lab.HeapInUse()
+	const loops = 10
+	var stands, ended sync.WaitGroup
+	for range loops {
+		stands.Add(1)
+		ended.Add(1)
+		go func() {
+			defer ended.Done()
+			for _, err := range e.WatchFrom(ctx, "", token) {
+				if err != nil {
+					t.Error(err)
+				}
+				stands.Done()
+				<-ctx.Done()
+				return
+			}
+		}()
+	}
+	stands.Wait()
+	if each := (lab.HeapInUse() - before) / loops; each > 1<<20 {
+		t.Errorf("%d KiB are kept for each loop, of contents of one byte", each>>10)
+	}
+	cancel()
+	ended.Wait()
+}
+
+// TestAWatchTellsLargeGroupsInParts: each change once, in order, also when it goes on in the
+// middle.
+func TestAWatchTellsLargeGroupsInParts(t *testing.T) {
+	lab.EachL3(t, func(t *testing.T, cfg syncengine.Config, _ *sql.DB) {
+		ctx := context.Background()
+		e := lab.Open(t, cfg)
+		token, err := e.WatchToken(ctx)
+		lab.Must(t, err)
+		id := func(n int) string { return fmt.Sprintf("p:%05d", n) }
+		const all = 5000
+		for from := 0; from < all; from += all / 2 {
+			var items []syncengine.Item
+			for n := from; n < from+all/2; n++ {
+				items = append(items, syncengine.Item{ID: id(n), Content: []byte("1")}, syncengine.Item{ID: fmt.Sprint("other", n), Content: []byte("1")})
+			}
+			_, err := e.SubmitMany(ctx, items, archived)
+			lab.Must(t, err)
+		}
+		rng := rand.New(rand.NewSource(4))
+		for n := 0; n < all; {
+			left := 1 + rng.Intn(2000)
+			for c, err := range e.WatchFrom(ctx, "p:", token) {
+				if lab.Must(t, err); c.ID != id(n) {
+					t.Fatalf("told of %s, want %s", c.ID, id(n))
+				}
+				token = c.Token
+				n++
+				if left--; left == 0 || n == all {
+					break
+				}
+			}
+		}
+	})
 }
