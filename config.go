@@ -193,7 +193,7 @@ type Config struct {
 	FilterSnapshotInserts  int           // new ids that make it due before [10,000]
 
 	L2Timeout    time.Duration // bound on one L2 call; from 1 ms [500 ms]
-	L3Timeout    time.Duration // bound on one L3 call, and on each step of making the tables; from 1 ms [5 s]
+	L3Timeout    time.Duration // bound on one L3 call, and on each step of making the tables and of a recount; from 1 ms [5 s]
 	CloseTimeout time.Duration // bound on Close [30 s]
 	L2Breaker    BreakerPreset // when calls to L2 are given up for a while [BreakerDefault]
 	L3Breaker    BreakerPreset // the same of L3 [BreakerDefault]

@@ -90,9 +90,14 @@ func newSQLStore(d sqlkit.Dialect, pools sqlkit.Pools, c codec, owned bool) *sql
 // PrepareInSteps is Prepare with a bound for each of its steps, of which there are many, and none
 // for the whole.
 func (s *sqlStore) PrepareInSteps(ctx context.Context, each time.Duration) error {
+	return s.inSteps(ctx, each, s.Prepare)
+}
+
+// inSteps calls fn with a bound for each of its steps, and none for the whole.
+func (s *sqlStore) inSteps(ctx context.Context, each time.Duration, fn func(context.Context) error) error {
 	under, end := sqlkit.InSteps(ctx, each)
 	defer end()
-	err := s.Prepare(under)
+	err := fn(under)
 	if err != nil && ctx.Err() == nil && context.Cause(under) == sqlkit.ErrSlowStep {
 		return fmt.Errorf("%s: %w: %w", s.dialect, ErrUnavailable, sqlkit.ErrSlowStep)
 	}

@@ -21,8 +21,9 @@ type archiveDigester interface {
 	// where to go on: "" at the end.
 	Leaves(ctx context.Context, branches []int, after string) (leaves []Meta, last string, err error)
 	// Recount sums up all rows, calls bad for each that does not match its hash, returns how
-	// many branches of the stored digest are wrong, and corrects them if fix is set.
-	Recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error)
+	// many branches of the stored digest are wrong, and corrects them if fix is set. each bounds
+	// a step, of which a large table takes many: a server that delivers no row for so long hangs.
+	Recount(ctx context.Context, each time.Duration, fix bool, bad func(error)) (wrong int, err error)
 }
 
 // healer is an L3 that can replace a damaged row.
@@ -530,7 +531,7 @@ func (a *archive) Leaves(ctx context.Context, branches []int) (out []Meta, err e
 // told of rows that are corrupt.
 func (a *archive) Recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error) {
 	err = a.callFor(ctx, "recount", passTime, func(ctx context.Context) (err error) {
-		wrong, err = a.digest.Recount(ctx, fix, bad)
+		wrong, err = a.digest.Recount(ctx, a.Timeout, fix, bad)
 		return err
 	})
 	return wrong, err

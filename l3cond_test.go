@@ -150,7 +150,7 @@ func TestINV14ManyStoresCountExactly(t *testing.T) {
 			t.Error("nobody ever met")
 		}
 		lab.WantDigest(t, s)
-		if wrong, err := s.(syncengine.ArchiveDigester).Recount(ctx, false, func(err error) { t.Error(err) }); wrong != 0 || err != nil {
+		if wrong, err := s.(syncengine.ArchiveDigester).Recount(ctx, time.Minute, false, func(err error) { t.Error(err) }); wrong != 0 || err != nil {
 			t.Errorf("recount: %d branches wrong, %v", wrong, err)
 		}
 	})
@@ -234,7 +234,7 @@ func TestARecountKeepsTheNameOfADamagedDelta(t *testing.T) {
 		if _, err := raw.Exec("UPDATE sync_deltas SET delta = 'garbage'"); err != nil {
 			t.Fatal(err)
 		}
-		wrong, err := s.(syncengine.ArchiveDigester).Recount(lab.Bounded(t), true, func(err error) { t.Error(err) })
+		wrong, err := s.(syncengine.ArchiveDigester).Recount(lab.Bounded(t), time.Minute, true, func(err error) { t.Error(err) })
 		if wrong == 0 || err != nil {
 			t.Errorf("recount: %d, %v", wrong, err)
 		}

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/syncengine-go/syncengine/internal/digest"
 	"github.com/syncengine-go/syncengine/internal/sqlkit"
@@ -214,7 +215,18 @@ func (s *sqlStore) idsThere(ctx context.Context, branches []int, after string) (
 // Recount reads all rows with their content in one snapshot, which takes time and one
 // connection. It calls bad for each row that does not match its hash, and corrects the stored
 // digest where it is not that of the rows, if fix is set; it returns how many branches are wrong.
-func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error) {
+//
+// However large the table is, each step is short: rows come as the server reads them, unsorted and
+// all, so the next one is a step. What writes goes over the table in windows.
+func (s *sqlStore) Recount(ctx context.Context, each time.Duration, fix bool, bad func(error)) (wrong int, err error) {
+	err = s.inSteps(ctx, each, func(ctx context.Context) (err error) {
+		wrong, err = s.recount(ctx, fix, bad)
+		return err
+	})
+	return wrong, err
+}
+
+func (s *sqlStore) recount(ctx context.Context, fix bool, bad func(error)) (wrong int, err error) {
 	opts := &sql.TxOptions{ReadOnly: true}
 	if s.dialect == sqlkit.MySQL {
 		opts.Isolation = sql.LevelRepeatableRead
@@ -225,9 +237,11 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 	}
 	defer tx.Rollback() // it wrote nothing
 	// First, so that the dictionary of each row that the transaction sees is known.
+	sqlkit.Step(ctx)
 	if err := s.recall(ctx, tx); err != nil {
 		return 0, s.describe("recount", err)
 	}
+	sqlkit.Step(ctx)
 	stored, broken, err := readDigest(ctx, tx)
 	if err != nil {
 		return 0, s.describe("recount", err)
@@ -250,8 +264,10 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 	}
 	// Nobody else touches the broken parts: a fold fails on them.
 	return wrong, s.run(ctx, "recount", func() error {
+		sqlkit.Step(ctx)
 		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
 			for _, id := range broken {
+				sqlkit.Step(ctx)
 				// The row of a delta stays: it may be what tells that its transaction landed.
 				text, empty := "UPDATE sync_deltas SET delta = ? WHERE id = ?", new(digest.Delta).AppendBinary(nil)
 				if id == int64(0) {
@@ -261,6 +277,7 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 					return err
 				}
 			}
+			sqlkit.Step(ctx)
 			_, err := tx.ExecContext(ctx, insertDelta, correction.AppendBinary(nil))
 			return err
 		})
@@ -270,12 +287,14 @@ func (s *sqlStore) Recount(ctx context.Context, fix bool, bad func(error)) (wron
 // count sums up all rows.
 func (s *sqlStore) count(ctx context.Context, tx *sqlkit.Tx, bad func(error)) (*digest.Set, error) {
 	set := new(digest.Set)
+	sqlkit.Step(ctx)
 	rows, err := tx.QueryContext(ctx, "SELECT "+columns+" FROM sync_items")
 	if err != nil {
 		return nil, err
 	}
 	var row scanned
 	for rows.Next() && err == nil {
+		sqlkit.Step(ctx)
 		row = scanned{}
 		if err = rows.Scan(row.fields()...); err != nil {
 			break

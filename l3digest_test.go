@@ -14,11 +14,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/digest"
+	"github.com/syncengine-go/syncengine/internal/faultproxy"
 	"github.com/syncengine-go/syncengine/internal/lab"
 	"github.com/syncengine-go/syncengine/internal/storetest"
+	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
 // eachSQL runs a test over both kinds of L3, with a way to the tables from outside.
@@ -156,7 +159,7 @@ func TestARecountFindsAndCorrectsWhatTheDigestDoesNotKnow(t *testing.T) {
 		lab.NoError(t, "apply", lab.Applied(s.Apply(lab.Bounded(t), recs)))
 		recount := func(fix bool) (wrong int, corrupt []string) {
 			t.Helper()
-			wrong, err := d.Recount(lab.Bounded(t), fix, func(err error) {
+			wrong, err := d.Recount(lab.Bounded(t), time.Minute, fix, func(err error) {
 				var ce *syncengine.CorruptionError
 				if !errors.As(err, &ce) {
 					t.Errorf("reported: %v", err)
@@ -213,4 +216,35 @@ func TestAnUnreadableDigestIsAnError(t *testing.T) {
 			lab.NoError(t, "apply", lab.Applied(s.Apply(context.Background(), []syncengine.Record{storetest.Put("a", uint64(n+2), `1`)})))
 		}
 	})
+}
+
+// A step of a recount is the next row: however long all rows take, it ends only where none comes.
+func TestARecountGoesOnWhileRowsCome(t *testing.T) {
+	t.Parallel()
+	const each = 500 * time.Millisecond
+	server := testserver.SharedMariaDB(t)
+	p := faultproxy.New(t, server.Addr())
+	s := lab.ArchiveAt(t, lab.Via(t, server.NewDatabase(t), p))
+	for i := range 80 {
+		rec := storetest.Put(fmt.Sprintf("id-%02d", i), 1, string(lab.BigDoc(64)))
+		lab.NoError(t, "apply", lab.Applied(s.Apply(lab.Bounded(t), []syncengine.Record{rec})))
+	}
+	recount := func() error {
+		wrong, err := s.(syncengine.ArchiveDigester).Recount(lab.Bounded(t), each, true, func(err error) { t.Error(err) })
+		if wrong != 0 {
+			t.Errorf("%d branches are wrong", wrong)
+		}
+		return err
+	}
+	p.Delay(10 * time.Millisecond)
+	start := time.Now()
+	lab.NoError(t, "of a server that is slow", recount())
+	if took := time.Since(start); took < each {
+		t.Fatalf("all rows came within %v", took)
+	}
+	p.Delay(0)
+	p.MuteAt("FROM sync_items")
+	if err := recount(); !errors.Is(err, syncengine.ErrUnavailable) || !strings.Contains(err.Error(), "did not answer in time") {
+		t.Errorf("of a server that falls silent: %v", err)
+	}
 }

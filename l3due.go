@@ -132,16 +132,37 @@ func (s *sqlStore) mendDues(ctx context.Context) error {
 	if s.dialect != sqlkit.MySQL {
 		return nil
 	}
-	return s.run(ctx, "recount", func() error {
-		return s.inTx(ctx, func(tx *sqlkit.Tx) error {
-			for _, text := range fillDues {
-				if _, err := tx.ExecContext(ctx, text); err != nil {
-					return err
-				}
-			}
-			return nil
+	for after := ""; ; {
+		var end []byte
+		err := s.run(ctx, "recount", func() error {
+			sqlkit.Step(ctx)
+			return s.inTx(ctx, func(tx *sqlkit.Tx) (err error) {
+				end, err = s.mendWindow(ctx, tx, after)
+				return err
+			})
 		})
-	})
+		if after = string(end); err != nil || after == "" {
+			return err
+		}
+	}
+}
+
+// mendWindow is mendDues for the next rows with ids above after, and returns the last one's, nil
+// where there is none. One statement for all rows would hold the more locks, and log the more at
+// once, the more rows there are, and nobody could tell it from a server that hangs.
+func (s *sqlStore) mendWindow(ctx context.Context, tx *sqlkit.Tx, after string) (end []byte, err error) {
+	const last = "SELECT MAX(id) FROM (SELECT id FROM sync_items WHERE id > ? ORDER BY id LIMIT ?) AS w"
+	if err := tx.QueryRowContext(ctx, last, after, s.window).Scan(&end); err != nil || end == nil {
+		return nil, err
+	}
+	for _, text := range fillDues {
+		sqlkit.Step(ctx)
+		if _, err := tx.ExecContext(ctx, text+" AND id > ? AND id <= ?", after, end); err != nil {
+			return nil, err
+		}
+	}
+	sqlkit.Step(ctx) // the commit
+	return end, nil
 }
 
 // writeDues brings the entries of rows that are written up to date.

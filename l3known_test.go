@@ -294,7 +294,7 @@ func TestARowDeletedByHandIsInNoDigest(t *testing.T) {
 			for version := range uint64(3) {
 				if version == 2 {
 					lab.NoError(t, "by hand", syncengine.Exec(lab.Bounded(t), s, "UPDATE sync_items SET deleted = 1"))
-					_, err := other.(syncengine.ArchiveDigester).Recount(lab.Bounded(t), true, func(error) {})
+					_, err := other.(syncengine.ArchiveDigester).Recount(lab.Bounded(t), time.Minute, true, func(error) {})
 					lab.NoError(t, "recount", err)
 				}
 				lab.NoError(t, "apply", lab.Applied(s.Apply(lab.Bounded(t), []syncengine.Record{storetest.Put("x", version+1, fmt.Sprint(version))})))

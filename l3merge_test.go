@@ -250,7 +250,7 @@ func (m *mergeModel) check(t *rapid.T) {
 			}
 		}
 	}
-	wrong, err := m.store.(syncengine.ArchiveDigester).Recount(ctx, false, func(err error) { t.Error(err) })
+	wrong, err := m.store.(syncengine.ArchiveDigester).Recount(ctx, time.Minute, false, func(err error) { t.Error(err) })
 	if err != nil || wrong > 0 {
 		t.Fatalf("%d branches of the digest are wrong, %v", wrong, err)
 	}
@@ -303,7 +303,7 @@ func TestMergesInL3AreThoseOfAModel(t *testing.T) {
 					_, err := db.Exec("DELETE FROM " + table)
 					noError(t, err)
 				}
-				_, err := store.(syncengine.ArchiveDigester).Recount(context.Background(), true, func(error) {})
+				_, err := store.(syncengine.ArchiveDigester).Recount(context.Background(), time.Minute, true, func(error) {})
 				noError(t, err)
 				m := &mergeModel{store: store, db: db, items: make(map[string]*modelItem), clock: 1_700_000_000_000 << 16}
 				for id, kind := range modelKinds {

@@ -216,6 +216,7 @@ type VerifyOptions struct {
 	// bytes: rows that rotted in silence are found (and with Repair healed, if a tier holds a
 	// sound copy of the same version), and a digest that is not that of the rows is found (and
 	// with Repair corrected), as after a change of the table by hand. It works without an L2, too.
+	// It takes as long as SQL takes to read all; where no row comes for L3Timeout it fails.
 	Deep bool
 }
 

@@ -230,3 +230,18 @@ func TestINV11ARowOfNoKindIsDamaged(t *testing.T) {
 		lab.WantContent(t, e, "x", 2)
 	})
 }
+
+// A deep check ends where SQL hangs: each of its steps has L3Timeout.
+func TestADeepCheckDoesNotWaitForAServerThatHangs(t *testing.T) {
+	t.Parallel()
+	db, ctx := testserver.MariaDB(t), lab.Bounded(t)
+	e := lab.Open(t, syncengine.Config{SQLURL: db.URL(), L3Timeout: time.Second, CloseTimeout: time.Second})
+	lab.Put(t, e, "x", 1)
+	lab.Must(t, e.Flush(ctx))
+	db.Stop()
+	defer db.Resume()
+	_, err := e.Verify(ctx, syncengine.VerifyOptions{Deep: true})
+	if ctx.Err() != nil || !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Errorf("it ended with %v, the call's context with %v", err, ctx.Err())
+	}
+}
