@@ -49,7 +49,8 @@
 //	1  something was found: ops that wait, a quarantine that is not empty, differences, an id that
 //	   does not exist or is not in quarantine, a line that could not be imported, or that SQL refused
 //	2  the command line is wrong
-//	3  a server can't be reached, or did not answer in time
+//	3  a server can't be reached, or did not answer in time; or -timeout is over, also where it was
+//	   the input that did not come, or an output that nobody read
 //	4  the directory is in use by a running service
 //	5  the WAL, or stored content, is damaged
 //	6  another error
@@ -101,7 +102,7 @@ func (e usageError) Error() string { return e.text }
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	t := &tool{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Getenv}
+	t := &tool{in: os.Stdin, out: &output{w: os.Stdout}, err: os.Stderr, env: os.Getenv}
 	code := t.run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
@@ -109,9 +110,10 @@ func main() {
 
 // tool is one run of the command.
 type tool struct {
-	in       io.Reader
-	out, err io.Writer
-	env      func(string) string
+	in  io.Reader
+	out *output
+	err io.Writer
+	env func(string) string
 }
 
 // command is a subcommand.

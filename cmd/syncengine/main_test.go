@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,13 +50,21 @@ type ran struct {
 // run runs the binary with more lines for its environment.
 func run(t *testing.T, env []string, stdin string, args ...string) ran {
 	t.Helper()
+	return runOn(t, env, strings.NewReader(stdin), nil, args...)
+}
+
+// runOn is run with an input and, if it is not nil, an output of the test's own.
+func runOn(t *testing.T, env []string, stdin io.Reader, stdout io.Writer, args ...string) ran {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, binary, args...)
 	c.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}, env...)
-	c.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
-	c.Stdout, c.Stderr = &out, &errs
+	c.Stdin, c.Stdout, c.Stderr = stdin, &out, &errs
+	if stdout != nil {
+		c.Stdout = stdout
+	}
 	err := c.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {

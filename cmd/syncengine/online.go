@@ -162,6 +162,7 @@ func (t *tool) verify(ctx context.Context, o *options) error {
 	}
 	o.audit = true
 	return t.with(ctx, o, dir, func(ctx context.Context, e *syncengine.Engine) error {
+		t.out.ctx = ctx
 		if err := flush(ctx, e); err != nil {
 			return err
 		}

@@ -18,10 +18,11 @@ import (
 )
 
 const (
-	exportPage  = 500
-	importGroup = 500
-	groupBytes  = 8 << 20  // of a group that is imported
-	longestLine = 64 << 20 // of a file that is imported
+	exportPage   = 500
+	exportBuffer = 64 << 10
+	importGroup  = 500
+	groupBytes   = 8 << 20  // of a group that is imported
+	longestLine  = 64 << 20 // of a file that is imported
 )
 
 func (t *tool) export(ctx context.Context, o *options) error {
@@ -35,13 +36,19 @@ func (t *tool) export(ctx context.Context, o *options) error {
 		} else if err != nil {
 			fmt.Fprintln(t.err, "syncengine: ops in quarantine are not in SQL: of their ids what a read answers is exported")
 		}
-		to, finish, err := t.output(o)
+		to, finish, err := t.output(ctx, o)
 		if err != nil {
 			return err
 		}
-		w := bufio.NewWriter(to)
-		defer func() { err = errors.Join(err, w.Flush(), finish()) }()
+		w := bufio.NewWriterSize(to, exportBuffer)
 		p, n := t.progress(o, "items exported"), 0
+		defer func() {
+			if flushed := w.Flush(); err == nil || !errors.Is(err, flushed) {
+				err = errors.Join(err, flushed)
+			}
+			p.end(to.lines)
+			err = errors.Join(err, finish())
+		}()
 		damaged := 0
 		for it, err := range e.All(ctx, o.prefix) {
 			if errors.Is(err, syncengine.ErrCorruption) {
@@ -59,19 +66,21 @@ func (t *tool) export(ctx context.Context, o *options) error {
 				p.at(n)
 			}
 		}
-		if p.end(n); damaged > 0 {
+		if damaged > 0 {
 			return fmt.Errorf("%d items are damaged, and left out: %w", damaged, syncengine.ErrCorruption)
 		}
 		return nil
 	})
 }
 
-// output opens what export writes to. finish closes it, on disk if it is a file.
-func (t *tool) output(o *options) (to io.Writer, finish func() error, err error) {
+// output opens what export writes to. finish closes it, on disk if it is a file. A pipe waits for
+// somebody who reads.
+func (t *tool) output(ctx context.Context, o *options) (to *output, finish func() error, err error) {
 	if o.file == "" {
+		t.out.ctx = ctx
 		return t.out, func() error { return nil }, nil
 	}
-	f, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := within(ctx, func() (*os.File, error) { return os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,10 +88,11 @@ func (t *tool) output(o *options) (to io.Writer, finish func() error, err error)
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
+	to = &output{w: f, ctx: ctx}
 	if !st.Mode().IsRegular() { // a pipe, say, can't be synced
-		return f, f.Close, nil
+		return to, f.Close, nil
 	}
-	return f, func() error { return errors.Join(f.Sync(), f.Close()) }, nil
+	return to, func() error { return errors.Join(f.Sync(), f.Close()) }, nil
 }
 
 func (t *tool) imports(ctx context.Context, o *options) error {
@@ -90,9 +100,11 @@ func (t *tool) imports(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := o.within(ctx)
+	defer cancel()
 	from := t.in
 	if o.file != "" {
-		f, err := os.Open(o.file)
+		f, err := within(ctx, func() (*os.File, error) { return os.Open(o.file) }) // a pipe waits for somebody who writes
 		if err != nil {
 			return err
 		}
@@ -105,8 +117,8 @@ func (t *tool) imports(ctx context.Context, o *options) error {
 		}
 		was, refused := e.Stats().Superseded, refusals(ctx, e)
 		im := &importer{e: e, keep: o.keepVersions, offset: e.Health(ctx).ClockOffset, p: t.progress(o, "items imported")}
-		err := im.read(ctx, from)
-		if flushed := flush(ctx, e); flushed != nil {
+		err := im.read(ctx, &input{ctx: ctx, r: from})
+		if flushed := flush(ctx, e); flushed != nil && (err == nil || ctx.Err() == nil) {
 			err = errors.Join(err, fmt.Errorf("waiting for SQL: %w", flushed))
 		}
 		bad := 0
@@ -168,7 +180,7 @@ func (im *importer) read(ctx context.Context, r io.Reader) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 1<<20), longestLine)
 	number := 0
-	for lines.Scan() {
+	for lines.Scan() && lines.Err() == nil { // else it is what was read of a line
 		number++
 		text := bytes.TrimSpace(lines.Bytes())
 		if len(text) == 0 {
@@ -182,7 +194,9 @@ func (im *importer) read(ctx context.Context, r io.Reader) error {
 			return err
 		}
 	}
-	if err := lines.Err(); err != nil {
+	if err := lines.Err(); err != nil && ctx.Err() != nil {
+		return fmt.Errorf("waiting for line %d: %w", number+1, ctx.Err())
+	} else if err != nil {
 		return errors.Join(im.submit(ctx), badLine(number+1, err))
 	}
 	return im.submit(ctx)

@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -146,4 +147,52 @@ func TestImportWithVersionsEndsAtALineThatCanNotBeWhateverIsThere(t *testing.T) 
 			run(t, env, older("a")+older("b"), "import", "-keep-versions", dir).want(t, 0, "2 items were older", "0 items imported")
 		})
 	}
+}
+
+// pipe is one that nobody else reads or writes.
+func pipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	lab.Must(t, err)
+	t.Cleanup(func() { _, _ = r.Close(), w.Close() })
+	return r, w
+}
+
+// fifo is one with a name.
+func fifo(t *testing.T) (name string) {
+	t.Helper()
+	name = filepath.Join(t.TempDir(), "pipe")
+	lab.Must(t, exec.Command("mkfifo", name).Run())
+	return name
+}
+
+// large makes a directory with more than a pipe holds.
+func large(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	e := lab.Open(t, syncengine.Config{Dir: dir})
+	for i := range 10 {
+		lab.Must(t, e.Submit(lab.Bounded(t), syncengine.Item{ID: fmt.Sprint(i), Content: lab.BigDoc(64)}))
+	}
+	lab.Must(t, e.Close())
+	return dir
+}
+
+// A command that may take so long takes no longer for an input that does not come.
+func TestATimeoutEndsAnImportThatWaitsForLines(t *testing.T) {
+	dir := t.TempDir()
+	r, w := pipe(t)
+	_, err := w.WriteString(`{"id":"a","content":1}` + "\n" + `{"id":"b","con`)
+	lab.Must(t, err)
+	runOn(t, nil, r, nil, "import", "-timeout", "2s", dir).want(t, 3, "waiting for line 2", "1 items imported")
+	run(t, nil, "", "export", dir).want(t, 0, "1 items exported", `"id":"a"`)
+	run(t, nil, "", "import", "-timeout", "1s", "-file", fifo(t), dir).want(t, 3, "deadline")
+}
+
+// Nor for an output that nobody reads.
+func TestATimeoutEndsAnExportThatNobodyReads(t *testing.T) {
+	dir := large(t)
+	_, w := pipe(t)
+	runOn(t, nil, nil, w, "export", "-timeout", "2s", dir).want(t, 3, "nobody reads what is written", "0 items exported")
+	run(t, nil, "", "export", "-timeout", "1s", "-file", fifo(t), dir).want(t, 3, "deadline")
 }
