@@ -53,7 +53,7 @@
 //	   the input that did not come, or an output that nobody read
 //	4  the directory is in use by a running service
 //	5  the WAL, or stored content, is damaged
-//	6  another error
+//	6  another error, as of writing the output
 package main
 
 import (
@@ -101,7 +101,8 @@ func (e usageError) Error() string { return e.text }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	context.AfterFunc(ctx, stop)   // a second signal ends the process at once
+	signal.Ignore(syscall.SIGPIPE) // a write that fails for it is enough: there is something to tidy up
 	t := &tool{in: os.Stdin, out: &output{w: os.Stdout}, err: os.Stderr, env: os.Getenv}
 	code := t.run(ctx, os.Args[1:])
 	stop()
@@ -140,6 +141,12 @@ var commands = map[string]command{
 // run runs a command line and returns its exit code.
 func (t *tool) run(ctx context.Context, args []string) int {
 	err := t.dispatch(ctx, args)
+	if failed := t.out.err; failed != nil && !errors.Is(err, failed) {
+		if err == errFound { // nobody has read what
+			err = nil
+		}
+		err = errors.Join(err, failed)
+	}
 	var wrong usageError
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
@@ -169,6 +176,8 @@ func codeOf(err error) int {
 		return exitCorrupt
 	case errors.Is(err, syncengine.ErrUnavailable), errors.Is(err, syncengine.ErrPending), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syncengine.ErrBackpressure):
 		return exitUnavailable
+	case errors.As(err, new(*writeError)):
+		return exitError
 	case errors.Is(err, errFound): // and nothing worse
 		return exitFound
 	}

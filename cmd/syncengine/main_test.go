@@ -134,6 +134,33 @@ func TestAWrongCommandLineIsSaid(t *testing.T) {
 	}
 }
 
+// What can't be written is an error of every command that writes, whatever else it has found.
+func TestAnOutputThatTakesNothingIsAnError(t *testing.T) {
+	waits, dir, full := t.TempDir(), t.TempDir(), "/dev/full"
+	if _, err := os.Stat(full); err != nil {
+		t.Skip(err)
+	}
+	db := testserver.MariaDB(t)
+	lab.Must(t, os.CopyFS(waits, os.DirFS(outage(t, db))))
+	e := lab.Open(t, syncengine.Config{Dir: dir})
+	lab.Put(t, e, "x", 1)
+	lab.Must(t, e.Close())
+	text := `{"id":"x","version":"5","content":1}`
+	for _, args := range [][]string{
+		{"schema", "print", "-dialect", "mysql"}, {"schema", "print", "-dialect", "mysql", "-json"},
+		{"status", dir}, {"status", "-json", dir}, {"status", waits}, {"wal", "list", waits}, {"wal", "list", "-json", waits},
+		{"quarantine", "list", waits}, {"quarantine", "list", "-json", waits}, {"quarantine", "retry", "-all", dir},
+		{"verify", "-deep", dir}, {"explain", dir, "x"}, {"explain", dir, "missing"}, {"export", dir}, {"export", "-file", full, dir},
+		{"import", "-keep-versions", dir}, {"import", "-json", dir},
+	} {
+		out, err := os.OpenFile(full, os.O_WRONLY, 0)
+		lab.Must(t, err)
+		t.Log(args)
+		runOn(t, nil, strings.NewReader(text), out, args...).want(t, 6, "no space left on device")
+		lab.Must(t, out.Close())
+	}
+}
+
 // outage leaves ops in the WAL of a directory whose service has a MariaDB, and one in quarantine.
 func outage(t *testing.T, db *testserver.Server) (dir string) {
 	t.Helper()

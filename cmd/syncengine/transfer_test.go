@@ -189,6 +189,17 @@ func TestATimeoutEndsAnImportThatWaitsForLines(t *testing.T) {
 	run(t, nil, "", "import", "-timeout", "1s", "-file", fifo(t), dir).want(t, 3, "deadline")
 }
 
+// A reader that has left is an error, after which there is nothing left in the temporary directory.
+func TestAnExportWhoseReaderHasLeftTidiesUp(t *testing.T) {
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	e := lab.Open(t, syncengine.Config{SQLURL: url})
+	lab.Put(t, e, "x", 1)
+	lab.Must(t, e.Flush(lab.Bounded(t)))
+	r, w := pipe(t)
+	lab.Must(t, r.Close())
+	runOn(t, nil, nil, w, "export", "-sql", url).want(t, 6, "broken pipe", "0 items exported")
+}
+
 // Nor for an output that nobody reads.
 func TestATimeoutEndsAnExportThatNobodyReads(t *testing.T) {
 	dir := large(t)
