@@ -23,6 +23,7 @@ func (d *reader) merged(ctx context.Context, id string) (rec Record, known bool,
 	for {
 		rec, known, waiting := d.queue.View(id)
 		if known || !waiting {
+			rec.Stale = known && d.passed() // as a plain op that waits (INV-15)
 			return rec, known, nil
 		}
 		if err != nil {
