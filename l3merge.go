@@ -192,7 +192,7 @@ func (m *mergingItem) merge(ctx context.Context, tx *sqlkit.Tx, p *plan, over *s
 			p.merged = append(p.merged, m.row)
 		}
 		return nil
-	case MaxVersion-m.version < steps:
+	case m.version+steps > MaxVersion-1:
 		return &RefusedError{Err: staleError(&entry{version: m.version}, m.version)}
 	case !m.live: // a delete has left nothing
 		rec := *m.cut.Record
@@ -285,12 +285,14 @@ func (m *mergingItem) write(p *plan, ops []*Record, s *sqlStore) error {
 	if err != nil {
 		return m.refused(err)
 	}
-	rec, least := m.row, m.version+uint64(max(1, len(ops)))
-	for _, op := range ops { // above the version of any merge, so that what waits somewhere is never taken for this
-		rec = *op
-		least = max(least, min(op.Version+1, MaxVersion))
+	rec, view := m.row, m.version+viewRoom
+	for _, op := range m.ops { // above what was shown of any, so that this is never taken for that
+		view = viewVersion(view, op.Version)
 	}
-	rec.ID, rec.Content, rec.ContentHash, rec.Version = m.id, content, hashOf(content), least
+	if len(ops) > 0 {
+		rec = *ops[len(ops)-1]
+	}
+	rec.ID, rec.Content, rec.ContentHash, rec.Version = m.id, content, hashOf(content), rowVersion(view)
 	for i, op := range ops {
 		p.ops = append(p.ops, opRow{
 			key: op.ID, ord: rec.Version - uint64(len(ops)-1-i), version: op.Version, at: op.UpdatedAt.UnixNano(), kind: op.CRDT,

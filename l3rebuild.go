@@ -59,10 +59,10 @@ func (s *sqlStore) rebuildIn(ctx context.Context, tx *sqlkit.Tx, head *lockedHea
 	}
 	made.TraceParent, made.TraceState, made.HomeInstanceID = string(row.parent), string(row.state), string(row.home)
 	if made.ContentHash != head.ContentHash {
-		if head.Version == MaxVersion {
+		if head.Version >= MaxVersion-1 {
 			return staleError(newEntry(&made), head.Version)
 		}
-		made.Version++
+		made.Version = rowVersion(head.Version)
 	}
 	p := &plan{}
 	packed := rowsOf([]Record{made}, s.codec)

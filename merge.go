@@ -152,7 +152,7 @@ func (e *writer) landMerges(ctx context.Context, ids []string) error {
 }
 
 // noteViews notes which of the versions that ids must be at are those of views: of items as they
-// were read while merges waited. L3 has others.
+// were read while merges waited. L3 has others (mergekey.go).
 func (e *writer) noteViews(c *call) {
 	for i, version := range c.want {
 		if hash, ok := e.queue.Shown(c.ops[i].item(), version); ok {
@@ -165,7 +165,7 @@ func (e *writer) noteViews(c *call) {
 }
 
 // versionsOfViews puts the versions of rows in the place of those of views, where they hold the
-// same, once the merges have landed.
+// same, once the merges have landed. Where they do not, the condition fails.
 func (e *writer) versionsOfViews(ctx context.Context, c *call) error {
 	if len(c.views) == 0 {
 		return nil
@@ -174,12 +174,21 @@ func (e *writer) versionsOfViews(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	for i, hash := range c.views {
+	for i, op := range c.ops {
+		hash, ok := c.views[i]
+		if !ok {
+			continue
+		}
+		var now Meta
 		for _, row := range rows {
-			if row.ID == c.ops[i].item() && !row.Deleted && row.ContentHash == hash {
-				c.want[i] = row.Version
+			if row.ID == op.item() && !row.Deleted {
+				now = row
 			}
 		}
+		if now.Version == 0 || now.ContentHash != hash {
+			return &ConflictError{ID: op.item(), Want: c.want[i], Have: now.Version}
+		}
+		c.want[i] = now.Version
 	}
 	c.views = nil
 	return nil

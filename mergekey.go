@@ -7,6 +7,15 @@ package syncengine
 // log, the spool, quarantine; and L3 applies a dot once, however often it comes.
 //
 // A node is a Dir: the WAL file keeps its name, which no copy of the Dir has (mergenumbers.go).
+//
+// # Versions
+//
+// What is read while merges wait, a view (merging.go), has a version, too, which may come back in
+// a condition, here or on another engine. It must be the version of nothing else that somebody may
+// read (INV-14). So rows that merges make have even versions, and views odd ones. Views of two
+// engines differ since the versions of their merges do; where an item is ahead of those, by a start
+// that is drawn from viewRoom numbers above the row. The next row is above what any view of its
+// merges can be.
 
 import (
 	"crypto/rand"
@@ -37,6 +46,15 @@ const maxMergeKey = MaxIDBytes + 1 + maxNode + 1 + seqEnd
 
 // maxNode is the length of a node's name.
 const maxNode = 32
+
+// viewRoom is how many versions above a row are left for the first view.
+const viewRoom = 1 << 12
+
+// viewVersion returns the version of a view with a merge more, above the one before.
+func viewVersion(before, merge uint64) uint64 { return min(max(before+1, merge)|1, MaxVersion) }
+
+// rowVersion returns the version of a row with merges, above those of views of them.
+func rowVersion(view uint64) uint64 { return min((view+2)&^1, MaxVersion-1) }
 
 // newNode returns a name that no other node has.
 func newNode() string {

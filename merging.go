@@ -18,6 +18,7 @@ package syncengine
 // All but View is called with the lock held.
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +30,8 @@ type merging struct {
 	seen   int           // how many of them the view has
 	view   *entry        // shadow of the view in L1; nil: there is none
 	floor  uint64        // version of a later plain op or delete: what is below does not count
-	newest uint64        // version
+	newest uint64        // version: views of them have none above it
+	least  uint64        // version: the first of them is not below it
 	change chan struct{} // closed and dropped when some have landed, or L3 failed; nil: nobody waits
 	gen    int           // counts what changes, but for ops that come at the end
 }
@@ -48,7 +50,7 @@ func (q *queue) noteMerge(e *entry, spooled bool) {
 			q.begin(m, id)
 		}
 	}
-	m.newest = max(m.newest, e.version)
+	m.newest = viewVersion(m.newest, e.version)
 	q.l1.Touch(id)
 	if e.version <= m.floor {
 		if spooled {
@@ -63,7 +65,7 @@ func (q *queue) noteMerge(e *entry, spooled bool) {
 	q.wal.AddSpooledMerge(q.l1.Hash(id))
 	m.gen++
 	if view := q.current(m, id); view != nil && len(view.content()) <= maxFold {
-		q.setView(m, id, fold(view, append(slices.Clone(m.ops[m.seen:]), e)), len(m.ops))
+		q.setView(m, id, fold(view, append(slices.Clone(m.ops[m.seen:]), e), m.least), len(m.ops))
 	} else {
 		q.dropView(m, id)
 	}
@@ -86,7 +88,7 @@ func (q *queue) drainedMerge(e *entry, copied bool) {
 	if e.version <= m.floor {
 		return
 	}
-	m.newest, m.gen = max(m.newest, e.version), m.gen+1
+	m.newest, m.gen = viewVersion(m.newest, e.version), m.gen+1
 	if m.seen != len(m.ops) {
 		q.dropView(m, id)
 	} else if m.view != nil {
@@ -133,6 +135,7 @@ func (q *queue) begin(m *merging, id string) {
 // putView makes a record the view of an item.
 func (q *queue) putView(m *merging, id string, rec Record, seen int) {
 	rec.ID = viewKey(id)
+	m.least, m.newest = rec.Version+1+rand.Uint64N(viewRoom), max(m.newest, rec.Version+viewRoom)
 	q.setView(m, id, newEntry(&rec), seen)
 }
 
@@ -166,8 +169,9 @@ func (q *queue) current(m *merging, id string) *entry {
 	return e
 }
 
-// fold returns a view with more merges, nil when one can't be applied.
-func fold(view *entry, ops []*entry) *entry {
+// fold returns a view with more merges, at a version that is not below least; nil when one can't be
+// applied.
+func fold(view *entry, ops []*entry, least uint64) *entry {
 	rec := view.record()
 	if len(ops) == 0 {
 		return view
@@ -189,7 +193,7 @@ func fold(view *entry, ops []*entry) *entry {
 		if err == nil && !seen {
 			err = state.Merge(&op)
 		}
-		op.ID, op.Version = rec.ID, max(rec.Version+1, op.Version)
+		op.ID, op.Version = rec.ID, viewVersion(rec.Version, max(op.Version, least))
 		if rec.UpdatedAt.After(op.UpdatedAt) {
 			op.UpdatedAt = rec.UpdatedAt
 		}
@@ -217,7 +221,7 @@ func (q *queue) View(id string) (rec Record, known, waiting bool) {
 		q.mu.Unlock()
 		return rec, false, q.wal.SpooledMerges(q.l1.Hash(id)) > 0
 	}
-	view, gen, seen := q.current(m, id), m.gen, len(m.ops)
+	view, gen, seen, least := q.current(m, id), m.gen, len(m.ops), m.least
 	var unseen []*entry
 	if view != nil {
 		unseen = slices.Clone(m.ops[m.seen:])
@@ -228,7 +232,7 @@ func (q *queue) View(id string) (rec Record, known, waiting bool) {
 	}
 	q.l1.Get(viewKey(id)) // counts as a use
 	if len(unseen) > 0 {
-		view = fold(view, unseen) // may take long
+		view = fold(view, unseen, least) // may take long
 		q.mu.Lock()
 		if q.merges[id] == m && m.gen == gen {
 			q.setView(m, id, view, seen)
@@ -246,8 +250,8 @@ func (q *queue) View(id string) (rec Record, known, waiting bool) {
 	return rec, true, true
 }
 
-// shownViews are views that were read lately: their versions are none that L3 has, and who has read
-// one may give it in a condition, also when the merges have landed. The zero value is ready.
+// shownViews are views that were read lately: their versions are none that L3 has (mergekey.go), and
+// who has read one may give it in a condition, also when the merges have landed. The zero value is ready.
 type shownViews struct {
 	mu         sync.Mutex // guards the fields below
 	now, older map[string]shownView
@@ -296,7 +300,8 @@ func (q *queue) Merging(id string) bool {
 	return ok || q.wal.SpooledMerges(q.l1.Hash(id)) > 0
 }
 
-// NewestMerge returns the version of the newest merge of an item that waits in memory, or 0.
+// NewestMerge returns a version that merges of an item that wait in memory are not above, nor what
+// is read while they do; 0 when none does.
 func (q *queue) NewestMerge(id string) uint64 {
 	if q.merging.Load() == 0 {
 		return 0

@@ -219,7 +219,8 @@ type ConditionalStore interface {
 
 // MergingStore is a ConditionalStore that merges the ops of CRDT items; engines need it for items
 // with a kind. Such an op is a Record whose ID is a key of its own, see ParseMergeKey: ApplyIf is
-// given them, too. It keeps one version for an item whatever is merged: above the one before.
+// given them, too. It keeps one version for an item whatever is merged: above the one before, and
+// even; odd ones are those of what engines show while merges wait.
 type MergingStore interface {
 	ConditionalStore
 	// ApplyMerges is Apply for records some of which are merges. Each changes its item, in the

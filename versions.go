@@ -161,8 +161,12 @@ func (n *numbers) Assign(op *entry) error {
 	}
 	if op.version == 0 {
 		op.version = n.clock.Next()
-		if known.Version >= op.version {
-			op.version = n.clock.After(known.Version)
+		least := known.Version
+		if op.deleted && crdtBuilt { // the row with the merges that wait is above them
+			least = min(rowVersion(least), MaxVersion)
+		}
+		if least >= op.version {
+			op.version = n.clock.After(least)
 		}
 	}
 	if op.isMerge() { // it may be older

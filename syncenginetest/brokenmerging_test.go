@@ -113,7 +113,14 @@ var brokenMergings = []struct {
 	{"an item has one version for ever", "its version is above the one before", func(b *brokenMerging) {
 		b.row = func(r *rec) {
 			if r.CRDT != "" {
-				r.Version = 77
+				r.Version = 78
+			}
+		}
+	}},
+	{"rows have versions of views", "its version is even", func(b *brokenMerging) {
+		b.row = func(r *rec) {
+			if r.CRDT != "" {
+				r.Version++
 			}
 		}
 	}},

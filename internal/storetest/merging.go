@@ -73,6 +73,8 @@ func (m *merger) apply(t *testing.T, recs []syncengine.Record, changes []string,
 			t.Errorf("MergingStore.ApplyMerges: merged lacks %q: it has what the items hold that a merge of recs is about", short(key.ID))
 		case slices.Contains(changes, key.ID) && r.Version <= was:
 			t.Errorf("MergingStore: %q is at %d after a merge, and was at %d: its version is above the one before", short(key.ID), r.Version, was)
+		case r.CRDT != "" && !r.Deleted && r.Version%2 != 0:
+			t.Errorf("MergingStore: %q is at %d after a merge: its version is even", short(key.ID), r.Version)
 		case !slices.Contains(changes, key.ID) && r.Version != was:
 			t.Errorf("MergingStore: %q is at %d, and was at %d: a merge that was applied before changes nothing", short(key.ID), r.Version, was)
 		}
