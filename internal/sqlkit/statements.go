@@ -28,9 +28,10 @@ type statementKey struct {
 
 // prepared is a statement. The rest is valid when done is closed.
 type prepared struct {
-	done chan struct{}
-	st   *Stmt
-	err  error
+	done  chan struct{}
+	st    *Stmt
+	err   error
+	ended bool // it was given up by somebody whose context ended, which proves nothing to others
 }
 
 // Get returns a statement. To prepare it takes a connection of the pool: in a transaction it may be
@@ -56,8 +57,7 @@ func (s *Statements) Get(ctx context.Context, db *DB, text string) (*Stmt, error
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		ended := errors.Is(p.err, context.Canceled) || errors.Is(p.err, context.DeadlineExceeded)
-		if !ended || ctx.Err() != nil { // else it was given up by somebody whose context ended
+		if !p.ended || ctx.Err() != nil {
 			return p.st, p.err
 		}
 	}
@@ -76,6 +76,14 @@ func (s *Statements) prepare(ctx context.Context, key statementKey, p *prepared)
 		close(p.done)
 	}()
 	p.st, p.err = key.db.PrepareContext(ctx, key.text)
+	p.ended = p.err != nil && isOver(ctx)
+}
+
+// isOver reports whether ctx has ended, or is about to. What an error says is no help: one of a
+// connection that goes by the deadline of ctx is the network's own, and may come before ctx knows.
+func isOver(ctx context.Context) bool {
+	at, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(at)
 }
 
 // Close closes all that are prepared. Nothing may be in use. It waits for that no longer than

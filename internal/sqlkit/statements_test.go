@@ -2,7 +2,11 @@ package sqlkit
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
 	"errors"
+	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -86,6 +90,48 @@ func TestWhoWaitsForAStatementEndsWithItsOwnContext(t *testing.T) {
 	}
 	if err := <-second; err != nil {
 		t.Errorf("who waited for one whose context ended: %v", err)
+	}
+}
+
+// lateDialer connects to nothing until the deadline of its context has passed, and fails as a dial
+// does that it has caught half-way: the network knows of it before the context's timer fires.
+type lateDialer chan struct{}
+
+func (d lateDialer) Driver() driver.Driver { return nil }
+
+func (d lateDialer) Connect(ctx context.Context) (driver.Conn, error) {
+	at, ok := ctx.Deadline()
+	if !ok {
+		return nil, errPatient
+	}
+	close(d)
+	for time.Now().Before(at) {
+	}
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
+}
+
+var errPatient = errors.New("who has no deadline has asked")
+
+func TestWhoWaitsForAStatementGetsNoTimeoutOfAnother(t *testing.T) {
+	for range 5 {
+		dialing := make(lateDialer)
+		pool := sql.OpenDB(dialing)
+		db, all := NewDB(pool, MySQL, ""), Statements{}
+		brief, stop := context.WithTimeout(context.Background(), 20*time.Millisecond)
+		first := make(chan error, 1)
+		go func() {
+			_, err := all.Get(brief, db, "SELECT 1")
+			first <- err
+		}()
+		<-dialing
+		if _, err := all.Get(context.Background(), db, "SELECT 1"); !errors.Is(err, errPatient) {
+			t.Errorf("who has no deadline: %v, want that it asks for itself", err)
+		}
+		if err := <-first; err == nil {
+			t.Error("who has 20 ms has a statement")
+		}
+		stop()
+		_ = pool.Close()
 	}
 }
 
