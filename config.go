@@ -126,9 +126,10 @@ type Config struct {
 	// of the URLs. The engine never closes them. A MySQL DB should have maxAllowedPacket=0
 	// in its DSN: otherwise the driver assumes 64 MiB, and documents near the server's limit
 	// (16 MiB by default) are refused; on it a transaction takes one round trip more than on
-	// the engine's own connections, whose COMMIT the engine can leave. A Redis client should
-	// have ContextTimeoutEnabled, or a server that hangs costs a read its read timeout instead
-	// of L2Timeout; it gets a hook that notices new connections, for good.
+	// the engine's own connections, whose COMMIT the engine can leave, and a read whose context
+	// ends before the reply costs its connection. A Redis client should have
+	// ContextTimeoutEnabled, or a server that hangs costs a read its read timeout instead of
+	// L2Timeout; it gets a hook that notices new connections, for good.
 	DB      *sql.DB
 	Dialect Dialect
 	Redis   redis.UniversalClient

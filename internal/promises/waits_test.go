@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -130,5 +132,63 @@ func TestINV09ATransactionBeyondTheServersLimitBlocksNobody(t *testing.T) {
 	lab.Put(t, e, "other", 1, syncengine.WithDurability(syncengine.Archived))
 	if h := e.Health(ctx); !h.L3.OK || h.PendingOps != 0 || h.Quarantined != len(items) {
 		t.Errorf("%+v", h)
+	}
+}
+
+// Callers that leave before a reply can be there cost no connections: others, and the engine
+// itself, would wait for new ones, and take a server for dead that has nothing.
+func TestCallersWithoutPatienceTakeNoConnectionsFromOthers(t *testing.T) {
+	server := testserver.SharedMariaDB(t)
+	p := faultproxy.New(t, server.Addr())
+	var troubles atomic.Int64
+	db := server.NewDatabase(t)
+	e := lab.Open(t, syncengine.Config{SQLURL: lab.Via(t, db, p), L1MaxAge: time.Millisecond, OnEvent: syncengine.Events{
+		L3Outage:       func(bool, error) { troubles.Add(1) },
+		CircuitChanged: func(string, string, string) { troubles.Add(1) },
+	}})
+	lab.Open(t, syncengine.Config{SQLURL: db}) // so that it asks SQL what is new
+	numbered(100, 1).write(t, e)
+	lab.Must(t, e.Flush(lab.Bounded(t)))
+	const oneWay = 10 * time.Millisecond
+	p.Delay(oneWay)
+	defer p.Delay(0)
+	before := p.Connections()
+	over := make(chan struct{})
+	var callers sync.WaitGroup
+	for n := range 24 {
+		callers.Go(func() {
+			for ended := false; !ended; {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.Int64N(int64(2*oneWay))))
+				switch n % 4 {
+				case 0:
+					_, _ = e.WatchToken(ctx)
+				case 1:
+					e.Health(ctx)
+				case 2:
+					_, _ = e.MerkleRoot(ctx)
+				default:
+					_, _ = e.GetMany(ctx, []string{"a", "b", "c"})
+				}
+				cancel()
+				select {
+				case <-over:
+					ended = true
+				default:
+				}
+			}
+		})
+	}
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		if err := e.Submit(lab.Bounded(t), syncengine.Item{ID: "patient", Content: lab.Doc("patient", 1)}, syncengine.WithDurability(syncengine.Archived)); err != nil {
+			t.Errorf("a patient writer: %v", err)
+		}
+	}
+	close(over)
+	callers.Wait()
+	if n := troubles.Load(); n > 0 {
+		t.Errorf("%d events tell of an outage, on a server that has none", n)
+	}
+	if n := p.Connections() - before; n > 24 { // the pool may have 8
+		t.Errorf("%d connections were made", n)
 	}
 }

@@ -66,12 +66,33 @@ func (d *DB) ExecContext(ctx context.Context, text string, args ...any) (sql.Res
 
 // QueryContext is that of sql.DB.
 func (d *DB) QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
-	return d.pool.QueryContext(ctx, d.Named(text), args...)
+	return askRows(ctx, d.idle > 0, func(ctx context.Context) (*sql.Rows, error) {
+		return d.pool.QueryContext(ctx, d.Named(text), args...)
+	})
 }
 
 // QueryRowContext is that of sql.DB.
 func (d *DB) QueryRowContext(ctx context.Context, text string, args ...any) *sql.Row {
-	return d.pool.QueryRowContext(ctx, d.Named(text), args...)
+	return askRow(ctx, d.idle > 0, func(ctx context.Context) *sql.Row {
+		return d.pool.QueryRowContext(ctx, d.Named(text), args...)
+	})
+}
+
+// askRows is asked, for rows.
+func askRows(ctx context.Context, ours bool, fn func(context.Context) (*sql.Rows, error)) (*sql.Rows, error) {
+	return asked(ctx, ours, fn, func(rows *sql.Rows) { _ = rows.Close() })
+}
+
+// askRow is asked, for one row.
+func askRow(ctx context.Context, ours bool, fn func(context.Context) *sql.Row) *sql.Row {
+	row, _ := asked(ctx, ours, func(ctx context.Context) (*sql.Row, error) {
+		row := fn(ctx)
+		return row, row.Err()
+	}, func(row *sql.Row) { _ = row.Scan() }) // which closes it
+	if row == nil {
+		return fn(ctx) // asks nothing: ctx has ended
+	}
+	return row
 }
 
 // PrepareContext is that of sql.DB.
@@ -80,7 +101,7 @@ func (d *DB) PrepareContext(ctx context.Context, text string) (*Stmt, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Stmt{st, d.local}, nil
+	return &Stmt{st, d.local, d.idle > 0}, nil
 }
 
 // BeginTx is that of sql.DB.
@@ -127,7 +148,7 @@ func (t *Tx) QueryRowContext(ctx context.Context, text string, args ...any) *sql
 
 // StmtContext is that of sql.Tx.
 func (t *Tx) StmtContext(ctx context.Context, s *Stmt) *Stmt {
-	return &Stmt{t.tx.StmtContext(ctx, s.stmt), s.local}
+	return &Stmt{t.tx.StmtContext(ctx, s.stmt), s.local, false}
 }
 
 // Commit is that of sql.Tx, and ends with ctx, which is that of the transaction. In a pool of the
@@ -159,6 +180,7 @@ func (t *Tx) Rollback() {
 type Stmt struct {
 	stmt  *sql.Stmt
 	local bool
+	asks  bool // reads are questions
 }
 
 func (s *Stmt) context(ctx context.Context) context.Context {
@@ -175,12 +197,16 @@ func (s *Stmt) ExecContext(ctx context.Context, args ...any) (sql.Result, error)
 
 // QueryContext is that of sql.Stmt.
 func (s *Stmt) QueryContext(ctx context.Context, args ...any) (*sql.Rows, error) {
-	return s.stmt.QueryContext(s.context(ctx), args...)
+	return askRows(s.context(ctx), s.asks, func(ctx context.Context) (*sql.Rows, error) {
+		return s.stmt.QueryContext(ctx, args...)
+	})
 }
 
 // QueryRowContext is that of sql.Stmt.
 func (s *Stmt) QueryRowContext(ctx context.Context, args ...any) *sql.Row {
-	return s.stmt.QueryRowContext(s.context(ctx), args...)
+	return askRow(s.context(ctx), s.asks, func(ctx context.Context) *sql.Row {
+		return s.stmt.QueryRowContext(ctx, args...)
+	})
 }
 
 // Close is that of sql.Stmt.

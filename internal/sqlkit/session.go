@@ -37,6 +37,9 @@ type pinned struct {
 }
 
 func (p pinned) Connect(ctx context.Context) (driver.Conn, error) {
+	if err := ask(ctx, connectWait); err != nil {
+		return nil, err
+	}
 	var wire net.Conn
 	made, err := p.Connector.Connect(context.WithValue(ctx, wireKey{}, &wire))
 	if err != nil {
@@ -111,6 +114,67 @@ func (s *session) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx
 		return nil, err
 	}
 	return &boundTx{tx: tx, ctx: ctx, session: s}, nil
+}
+
+func (s *session) QueryContext(ctx context.Context, text string, args []driver.NamedValue) (driver.Rows, error) {
+	if err := ask(ctx, replyWait); err != nil {
+		return nil, err
+	}
+	made, err := s.mysqlConn.QueryContext(ctx, text, args)
+	return rowsOf(ctx, made), err
+}
+
+func (s *session) PrepareContext(ctx context.Context, text string) (driver.Stmt, error) {
+	if err := ask(ctx, replyWait); err != nil {
+		return nil, err
+	}
+	made, err := s.mysqlConn.PrepareContext(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	st, ok := made.(mysqlStmt)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the driver has made a %T", made), made.Close())
+	}
+	return statement{st}, nil
+}
+
+// statement is a prepared one of a session.
+type statement struct{ mysqlStmt }
+
+// mysqlStmt is what the driver's statements are.
+type mysqlStmt interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
+	driver.NamedValueChecker
+}
+
+func (s statement) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	if err := ask(ctx, replyWait); err != nil {
+		return nil, err
+	}
+	made, err := s.mysqlStmt.QueryContext(ctx, args)
+	return rowsOf(ctx, made), err
+}
+
+// rowsOf returns rows that say to their question, if there is one, when they are closed.
+func rowsOf(ctx context.Context, made driver.Rows) driver.Rows {
+	if q, ok := ctx.(*question); ok && made != nil {
+		return &rows{made, q}
+	}
+	return made
+}
+
+// rows are those of a question.
+type rows struct {
+	driver.Rows
+	q *question
+}
+
+func (r *rows) Close() error {
+	defer r.q.stop()
+	return r.Rows.Close()
 }
 
 func (s *session) IsValid() bool { return !s.broken.Load() && s.mysqlConn.IsValid() }

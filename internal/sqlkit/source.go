@@ -2,7 +2,7 @@
 // items: database URLs, pools, dialects, numbered migrations, and what a driver's
 // error means. It is the only place that imports SQL drivers.
 //
-// No goroutines. Nothing here ever puts a password into an error.
+// No goroutines but those of leave.go. Nothing here ever puts a password into an error.
 package sqlkit
 
 import (

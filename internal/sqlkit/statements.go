@@ -48,8 +48,10 @@ func (s *Statements) Get(ctx context.Context, db *DB, text string) (*Stmt, error
 			}
 			s.all[key] = p
 			s.mu.Unlock()
-			s.prepare(ctx, key, p)
-			return p.st, p.err
+			return asked(ctx, db.idle > 0, func(under context.Context) (*Stmt, error) {
+				s.prepare(under, ctx, key, p)
+				return p.st, p.err
+			}, func(*Stmt) {}) // it is kept for others
 		}
 		s.mu.Unlock()
 		select {
@@ -63,7 +65,8 @@ func (s *Statements) Get(ctx context.Context, db *DB, text string) (*Stmt, error
 	}
 }
 
-func (s *Statements) prepare(ctx context.Context, key statementKey, p *prepared) {
+// prepare prepares a statement under a context, for a caller with another one.
+func (s *Statements) prepare(ctx, caller context.Context, key statementKey, p *prepared) {
 	p.err = errors.New("preparing a statement was given up") // a driver panicked
 	defer func() {
 		if p.err != nil {
@@ -76,7 +79,7 @@ func (s *Statements) prepare(ctx context.Context, key statementKey, p *prepared)
 		close(p.done)
 	}()
 	p.st, p.err = key.db.PrepareContext(ctx, key.text)
-	p.ended = p.err != nil && isOver(ctx)
+	p.ended = p.err != nil && isOver(caller)
 }
 
 // isOver reports whether ctx has ended, or is about to. What an error says is no help: one of a

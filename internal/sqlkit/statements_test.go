@@ -137,7 +137,12 @@ func TestWhoWaitsForAStatementGetsNoTimeoutOfAnother(t *testing.T) {
 
 func openPool(t *testing.T, srv *testserver.Server) *DB {
 	t.Helper()
-	src, err := Parse(srv.URL())
+	return poolAt(t, srv.URL())
+}
+
+func poolAt(t *testing.T, url string) *DB {
+	t.Helper()
+	src, err := Parse(url)
 	if err != nil {
 		t.Fatal(err)
 	}
