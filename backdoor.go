@@ -1,7 +1,7 @@
 package syncengine
 
-// backdoor.go lends the stores to tests in other packages, by internal/backdoor. It holds no state,
-// and the library calls nothing of it but hostTime.
+// backdoor.go lends the stores to tests in other packages, and an option to cmd/syncengine, by
+// internal/backdoor. It holds no state, and the library calls nothing of it but hostTime.
 
 import (
 	"time"
@@ -16,6 +16,7 @@ func init() {
 		cfg := config.(Config)
 		return newRedisStore(cfg.Redis, cfg.KeyPrefix, cfg.TombstoneRetention, false)
 	}
+	backdoor.ExpiresAt = func(at time.Time) any { return expiresAt(at) }
 	backdoor.DecodeEnvelope = func(id string, value []byte) (any, error) { return decodeEnvelope(id, value) }
 }
 

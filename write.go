@@ -87,6 +87,7 @@ const (
 	optionIfVersion
 	optionIfUnchanged
 	optionTTL
+	optionUntil // version is the time
 )
 
 // WithDurability overrides Config.Durability for one call. DefaultDurability changes
@@ -138,6 +139,12 @@ func IfUnchanged() WriteOption { return WriteOption{kind: optionIfUnchanged} }
 // a *ConfigError.
 func WithTTL(d time.Duration) WriteOption { return WriteOption{kind: optionTTL, ttl: d} }
 
+// expiresAt is WithTTL with the time itself. It is for those who carry versions from elsewhere: a
+// version has one expiry.
+func expiresAt(at time.Time) WriteOption {
+	return WriteOption{kind: optionUntil, version: uint64(millis(at))}
+}
+
 // comparesItems reports whether an IfUnchanged is among opts.
 func comparesItems(opts []WriteOption) bool {
 	return slices.ContainsFunc(opts, func(o WriteOption) bool { return o.kind == optionIfUnchanged })
@@ -185,14 +192,17 @@ func (e *writer) options(id string, opts []WriteOption) (writeOptions, error) {
 				return o, &InvalidItemError{ID: id, Field: "IfUnchanged", Rule: "is another condition than WithIfVersion: give one of them"}
 			}
 			o.conditional, o.unchanged, o.ifVersion = true, opt.kind == optionIfUnchanged, opt.version
-		case optionTTL:
+		case optionTTL, optionUntil:
 			if opt.ttl < 0 {
 				return o, &InvalidItemError{ID: id, Field: "WithTTL", Rule: "must not be negative"}
 			}
-			if opt.ttl > 0 && !e.archive.Expires() {
+			o.ttl, o.givenTTL, o.until = opt.ttl, true, time.Time{}
+			if opt.kind == optionUntil {
+				o.ttl, o.until = 1, expiryAt(int64(opt.version)) // ttl: it expires
+			}
+			if o.ttl > 0 && !e.archive.Expires() {
 				return o, &ConfigError{Field: "L3", Value: "(set)", Rule: "must be an ExpiringStore for items that expire"}
 			}
-			o.ttl, o.givenTTL = opt.ttl, true
 		}
 	}
 	return o, nil

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine"
+	"github.com/syncengine-go/syncengine/internal/backdoor"
 )
 
 const (
@@ -170,9 +171,9 @@ type importer struct {
 	n, older, expired int
 }
 
-// ttl returns for how long an item with an expiry still lives, 0 or less if it does not.
-func (im *importer) ttl(it *syncengine.Item) time.Duration {
-	return time.Until(it.ExpiresAt) + im.offset
+// hasExpired reports whether the expiry of an item that has one is over.
+func (im *importer) hasExpired(it *syncengine.Item) bool {
+	return time.Until(it.ExpiresAt)+im.offset <= 0
 }
 
 // read ends at the first line that can't be imported; those before it are.
@@ -307,12 +308,11 @@ func (im *importer) submitOne(ctx context.Context, it *syncengine.Item, opts ...
 	return im.patiently(ctx, func() error {
 		with := opts
 		if !it.ExpiresAt.IsZero() {
-			ttl := im.ttl(it)
-			if ttl <= 0 {
+			if im.hasExpired(it) {
 				im.expired++
 				return nil
 			}
-			with = append(with, syncengine.WithTTL(ttl))
+			with = append(with, backdoor.ExpiresAt(it.ExpiresAt).(syncengine.WriteOption))
 		}
 		err := im.e.Submit(ctx, *it, with...)
 		if err == nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/syncengine-go/syncengine"
 	"github.com/syncengine-go/syncengine/internal/lab"
@@ -145,6 +146,31 @@ func TestImportWithVersionsEndsAtALineThatCanNotBeWhateverIsThere(t *testing.T) 
 				}
 			}
 			run(t, env, older("a")+older("b"), "import", "-keep-versions", dir).want(t, 0, "2 items were older", "0 items imported")
+		})
+	}
+}
+
+// A version has one expiry: a file is nothing new to the database that it came from.
+func TestImportWithVersionsKeepsWhenItemsExpire(t *testing.T) {
+	for where, url := range map[string]string{"private": "", "MariaDB": testserver.SharedMariaDB(t).NewDatabase(t)} {
+		t.Run(where, func(t *testing.T) {
+			dir := t.TempDir()
+			var env []string
+			if url != "" {
+				env = []string{"SYNCENGINE_SQL=" + url}
+			}
+			e := lab.Open(t, syncengine.Config{Dir: dir, SQLURL: url})
+			for _, id := range []string{"a", "b", "c"} {
+				lab.Put(t, e, id, 1, syncengine.WithTTL(time.Hour))
+			}
+			lab.Must(t, e.Close())
+			was := run(t, env, "", "export", "-quiet", dir)
+			run(t, env, was.out, "import", "-keep-versions", "-json", dir).want(t, 0, `{"expired":0,"imported":3,"older":0,"refused":0}`)
+			elsewhere := t.TempDir()
+			run(t, nil, was.out, "import", "-keep-versions", elsewhere).want(t, 0, "3 items imported")
+			if is := run(t, nil, "", "export", "-quiet", elsewhere); is != was {
+				t.Errorf("it was\n%s\nis\n%s", was.out, is.out)
+			}
 		})
 	}
 }

@@ -1,6 +1,6 @@
 // Package backdoor lends the stores of the root package, which it does not export, to tests in
-// other packages. The root fills it when a program starts. It can not name the types of the root:
-// package lab gives them back.
+// other packages, and what cmd/syncengine alone needs. The root fills it when a program starts. It
+// can not name the types of the root: package lab gives them back.
 package backdoor
 
 import (
@@ -17,6 +17,8 @@ var (
 	// HostTime, if it is set, is asked for the time of the host by engines that are opened from
 	// then on, with their InstanceID. false: this one's clock is right.
 	HostTime atomic.Pointer[func(instance string) (func() time.Time, bool)]
+	// ExpiresAt makes items of a call expire at a time, as WithTTL does after one: a WriteOption.
+	ExpiresAt func(at time.Time) (option any)
 	// DecodeEnvelope reads the value of an id in L2: a Record.
 	DecodeEnvelope func(id string, value []byte) (record any, err error)
 )
