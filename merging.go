@@ -250,8 +250,9 @@ func (q *queue) View(id string) (rec Record, known, waiting bool) {
 	return rec, true, true
 }
 
-// shownViews are views that were read lately: their versions are none that L3 has (mergekey.go), and
-// who has read one may give it in a condition, also when the merges have landed. The zero value is ready.
+// shownViews are views that were read lately: their versions are none that L3 has (mergekey.go),
+// and who has read one may give it in a condition, also when the merges have landed. The zero value
+// is ready.
 type shownViews struct {
 	mu         sync.Mutex // guards the fields below
 	now, older map[string]shownView

@@ -123,7 +123,8 @@ func TestINV14AViewOfAnItemAheadOfTheClock(t *testing.T) {
 }
 
 // TestVersionsOfAnItemRiseWhileMergesLand: what is read is never numbered below what was read
-// before, with merges of any age, of one engine and of two: versions of views are odd, those of rows even.
+// before, with merges of any age, of one engine and of two: versions of views are odd, those of
+// rows even.
 func TestVersionsOfAnItemRiseWhileMergesLand(t *testing.T) {
 	ctx := context.Background()
 	for name, url := range l3s {
