@@ -244,8 +244,9 @@ func (e *Engine) DeleteMany(ctx context.Context, ids []string, opts ...WriteOpti
 // open is not counted.
 //
 // An empty prefix is ErrInvalidItem: nobody should delete everything for want of a value. So are
-// WithIfVersion, IfUnchanged and WithVersion. The other errors are those of All and DeleteMany,
-// ErrUnavailable while L3 is away among them: nobody knows then which items there are.
+// WithIfVersion, IfUnchanged, WithVersion, and a prefix that is longer than an id can be. The other
+// errors are those of All and DeleteMany, ErrUnavailable while L3 is away among them: nobody knows
+// then which items there are.
 func (e *Engine) DeletePrefix(ctx context.Context, prefix string, opts ...WriteOption) (int, error) {
 	return e.writer.DeletePrefix(ctx, prefix, opts...)
 }

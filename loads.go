@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine/internal/loader"
+	"github.com/syncengine-go/syncengine/internal/sqlkit"
 )
 
 // togetherMost is how many loads share a call, and callsMost how many calls of one kind are under
@@ -53,7 +54,7 @@ func (d *reader) under(l *load) context.Context {
 	if l.Itself && l.Caller.Done() != nil {
 		return l.Caller
 	}
-	return d.door.Background(l.Caller)
+	return sqlkit.Patient(d.door.Background(l.Caller))
 }
 
 // stages are those of a load.

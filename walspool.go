@@ -122,14 +122,14 @@ func (j *journal) spooledAt(hash uint64) (ref spoolRef, ok bool) {
 // reads, see reading. recovered tells that an earlier engine wrote it.
 func (j *journal) FindSpooled(ctx context.Context, r *reading, id string, hash func(id string) uint64) (op *entry, recovered bool, err error) {
 	h := hash(id)
-	newest := func(id string) uint64 {
-		version, _ := j.Spooled(hash(id))
-		return version
-	}
 	for {
 		ref, ok := j.spooledAt(h)
 		if !ok {
 			return nil, false, nil
+		}
+		newest := func(id string) uint64 {
+			version, _ := j.Spooled(hash(id))
+			return version
 		}
 		op, ok, err := j.opAt(ctx, r, walOp{at: walPlace{n: ref.seg}, id: id, version: ref.version}, newest)
 		if err != nil || ok {

@@ -51,11 +51,18 @@ type question struct {
 	until    time.Time // how long the reply is awaited; zero: nothing has been asked
 }
 
+// patient is the key of a context in which nobody leaves but for a server that hangs.
+type patient struct{}
+
+// Patient returns a context for reads of several callers together: it ends with the timeout of the
+// call, and then the connection may go. They need no goroutine of their own.
+func Patient(ctx context.Context) context.Context { return context.WithValue(ctx, patient{}, true) }
+
 // asked calls fn with a context that does not close the connection when ctx ends, and returns what
 // it returns, or the error of ctx as soon as that ends: then drop gets what fn returns. Rows that
 // are returned end with ctx. Where the pool is not ours, it calls fn with ctx.
 func asked[T any](ctx context.Context, ours bool, fn func(context.Context) (T, error), drop func(T)) (T, error) {
-	if !ours || ctx.Done() == nil || ctx.Err() != nil {
+	if !ours || ctx.Done() == nil || ctx.Err() != nil || ctx.Value(patient{}) != nil {
 		return fn(ctx)
 	}
 	q := &question{caller: ctx}
