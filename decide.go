@@ -121,6 +121,7 @@ func (q *question) answer(v Verdict, err error) {
 func (e *writer) decideMany(ctx context.Context, qs []*question) {
 	under := e.cache.Begin()
 	defer e.cache.End(under)
+	defer e.listen(qs)() // from before the COMMIT until L1 has what comes of it (INV-15)
 	verdicts, err := e.applyIf(ctx, qs)
 	var refused *RefusedError
 	if errors.As(err, &refused) && len(qs) > 1 { // one of them is at fault
@@ -152,6 +153,22 @@ func (e *writer) decideMany(ctx context.Context, qs []*question) {
 			}
 			q.answer(verdicts[i], nil)
 		})
+	}
+}
+
+// listen keeps in mind what is told of the ids of questions, until the end that it returns.
+func (e *writer) listen(qs []*question) (end func()) {
+	var ids []string
+	for _, q := range qs {
+		ids = append(ids, itemsOf(q.ops)...)
+	}
+	for _, id := range ids {
+		e.l1.Listen(id)
+	}
+	return func() {
+		for _, id := range ids {
+			e.l1.Unlisten(id)
+		}
 	}
 }
 
@@ -191,6 +208,7 @@ func (e *writer) landed(ctx context.Context, qs []*question, verdicts []Verdict)
 			for _, op := range q.ops {
 				if !op.isMerge() {
 					e.l1.Accept(op, false)
+					e.l1.Heard(op.id())
 				}
 			}
 			e.numbers.Stored(q.ops, !q.unit[0].Always)

@@ -18,6 +18,7 @@ type batch struct {
 	bytes  int64
 	low    int64    // lowest seq of units and parked
 	oldest int64    // when the first of them was accepted
+	moment uint32   // when it was taken, see l1.Moment
 	parked []unit   // wait until this flight lands, since they share an id with it
 	also   []string // ids of parked units that no flight is with: later ops of theirs wait, too
 }
@@ -27,7 +28,7 @@ type batch struct {
 func (q *queue) take() *batch {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	b := &batch{done: make(chan struct{}), low: math.MaxInt64, oldest: math.MaxInt64}
+	b := &batch{done: make(chan struct{}), low: math.MaxInt64, oldest: math.MaxInt64, moment: q.l1.Moment()}
 	b.units = make([]unit, 0, min(q.lim.count, q.ops))
 	q.takes++
 	late, patience := q.lateShare(), q.Now()-int64(q.lim.patience)
@@ -216,7 +217,7 @@ func (q *queue) complete(b *batch, a *outcome) {
 		q.outdate(&b.units[i], a)
 	}
 	for i := range a.merged {
-		q.landed(a.merged[i])
+		q.landed(a.merged[i], b.moment)
 	}
 	q.endMergings(b)
 	q.trim()

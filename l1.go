@@ -78,6 +78,7 @@ type l1 struct {
 	keepFree  atomic.Int64 // the part of the budget that is left free under pressure
 	lastHits  int64        // at the last tick
 	expiring  atomic.Int64 // entries in the map that expire
+	hearing   hearing
 
 	sweeping  sync.Mutex // held by DropExpired, guards the field below
 	sweepNext time.Time
@@ -236,10 +237,16 @@ func (c *l1) Promote(e *entry, since stamp) {
 }
 
 // Keep puts what nobody waits for into the map, unless it holds a higher entry.
-func (c *l1) Keep(e *entry) {
+func (c *l1) Keep(e *entry) { c.KeepOf(e, c.Moment()) }
+
+// KeepOf is Keep for what L3 held after a moment.
+func (c *l1) KeepOf(e *entry, moment uint32) {
 	e.lastAccess.Store(c.clock.now.Load())
-	c.store(e, c.clock.now.Load(), func() bool { return true })
+	c.store(e, moment, func() bool { return true })
 }
+
+// Moment is now, for KeepOf.
+func (c *l1) Moment() uint32 { return c.clock.now.Load() }
 
 // store is the one door into the map. An equal entry replaces the old one only when that
 // is not pinned: whoever waits for the old one would lose it. checked is when this was what L3 or
@@ -357,6 +364,7 @@ func (c *l1) Reattach(e *entry) {
 // Outdate drops a copy that is below a version which another engine has written, and keeps what was
 // read before from being promoted. An op that the queue holds goes when that lets go of it.
 func (c *l1) Outdate(id string, version uint64) {
+	c.hearing.note(id, version) // first, see Heard
 	e, ok := c.Peek(id)
 	switch {
 	case !ok:

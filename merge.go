@@ -201,10 +201,12 @@ func (e *writer) mergedNow(ctx context.Context, ids []string) (recs []Record) {
 	}
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
+	moment := e.l1.Moment()
 	found, err := e.archive.GetManyOnce(ctx, ids)
 	for i, id := range ids {
 		if err == nil && found[i].OK {
-			e.l1.Keep(newEntry(&found[i].Record))
+			e.l1.KeepOf(newEntry(&found[i].Record), moment)
+			e.l1.Heard(id)
 			recs = append(recs, found[i].Record)
 			continue
 		}

@@ -103,6 +103,7 @@ func (q *queue) addMerging(id string, m *merging) {
 	}
 	q.merges[strings.Clone(id)] = m // it may be in an op's own memory
 	q.merging.Store(int64(len(q.merges)))
+	q.l1.Listen(id)
 }
 
 // AskAbsent sets who knows which ids L3 has nothing of.
@@ -373,16 +374,17 @@ func (q *queue) doneMerge(e *entry, without bool) {
 	}
 }
 
-// landed takes what L3 says an item is after merges have landed: all that landed have been told.
-func (q *queue) landed(rec Record) {
+// landed takes what L3 said an item is, after a moment, when merges have landed: all that landed
+// have been told. What was heard of another engine since counts more (INV-15).
+func (q *queue) landed(rec Record, moment uint32) {
 	spooled, _ := q.wal.Spooled(q.l1.Hash(rec.ID))
 	if h := q.held[rec.ID]; spooled > rec.Version || h != nil && h.version > rec.Version {
 		q.l1.Forget(newEntry(&rec)) // a later op, perhaps a delete, is not in L1
 	} else {
-		q.l1.Keep(newEntry(&rec))
+		q.l1.KeepOf(newEntry(&rec), moment)
 	}
 	m := q.merges[rec.ID]
-	if m == nil || rec.Version < m.floor {
+	if q.l1.Heard(rec.ID) > rec.Version || m == nil || rec.Version < m.floor {
 		return
 	}
 	unsure := func(e *entry) bool { return e.state.Load()&stateUnsure != 0 }
@@ -423,6 +425,7 @@ func (q *queue) endMerging(id string) {
 	}
 	q.dropView(m, id)
 	delete(q.merges, id)
+	q.l1.Unlisten(id)
 	q.merging.Store(int64(len(q.merges)))
 }
 

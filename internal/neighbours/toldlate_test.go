@@ -40,6 +40,36 @@ func TestINV15WhatIsToldWhileAnOpIsOnItsWayIsNotForgotten(t *testing.T) {
 	lab.Eventually(t, "it reads what the other one has written", func() bool { return reads["Get"](a, "x") == "2" })
 }
 
+// TestINV15WhatIsToldWhileAConditionIsDecidedIsNotForgotten: the same for an op that L3 has
+// decided.
+func TestINV15WhatIsToldWhileAConditionIsDecidedIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	url := testserver.SharedMariaDB(t).NewDatabase(t)
+	raw := testserver.OpenSQL(t, url)
+	redis, prefix := testserver.SharedRedis(t), lab.NewPrefix()
+	p := faultproxy.New(t, redis.Addr())
+	cfg := syncengine.Config{SQLURL: url, KeyPrefix: prefix, L1MaxAge: time.Hour, L2Timeout: time.Minute}
+	behind, direct := cfg, cfg
+	behind.RedisURL, direct.RedisURL = lab.Via(t, redis.URL(), p), redis.URL()
+	a, b := lab.Open(t, behind), lab.Open(t, direct)
+	submit(t, a, "y", "0", archived)
+	submit(t, b, "z", "0", archived)
+	lab.Must(t, a.Flush(ctx))
+	p.Hold()
+	done := make(chan error, 1)
+	go func() { done <- a.Insert(ctx, syncengine.Item{ID: "x", Content: []byte("1")}) }()
+	lab.Eventually(t, "SQL has the op", func() bool {
+		return lab.Number(t, raw, "SELECT COUNT(*) FROM sync_items WHERE id = 'x' AND content = '1'") == 1
+	})
+	submit(t, b, "x", "2", archived)
+	submit(t, b, "y", "2", archived)
+	lab.Eventually(t, "it was told of both", func() bool { return a.Len() == 0 }) // y is gone
+	p.Release()
+	lab.Must(t, <-done)
+	lab.Eventually(t, "it reads what the other one has written", func() bool { return reads["Get"](a, "x") == "2" })
+}
+
 // TestINV15WhatOneThatCameAndWentHasWrittenIsTold: it has gone before the log is read again.
 func TestINV15WhatOneThatCameAndWentHasWrittenIsTold(t *testing.T) {
 	t.Parallel()
