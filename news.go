@@ -141,21 +141,22 @@ func (n *news) Quarantined(count int, op func(i int) QuarantinedOp, number int) 
 	}
 	for i := range count {
 		op := op(i)
-		id, content := op.ID, op.Content
-		op.ID, op.Content = "", nil
-		n.ofOp(id, content, func(id string, content []byte) {
-			op.ID, op.Content = id, content
-			fn(op)
-		})
+		n.ofOp(&op.ID, &op.Content, func() { fn(op) })
 	}
 }
 
-// ofOp makes tell tell the user of an op, with copies, later: by then nothing else may hold the
-// op's memory. When too much is held, its content is left out.
-func (n *news) ofOp(id string, content []byte, tell func(id string, content []byte)) {
-	if !n.loop.Offer(len(id)+len(content), func() { tell(strings.Clone(id), slices.Clone(content)) }) {
-		id := strings.Clone(id)
-		n.loop.Send(len(id), func() { tell(id, nil) })
+// ofOp makes tell tell the user of an op later, with copies of its id and content put in place: by
+// then nothing else may hold its memory. When too much is held, the content is left out.
+func (n *news) ofOp(inID *string, inContent *[]byte, tell func()) {
+	id, content := *inID, *inContent
+	*inID, *inContent = "", nil
+	whole := func() {
+		*inID, *inContent = strings.Clone(id), slices.Clone(content)
+		tell()
+	}
+	if !n.loop.Offer(len(id)+len(content), whole) {
+		*inID = strings.Clone(id)
+		n.loop.Send(len(id), tell)
 	}
 }
 
@@ -199,12 +200,7 @@ func (n *news) Superseded(count int, op func(i int) SupersededOp) {
 	}
 	for i := range count {
 		op := op(i)
-		id, content := op.ID, op.Content
-		op.ID, op.Content = "", nil
-		n.ofOp(id, content, func(id string, content []byte) {
-			op.ID, op.Content = id, content
-			fn(op)
-		})
+		n.ofOp(&op.ID, &op.Content, func() { fn(op) })
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -26,6 +27,19 @@ func Via(t testing.TB, rawURL string, p *faultproxy.Proxy) string {
 	Must(t, err)
 	u.Host = p.Addr()
 	return u.String()
+}
+
+// BehindRedis opens two engines on one MariaDB and one Redis, the first of which reaches Redis
+// through p, and gives it time: held there, its writes are in SQL and not yet in memory. Copies in
+// memory stay for as long as nobody tells of a write.
+func BehindRedis(t testing.TB) (behind, direct *syncengine.Engine, raw *sql.DB, p *faultproxy.Proxy) {
+	t.Helper()
+	url, redis := testserver.SharedMariaDB(t).NewDatabase(t), testserver.SharedRedis(t)
+	p = faultproxy.New(t, redis.Addr())
+	cfg := syncengine.Config{SQLURL: url, KeyPrefix: NewPrefix(), L1MaxAge: time.Hour, L2Timeout: time.Minute}
+	through := cfg
+	through.RedisURL, cfg.RedisURL = Via(t, redis.URL(), p), redis.URL()
+	return Open(t, through), Open(t, cfg), testserver.OpenSQL(t, url), p
 }
 
 var prefixes atomic.Int64

@@ -61,14 +61,7 @@ func TestINV15WhatIsToldWhileAMergeIsOnItsWayIsNotForgotten(t *testing.T) {
 	for _, own := range []string{"merge", "update"} {
 		for _, others := range []string{"merge", "delete"} {
 			t.Run(own+", "+others, func(t *testing.T) {
-				url := testserver.SharedMariaDB(t).NewDatabase(t)
-				raw := testserver.OpenSQL(t, url)
-				redis, prefix := testserver.SharedRedis(t), lab.NewPrefix()
-				p := faultproxy.New(t, redis.Addr())
-				cfg := syncengine.Config{SQLURL: url, KeyPrefix: prefix, L1MaxAge: time.Hour, L2Timeout: time.Minute}
-				behind, direct := cfg, cfg
-				behind.RedisURL, direct.RedisURL = lab.Via(t, redis.URL(), p), redis.URL()
-				a, b := lab.Open(t, behind), lab.Open(t, direct)
+				a, b, raw, p := lab.BehindRedis(t)
 				merge(t, a, "x", "PNCounter", "1", archived)
 				lab.Put(t, a, "y", 0, archived)
 				lab.Put(t, b, "z", 0, archived)

@@ -6,9 +6,7 @@ import (
 	"time"
 
 	"github.com/syncengine-go/syncengine"
-	"github.com/syncengine-go/syncengine/internal/faultproxy"
 	"github.com/syncengine-go/syncengine/internal/lab"
-	"github.com/syncengine-go/syncengine/internal/testserver"
 )
 
 // TestINV15WhatIsToldWhileAnOpIsOnItsWayIsNotForgotten: an op is in L3, and its batch still waits
@@ -16,14 +14,7 @@ import (
 func TestINV15WhatIsToldWhileAnOpIsOnItsWayIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	url := testserver.SharedMariaDB(t).NewDatabase(t)
-	raw := testserver.OpenSQL(t, url)
-	redis, prefix := testserver.SharedRedis(t), lab.NewPrefix()
-	p := faultproxy.New(t, redis.Addr())
-	cfg := syncengine.Config{SQLURL: url, KeyPrefix: prefix, L1MaxAge: time.Hour, L2Timeout: time.Minute}
-	behind, direct := cfg, cfg
-	behind.RedisURL, direct.RedisURL = lab.Via(t, redis.URL(), p), redis.URL()
-	a, b := lab.Open(t, behind), lab.Open(t, direct)
+	a, b, raw, p := lab.BehindRedis(t)
 	submit(t, a, "x", "0", archived)
 	submit(t, a, "y", "0", archived)
 	submit(t, b, "z", "0", archived)
@@ -45,14 +36,7 @@ func TestINV15WhatIsToldWhileAnOpIsOnItsWayIsNotForgotten(t *testing.T) {
 func TestINV15WhatIsToldWhileAConditionIsDecidedIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	url := testserver.SharedMariaDB(t).NewDatabase(t)
-	raw := testserver.OpenSQL(t, url)
-	redis, prefix := testserver.SharedRedis(t), lab.NewPrefix()
-	p := faultproxy.New(t, redis.Addr())
-	cfg := syncengine.Config{SQLURL: url, KeyPrefix: prefix, L1MaxAge: time.Hour, L2Timeout: time.Minute}
-	behind, direct := cfg, cfg
-	behind.RedisURL, direct.RedisURL = lab.Via(t, redis.URL(), p), redis.URL()
-	a, b := lab.Open(t, behind), lab.Open(t, direct)
+	a, b, raw, p := lab.BehindRedis(t)
 	submit(t, a, "y", "0", archived)
 	submit(t, b, "z", "0", archived)
 	lab.Must(t, a.Flush(ctx))
