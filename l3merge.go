@@ -285,9 +285,9 @@ func (m *mergingItem) write(p *plan, ops []*Record, s *sqlStore) error {
 	if err != nil {
 		return m.refused(err)
 	}
-	rec, view := m.row, m.version+viewRoom
+	rec, view, views := m.row, m.version, viewNumbers{m.version, viewRoom}
 	for _, op := range m.ops { // above what was shown of any, so that this is never taken for that
-		view = viewVersion(view, op.Version)
+		view = views.With(op.Version, view)
 	}
 	if len(ops) > 0 {
 		rec = *ops[len(ops)-1]

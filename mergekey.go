@@ -13,14 +13,15 @@ package syncengine
 // What is read while merges wait, a view (merging.go), has a version, too, which may come back in
 // a condition, here or on another engine. It must be the version of nothing else that somebody may
 // read (INV-14). So rows that merges make have even versions, and views odd ones. Views of two
-// engines differ since the versions of their merges do; where an item is ahead of those, by a start
-// that is drawn from viewRoom numbers above the row. The next row is above what any view of its
-// merges can be.
+// engines, be their merges numbered the same, differ by what is drawn for each that begins with a
+// row: below viewRoom, once in 8,192 the same. The next row is above what any view of its merges
+// can be.
 
 import (
-	"crypto/rand"
+	crand "crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 )
@@ -47,19 +48,28 @@ const maxMergeKey = MaxIDBytes + 1 + maxNode + 1 + seqEnd
 // maxNode is the length of a node's name.
 const maxNode = 32
 
-// viewRoom is how many versions above a row are left for the first view.
-const viewRoom = 1 << 12
+// viewRoom is how many versions above its merges a row leaves for views: those of a quarter of a
+// millisecond. No more, since an item whose batches come faster than that gets ahead of the clock.
+const viewRoom = 1 << 14
 
-// viewVersion returns the version of a view with a merge more, above the one before.
-func viewVersion(before, merge uint64) uint64 { return min(max(before+1, merge)|1, MaxVersion) }
+// viewNumbers make the versions of views that begin with a row.
+type viewNumbers struct{ row, draw uint64 }
 
-// rowVersion returns the version of a row with merges, above those of views of them.
-func rowVersion(view uint64) uint64 { return min((view+2)&^1, MaxVersion-1) }
+// drawViews returns those of one engine.
+func drawViews(row uint64) viewNumbers { return viewNumbers{row, rand.Uint64N(viewRoom)} }
+
+// With returns the version of a view with a merge more, above the one before.
+func (n viewNumbers) With(merge, before uint64) uint64 {
+	return min(max(before+1, max(merge, n.row)+n.draw)|1, MaxVersion)
+}
+
+// rowVersion returns the version of a row above that of a view or another row.
+func rowVersion(over uint64) uint64 { return min((over+2)&^1, MaxVersion-1) }
 
 // newNode returns a name that no other node has.
 func newNode() string {
 	var b [8]byte
-	_, _ = rand.Read(b[:]) // it never fails
+	_, _ = crand.Read(b[:]) // it never fails
 	return hex.EncodeToString(b[:])
 }
 

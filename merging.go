@@ -18,7 +18,6 @@ package syncengine
 // All but View is called with the lock held.
 
 import (
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -30,8 +29,8 @@ type merging struct {
 	seen   int           // how many of them the view has
 	view   *entry        // shadow of the view in L1; nil: there is none
 	floor  uint64        // version of a later plain op or delete: what is below does not count
-	newest uint64        // version: views of them have none above it
-	least  uint64        // version: the first of them is not below it
+	newest uint64        // version of all that came
+	views  viewNumbers   // of this view
 	change chan struct{} // closed and dropped when some have landed, or L3 failed; nil: nobody waits
 	gen    int           // counts what changes, but for ops that come at the end
 }
@@ -50,7 +49,7 @@ func (q *queue) noteMerge(e *entry, spooled bool) {
 			q.begin(m, id)
 		}
 	}
-	m.newest = viewVersion(m.newest, e.version)
+	m.newest = max(m.newest, e.version)
 	q.l1.Touch(id)
 	if e.version <= m.floor {
 		if spooled {
@@ -65,7 +64,7 @@ func (q *queue) noteMerge(e *entry, spooled bool) {
 	q.wal.AddSpooledMerge(q.l1.Hash(id))
 	m.gen++
 	if view := q.current(m, id); view != nil && len(view.content()) <= maxFold {
-		q.setView(m, id, fold(view, append(slices.Clone(m.ops[m.seen:]), e), m.least), len(m.ops))
+		q.setView(m, id, fold(view, append(slices.Clone(m.ops[m.seen:]), e), m.views), len(m.ops))
 	} else {
 		q.dropView(m, id)
 	}
@@ -88,7 +87,7 @@ func (q *queue) drainedMerge(e *entry, copied bool) {
 	if e.version <= m.floor {
 		return
 	}
-	m.newest, m.gen = viewVersion(m.newest, e.version), m.gen+1
+	m.newest, m.gen = max(m.newest, e.version), m.gen+1
 	if m.seen != len(m.ops) {
 		q.dropView(m, id)
 	} else if m.view != nil {
@@ -136,7 +135,7 @@ func (q *queue) begin(m *merging, id string) {
 // putView makes a record the view of an item.
 func (q *queue) putView(m *merging, id string, rec Record, seen int) {
 	rec.ID = viewKey(id)
-	m.least, m.newest = rec.Version+1+rand.Uint64N(viewRoom), max(m.newest, rec.Version+viewRoom)
+	m.views = drawViews(rec.Version)
 	q.setView(m, id, newEntry(&rec), seen)
 }
 
@@ -170,9 +169,8 @@ func (q *queue) current(m *merging, id string) *entry {
 	return e
 }
 
-// fold returns a view with more merges, at a version that is not below least; nil when one can't be
-// applied.
-func fold(view *entry, ops []*entry, least uint64) *entry {
+// fold returns a view with more merges; nil when one can't be applied.
+func fold(view *entry, ops []*entry, views viewNumbers) *entry {
 	rec := view.record()
 	if len(ops) == 0 {
 		return view
@@ -194,7 +192,7 @@ func fold(view *entry, ops []*entry, least uint64) *entry {
 		if err == nil && !seen {
 			err = state.Merge(&op)
 		}
-		op.ID, op.Version = rec.ID, viewVersion(rec.Version, max(op.Version, least))
+		op.ID, op.Version = rec.ID, views.With(op.Version, rec.Version)
 		if rec.UpdatedAt.After(op.UpdatedAt) {
 			op.UpdatedAt = rec.UpdatedAt
 		}
@@ -222,7 +220,7 @@ func (q *queue) View(id string) (rec Record, known, waiting bool) {
 		q.mu.Unlock()
 		return rec, false, q.wal.SpooledMerges(q.l1.Hash(id)) > 0
 	}
-	view, gen, seen, least := q.current(m, id), m.gen, len(m.ops), m.least
+	view, gen, seen, views := q.current(m, id), m.gen, len(m.ops), m.views
 	var unseen []*entry
 	if view != nil {
 		unseen = slices.Clone(m.ops[m.seen:])
@@ -233,7 +231,7 @@ func (q *queue) View(id string) (rec Record, known, waiting bool) {
 	}
 	q.l1.Get(viewKey(id)) // counts as a use
 	if len(unseen) > 0 {
-		view = fold(view, unseen, least) // may take long
+		view = fold(view, unseen, views) // may take long
 		q.mu.Lock()
 		if q.merges[id] == m && m.gen == gen {
 			q.setView(m, id, view, seen)
@@ -302,8 +300,26 @@ func (q *queue) Merging(id string) bool {
 	return ok || q.wal.SpooledMerges(q.l1.Hash(id)) > 0
 }
 
-// NewestMerge returns a version that merges of an item that wait in memory are not above, nor what
-// is read while they do; 0 when none does.
+// WithMerges returns the version of an item that is known at one once L3 has the merges that wait:
+// it is not above that.
+func (q *queue) WithMerges(id string, known uint64) uint64 {
+	if !q.AnyMerge() {
+		return known
+	}
+	wait := q.wal.SpooledMerges(q.l1.Hash(id))
+	q.mu.Lock()
+	if m := q.merges[id]; m != nil {
+		wait += len(m.ops)
+	}
+	q.mu.Unlock()
+	if wait == 0 {
+		return known
+	}
+	return max(known, rowVersion(viewNumbers{known, viewRoom}.With(known, known)+2*uint64(wait-1)))
+}
+
+// NewestMerge returns a version that merges of an item that wait in memory are not above; 0 when
+// none does.
 func (q *queue) NewestMerge(id string) uint64 {
 	if q.merging.Load() == 0 {
 		return 0

@@ -162,8 +162,8 @@ func (n *numbers) Assign(op *entry) error {
 	if op.version == 0 {
 		op.version = n.clock.Next()
 		least := known.Version
-		if op.deleted && crdtBuilt { // the row with the merges that wait is above them
-			least = min(rowVersion(least), MaxVersion)
+		if !op.isMerge() {
+			least = n.queue.WithMerges(op.id(), least)
 		}
 		if least >= op.version {
 			op.version = n.clock.After(least)
@@ -391,7 +391,7 @@ func (n *numbers) NumberAbove(ops []*entry, floor uint64) error {
 	n.order.Lock()
 	defer n.order.Unlock()
 	for _, op := range ops {
-		least := max(floor, n.Newest(op.item()).Version)
+		least := max(floor, n.queue.WithMerges(op.item(), n.Newest(op.item()).Version))
 		if op.version = n.clock.Next(); op.version <= least {
 			op.version = n.clock.After(least)
 		}

@@ -88,36 +88,51 @@ func TestINV14TheVersionOfAViewIsNoRowsElsewhere(t *testing.T) {
 	}
 }
 
-// TestINV14AViewOfAnItemAheadOfTheClock has no old merge: what two engines see of an item that
-// somebody has numbered ahead has versions above that.
-func TestINV14AViewOfAnItemAheadOfTheClock(t *testing.T) {
+// TestINV14ViewsOfMergesThatAreNumberedTheSame are those that two engines have of an item that
+// somebody has numbered ahead, and of merges whose callers have given them one version.
+func TestINV14ViewsOfMergesThatAreNumberedTheSame(t *testing.T) {
 	ctx := context.Background()
-	for _, who := range []string{"own", "other"} {
-		for name, url := range l3s {
-			t.Run(who+" "+name, func(t *testing.T) {
-				a, b := viewers(t, url(t))
-				ahead := syncengine.WithVersion(syncengine.VersionAt(time.Now().Add(50 * time.Second)))
-				merge(t, b, "c", "PNCounter", "1", syncengine.WithDurability(syncengine.Archived), ahead)
-				wantValue(t, a, "c", "1")
-				wantValue(t, b, "c", "1")
-				merge(t, a, "c", "PNCounter", "10")
-				merge(t, b, "c", "PNCounter", "1")
-				it, err := b.Get(ctx, "c")
-				if got := value(t, it, err); got != "2" {
-					t.Fatalf("b reads %s", got)
-				}
-				lab.Must(t, a.Flush(ctx))
-				wantValue(t, a, "c", "11")
-				e := b
-				if who == "other" {
-					e = a
-				}
-				if err := e.Delete(ctx, "c", syncengine.WithIfVersion(it.Version)); !errors.Is(err, syncengine.ErrConflict) {
-					t.Errorf("a condition on what is no more: %v", err)
-				}
-				lab.Must(t, b.Flush(ctx))
-				wantValue(t, b, "c", "12")
-			})
+	ahead := syncengine.WithVersion(syncengine.VersionAt(time.Now().Add(50 * time.Second)))
+	later := syncengine.WithVersion(syncengine.VersionAt(time.Now().Add(55 * time.Second)))
+	for what, merges := range map[string][][]syncengine.WriteOption{
+		"one":          {nil},
+		"two":          {nil, nil},
+		"of a version": {{later}},
+	} {
+		for _, who := range []string{"own", "other"} {
+			for name, url := range l3s {
+				t.Run(what+" "+who+" "+name, func(t *testing.T) {
+					a, b := viewers(t, url(t))
+					id, it := "", syncengine.Item{}
+					for _, id = range []string{"c", "d", "e"} { // which are drawn the same once in 10^11
+						merge(t, b, id, "PNCounter", "1", syncengine.WithDurability(syncengine.Archived), ahead)
+						wantValue(t, a, id, "1")
+						wantValue(t, b, id, "1")
+						ofA := syncengine.Item{}
+						for i, opts := range merges {
+							ofA = merge(t, a, id, "PNCounter", []string{"10", "0"}[i], opts...)
+							it = merge(t, b, id, "PNCounter", []string{"1", "0"}[i], opts...)
+						}
+						if it.Version != ofA.Version {
+							break
+						}
+					}
+					if got := value(t, it, nil); got != "2" {
+						t.Fatalf("b reads %s", got)
+					}
+					lab.Must(t, a.Flush(ctx))
+					wantValue(t, a, id, "11")
+					e := b
+					if who == "other" {
+						e = a
+					}
+					if err := e.Delete(ctx, id, syncengine.WithIfVersion(it.Version)); !errors.Is(err, syncengine.ErrConflict) {
+						t.Errorf("a condition on what is no more: %v", err)
+					}
+					lab.Must(t, b.Flush(ctx))
+					wantValue(t, b, id, "12")
+				})
+			}
 		}
 	}
 }
