@@ -142,13 +142,15 @@ func (p *pressure) refusal(level BackpressureLevel) error {
 // reason names what the pressure is made of.
 func (p *pressure) reason() string {
 	items, bytes := p.wal.Fill()
-	switch max(items, bytes, p.l1.Fill()) {
-	case items:
+	switch {
+	case p.l1.Fill() > max(items, bytes):
+		return "memory is full of ops that L3 has not taken"
+	case p.wal.MostlyRefused():
+		return "the WAL is full of ops that L3 refuses, until they are retried or discarded"
+	case items >= bytes:
 		return "the WAL is full of ops that L3 has not taken"
-	case bytes:
-		return "the WAL is full of bytes that L3 has not taken"
 	}
-	return "memory is full of ops that L3 has not taken"
+	return "the WAL is full of bytes that L3 has not taken"
 }
 
 // throttle is how long a write should wait: on average nothing where LevelThrottle begins,

@@ -185,8 +185,8 @@ type Config struct {
 	BackpressureWarn, BackpressureThrottle, BackpressureCritical, BackpressureEmergency, BackpressureShutdown float64
 
 	WALPath     string // the file of the log [Dir/wal.db]
-	WALMaxItems int64  // ops the WAL holds at most; at least BatchFlushCount [1,000,000]
-	WALMaxBytes int64  // bytes of ops the WAL holds at most; at least BatchFlushBytes and 1 KiB [1 GiB]
+	WALMaxItems int64  // ops the WAL holds at most, quarantine included; at least BatchFlushCount [1,000,000]
+	WALMaxBytes int64  // bytes of those ops at most; at least BatchFlushBytes and 1 KiB [1 GiB]
 	WALNoSync   bool   // do not fsync the WAL: Logged survives a killed process, not power loss [false]
 
 	FilterWarmupBatch      int           // rows a filter rebuild reads at a time, at most 1,000,000 [10,000]

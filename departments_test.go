@@ -88,7 +88,7 @@ func HouseOn(t testing.TB, p Plan) *House {
 	h.Numbers = newNumbers(h.Memory, h.Journal, h.Queue, up)
 	h.Flush = newFlusher(h.Queue, h.Numbers, h.Journal, h.Cache, h.Archive, h.Trust, h.Push, h.Pressure, h.Door, h.News, up, cfg.FlushConcurrency)
 	if p.Up == nil {
-		h.Bad = newQuarantine(h.Journal, h.Memory, h.Queue, h.Numbers, h.Archive, h.Pressure, h.Door, h.News)
+		h.Bad = newQuarantine(h.Journal, h.Memory, h.Queue, h.Numbers, h.Archive, h.Door, h.News)
 		h.Repair = newRepair(h.Memory, h.Cache, h.Archive, h.Trust, h.Bad, h.News)
 		h.Verifier = newVerifier(h.Cache, h.Archive, h.Trust, h.Queue, h.Repair, h.News, cfg.VerifyInterval)
 		h.Reader = newReader(h.Memory, h.Journal, h.Queue, h.Flush, h.Bad, h.Trust, h.Cache, h.Archive, h.Repair, h.Push, h.Pressure, h.Door, h.News, ages{cfg.L1MaxAge, cfg.AbsentFor, cfg.StaleFor})

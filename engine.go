@@ -92,9 +92,10 @@ func (e *Engine) State() State { return State(e.state.Load()) }
 // Backpressure returns the current level.
 func (e *Engine) Backpressure() BackpressureLevel { return e.pressure.Observe() }
 
-// MemoryPressure is the largest of: bytes that can't be evicted / L1MaxBytes; ops in the
-// WAL, or accepted into memory alone, which an outage will put there / WALMaxItems; their bytes
-// / WALMaxBytes. It may pass 1 for a moment.
+// MemoryPressure is the largest of: bytes that can't be evicted / L1MaxBytes; ops in the WAL, in
+// quarantine, or accepted into memory alone, which an outage will put into the WAL / WALMaxItems;
+// their bytes / WALMaxBytes. It may pass 1 for a moment. What is in quarantine counts up to
+// BackpressureCritical: it can't make reads be refused.
 func (e *Engine) MemoryPressure() float64 { return e.pressure.Now() }
 
 // levelChanged is told by the gauge.

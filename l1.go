@@ -210,7 +210,7 @@ func (c *l1) Press(pressure float64) {
 func (c *l1) Accept(e *entry, pinned bool) {
 	e.state.Or(stateOwn)
 	if pinned {
-		e.state.Store(stateOwn | statePinned | e.state.Load()&stateRaised)
+		e.state.Store(stateOwn | statePinned | e.state.Load()&(stateRaised|stateLate))
 		c.pinned.Add(e.size())
 	}
 	if !c.store(e, c.clock.now.Load(), nil) && pinned {
@@ -303,7 +303,7 @@ func (c *l1) tally(e *entry, n int64) {
 // Hold accounts for an entry that the drain read from the WAL: it is in memory, not in
 // the map, and not pinned.
 func (c *l1) Hold(e *entry) {
-	e.state.Store(stateDetached | e.state.Load()&stateDecided)
+	e.state.Store(stateDetached | e.state.Load()&(stateDecided|stateLate))
 	c.detached.Add(e.size())
 	c.drained.Add(e.size())
 }

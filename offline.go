@@ -85,16 +85,9 @@ func ReadOffline(ctx context.Context, cfg Config, each func(LoggedOp) error) (st
 	if err := st.readMeta(ctx, snap); err != nil {
 		return st, err
 	}
-	bads, err := snap.Bads(ctx, 0, math.MaxInt64)
+	err = eachBad(ctx, snap, 0, math.MaxInt64, func(u *badUnit) { st.Quarantine = append(st.Quarantine, u.Public()...) })
 	if err != nil {
 		return st, offlineError(err)
-	}
-	units, err := decodeBads(bads)
-	if err != nil {
-		return st, err
-	}
-	for i := range units {
-		st.Quarantine = append(st.Quarantine, units[i].Public()...)
 	}
 	return st, st.readOps(ctx, snap, totals.Last, each)
 }
@@ -212,7 +205,7 @@ func wallTime(at int64) time.Time { return time.Unix(0, at).UTC() }
 
 // offlineError is walError for a file that is not there, too.
 func offlineError(err error) error {
-	if errors.Is(err, oplog.ErrLocked) || errors.Is(err, oplog.ErrCorrupt) {
+	if errors.Is(err, oplog.ErrLocked) || errors.Is(err, oplog.ErrCorrupt) || errors.Is(err, errBadPayload) {
 		return walError(err)
 	}
 	return says(fmt.Errorf("reading the WAL: %w", err))

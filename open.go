@@ -75,7 +75,7 @@ func newEngine(cfg Config) *Engine {
 	e.numbers.Follow(e.trust.Time())
 	e.trust.Time().OnHost(hostTime(cfg.InstanceID))
 	e.flush = newFlusher(e.queue, e.numbers, e.wal, e.cache, e.archive, e.trust, e.push, e.pressure, e.door, e.news, up, cfg.FlushConcurrency)
-	e.bad = newQuarantine(e.wal, e.l1, e.queue, e.numbers, e.archive, e.pressure, e.door, e.news)
+	e.bad = newQuarantine(e.wal, e.l1, e.queue, e.numbers, e.archive, e.door, e.news)
 	e.repair = newRepair(e.l1, e.cache, e.archive, e.trust, e.bad, e.news)
 	e.verifier = newVerifier(e.cache, e.archive, e.trust, e.queue, e.repair, e.news, cfg.VerifyInterval)
 	e.compact = newCompaction(&cfg, e.archive, e.l1, e.cache, e.queue, e.flush, e.numbers, e.bad, e.repair, e.news)

@@ -16,6 +16,8 @@ package syncengine
 //     deletes its row; and until those segments are gone. Submitted again it is in a later one.
 //   - A retried op is in the WAL before its row goes. A crash in between leaves it in both, and
 //     its row goes when it lands. What the WAL has of it from before is discarded with the row.
+//   - What is here takes room in the WAL (journal.Reserve), or an L3 that refuses everything would
+//     fill the disk. So a retry needs no more of it.
 //
 // discarded.go has what was discarded, retry.go the calls. No goroutines.
 
@@ -30,18 +32,18 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unique"
 )
 
 // quarantine is the index of the table.
 type quarantine struct {
-	wal      *journal
-	l1       *l1
-	queue    *queue
-	numbers  *numbers
-	archive  *archive
-	pressure *pressure
-	door     *door
-	news     *news
+	wal     *journal
+	l1      *l1
+	queue   *queue
+	numbers *numbers
+	archive *archive
+	door    *door
+	news    *news
 
 	some atomic.Bool // there are rows; so that readers need no lock when there are none
 
@@ -58,8 +60,8 @@ type quarantine struct {
 	marking sync.Mutex // held from reading a row until it is stored with its marks
 }
 
-func newQuarantine(w *journal, mem *l1, q *queue, n *numbers, a *archive, p *pressure, d *door, news *news) *quarantine {
-	return &quarantine{wal: w, l1: mem, queue: q, numbers: n, archive: a, pressure: p, door: d, news: news}
+func newQuarantine(w *journal, mem *l1, q *queue, n *numbers, a *archive, d *door, news *news) *quarantine {
+	return &quarantine{wal: w, l1: mem, queue: q, numbers: n, archive: a, door: d, news: news}
 }
 
 // badRow is a row of the table: a unit.
@@ -69,8 +71,9 @@ type badRow struct {
 	seq      int64 // of the unit, 0 when an earlier engine put it here
 	upTo     int64 // the segment of the WAL that has the ops, or the last one of an earlier engine; 0: not known
 	ops      []*badOp
-	claimed  bool // by a Retry or Discard under way
-	retrying bool // the op is on its way to L3 again: refused again, it needs a new row
+	bytes    int64 // of the ops: what they take of the WAL
+	claimed  bool  // by a Retry or Discard under way
+	retrying bool  // the op is on its way to L3 again: refused again, it needs a new row
 }
 
 // badOp is an op of a row, without content.
@@ -86,13 +89,10 @@ type badOp struct {
 func (q *quarantine) Load(ctx context.Context) error {
 	q.rows, q.byID = make(map[int64]*badRow), make(map[string][]*badOp)
 	q.leaving = make(map[discardedOp]int64)
-	bads, err := q.wal.Bads(ctx, 0, math.MaxInt64)
+	last, _ := q.wal.Extent()
+	err := q.wal.EachBad(ctx, func(u *badUnit) { q.index(u.Ops, u.Row, u.Err, 0, last) })
 	if err != nil {
 		return err
-	}
-	last, _ := q.wal.Extent()
-	for i := range bads {
-		q.index(bads[i].Ops, bads[i].Row, bads[i].Err, 0, last)
 	}
 	b, err := q.wal.Meta(ctx, discardedKey)
 	if err != nil {
@@ -105,7 +105,7 @@ func (q *quarantine) Load(ctx context.Context) error {
 
 // index adds a row. q.mu is held, or nobody else knows q yet.
 func (q *quarantine) index(ops []*entry, row int64, why string, seq, upTo int64) {
-	r := &badRow{id: row, err: why, seq: seq, upTo: upTo}
+	r := &badRow{id: row, err: unique.Make(why).Value(), seq: seq, upTo: upTo, bytes: opsBytes(ops)} // many rows say the same
 	for _, e := range ops {
 		op := &badOp{id: strings.Clone(e.id()), head: e.shadow(), size: len(e.content()), row: r, superseded: e.state.Load()&stateSuperseded != 0}
 		r.ops = append(r.ops, op)
@@ -113,6 +113,7 @@ func (q *quarantine) index(ops []*entry, row int64, why string, seq, upTo int64)
 	}
 	q.rows[row] = r
 	q.ops += len(ops)
+	q.wal.Refused(len(ops), r.bytes)
 	q.some.Store(true)
 }
 
@@ -127,6 +128,7 @@ func (q *quarantine) forget(rows ...*badRow) {
 		}
 		delete(q.rows, r.id)
 		q.ops -= len(r.ops)
+		q.wal.Refused(-len(r.ops), -r.bytes)
 	}
 	q.some.Store(len(q.rows) > 0)
 }

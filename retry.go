@@ -130,10 +130,9 @@ func (q *quarantine) retryRow(ctx context.Context, r *badRow) (ops int, err erro
 	if len(left) > 0 {
 		for _, op := range left {
 			op.attempts = uint8(min(u.Attempts, math.MaxUint8))
+			op.state.And(^stateLate) // the log tells anew: L3 has nothing above it
 		}
-		if err := q.pressure.Reserve(left); err != nil {
-			return 0, err
-		}
+		q.wal.Occupy(left) // whatever else waits: the room is that of the row, which goes
 		q.lift(ctx, left)
 		q.retrying(r)
 		// From here on the outcome must be known.

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,8 @@ type journal struct {
 	bytes atomic.Int64 // of their ids and contents
 	// The part of them that is in memory alone: Buffered ops, which go into the log in an outage.
 	loneItems, loneBytes atomic.Int64
+	// Those in quarantine. They are not among them.
+	badItems, badBytes atomic.Int64
 
 	current *segment // only the log's loop uses it: the segment of the last request
 	spool   spoolIndex
@@ -136,10 +139,11 @@ func (j *journal) Append(ops []*entry, newest uint64, unless func() error, then 
 // Reserve gives ops their place in the log, unless it is full or they would pass a limit. They
 // keep it until they are in L3: those in the log, those on their way there, and Buffered ops,
 // which an outage of L3 will put there. So the log has room for whatever was accepted, and calls
-// side by side pass the mark of fullness by one unit, not by as many as there are.
+// side by side pass the mark of fullness by one unit, not by as many as there are. What is in
+// quarantine takes room as well.
 func (j *journal) Reserve(ops []*entry) bool {
 	n, size := int64(len(ops)), opsBytes(ops)
-	items, bytes := j.items.Add(n), j.bytes.Add(size)
+	items, bytes := j.items.Add(n)+j.badItems.Load(), j.bytes.Add(size)+j.badBytes.Load()
 	if items <= j.lim.items && bytes <= j.lim.bytes &&
 		float64(items-n) < j.lim.full*float64(j.lim.items) && float64(bytes-size) < j.lim.full*float64(j.lim.bytes) {
 		return true
@@ -169,6 +173,13 @@ func (j *journal) Lone(ops []*entry, by int64) {
 	j.loneBytes.Add(by * opsBytes(ops))
 }
 
+// Refused notes that so many ops, of so many bytes, have come to be in quarantine, or left it.
+// While their batch goes on they have their own place, too.
+func (j *journal) Refused(n int, bytes int64) {
+	j.badItems.Add(int64(n))
+	j.badBytes.Add(bytes)
+}
+
 // Done notes that ops of a segment are done.
 func (j *journal) Done(seg *segment, ops []*entry) {
 	j.Release(ops)
@@ -185,7 +196,19 @@ func (j *journal) Stats(s *Stats) {
 
 // Fill returns how full the log is of ops and of bytes; 1 is full.
 func (j *journal) Fill() (items, bytes float64) {
-	return float64(j.items.Load()) / float64(j.lim.items), float64(j.bytes.Load()) / float64(j.lim.bytes)
+	return j.fill(&j.items, &j.badItems, j.lim.items), j.fill(&j.bytes, &j.badBytes, j.lim.bytes)
+}
+
+// fill counts what is in quarantine up to the mark at which writes are refused: it does not leave
+// by itself, and reads shall go on.
+func (j *journal) fill(taken, bad *atomic.Int64, most int64) float64 {
+	now := float64(taken.Load())
+	return max(now, min(now+float64(bad.Load()), j.lim.full*float64(most))) / float64(most)
+}
+
+// MostlyRefused reports whether quarantine takes more room than what waits for L3.
+func (j *journal) MostlyRefused() bool {
+	return j.badItems.Load() > j.items.Load() || j.badBytes.Load() > j.bytes.Load()
 }
 
 // Peek returns the first segment in (after, upTo], how many ops it holds, and of how many bytes.
@@ -365,25 +388,30 @@ func (j *journal) DiscardBad(ctx context.Context, rows []int64, key string, valu
 }
 
 // Bads returns the units in rows from first to last.
-func (j *journal) Bads(ctx context.Context, first, last int64) ([]badUnit, error) {
-	bads, err := j.log.Bads(ctx, first, last)
-	if err != nil {
-		return nil, walError(err)
-	}
-	return decodeBads(bads)
+func (j *journal) Bads(ctx context.Context, first, last int64) (bads []badUnit, err error) {
+	err = eachBad(ctx, j.log, first, last, func(u *badUnit) { bads = append(bads, *u) })
+	return bads, walError(err)
 }
 
-// decodeBads returns the units of rows.
-func decodeBads(bads []oplog.Bad) ([]badUnit, error) {
-	out := make([]badUnit, len(bads))
-	for i, b := range bads {
+// EachBad calls fn with each unit in quarantine, one after the other.
+func (j *journal) EachBad(ctx context.Context, fn func(*badUnit)) error {
+	return walError(eachBad(ctx, j.log, 0, math.MaxInt64, fn))
+}
+
+// badRows is a log, or what is read of one.
+type badRows interface {
+	EachBad(ctx context.Context, first, last int64, fn func(oplog.Bad) error) error
+}
+
+// eachBad calls fn with the unit of each row from first to last.
+func eachBad(ctx context.Context, log badRows, first, last int64, fn func(*badUnit)) error {
+	return log.EachBad(ctx, first, last, func(b oplog.Bad) error {
 		units, err := decodeUnits(b.Payload)
-		if err != nil {
-			return nil, walError(err)
+		if err == nil {
+			fn(&badUnit{b.ID, b.At, b.Attempts, b.Error, slices.Concat(units...)})
 		}
-		out[i] = badUnit{b.ID, b.At, b.Attempts, b.Error, slices.Concat(units...)}
-	}
-	return out, nil
+		return err
+	})
 }
 
 // walError puts a log error into the engine's words.

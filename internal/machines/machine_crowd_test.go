@@ -18,6 +18,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -322,6 +323,7 @@ func (c *crowd) rest(t *rapid.T) {
 			t.Fatalf("Flush: %v, with %+v in quarantine, counted %d", err, ops, n)
 		}
 	}
+	c.places(t)
 	c.muted.Store(false)
 	for _, u := range c.users {
 		u.tell("at rest: %v", err)
@@ -329,6 +331,21 @@ func (c *crowd) rest(t *rapid.T) {
 	}
 	c.check(t)
 	c.count(t)
+}
+
+// places checks that quarantine, and nothing else, has places in the account of the WAL.
+func (c *crowd) places(t *rapid.T) {
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		_ = c.e.Flush(context.Background()) // ops whose callers have left may come, and be refused
+		s, p := c.e.Stats(), c.e.MemoryPressure()
+		places := math.Round(p * 1e6) // of WALMaxItems, more than of WALMaxBytes
+		if s.WALItems == 0 && s.WALBytes == 0 && places == float64(s.Quarantined) {
+			return
+		}
+		if time.Since(start) > 10*time.Second {
+			t.Fatalf("at rest: WALItems %d, WALBytes %d, %d in quarantine, pressure %g", s.WALItems, s.WALBytes, s.Quarantined, p)
+		}
+	}
 }
 
 // count compares the counter with what was acknowledged.

@@ -208,31 +208,43 @@ func deleteBad(ids []int64) func(ctx context.Context, tx *sql.Tx, to *sideLedger
 
 // Bads lists the quarantine in order, from id first up to id last.
 func (l *Log) Bads(ctx context.Context, first, last int64) (bads []Bad, err error) {
+	err = l.EachBad(ctx, first, last, func(b Bad) error {
+		bads = append(bads, b)
+		return nil
+	})
+	return bads, err
+}
+
+// EachBad calls fn with each row of the quarantine in order, from id first up to id last, until it
+// returns an error. fn must not call the log.
+func (l *Log) EachBad(ctx context.Context, first, last int64, fn func(Bad) error) (err error) {
 	if l.bare.Load() {
-		return nil, nil
+		return nil
 	}
 	release, err := l.hold(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer release()
 	rows, err := l.reader.QueryContext(ctx, "SELECT id, ops, at, attempts, error, crc, payload FROM quarantine WHERE id BETWEEN ? AND ? ORDER BY id", first, last)
 	if err != nil {
-		return nil, l.describe(err)
+		return l.describe(err)
 	}
 	defer func() { err = l.describe(errors.Join(err, rows.Close())) }()
 	for rows.Next() {
 		var b Bad
 		var sum int64
 		if err := scan(ctx, rows, &b.ID, &b.Ops, &b.At, &b.Attempts, &b.Error, &sum, &b.Payload); err != nil {
-			return nil, err
+			return err
 		}
 		if sum != badSum(&b) && sum != payloadSum(b.Payload) {
-			return nil, fmt.Errorf("%w: quarantined payload %d does not match its checksum", ErrCorrupt, b.ID)
+			return fmt.Errorf("%w: quarantined payload %d does not match its checksum", ErrCorrupt, b.ID)
 		}
-		bads = append(bads, b)
+		if err := fn(b); err != nil {
+			return err
+		}
 	}
-	return bads, rows.Err()
+	return rows.Err()
 }
 
 // SetMeta stores a small value under a key, durably. The keys "ledger" and "side ledger" are

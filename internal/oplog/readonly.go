@@ -133,9 +133,9 @@ func (s *Snapshot) ReadAfter(ctx context.Context, after, upTo, maxBytes int64) (
 	return s.l.ReadAfter(ctx, after, upTo, maxBytes)
 }
 
-// Bads is Log.Bads.
-func (s *Snapshot) Bads(ctx context.Context, first, last int64) ([]Bad, error) {
-	return s.l.Bads(ctx, first, last)
+// EachBad is Log.EachBad.
+func (s *Snapshot) EachBad(ctx context.Context, first, last int64, fn func(Bad) error) error {
+	return s.l.EachBad(ctx, first, last, fn)
 }
 
 // Meta is Log.Meta.

@@ -856,3 +856,149 @@ func TestINV09ASpooledGroupCostsACallNoMoreThanItsOps(t *testing.T) {
 		t.Errorf("GetMany of 500 of 2000 allocates %d MiB for a group of 1 MiB", mib)
 	}
 }
+
+// L3 took an op, and then refused a group with an earlier one of its id, which an outage had put
+// into the log behind it. While L3 was away, after a restart, reads answered with the earlier one.
+func TestINV04AnOpThatIsRefusedAfterALaterOneLandedAnswersNoRead(t *testing.T) {
+	t.Parallel()
+	for _, batch := range []int{1, 1000} {
+		t.Run(fmt.Sprint("batches of ", batch), func(t *testing.T) {
+			ctx := context.Background()
+			l3 := lab.NewChoosy(t)
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, BatchFlushInterval: time.Hour, BatchFlushCount: batch, L3Timeout: time.Second}
+			e := lab.Open(t, cfg)
+			l3.Away.Store(true)
+			group := []syncengine.Item{{ID: "x", Content: lab.Doc("x", 1)}, {ID: "y", Content: lab.Poison}}
+			_, err := e.SubmitMany(ctx, group, syncengine.WithDurability(syncengine.Buffered))
+			lab.Must(t, err)
+			lab.Put(t, e, "x", 2)
+			if err := e.Close(); !errors.Is(err, syncengine.ErrPending) {
+				t.Fatalf("Close: %v", err)
+			}
+			l3.Away.Store(false)
+			e = lab.Open(t, cfg)
+			if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+				t.Fatalf("Flush: %v, want ErrRefused", err)
+			}
+			lab.Must(t, e.Close())
+			l3.Away.Store(true)
+			e = lab.Open(t, cfg)
+			if it, err := e.Get(ctx, "x"); !errors.Is(err, syncengine.ErrUnavailable) {
+				t.Errorf("Get: %.20s, %v", it.Content, err)
+			}
+			its, err := e.GetMany(ctx, []string{"x"})
+			if its[0] != nil || !errors.Is(err, syncengine.ErrUnavailable) {
+				t.Errorf("GetMany: %v, %v", its, err)
+			}
+			_ = e.Close() // L3 is away
+			l3.Away.Store(false)
+			e = lab.Open(t, cfg)
+			lab.WantContent(t, e, "x", 2)
+			wantQuarantined(t, e, "x-", "y")
+		})
+	}
+}
+
+// The same of one that was retried behind the later one.
+func TestINV04AnOpThatIsRetriedBehindALaterOneAnswersNoRead(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	l3 := lab.NewChoosy(t)
+	defer l3.Release()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, L3Timeout: time.Minute, FlushConcurrency: 1, BatchFlushCount: 1}
+	e := lab.Open(t, cfg)
+	_, err := e.SubmitMany(ctx, []syncengine.Item{{ID: "x", Content: lab.Doc("x", 1)}, {ID: "y", Content: lab.Poison}})
+	lab.Must(t, err)
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatalf("Flush: %v, want ErrRefused", err)
+	}
+	l3.Stick(t, e)
+	lab.Put(t, e, "x", 2)
+	if n, err := e.RetryQuarantined(ctx, "x"); n != 2 || err != nil {
+		t.Fatalf("RetryQuarantined: %d, %v", n, err)
+	}
+	l3.Release()
+	if err := e.Flush(ctx); !errors.Is(err, syncengine.ErrRefused) {
+		t.Fatalf("Flush: %v, want ErrRefused", err)
+	}
+	lab.Must(t, e.Close())
+	l3.Away.Store(true)
+	cfg.L3Timeout = time.Second
+	e = lab.Open(t, cfg)
+	if it, err := e.Get(ctx, "x"); !errors.Is(err, syncengine.ErrUnavailable) {
+		t.Errorf("Get: %.20s, %v", it.Content, err)
+	}
+}
+
+// TestINV10QuarantineTakesRoomInTheWAL: what L3 refuses takes room, so an L3 that refuses
+// everything ends in refusals, and not in a full disk. Reads go on, and who mends the cause, or
+// discards, gets the room back; also after a restart, and with limits that have been lowered.
+func TestINV10QuarantineTakesRoomInTheWAL(t *testing.T) {
+	t.Parallel()
+	for name, durability := range map[string]syncengine.Durability{"Buffered": syncengine.Buffered, "Logged": syncengine.Logged} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			l3 := lab.NewChoosy(t)
+			cfg := syncengine.Config{Dir: t.TempDir(), L3: l3, Durability: durability, WALMaxItems: 200, BatchFlushCount: 20}
+			e := lab.Open(t, cfg)
+			n := 0
+			submit := func() (err error) {
+				for ; err == nil; n++ {
+					err = e.Submit(ctx, syncengine.Item{ID: fmt.Sprint("bad-", n), Content: lab.Poison})
+				}
+				n-- // the last was not accepted
+				return err
+			}
+			settled := func(n int) {
+				t.Helper()
+				if err := e.Flush(ctx); err != nil && !errors.Is(err, syncengine.ErrRefused) {
+					t.Fatalf("Flush: %v", err)
+				}
+				if s := e.Stats(); s.Quarantined != n || s.WALItems != 0 || s.WALBytes != 0 {
+					t.Fatalf("%d in quarantine, want %d; WALItems %d, WALBytes %d", s.Quarantined, n, s.WALItems, s.WALBytes)
+				}
+				if p := e.MemoryPressure(); p != min(.9, float64(n)/float64(cfg.WALMaxItems)) {
+					t.Fatalf("pressure %g with %d in quarantine", p, n)
+				}
+			}
+			full := func() {
+				t.Helper()
+				err := e.Submit(ctx, syncengine.Item{ID: "more", Content: lab.Doc("more", 1)})
+				if !errors.Is(err, syncengine.ErrBackpressure) || !strings.Contains(err.Error(), "retried or discarded") {
+					t.Fatalf("Submit: %v", err)
+				}
+				wantPoison(t, e, "bad-0")
+			}
+			if err := submit(); !errors.Is(err, syncengine.ErrBackpressure) {
+				t.Fatalf("Submit: %v", err)
+			}
+			lab.Eventually(t, "it is full of what was refused", func() bool { // some were on their way
+				_ = e.Flush(ctx)
+				_ = submit()
+				return e.Stats().Quarantined == 180
+			})
+			settled(180)
+			full()
+			lab.Must(t, e.Close())
+
+			cfg.WALMaxItems = 100
+			e = lab.Open(t, cfg)
+			settled(180)
+			full()
+			if got, err := e.RetryQuarantined(ctx); got != 180 || err != nil { // which needs no more room
+				t.Fatalf("RetryQuarantined: %d, %v", got, err)
+			}
+			settled(180)
+			full()
+			if got, err := e.DiscardQuarantined(ctx, "bad-1"); got != 1 || err != nil {
+				t.Fatalf("DiscardQuarantined: %d, %v", got, err)
+			}
+			l3.Tolerant.Store(true)
+			if got, err := e.RetryQuarantined(ctx); got != 179 || err != nil {
+				t.Fatalf("RetryQuarantined: %d, %v", got, err)
+			}
+			settled(0)
+			lab.Put(t, e, "more", 1)
+		})
+	}
+}
