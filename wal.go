@@ -387,10 +387,12 @@ func (j *journal) DiscardBad(ctx context.Context, rows []int64, key string, valu
 	return walError(j.log.DiscardBad(ctx, rows, key, value))
 }
 
-// Bads returns the units in rows from first to last.
+// Bads returns the units in rows from first to last, none with an error.
 func (j *journal) Bads(ctx context.Context, first, last int64) (bads []badUnit, err error) {
-	err = eachBad(ctx, j.log, first, last, func(u *badUnit) { bads = append(bads, *u) })
-	return bads, walError(err)
+	if err := eachBad(ctx, j.log, first, last, func(u *badUnit) { bads = append(bads, *u) }); err != nil {
+		return nil, walError(err)
+	}
+	return bads, nil
 }
 
 // EachBad calls fn with each unit in quarantine, one after the other.

@@ -750,3 +750,18 @@ func TestINV02ADiscardUncoversWhatWaits(t *testing.T) {
 		})
 	}
 }
+
+// The rows before a damaged one are listed once.
+func TestADamagedRowDoublesNoOtherInTheList(t *testing.T) {
+	ctx := context.Background()
+	cfg := syncengine.Config{Dir: t.TempDir(), L3: lab.NewChoosy(t), BatchFlushInterval: time.Hour}
+	e := lab.Open(t, cfg)
+	poisonous(t, e, "first", "second", "third")
+	db := lab.OpenDriver(t, "sqlite", filepath.Join(cfg.Dir, "wal.db"))
+	_, err := db.Exec("UPDATE quarantine SET crc = crc + 1 WHERE id = (SELECT MIN(id) + 1 FROM quarantine)")
+	lab.Must(t, err)
+	ops, err := e.Quarantined(ctx)
+	if len(ops) != 2 || ops[0].ID != "first" || ops[1].ID != "third" || !errors.Is(err, syncengine.ErrWALCorrupt) {
+		t.Errorf("Quarantined: %+v, %v", ops, err)
+	}
+}
